@@ -1,0 +1,89 @@
+"""What a device is told: the desired state of its class, and the bundle that carries it.
+
+``DesiredState`` travels inside a DSSE envelope signed by the controller's director key. It may only
+assign: which approved release the class runs, and how far an approved plan has come. Everything a
+device needs to judge it by itself stands beside it in the same retained message, because MQTT gives
+no order across topics.
+"""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, StringConstraints
+
+from mailboat_schemas.codec import WireModel
+from mailboat_schemas.documents.rollout import PILOTS_MAX, WAVES_MAX
+from mailboat_schemas.names import ClassName, DeviceId, Digest, FleetId, ModelName, Version
+
+ASSIGNMENTS_MAX = 64  # models of one class
+TRUST_FILES_MAX = 512
+DOCUMENTS_MAX = 256
+
+Upto = Annotated[str, StringConstraints(pattern=r"^(?:|[0-9a-f]{16})$")]
+TrustFileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.%-]{0,127}\.json$")]
+
+
+class ReleaseRef(WireModel):
+    """A release by name and by the sha256 of its document; the digest is what counts."""
+
+    version: Version
+    digest: Digest
+
+
+class OfferWave(WireModel):
+    """How far one wave of the approved plan is open in this class, by its index in the plan."""
+
+    upto: Upto
+    roster: int = Field(ge=0, description="highest enrolment number that takes part")
+    pilots: tuple[DeviceId, ...] = Field(default=(), max_length=PILOTS_MAX)
+
+
+class Offer(WireModel):
+    """A release on its way: waves 0..n of its plan are open, for the devices they let in."""
+
+    release: ReleaseRef
+    rollout: str = Field(max_length=63)
+    paused: bool = False
+    waves: tuple[OfferWave, ...] = Field(min_length=1, max_length=WAVES_MAX)
+
+
+class Assignment(WireModel):
+    """One model of the class: ``current`` is for all, ``offer`` for those its waves let in."""
+
+    model: ModelName
+    current: ReleaseRef | None = None
+    offer: Offer | None = None
+    retry_epoch: int = Field(default=0, ge=0, description="raised to offer a failed release again")
+
+
+class DesiredState(WireModel):
+    """Signed by the director. The newest counter wins; there is no queue to get stuck."""
+
+    fleet: FleetId
+    hardware_class: ClassName
+    counter: int = Field(ge=1, lt=1 << 63)
+    issued: int = Field(ge=0, description="seconds since 1970 UTC, for people; decides nothing")
+    assignments: tuple[Assignment, ...] = Field(max_length=ASSIGNMENTS_MAX)
+
+
+class ManifestBundle(WireModel):
+    """The one retained message of a class. Untrusted as a whole; every part proves itself."""
+
+    wire_bytes_max: ClassVar[int] = 512 * 1024
+    unpacked_bytes_max: ClassVar[int] = 4 * 1024 * 1024
+
+    fleet: FleetId
+    hardware_class: ClassName
+    counter: int = Field(ge=1, lt=1 << 63)  # a hint for dashboards; the signed one is inside
+    trust: dict[TrustFileName, bytes] = Field(max_length=TRUST_FILES_MAX)
+    documents: dict[Digest, bytes] = Field(max_length=DOCUMENTS_MAX)
+    desired: bytes = Field(description="an encoded Envelope of a DesiredState")
+
+
+class FreshTimestamp(WireModel):
+    """The timestamp role alone, so that signing it daily does not send the bundle again."""
+
+    wire_bytes_max: ClassVar[int] = 16 * 1024
+
+    fleet: FleetId
+    hardware_class: ClassName
+    timestamp: bytes = Field(description="timestamp.json")

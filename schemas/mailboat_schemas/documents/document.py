@@ -1,0 +1,59 @@
+"""What every document has in common: ``apiVersion``, ``kind``, ``metadata``, ``spec``."""
+
+from typing import Annotated, Any, Literal
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetPydanticSchema
+from pydantic_core import core_schema
+
+API_VERSION = "mailboat/v1"
+
+_BYTES_PER = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
+_BYTES_PER |= {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+class Strict(BaseModel):
+    """A part of a document. An unknown key is a spelling mistake, so it is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Document(Strict):
+    api_version: Literal["mailboat/v1"] = Field(alias="apiVersion")
+
+
+def parse_size(value: object) -> int:
+    """``256MiB``, ``1.5 GB`` or a plain number of bytes, as an int of bytes."""
+    if isinstance(value, bool):
+        raise ValueError("a size is a number of bytes or text such as 256MiB")
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str):
+        text = value.strip().upper()
+        number = text.rstrip("BIKMG ")
+        factor = _BYTES_PER.get(text[len(number) :].strip())
+        try:
+            if factor is not None:
+                return int(float(number) * factor)
+        except (ValueError, OverflowError):
+            pass
+    raise ValueError(f"{value!r} is not a size; write a number of bytes or text such as 256MiB")
+
+
+def _size_schema(_source: Any, _handler: Any) -> core_schema.CoreSchema:
+    bounded = core_schema.int_schema(ge=0, le=1 << 50)
+    return core_schema.no_info_before_validator_function(parse_size, bounded)
+
+
+def _version_range(text: str) -> str:
+    try:
+        SpecifierSet(text)
+    except InvalidSpecifier:
+        raise ValueError(
+            f"{text!r} is not a version range; write for example '>=1.18,<2'"
+        ) from None
+    return text
+
+
+SizeBytes = Annotated[int, GetPydanticSchema(_size_schema)]
+VersionRange = Annotated[str, AfterValidator(_version_range)]

@@ -1,0 +1,255 @@
+"""Release: what a model release is made of, as a person writes it and as CI builds it.
+
+``ReleaseSource`` is the YAML with paths on the publisher's disk. ``ReleaseDocument`` is the JSON
+built from it: every file by sha256 and length, nothing else that could change. The document's own
+sha256 is what the release and approval roles sign and what the cohort seed is.
+"""
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from mailboat_schemas.documents.document import Document, SizeBytes, Strict, VersionRange
+from mailboat_schemas.errors import MalformedPayload, PayloadTooLarge
+from mailboat_schemas.names import ClassName, Digest, FileName, ModelName, Version
+
+DOCUMENT_BYTES_MAX = 256 * 1024
+FILES_MAX = 64  # a bundle of weights, tokenizer, labels and samples; not a file system
+ARTIFACT_BYTES_MAX = 8 << 30
+TENSORS_MAX = 64
+
+
+class FileRole(StrEnum):
+    MODEL = "model"
+    GOLDEN = "golden"  # .npz with arrays in.<tensor> and out.<tensor>, first axis = sample
+    TOKENIZER = "tokenizer"
+    LABELS = "labels"
+    PREPROCESS = "preprocess"
+    POSTPROCESS = "postprocess"
+    CALIBRATION = "calibration"
+    MODEL_CARD = "model-card"
+    OTHER = "other"
+
+
+class Tensor(Strict):
+    """One input or output. A dimension of -1 may vary from request to request."""
+
+    name: str = Field(min_length=1, max_length=128)
+    dtype: Literal[
+        "float32",
+        "float64",
+        "float16",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "bool",
+        "string",
+    ]
+    shape: tuple[int, ...] = Field(max_length=8)
+
+
+class Interface(Strict):
+    """What callers of the model rely on. Changing it is a new major version."""
+
+    inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=TENSORS_MAX)
+    outputs: tuple[Tensor, ...] = Field(min_length=1, max_length=TENSORS_MAX)
+
+
+class Soak(Strict):
+    """How long, and how well, a release must serve live traffic before it is committed."""
+
+    seconds: float = Field(default=300, ge=0, le=14 * 86_400)
+    requests_min: int = Field(default=0, ge=0, le=10**9, description="waits for at least so many")
+    error_rate_max: float = Field(default=0.01, ge=0, le=1)
+    latency_p95_ms_max: float | None = Field(default=None, gt=0)
+    # A breach is called only on evidence: this many requests, or the whole soak.
+    breach_requests_min: int = Field(default=20, ge=1, le=10**6)
+
+
+class Health(Strict):
+    """The gates a release must pass on the device itself before it is committed."""
+
+    tolerance: float = Field(default=1e-3, ge=0, description="largest |output - golden| allowed")
+    tolerances: dict[str, float] = Field(default_factory=dict, description="per output tensor")
+    cold_start_ms_max: float = Field(default=30_000, gt=0, le=600_000)
+    latency_p95_ms_max: float | None = Field(default=None, gt=0, le=600_000)
+    deadline_seconds: float = Field(default=60, gt=0, le=3600, description="of the whole trial")
+    soak: Soak = Soak()
+
+
+class Runtime(Strict):
+    name: Literal["onnxruntime"] = "onnxruntime"
+    version: VersionRange = ">=1.18"
+    # In order of preference; the device takes the first that it has.
+    providers: tuple[str, ...] = Field(
+        default=("CPUExecutionProvider",), min_length=1, max_length=8
+    )
+    threads: int = Field(default=1, ge=1, le=256)
+
+
+class Compatibility(Strict):
+    """Ranges that bind model, configuration and policy, which are versioned apart."""
+
+    feature_schema: VersionRange = ""
+    config: VersionRange = ""
+    policy: VersionRange = ""
+
+
+class Provenance(Strict):
+    """Where the release comes from; recorded and shown, signed with everything else."""
+
+    source_repository: str = Field(default="", max_length=512)
+    source_revision: str = Field(default="", max_length=128)
+    build: str = Field(default="", max_length=512, description="CI run or build hash")
+    dataset: str = Field(default="", max_length=512)
+    evaluation: str = Field(default="", max_length=512)
+    model_card: str = Field(default="", max_length=512)
+    registry: str = Field(default="", max_length=512)
+    source_digest: Digest | None = Field(
+        default=None, description="sha256 of the YAML it was built from"
+    )
+    builder: str = Field(default="", max_length=128, description="tool and version that built it")
+
+
+class ReleaseMetadata(Strict):
+    name: ModelName
+    version: Version
+    description: str = Field(default="", max_length=4000)
+
+
+# --- as a person writes it -----------------------------------------------------------------------
+
+
+class SourceFile(Strict):
+    path: FileName = Field(description="its name inside the release")
+    source: str = Field(min_length=1, max_length=4096, description="file beside the YAML")
+    role: FileRole
+
+
+class SourceVariant(Strict):
+    hardware_classes: tuple[ClassName, ...] = Field(min_length=1, max_length=256)
+    files: tuple[SourceFile, ...] = Field(min_length=1, max_length=FILES_MAX)
+    runtime: Runtime = Runtime()
+    peak_memory: SizeBytes = Field(gt=0, description="declared peak of the worker, in bytes")
+    health: Health = Health()
+
+
+class SourceSpec(Strict):
+    security_version: int = Field(default=0, ge=0, le=2**31)
+    interface: Interface
+    variants: tuple[SourceVariant, ...] = Field(min_length=1, max_length=256)
+    compatibility: Compatibility = Compatibility()
+    provenance: Provenance = Provenance()
+    fallback: Version | None = Field(
+        default=None, description="release to keep when nothing is approved"
+    )
+
+
+class ReleaseSource(Document):
+    kind: Literal["Release"]
+    metadata: ReleaseMetadata
+    spec: SourceSpec
+
+
+# --- as CI builds it -----------------------------------------------------------------------------
+
+
+class File(Strict):
+    path: FileName
+    role: FileRole
+    sha256: Digest
+    length: int = Field(ge=0, le=ARTIFACT_BYTES_MAX, description="bytes")
+
+
+class Variant(Strict):
+    hardware_classes: tuple[ClassName, ...] = Field(min_length=1, max_length=256)
+    files: tuple[File, ...] = Field(min_length=1, max_length=FILES_MAX)
+    runtime: Runtime
+    peak_memory: int = Field(gt=0, description="bytes")
+    health: Health
+
+    @model_validator(mode="after")
+    def _one_model_and_distinct_names(self) -> Self:
+        if [file.role for file in self.files].count(FileRole.MODEL) != 1:
+            raise ValueError("a variant has exactly one file with role 'model'")
+        names = [file.path for file in self.files]
+        if len(set(names)) != len(names):
+            raise ValueError("two files of a variant have the same path")
+        return self
+
+    def file_of_role(self, role: FileRole) -> File | None:
+        return next((file for file in self.files if file.role is role), None)
+
+    @property
+    def model_file(self) -> File:
+        return next(file for file in self.files if file.role is FileRole.MODEL)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.length for file in self.files)
+
+
+class ReleaseDocument(Strict):
+    """The signed description of a release. Build with `ReleaseDocument.parse` from its bytes."""
+
+    format: Literal["mailboat/release/v1"] = "mailboat/release/v1"
+    model: ModelName
+    version: Version
+    description: str = Field(default="", max_length=4000)
+    security_version: int = Field(ge=0, le=2**31)
+    interface: Interface
+    variants: tuple[Variant, ...] = Field(min_length=1, max_length=256)
+    compatibility: Compatibility
+    provenance: Provenance
+    fallback: Version | None = None
+
+    @model_validator(mode="after")
+    def _each_class_once(self) -> Self:
+        classes = [name for variant in self.variants for name in variant.hardware_classes]
+        if len(set(classes)) != len(classes):
+            raise ValueError("a hardware class is named by two variants")
+        return self
+
+    def variant_for(self, hardware_class: str) -> Variant | None:
+        return next((v for v in self.variants if hardware_class in v.hardware_classes), None)
+
+    def files(self) -> tuple[File, ...]:
+        """Every distinct artifact of all variants, by digest."""
+        by_digest = {file.sha256: file for v in self.variants for file in v.files}
+        return tuple(by_digest.values())
+
+    def canonical_bytes(self) -> bytes:
+        """The bytes that are hashed and signed: sorted keys, no spaces, ASCII, one newline."""
+        content = self.model_dump(mode="json")
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return text.encode() + b"\n"
+
+    @classmethod
+    def parse(cls, content: bytes) -> Self:
+        """Read a document whose bytes have been verified already.
+
+        Raises:
+            PayloadTooLarge: over 256 KiB.
+            MalformedPayload: not JSON, or not a release document.
+        """
+        if len(content) > DOCUMENT_BYTES_MAX:
+            raise PayloadTooLarge("release document", len(content), DOCUMENT_BYTES_MAX)
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise MalformedPayload(
+                f"The release document does not hold: {place}: {first['msg']}.",
+                next_step="build it again with `mailboat release build` of a matching version.",
+            ) from error
+
+
+def document_digest(content: bytes) -> str:
+    """sha256 of a release document's bytes, in hex: the release's identity everywhere."""
+    return hashlib.sha256(content).hexdigest()

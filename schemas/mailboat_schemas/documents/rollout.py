@@ -1,0 +1,66 @@
+"""Rollout: how a release spreads, as a person writes it, and the plan an approver signs."""
+
+from typing import Literal, Self
+
+from pydantic import AwareDatetime, Field, model_validator
+
+from mailboat_schemas.documents.document import Document, Strict
+from mailboat_schemas.names import ClassName, DeviceId, Label, ModelName, Version
+
+WAVES_MAX = 16
+PILOTS_MAX = 64  # named devices of a wave; a larger group is a ring
+
+
+class RolloutRelease(Strict):
+    model: ModelName
+    version: Version
+
+
+class Gate(Strict):
+    """When the next wave may start."""
+
+    # Good verdicts needed in each class; None asks every eligible device of the wave for one.
+    ok_min: int | None = Field(default=None, ge=1, le=10**6)
+
+
+class Wave(Strict):
+    """One step: named pilots, a number of devices of each class, or a percentage of each class."""
+
+    name: Label | None = None
+    pilots: tuple[DeviceId, ...] = Field(default=(), max_length=PILOTS_MAX)
+    devices: int | None = Field(default=None, ge=1, le=10**6, description="of each class")
+    percent: float | None = Field(default=None, gt=0, le=100, description="of each class")
+    ring: dict[Label, str] = Field(
+        default_factory=dict, max_length=8, description="labels to match"
+    )
+    earliest: AwareDatetime | None = Field(default=None, description="devices refuse it before")
+    gate: Gate = Gate()
+
+    @model_validator(mode="after")
+    def _says_who(self) -> Self:
+        if self.devices is not None and self.percent is not None:
+            raise ValueError("a wave says 'devices' or 'percent', not both")
+        if not self.pilots and self.devices is None and self.percent is None:
+            raise ValueError("a wave names 'pilots', 'devices' or 'percent'")
+        return self
+
+
+class RolloutMetadata(Strict):
+    name: Label
+    description: str = Field(default="", max_length=1000)
+
+
+class RolloutSpec(Strict):
+    release: RolloutRelease
+    hardware_classes: tuple[ClassName, ...] = Field(
+        default=(), max_length=256, description="empty: every class the release has a variant for"
+    )
+    waves: tuple[Wave, ...] = Field(min_length=1, max_length=WAVES_MAX)
+    start: Literal["automatic", "manual"] = "automatic"
+    expires: AwareDatetime | None = Field(default=None, description="a running rollout halts then")
+
+
+class Rollout(Document):
+    kind: Literal["Rollout"]
+    metadata: RolloutMetadata
+    spec: RolloutSpec

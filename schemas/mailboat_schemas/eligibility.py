@@ -1,0 +1,241 @@
+"""The one rule: may this release run on this device now?
+
+A pure function of (device facts, candidate, now) to a verdict with an ordered list of checks, each
+with its evidence. The agent decides with it; the controller's ``plan`` and ``explain`` and the
+simulator answer with it, so the answer cannot differ from what the device does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion
+from packaging.version import Version as PackagingVersion
+
+from mailboat_schemas import cohort
+from mailboat_schemas.desired import Offer, OfferWave
+from mailboat_schemas.documents.release import ReleaseDocument, Variant
+from mailboat_schemas.plan import Plan, PlanWave
+from mailboat_schemas.trust import Standing
+
+DISK_MARGIN_BYTES = 4 << 20  # what staging needs beside the files themselves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFacts:
+    """What a device knows of itself. Sizes in bytes."""
+
+    device: str
+    hardware_class: str
+    enrolment_number: int  # 0 = not enrolled
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    runtime_version: str
+    providers: frozenset[str]
+    memory_budget_bytes: int
+    disk_free_bytes: int
+    held_files: frozenset[str] = frozenset()  # sha256 of artifacts already in the store
+    failed: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    security_versions: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    trust_fresh: bool = True
+    clock_trusted: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A release a device might run, with everything it is judged by."""
+
+    model: str
+    version: str
+    digest: str
+    standing: Standing
+    document: ReleaseDocument | None
+    offer: Offer | None  # None: current, for everybody the plan ever lets in
+    retry_epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question. ``passed`` is None where an earlier no leaves it open."""
+
+    name: str
+    passed: bool | None
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Eligibility:
+    checks: tuple[Check, ...]
+
+    @property
+    def eligible(self) -> bool:
+        return all(check.passed is True for check in self.checks)
+
+    @property
+    def refusal(self) -> Check | None:
+        """The first check that did not pass."""
+        return next((check for check in self.checks if check.passed is not True), None)
+
+
+def evaluate(facts: DeviceFacts, candidate: Candidate, now: datetime) -> Eligibility:
+    """Every check in order, with evidence; eligible only if all of them pass."""
+    variant = (
+        None if candidate.document is None else candidate.document.variant_for(facts.hardware_class)
+    )
+    return Eligibility(
+        (
+            _enrolled(facts),
+            _fresh(facts),
+            _approved(candidate),
+            _not_failed_here(facts, candidate),
+            _within_plan(candidate, facts.hardware_class, now),
+            _in_cohort(facts, candidate),
+            _variant(facts, candidate, variant),
+            _runtime(facts, variant),
+            _memory(facts, variant),
+            _disk(facts, variant),
+            _no_downgrade(facts, candidate),
+        )
+    )
+
+
+def _enrolled(facts: DeviceFacts) -> Check:
+    enrolled = facts.enrolment_number > 0
+    because = f"enrolment number {facts.enrolment_number}" if enrolled else "not enrolled"
+    return Check("enrolled", enrolled, because)
+
+
+def _fresh(facts: DeviceFacts) -> Check:
+    if not facts.clock_trusted:
+        return Check("trust_fresh", False, "the clock stands before the time floor")
+    if not facts.trust_fresh:
+        return Check("trust_fresh", False, "trust metadata has expired; nothing new until renewed")
+    return Check("trust_fresh", True, "trust metadata is in date")
+
+
+def _approved(candidate: Candidate) -> Check:
+    standing, digest = candidate.standing, candidate.digest
+    if standing.released_digest is None:
+        return Check("approved", False, "the release role does not list it")
+    if standing.approved_digest is None:
+        return Check("approved", False, "not approved, or withdrawn")
+    if not standing.may_install(digest):
+        return Check("approved", False, "released, approved and offered digests differ")
+    return Check("approved", True, "listed with the same digest by the release and approval roles")
+
+
+def _not_failed_here(facts: DeviceFacts, candidate: Candidate) -> Check:
+    failed_in = facts.failed.get(candidate.digest)
+    if failed_in is not None and candidate.retry_epoch <= failed_in:
+        return Check("not_failed_here", False, f"failed on this device in retry epoch {failed_in}")
+    return Check("not_failed_here", True, "has not failed on this device in this retry epoch")
+
+
+def _within_plan(candidate: Candidate, hardware_class: str, now: datetime) -> Check:
+    plan = candidate.standing.plan
+    if plan is None:
+        return Check("within_plan", False, "no approved plan")
+    if not plan.covers(hardware_class):
+        return Check("within_plan", False, f"the plan does not cover class {hardware_class}")
+    problem = None if candidate.offer is None else _plan_excess(plan, candidate.offer, now)
+    if problem is not None:
+        return Check("within_plan", False, problem)
+    return Check("within_plan", True, f"within plan {plan.rollout}")
+
+
+def _plan_excess(plan: Plan, offer: Offer, now: datetime) -> str | None:
+    """What of an offer goes beyond the approved plan, or None."""
+    if len(offer.waves) > len(plan.waves):
+        return f"{len(offer.waves)} waves are offered, {len(plan.waves)} approved"
+    if plan.expires and now.timestamp() >= plan.expires:
+        return "the approved plan has expired"
+    for index, (wave, approved) in enumerate(zip(offer.waves, plan.waves, strict=False)):
+        if now.timestamp() < approved.earliest:
+            return f"wave {index + 1} is approved from a later time on"
+        if wave.upto > cohort.upto_of_ppm(approved.cap_ppm):
+            return f"wave {index + 1} is opened wider than approved"
+        if not set(wave.pilots) <= set(approved.pilots):
+            return f"wave {index + 1} names pilots that were not approved"
+    return None
+
+
+def _in_cohort(facts: DeviceFacts, candidate: Candidate) -> Check:
+    plan = candidate.standing.plan
+    if plan is None:
+        return Check("in_cohort", None, "no approved plan")
+    place = cohort.position(candidate.digest, facts.device)
+    labels = dict(facts.labels)
+    if candidate.offer is None:
+        admitted = any(_plan_admits(wave, facts, labels, place) for wave in plan.waves)
+        because = "the plan's last wave is open" if admitted else "no wave of the plan lets it in"
+        return Check("in_cohort", admitted, because)
+    if candidate.offer.paused:
+        return Check("in_cohort", False, "the rollout is paused")
+    for index, (wave, approved) in enumerate(
+        zip(candidate.offer.waves, plan.waves, strict=False), start=1
+    ):
+        if facts.device in wave.pilots:
+            return Check("in_cohort", True, f"pilot of wave {index}")
+        if approved.matches(labels) and _wave_admits(wave, facts, place):
+            return Check("in_cohort", True, f"wave {index}: position {place} <= {wave.upto}")
+    return Check("in_cohort", False, f"position {place} is beyond the open waves")
+
+
+def _wave_admits(wave: OfferWave, facts: DeviceFacts, place: str) -> bool:
+    return place <= wave.upto and facts.enrolment_number <= wave.roster
+
+
+def _plan_admits(wave: PlanWave, facts: DeviceFacts, labels: dict[str, str], place: str) -> bool:
+    if facts.device in wave.pilots:
+        return True
+    return wave.matches(labels) and place <= cohort.upto_of_ppm(wave.cap_ppm)
+
+
+def _variant(facts: DeviceFacts, candidate: Candidate, variant: Variant | None) -> Check:
+    if candidate.document is None:
+        return Check("class_matches", False, "its release document is not in the bundle")
+    if variant is None:
+        return Check("class_matches", False, f"it has no variant for class {facts.hardware_class}")
+    return Check("class_matches", True, f"has a variant for class {facts.hardware_class}")
+
+
+def _runtime(facts: DeviceFacts, variant: Variant | None) -> Check:
+    if variant is None:
+        return Check("runtime", None, "no variant")
+    wanted = variant.runtime
+    try:
+        installed = PackagingVersion(facts.runtime_version)
+    except InvalidVersion:
+        return Check("runtime", False, f"unknown {wanted.name} version {facts.runtime_version!r}")
+    if not SpecifierSet(wanted.version).contains(installed, prereleases=True):
+        return Check("runtime", False, f"{wanted.name} {installed} is not {wanted.version}")
+    if facts.providers.isdisjoint(wanted.providers):
+        return Check("runtime", False, f"none of {', '.join(wanted.providers)} is available")
+    return Check("runtime", True, f"{wanted.name} {installed}")
+
+
+def _memory(facts: DeviceFacts, variant: Variant | None) -> Check:
+    if variant is None:
+        return Check("memory", None, "no variant")
+    fits = variant.peak_memory <= facts.memory_budget_bytes
+    because = f"needs {variant.peak_memory} bytes, the budget is {facts.memory_budget_bytes}"
+    return Check("memory", fits, because)
+
+
+def _disk(facts: DeviceFacts, variant: Variant | None) -> Check:
+    if variant is None:
+        return Check("disk", None, "no variant")
+    missing = {f.sha256: f.length for f in variant.files if f.sha256 not in facts.held_files}
+    needed = sum(missing.values()) + (DISK_MARGIN_BYTES if missing else 0)
+    fits = needed <= facts.disk_free_bytes
+    return Check("disk", fits, f"needs {needed} bytes, {facts.disk_free_bytes} are free")
+
+
+def _no_downgrade(facts: DeviceFacts, candidate: Candidate) -> Check:
+    if candidate.document is None:
+        return Check("no_downgrade", None, "no release document")
+    offered = candidate.document.security_version
+    reached = facts.security_versions.get(candidate.model, 0)
+    because = f"security version {offered}, this device has reached {reached}"
+    return Check("no_downgrade", offered >= reached, because)

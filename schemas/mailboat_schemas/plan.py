@@ -1,0 +1,66 @@
+"""The plan an approver signs: which waves, how wide at most, how early. Integers only.
+
+It travels in ``custom`` of the approval role's target, so a controller can walk it but not widen or
+skip it: a device compares every offer with the plan and refuses more.
+"""
+
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mailboat_schemas.cohort import PPM
+from mailboat_schemas.documents.rollout import PILOTS_MAX, WAVES_MAX
+from mailboat_schemas.errors import SignatureInvalid
+from mailboat_schemas.names import ClassName, DeviceId, Label
+
+CUSTOM_KEY = "mailboat_plan"
+
+
+class _PlanPart(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class PlanWave(_PlanPart):
+    """One approved wave. ``count`` and ``count_ppm`` say what the controller aims at in each class;
+    ``cap_ppm`` is the most of the hash space a device accepts for it."""
+
+    pilots: tuple[DeviceId, ...] = Field(default=(), max_length=PILOTS_MAX)
+    count: int = Field(default=0, ge=0)  # devices of each class, or 0
+    count_ppm: int = Field(default=0, ge=0, le=PPM)  # share of each class, or 0
+    cap_ppm: int = Field(default=0, ge=0, le=PPM)
+    ring: dict[Label, str] = Field(default_factory=dict, max_length=8)
+    earliest: int = Field(default=0, ge=0, description="seconds since 1970 UTC")
+    ok_min: int = Field(default=0, ge=0, description="verdicts to pass; 0 = every member")
+
+    def matches(self, labels: dict[str, str]) -> bool:
+        return all(labels.get(name) == value for name, value in self.ring.items())
+
+
+class Plan(_PlanPart):
+    rollout: Label
+    waves: tuple[PlanWave, ...] = Field(min_length=1, max_length=WAVES_MAX)
+    hardware_classes: tuple[ClassName, ...] = ()  # empty: every class of the release
+    manual_start: bool = False
+    expires: int = Field(default=0, ge=0, description="seconds since 1970 UTC; 0 = never")
+
+    def covers(self, hardware_class: str) -> bool:
+        return not self.hardware_classes or hardware_class in self.hardware_classes
+
+    def to_custom(self) -> dict[str, Any]:
+        return {CUSTOM_KEY: self.model_dump(mode="json")}
+
+    @classmethod
+    def from_custom(cls, custom: object) -> Self:
+        """Read the plan from a verified approval target.
+
+        Raises:
+            SignatureInvalid: the approver signed no readable plan; nothing may run on it.
+        """
+        content = custom.get(CUSTOM_KEY) if isinstance(custom, dict) else None
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise SignatureInvalid(
+                "The approval carries no readable plan.",
+                next_step="approve the release again with `mailboat release approve --rollout`.",
+            ) from error

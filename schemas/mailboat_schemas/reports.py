@@ -1,0 +1,150 @@
+"""What a device tells of its state, and the small messages of the outbox protocol."""
+
+from enum import StrEnum
+from typing import ClassVar
+
+from pydantic import Field
+
+from mailboat_schemas.codec import WireModel
+from mailboat_schemas.names import (
+    ClassName,
+    DeviceId,
+    Digest,
+    FleetId,
+    ModelName,
+    SiteName,
+    Version,
+)
+
+Epoch = str
+_EPOCH = r"^[0-9a-f]{16}$"
+
+
+class ModelPhase(StrEnum):
+    """Where a model stands on a device, in the words of the published state machine."""
+
+    ABSENT = "absent"
+    STAGING = "staging"  # downloading and verifying beside what serves
+    TRIAL = "trial"
+    SOAK = "soak"
+    COMMITTED = "committed"
+
+
+class ReportedModel(WireModel):
+    model: ModelName
+    phase: ModelPhase
+    serving_version: Version | None = None
+    serving_digest: Digest | None = None
+    target_version: Version | None = None
+    target_digest: Digest | None = None
+    because: str = Field(default="", max_length=500, description="why it is not further")
+    staged_bytes: int = Field(default=0, ge=0)
+    total_bytes: int = Field(default=0, ge=0)
+
+
+class ReportedFacts(WireModel):
+    """What eligibility is decided on; the controller's `plan` and `explain` use the same."""
+
+    agent_version: str = Field(default="", max_length=64)
+    arch: str = Field(default="", max_length=32)
+    runtime_version: str = Field(default="", max_length=64)
+    providers: tuple[str, ...] = Field(default=(), max_length=16)
+    memory_budget_bytes: int = Field(default=0, ge=0)
+    disk_free_bytes: int = Field(default=0, ge=0)
+    enrolment_number: int = Field(default=0, ge=0)
+    labels: dict[str, str] = Field(default_factory=dict, max_length=32)
+
+
+class ReportedState(WireModel):
+    """What runs now. Signed by the device; retained, so a new controller can be rebuilt from it."""
+
+    fleet: FleetId
+    device: DeviceId
+    hardware_class: ClassName
+    site: SiteName
+    session: int = Field(ge=0)
+    observed_at: int = Field(description="milliseconds since 1970 UTC by the device's clock")
+    manifest_counter: int = Field(ge=0, description="the wish this state answers")
+    trust_versions: dict[str, int] = Field(default_factory=dict, max_length=256)
+    models: tuple[ReportedModel, ...] = Field(default=(), max_length=64)
+    failed: dict[Digest, int] = Field(default_factory=dict, max_length=256)
+    facts: ReportedFacts = ReportedFacts()
+    notes: tuple[str, ...] = Field(default=(), max_length=16, description="such as trust_stale")
+
+
+class Span(WireModel):
+    """First and last sequence an outbox holds; last < first when it is empty."""
+
+    first: int = Field(ge=1)
+    last: int = Field(ge=0)
+
+
+class Hello(WireModel):
+    wire_bytes_max: ClassVar[int] = 4096
+
+    device: DeviceId
+    epoch: Epoch = Field(pattern=_EPOCH)
+    events: Span
+    telemetry: Span
+
+
+class Ack(WireModel):
+    """Committed on the controller's disk up to here; ``rewind`` asks to send again from there."""
+
+    wire_bytes_max: ClassVar[int] = 4096
+
+    epoch: Epoch = Field(pattern=_EPOCH)
+    events_acked: int = Field(ge=0)
+    telemetry_acked: int = Field(ge=0)
+    rewind: bool = False
+
+
+class Presence(WireModel):
+    """Birth, or last will. A will of an older session than the newest birth changes nothing."""
+
+    wire_bytes_max: ClassVar[int] = 4096
+
+    device: DeviceId
+    session: int = Field(ge=0)
+    online: bool
+
+
+class LatencySketch(WireModel):
+    """A DDSketch by value: bucket counts from ``offset`` on. Mergeable, fixed relative accuracy.
+
+    Source: Masson, Rim, Lee, "DDSketch", VLDB 2019.
+    """
+
+    relative_accuracy: float = Field(gt=0, lt=1)
+    offset: int
+    bins: tuple[int, ...] = Field(max_length=4096)
+    zero_count: int = Field(default=0, ge=0)
+    count: int = Field(ge=0)
+    sum_ms: float = 0.0
+    min_ms: float | None = None
+    max_ms: float | None = None
+
+
+class TelemetryWindow(WireModel):
+    sequence: int = Field(ge=1, lt=1 << 63)
+    model: ModelName
+    version: Version
+    digest: Digest
+    started_at: int = Field(description="milliseconds since 1970 UTC by the device's clock")
+    seconds: float = Field(ge=0)
+    requests_ok: int = Field(ge=0)
+    requests_error: int = Field(ge=0)
+    worker_restarts: int = Field(default=0, ge=0)
+    peak_memory_bytes: int = Field(default=0, ge=0)
+    last_ok_at: int | None = None
+    latency: LatencySketch | None = None
+
+
+class TelemetryBatch(WireModel):
+    wire_bytes_max: ClassVar[int] = 256 * 1024
+    unpacked_bytes_max: ClassVar[int] = 2 * 1024 * 1024
+
+    device: DeviceId
+    epoch: Epoch = Field(pattern=_EPOCH)
+    first: int = Field(ge=1)
+    windows: tuple[TelemetryWindow, ...] = Field(min_length=1, max_length=500)

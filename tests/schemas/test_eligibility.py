@@ -1,0 +1,184 @@
+"""The one rule, check by check."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from trust_fleet import CLASS, MODEL, document
+
+from mailboat_schemas import cohort
+from mailboat_schemas.desired import Offer, OfferWave, ReleaseRef
+from mailboat_schemas.documents.release import document_digest
+from mailboat_schemas.eligibility import Candidate, DeviceFacts, Eligibility, evaluate
+from mailboat_schemas.plan import Plan, PlanWave
+from mailboat_schemas.trust import Standing
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+DOCUMENT = document("1.0.0")
+DIGEST = document_digest(DOCUMENT.canonical_bytes())
+PLAN = Plan(
+    rollout="r",
+    waves=(PlanWave(pilots=("dev-1",)), PlanWave(count_ppm=1_000_000, cap_ppm=1_000_000)),
+)
+FACTS = DeviceFacts(
+    device="dev-1",
+    hardware_class=CLASS,
+    enrolment_number=1,
+    runtime_version="1.31.1",
+    providers=frozenset({"CPUExecutionProvider"}),
+    memory_budget_bytes=1 << 30,
+    disk_free_bytes=1 << 30,
+)
+STANDING = Standing(
+    model=MODEL, version="1.0.0", released_digest=DIGEST, approved_digest=DIGEST, plan=PLAN
+)
+CURRENT = Candidate(
+    model=MODEL, version="1.0.0", digest=DIGEST, standing=STANDING, document=DOCUMENT, offer=None
+)
+PILOT_WAVE = OfferWave(upto="", roster=9, pilots=("dev-1",))
+ALL_WAVE = OfferWave(upto=cohort.UPTO_ALL, roster=9)
+
+
+def offered(*waves: OfferWave, paused: bool = False) -> Candidate:
+    ref = ReleaseRef(version="1.0.0", digest=DIGEST)
+    return replace(CURRENT, offer=Offer(release=ref, rollout="r", paused=paused, waves=waves))
+
+
+def first_no(result: Eligibility) -> str:
+    assert not result.eligible
+    refusal = result.refusal
+    assert refusal is not None
+    assert refusal.because
+    return refusal.name
+
+
+def test_an_approved_release_that_fits_is_eligible() -> None:
+    assert evaluate(FACTS, CURRENT, NOON).eligible
+
+
+def test_every_answer_carries_its_evidence() -> None:
+    assert all(check.because for check in evaluate(FACTS, CURRENT, NOON).checks)
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        ({"enrolment_number": 0}, "enrolled"),
+        ({"trust_fresh": False}, "trust_fresh"),
+        ({"clock_trusted": False}, "trust_fresh"),
+        ({"failed": {DIGEST: 0}}, "not_failed_here"),
+        ({"hardware_class": "other"}, "class_matches"),
+        ({"runtime_version": "1.17.0"}, "runtime"),
+        ({"runtime_version": "nonsense"}, "runtime"),
+        ({"providers": frozenset({"CUDAExecutionProvider"})}, "runtime"),
+        ({"memory_budget_bytes": 1000}, "memory"),
+        ({"disk_free_bytes": 1000}, "disk"),
+        ({"security_versions": {MODEL: 1}}, "no_downgrade"),
+    ],
+)
+def test_one_no_is_enough(change: dict[str, object], check: str) -> None:
+    assert first_no(evaluate(replace(FACTS, **change), CURRENT, NOON)) == check  # type: ignore[arg-type]
+
+
+def test_a_release_that_failed_here_is_offered_again_in_a_later_retry_epoch() -> None:
+    failed = replace(FACTS, failed={DIGEST: 1})
+
+    assert first_no(evaluate(failed, replace(CURRENT, retry_epoch=1), NOON)) == "not_failed_here"
+    assert evaluate(failed, replace(CURRENT, retry_epoch=2), NOON).eligible
+
+
+def test_files_already_held_need_no_disk() -> None:
+    held = replace(FACTS, disk_free_bytes=0, held_files=frozenset({"ab" * 32}))
+
+    assert evaluate(held, CURRENT, NOON).eligible
+
+
+@pytest.mark.parametrize(
+    "standing",
+    [
+        replace(STANDING, released_digest=None),
+        replace(STANDING, approved_digest=None),
+        replace(STANDING, approved_digest="0" * 64),
+        replace(STANDING, released_digest="0" * 64),
+    ],
+)
+def test_both_roles_must_list_the_same_digest(standing: Standing) -> None:
+    assert first_no(evaluate(FACTS, replace(CURRENT, standing=standing), NOON)) == "approved"
+
+
+def test_a_pilot_is_in_and_the_others_wait() -> None:
+    assert evaluate(FACTS, offered(PILOT_WAVE), NOON).eligible
+    other = replace(FACTS, device="dev-2")
+    assert first_no(evaluate(other, offered(PILOT_WAVE), NOON)) == "in_cohort"
+
+
+def test_the_next_wave_lets_the_others_in() -> None:
+    other = replace(FACTS, device="dev-2")
+
+    assert evaluate(other, offered(PILOT_WAVE, ALL_WAVE), NOON).eligible
+
+
+def test_a_paused_offer_starts_nothing() -> None:
+    assert first_no(evaluate(FACTS, offered(PILOT_WAVE, paused=True), NOON)) == "in_cohort"
+
+
+def test_a_device_enrolled_after_the_wave_opened_waits_for_the_next() -> None:
+    late = replace(FACTS, device="dev-2", enrolment_number=10)
+
+    assert first_no(evaluate(late, offered(PILOT_WAVE, ALL_WAVE), NOON)) == "in_cohort"
+
+
+def test_a_controller_cannot_name_pilots_nobody_approved() -> None:
+    forged = OfferWave(upto="", roster=9, pilots=("dev-1", "dev-2"))
+
+    assert first_no(evaluate(FACTS, offered(forged), NOON)) == "within_plan"
+
+
+def test_a_controller_cannot_open_a_wave_wider_than_approved() -> None:
+    wide = OfferWave(upto="00000000000000ff", roster=9, pilots=("dev-1",))
+
+    assert first_no(evaluate(FACTS, offered(wide), NOON)) == "within_plan"
+
+
+def test_a_controller_cannot_add_waves() -> None:
+    assert first_no(evaluate(FACTS, offered(PILOT_WAVE, ALL_WAVE, ALL_WAVE), NOON)) == "within_plan"
+
+
+def with_plan(plan: Plan, candidate: Candidate) -> Candidate:
+    return replace(candidate, standing=replace(STANDING, plan=plan))
+
+
+def test_a_wave_is_refused_before_its_approved_hour() -> None:
+    later = PLAN.waves[0].model_copy(update={"earliest": int(NOON.timestamp()) + 60})
+    early = with_plan(PLAN.model_copy(update={"waves": (later,)}), offered(PILOT_WAVE))
+
+    assert first_no(evaluate(FACTS, early, NOON)) == "within_plan"
+
+
+def test_an_expired_plan_starts_nothing() -> None:
+    expired = PLAN.model_copy(update={"expires": int(NOON.timestamp())})
+
+    assert first_no(evaluate(FACTS, with_plan(expired, offered(PILOT_WAVE)), NOON)) == "within_plan"
+
+
+def test_a_ring_admits_by_label() -> None:
+    ring = PLAN.waves[1].model_copy(update={"ring": {"floor": "two"}})
+    plan = PLAN.model_copy(update={"waves": (ring,)})
+    upstairs = replace(FACTS, labels={"floor": "two"})
+
+    assert evaluate(upstairs, with_plan(plan, offered(ALL_WAVE)), NOON).eligible
+    assert first_no(evaluate(FACTS, with_plan(plan, offered(ALL_WAVE)), NOON)) == "in_cohort"
+
+
+def test_a_completed_release_reaches_only_whom_the_plan_ever_lets_in() -> None:
+    pilots_only = PLAN.model_copy(update={"waves": PLAN.waves[:1]})
+    other = replace(FACTS, device="dev-2")
+
+    assert evaluate(FACTS, with_plan(pilots_only, CURRENT), NOON).eligible
+    assert first_no(evaluate(other, with_plan(pilots_only, CURRENT), NOON)) == "in_cohort"
+
+
+def test_a_plan_for_other_classes_covers_nothing_here() -> None:
+    elsewhere = PLAN.model_copy(update={"hardware_classes": ("gateway",)})
+
+    assert first_no(evaluate(FACTS, with_plan(elsewhere, CURRENT), NOON)) == "within_plan"
