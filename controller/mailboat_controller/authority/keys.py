@@ -1,0 +1,68 @@
+"""Ed25519 keys as PEM files, optionally encrypted; never on a command line."""
+
+import os
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from securesystemslib.signer import CryptoSigner
+
+from mailboat_schemas.errors import ConfigurationInvalid, Conflict
+
+KEY_FILE_BYTES_MAX = 16 * 1024
+PASSPHRASE_VARIABLE = "MAILBOAT_KEY_PASSPHRASE"  # noqa: S105 - the name of a variable
+
+
+def create_key(path: Path, *, passphrase: bytes | None = None) -> CryptoSigner:
+    """Make an Ed25519 key and write it, readable by its owner only.
+
+    Raises:
+        Conflict: a key is there already; keys are never overwritten.
+    """
+    key = Ed25519PrivateKey.generate()
+    encryption: KeySerializationEncryption = (
+        BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
+    )
+    content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise Conflict(
+            f"There is a key at {path} already.", next_step="choose another directory; keep it."
+        ) from None
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return CryptoSigner(key)
+
+
+def load_key(path: Path) -> CryptoSigner:
+    """Read a private key; the passphrase comes from ``MAILBOAT_KEY_PASSPHRASE`` if it has one.
+
+    Raises:
+        ConfigurationInvalid: no such file, not a key, or the passphrase does not open it.
+    """
+    try:
+        content = path.read_bytes()[: KEY_FILE_BYTES_MAX + 1]
+    except OSError as error:
+        raise ConfigurationInvalid(
+            f"The key {path} cannot be read: {error.strerror}.", next_step="check the path."
+        ) from error
+    passphrase = os.environ.get(PASSPHRASE_VARIABLE)
+    try:
+        key = load_pem_private_key(content, passphrase.encode() if passphrase else None)
+        return CryptoSigner(key)
+    except (ValueError, TypeError) as error:
+        raise ConfigurationInvalid(
+            f"{path} is not a private key this program can open.",
+            next_step=f"if it is encrypted, set {PASSPHRASE_VARIABLE}; otherwise check the file.",
+        ) from error

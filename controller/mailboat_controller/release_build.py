@@ -1,0 +1,226 @@
+"""From a YAML and files on a publisher's disk to a release document and content-addressed files.
+
+The same input gives the same bytes: nothing of the machine, the time or the path goes in. A build
+directory holds
+
+```text
+release.json       the release document, canonical
+blobs/<sha256>     every file of every variant
+roles/<role>.json  signed metadata, added by `sign` and `approve`
+```
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version as distribution_version
+from math import ceil
+from pathlib import Path
+
+from mailboat_schemas import cohort
+from mailboat_schemas.documents.release import (
+    ARTIFACT_BYTES_MAX,
+    File,
+    ReleaseDocument,
+    ReleaseSource,
+    SourceFile,
+    Variant,
+    document_digest,
+)
+from mailboat_schemas.documents.rollout import Rollout, Wave
+from mailboat_schemas.documents.yaml_source import load_document
+from mailboat_schemas.errors import ConfigurationInvalid, DocumentInvalid
+from mailboat_schemas.plan import Plan, PlanWave
+
+_CHUNK_BYTES = 1 << 20
+_PERCENT = 100
+
+DOCUMENT_NAME = "release.json"
+BLOBS = "blobs"
+ROLES = "roles"
+
+Progress = Callable[[str, int], None]  # file name, bytes done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """A build directory, read."""
+
+    directory: Path
+    document: ReleaseDocument
+    content: bytes
+    digest: str
+
+    def blob(self, file: File) -> Path:
+        return self.directory / BLOBS / file.sha256
+
+    def role_path(self, role: str) -> Path:
+        return self.directory / ROLES / f"{role}.json"
+
+    def roles(self) -> dict[str, bytes]:
+        """Signed roles made for this build so far, by role name."""
+        folder = self.directory / ROLES
+        return {path.stem: path.read_bytes() for path in sorted(folder.glob("*.json"))}
+
+    def write_role(self, role: str, content: bytes) -> Path:
+        path = self.role_path(role)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+
+def build_release(source: Path, directory: Path, progress: Progress | None = None) -> Build:
+    """Build ``source`` (a YAML of kind Release) into ``directory``.
+
+    Raises:
+        DocumentInvalid: the YAML, or a file it names, is not what it must be.
+    """
+    written = load_document(source, ReleaseSource)
+    blobs = directory / BLOBS
+    blobs.mkdir(parents=True, exist_ok=True)
+    files: dict[str, File] = {}
+    variants = []
+    for variant in written.spec.variants:
+        for entry in variant.files:
+            if entry.source not in files:
+                files[entry.source] = _store(source, entry, blobs, progress)
+        variants.append(
+            Variant(
+                hardware_classes=variant.hardware_classes,
+                files=tuple(_entry(entry, files[entry.source]) for entry in variant.files),
+                runtime=variant.runtime,
+                peak_memory=variant.peak_memory,
+                health=variant.health,
+            )
+        )
+    document = _document(source, written, tuple(variants))
+    content = document.canonical_bytes()
+    (directory / DOCUMENT_NAME).write_bytes(content)
+    return Build(
+        directory=directory, document=document, content=content, digest=document_digest(content)
+    )
+
+
+def read_build(directory: Path) -> Build:
+    """Read what `build_release` wrote.
+
+    Raises:
+        ConfigurationInvalid: there is no build in this directory.
+    """
+    path = directory / DOCUMENT_NAME
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationInvalid(
+            f"There is no build in {directory}.",
+            next_step="run `mailboat release build RELEASE.yaml -o DIR` first.",
+        ) from error
+    document = ReleaseDocument.parse(content)
+    return Build(
+        directory=directory, document=document, content=content, digest=document_digest(content)
+    )
+
+
+def plan_of(rollout: Rollout, devices_per_class: int | None) -> Plan:
+    """The plan an approver signs for a Rollout document: integers, and a cap for every wave.
+
+    Args:
+        devices_per_class: how many devices the smallest class has; a wave that is neither pilots
+            nor 100 % is capped by it.
+
+    Raises:
+        ConfigurationInvalid: such a wave, and the number is not given.
+    """
+    spec = rollout.spec
+    return Plan(
+        rollout=rollout.metadata.name,
+        waves=tuple(_plan_wave(wave, devices_per_class) for wave in spec.waves),
+        hardware_classes=spec.hardware_classes,
+        manual_start=spec.start == "manual",
+        expires=int(spec.expires.timestamp()) if spec.expires else 0,
+    )
+
+
+def _plan_wave(wave: Wave, devices: int | None) -> PlanWave:
+    ppm = round((wave.percent or 0) * cohort.PPM / _PERCENT)
+    if wave.percent == _PERCENT:
+        cap = cohort.PPM
+    elif wave.percent is None and wave.devices is None:
+        cap = 0
+    elif devices is None:
+        raise ConfigurationInvalid(
+            f"The cap of wave {wave.name or wave.percent or wave.devices} depends on how many "
+            "devices a class has.",
+            next_step="add --devices-per-class N with the size of the smallest class.",
+        )
+    else:
+        count = wave.devices if wave.devices is not None else ceil(devices * ppm / cohort.PPM)
+        cap = cohort.cap_ppm(count, devices)
+    return PlanWave(
+        pilots=wave.pilots,
+        count=wave.devices or 0,
+        count_ppm=ppm,
+        cap_ppm=cap,
+        ring=wave.ring,
+        earliest=int(wave.earliest.timestamp()) if wave.earliest else 0,
+        ok_min=wave.gate.ok_min or 0,
+    )
+
+
+def _document(
+    source: Path, written: ReleaseSource, variants: tuple[Variant, ...]
+) -> ReleaseDocument:
+    provenance = written.spec.provenance.model_copy(
+        update={
+            "source_digest": hashlib.sha256(source.read_bytes()).hexdigest(),
+            "builder": f"mailboat {distribution_version('mailboat')}",
+        }
+    )
+    return ReleaseDocument(
+        model=written.metadata.name,
+        version=written.metadata.version,
+        description=written.metadata.description,
+        security_version=written.spec.security_version,
+        interface=written.spec.interface,
+        variants=variants,
+        compatibility=written.spec.compatibility,
+        provenance=provenance,
+        fallback=written.spec.fallback,
+    )
+
+
+def _entry(entry: SourceFile, stored: File) -> File:
+    return File(path=entry.path, role=entry.role, sha256=stored.sha256, length=stored.length)
+
+
+def _store(source: Path, entry: SourceFile, blobs: Path, progress: Progress | None) -> File:
+    """Copy one file into the build, hashed while it is read, under its digest."""
+    origin = source.parent / entry.source
+    part = blobs / f"{os.getpid()}.part"
+    digest, length = hashlib.sha256(), 0
+    try:
+        with origin.open("rb") as reader, part.open("wb") as writer:
+            while chunk := reader.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                length += len(chunk)
+                if length > ARTIFACT_BYTES_MAX:
+                    raise DocumentInvalid(
+                        str(origin),
+                        f"is larger than {ARTIFACT_BYTES_MAX} bytes",
+                        next_step="split the model, or quantise it.",
+                    )
+                writer.write(chunk)
+                if progress is not None:
+                    progress(entry.path, length)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DocumentInvalid(
+            str(source),
+            f"file {entry.source!r}: {error.strerror}",
+            next_step="'source' is a path beside the YAML.",
+        ) from error
+    sha256 = digest.hexdigest()
+    shutil.move(part, blobs / sha256)
+    return File(path=entry.path, role=entry.role, sha256=sha256, length=length)
