@@ -1,0 +1,51 @@
+# `make demo` and `make test` do all their own set-up; the rest is for people who work on Mailboat.
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+
+.PHONY: help setup demo test test-all check lint types contracts format schemas lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/.ready ## virtual environment, dependencies, system packages (apt when root)
+
+.venv/.ready: requirements/dev.lock pyproject.toml .ci/setup
+	@sh .ci/setup
+	@touch $@
+
+demo: setup ## the whole story on this machine: a broker, a controller, six agents
+	@$(BIN)/mailboat demo $(DEMO)
+
+test: setup ## the quick suite, under three minutes
+	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+test-all: setup ## every test, the slow ones too
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+check: lint types contracts test-all ## what must hold before a change lands
+
+lint: setup ## ruff
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup ## mypy --strict
+	@$(BIN)/mypy
+
+contracts: setup ## which package may import which
+	@$(BIN)/lint-imports
+
+format: setup ## rewrite the code as ruff wants it
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+schemas: setup ## write the published contract again (JSON Schema, AsyncAPI, OpenAPI)
+	@$(BIN)/python docs/contract/write.py
+
+lock: ## resolve the dependencies again into requirements/dev.lock
+	@$(BIN)/python -m pip install -q uv
+	@$(BIN)/uv pip compile pyproject.toml --extra demo --group dev --generate-hashes --universal \
+	  --python-version 3.11 --no-emit-index-url --custom-compile-command 'make lock' \
+	  --upgrade -q -o requirements/dev.lock
+
+clean: ## remove what set-up made
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
