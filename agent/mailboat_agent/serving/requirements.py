@@ -1,0 +1,50 @@
+"""What a release requires of this device's runtime, turned into the options of a worker."""
+
+from packaging.specifiers import SpecifierSet
+
+from mailboat_agent.serving.process import RuntimeFacts, WorkerOptions
+from mailboat_schemas.documents.release import Variant
+from mailboat_schemas.errors import ReleaseRejected
+
+# RLIMIT_DATA counts pages that are reserved and never touched (a thread's stack is 8 MiB of them,
+# onnxruntime's import some 60 MiB), the verdict is on resident memory. So the hard limit lies
+# above the allowed peak: it is there to stop a runaway, and the measurement to judge.
+DATA_HEADROOM_BYTES = 96 << 20
+DATA_PER_THREAD_BYTES = 12 << 20
+
+
+class RuntimeUnsupported(ReleaseRejected):
+    """This device's onnxruntime is of another version, or lacks the provider."""
+
+    code = "E-RUNTIME-UNSUPPORTED"
+
+
+def hard_limit_bytes(memory_bytes: int, threads: int) -> int:
+    """The RLIMIT_DATA under which a worker may reach ``memory_bytes`` of resident memory."""
+    return memory_bytes + DATA_HEADROOM_BYTES + threads * DATA_PER_THREAD_BYTES
+
+
+def worker_options(variant: Variant, facts: RuntimeFacts, memory_bytes: int) -> WorkerOptions:
+    """Take the first provider of the release's list that this device has.
+
+    Raises:
+        RuntimeUnsupported: no provider, or the version is out of the release's range.
+    """
+    runtime = variant.runtime
+    if not SpecifierSet(runtime.version).contains(facts.version, prereleases=True):
+        raise RuntimeUnsupported(
+            f"The release needs onnxruntime {runtime.version}, this device has {facts.version}.",
+            next_step="release a variant for this version, or update the device's runtime.",
+        )
+    provider = next((name for name in runtime.providers if name in facts.providers), None)
+    if provider is None:
+        raise RuntimeUnsupported(
+            f"The release needs one of {', '.join(runtime.providers)}; this device has "
+            f"{', '.join(facts.providers)}.",
+            next_step="add a provider that the hardware class has to the variant.",
+        )
+    return WorkerOptions(
+        providers=(provider,),
+        threads=runtime.threads,
+        memory_limit_bytes=hard_limit_bytes(memory_bytes, runtime.threads),
+    )

@@ -1,0 +1,183 @@
+"""Which release serves for each model, and the switch from one to the next."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from datetime import datetime
+
+from mailboat_agent.serving.lane import INFERENCE_SECONDS_MAX, Answer, Lane, ServedRelease
+from mailboat_agent.serving.process import Description, Inference
+from mailboat_agent.serving.tensors import Tensor
+from mailboat_agent.serving.window import ServingStats, ServingWindow
+from mailboat_schemas.errors import NotFound
+
+RETIRED_LANES_MAX = 64  # whose last window nobody has drained yet; the oldest is given up
+CLOSE_SECONDS_MAX = 10  # for everything to finish when the agent stops
+
+
+class ModelNotServed(NotFound):
+    """No release of this model, or another version of it, serves on this device."""
+
+    code = "E-MODEL-NOT-SERVED"
+
+    def __init__(self, model: str, version: str | None) -> None:
+        named = f"{model!r}" if version is None else f"{model!r} version {version!r}"
+        super().__init__(
+            f"The model {named} is not served here.",
+            next_step="ask GET /v2/models/<model> for the version that is.",
+        )
+
+
+class Runtime:
+    """Thread-safe: the gateway's thread asks while the agent's main thread switches."""
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], datetime],
+        inference_seconds_max: float = INFERENCE_SECONDS_MAX,
+    ) -> None:
+        """``clock`` gives aware UTC; it is read once for each answer, to say when the last was."""
+        self._clock = clock
+        self._inference_seconds_max = inference_seconds_max
+        self._lanes: dict[str, Lane] = {}
+        self._retired: deque[Lane] = deque(maxlen=RETIRED_LANES_MAX)
+        self._lock = threading.Lock()  # of the two above; held for moments only
+        self._changing = threading.Lock()  # one switch at a time; held while a worker loads
+        self._serial = 0
+
+    def serve(self, release: ServedRelease) -> None:
+        """Serve this release from now on. Blocks until its worker is loaded and warm.
+
+        The old release answers until then and finishes what it has accepted; no request fails
+        because of the switch. Serving what is served already does nothing. When it raises, the old
+        release goes on serving.
+
+        Raises:
+            WorkerNotStarted, WorkerDied, WorkerHung: Transient.
+            InferenceFailed, RuntimeUnsupported: the release cannot be served here.
+        """
+        with self._changing:
+            with self._lock:
+                current = self._lanes.get(release.model)
+            if current is not None and current.release.digest == release.digest:
+                return
+            self._serial += 1
+            lane = Lane(
+                release,
+                serial=self._serial,
+                clock=self._clock,
+                inference_seconds_max=self._inference_seconds_max,
+            )
+            with self._lock:
+                self._lanes[release.model] = lane
+            if current is not None:
+                self._retire(current)
+
+    def stop(self, model: str) -> None:
+        """Serve no release of this model any more; what was accepted is still answered."""
+        with self._changing:
+            with self._lock:
+                lane = self._lanes.pop(model, None)
+            if lane is not None:
+                self._retire(lane)
+
+    def close(self) -> None:
+        """Stop everything and wait for the workers to be gone."""
+        for model in self.models():
+            self.stop(model)
+        with self._lock:
+            retired = tuple(self._retired)
+        for lane in retired:
+            lane.join(CLOSE_SECONDS_MAX)
+
+    def submit(
+        self,
+        model: str,
+        version: str | None,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[str],
+        *,
+        deadline: float,
+        encode: Callable[[ServedRelease, Inference], Answer],
+    ) -> Future[Answer]:
+        """Queue one request with the release that serves now; ``deadline`` is monotonic time.
+
+        Raises:
+            ModelNotServed, BadTensors, Refused
+        """
+        with self._lock:  # so that no lane is retired between being chosen and being asked
+            lane = self._lane(model, version)
+            return lane.submit(
+                inputs,
+                outputs,
+                deadline=deadline,
+                encode=lambda inference: encode(lane.release, inference),
+            )
+
+    def models(self) -> tuple[str, ...]:
+        with self._lock:
+            return tuple(sorted(self._lanes))
+
+    def serving(self, model: str, version: str | None = None) -> tuple[ServedRelease, Description]:
+        """The release that serves now, and what onnxruntime says of it.
+
+        Raises:
+            ModelNotServed
+        """
+        with self._lock:
+            lane = self._lane(model, version)
+            return lane.release, lane.description
+
+    def ready(self, model: str, version: str | None = None) -> bool:
+        """Whether the model's worker stands; False while it is being started again.
+
+        Raises:
+            ModelNotServed
+        """
+        with self._lock:
+            return self._lane(model, version).ready
+
+    def worker_pid(self, model: str) -> int:
+        """Of the worker that serves now.
+
+        Raises:
+            ModelNotServed
+        """
+        with self._lock:
+            return self._lane(model, None).worker_pid
+
+    # --- what the soak and the telemetry look at -------------------------------------------------
+
+    def snapshot(self, model: str) -> ServingStats | None:
+        """Counters since the present release began to serve; None if none does."""
+        with self._lock:
+            lane = self._lanes.get(model)
+        return None if lane is None else lane.stats()
+
+    def drain_window(self, model: str) -> tuple[ServingWindow, ...]:
+        """Everything of one model since the last drain, oldest release first.
+
+        A release that was switched away from appears until it has finished, then never again. Only
+        one caller may drain a model: what it gets is gone.
+        """
+        with self._lock:
+            retired = [lane for lane in self._retired if lane.release.model == model]
+            finished = [lane for lane in retired if lane.join(0)]
+            for lane in finished:
+                self._retired.remove(lane)
+            serving = self._lanes.get(model)
+        lanes = retired if serving is None else [*retired, serving]
+        return tuple(lane.drain_window() for lane in lanes)
+
+    def _retire(self, lane: Lane) -> None:
+        with self._lock:
+            self._retired.append(lane)
+        lane.retire()
+
+    def _lane(self, model: str, version: str | None) -> Lane:
+        lane = self._lanes.get(model)
+        if lane is None or version not in (None, lane.release.version):
+            raise ModelNotServed(model, version)
+        return lane
