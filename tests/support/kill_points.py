@@ -1,7 +1,7 @@
 """Power fails between two system calls: an action is run in a child that dies before the n-th one.
 
-Dying keeps what the page cache holds, so this finds wrong order and half-done work; a missing fsync
-is found by the block-level harness, not here.
+Dying keeps what the page cache holds, so this finds wrong order and half-done work. Whether each
+thing was synced before the next is told by `recorded_calls`.
 """
 
 import errno
@@ -36,11 +36,43 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, at: int, then: Callable[[], Non
         monkeypatch.setattr(os, name, counting(getattr(os, name)))
 
 
+def recorded_calls(monkeypatch: pytest.MonkeyPatch, below: Path) -> list[str]:
+    """What happens to disk from now on, in order: such as ``fsync store`` or ``rename a -> b``.
+
+    A power cut loses what was not synced, which no killed process can show; the order can.
+    """
+    done: list[str] = []
+
+    def place(path: Any) -> str:
+        if isinstance(path, int):
+            path = Path(f"/proc/self/fd/{path}").readlink()
+        return str(Path(path).relative_to(below))
+
+    def recording(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            both = name == "rename"
+            done.append(f"{name} {place(args[0])}" + (f" -> {place(args[1])}" if both else ""))
+            return real(*args)
+
+        return call
+
+    for call, name in (("fsync", "fsync"), ("replace", "rename"), ("rename", "rename")):
+        monkeypatch.setattr(os, call, recording(name, getattr(os, call)))
+    return done
+
+
 def killed_at_each_point(
-    tmp_path: Path, prepare: Callable[[Path], None], action: Callable[[Path], None]
+    tmp_path: Path,
+    prepare: Callable[[Path], object],
+    action: Callable[[Path], object],
+    *,
+    step: int = 1,
 ) -> Iterator[Path]:
-    """A prepared directory per point, after the action was killed there; the last one is whole."""
-    for point in range(POINTS_MAX):
+    """A prepared directory per point, after the action was killed there; the last one is whole.
+
+    ``step`` above 1 takes only every so many points, where each is slow.
+    """
+    for point in range(0, POINTS_MAX, step):
         directory = tmp_path / f"killed-at-{point}"
         directory.mkdir()
         prepare(directory)
@@ -63,14 +95,15 @@ def killed_at_each_point(
 
 def refused_at_each_point(
     tmp_path: Path,
-    prepare: Callable[[Path], None],
-    action: Callable[[Path], None],
+    prepare: Callable[[Path], object],
+    action: Callable[[Path], object],
     *,
     error: int,
     expected: tuple[type[Exception], ...],
+    step: int = 1,
 ) -> Iterator[Path]:
     """Likewise, but the n-th call fails once with ``error``; only ``expected`` may come out."""
-    for point in range(POINTS_MAX):
+    for point in range(0, POINTS_MAX, step):
         directory = tmp_path / f"{errno.errorcode[error]}-at-{point}"
         directory.mkdir()
         prepare(directory)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mailboat_schemas.errors import (
     ConfigurationInvalid,
+    MailboatError,
     NotFound,
     OperatorNeeded,
     ServerUnavailable,
@@ -165,3 +166,21 @@ def _unavailable(version: str, problem: str) -> ServerUnavailable:
         next_step="look at the network and pip's configuration and run the demo again; "
         "without a network it makes small models of its own.",
     )
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def main(arguments: list[str]) -> int:
+    """``python -m mailboat_controller.demo.wheels DIRECTORY``: what set-up runs."""
+    try:
+        fetch_wheels(Path(arguments[0]), _say)
+    except MailboatError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

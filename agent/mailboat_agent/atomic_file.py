@@ -1,0 +1,151 @@
+"""How a file becomes durable: the only place that knows.
+
+A name appears only when its content is on the disk, and the name itself is on the disk before the
+call returns: write ``<name>.new``, fsync, rename, fsync the directory. Leaving out any one of the
+four loses data in a power cut on a real file system (ext4, ordered).
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from mailboat_schemas.errors import ConfigurationInvalid, DiskFull, Transient
+
+NEW_SUFFIX = ".new"
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class DiskFailing(Transient):
+    """The disk refused for another reason than being full: read-only, input/output error."""
+
+    code = "E-DISK"
+
+
+@contextmanager
+def disk_errors(doing: str) -> Iterator[None]:
+    """Turns what the disk says into ours. ``doing`` completes "… while ".
+
+    Raises:
+        DiskFull: no space or no quota left.
+        DiskFailing: any other refusal.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, doing) from error
+
+
+def disk_error(error: OSError, doing: str) -> DiskFull | DiskFailing:
+    """The error to raise for one that the operating system raised."""
+    if error.errno in _NO_SPACE:
+        return DiskFull(
+            f"The disk is full ({error.strerror}) while {doing}.",
+            next_step="free space in the data directory's file system; what serves goes on.",
+        )
+    return DiskFailing(
+        f"The disk refused ({error.strerror or error}) while {doing}.",
+        next_step="look at the kernel log and the mount options; what serves goes on.",
+    )
+
+
+def replace_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Make ``path`` hold ``content`` after any crash from now on; before, the old or the new.
+
+    Raises:
+        DiskFull: the old content is untouched.
+        DiskFailing: likewise, or the rename could not be made durable.
+    """
+    new = path.with_name(path.name + NEW_SUFFIX)
+    with disk_errors(f"writing {path.name}"):
+        try:
+            write_new_durably(new, content, mode=mode)
+            new.replace(path)
+        except OSError:
+            # Half a file takes space that the next attempt may need.
+            with suppress(OSError):
+                new.unlink()
+            raise
+        fsync_directory(path.parent)
+
+
+def write_new_durably(path: Path, content: bytes, *, mode: int) -> None:
+    """Write and fsync one file; its name is durable only after `fsync_directory`. Raises OSError.
+
+    An existing file is emptied first: never call it on a name that somebody reads.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, mode)
+    try:
+        os.fchmod(descriptor, mode)  # the umask may have taken bits, a leftover may have more
+        write_all(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write every byte; a short write is continued. Raises OSError."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable: renames, new files, unlinks. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class LockedDirectory:
+    """One agent per data directory: an advisory lock on ``<directory>/lock``.
+
+    The kernel drops it when the process ends, however it ends, so nothing stale is left behind.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "lock"
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        """
+        Raises:
+            ConfigurationInvalid: another process has it, or the directory cannot be used.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Not inherited by workers (O_CLOEXEC): a worker that outlives us must not hold it.
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(self._path, flags, 0o600)
+        except OSError as error:
+            raise ConfigurationInvalid(
+                f"The data directory {self._path.parent} cannot be used: {error.strerror}.",
+                next_step="make it writable for the user the agent runs as.",
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise ConfigurationInvalid(
+                f"Another agent uses the data directory {self._path.parent}.",
+                next_step="stop it first, or give this one a data_dir of its own.",
+            ) from error
+        self._descriptor = descriptor
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,74 @@
+"""Blocking work beside the event loop, in threads that do not keep the process alive.
+
+A trial may take its whole deadline. Threads of asyncio's own pool are waited for at exit; these
+are not: whatever they were doing, the record says where to go on, and their worker processes die
+with the agent.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from mailboat_agent.update.steps import Step
+from mailboat_schemas.errors import Transient
+
+Result = TypeVar("Result")
+
+
+async def in_background(work: Callable[[], Result], *, name: str) -> Result:
+    """Run plain blocking work in a thread of its own and wait for what it returns or raises."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+
+    def settle(result: Result | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result: Result | None = None
+        error: BaseException | None = None
+        try:
+            result = work()
+        except BaseException as raised:  # noqa: BLE001 - raised again where it is awaited
+            error = raised
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await future
+
+
+class Unforeseen(Transient):
+    """A bug, or a machine in trouble. It serves on; a trial's spent try stays spent."""
+
+    code = "E-UNFORESEEN"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, next_step="report this as a bug, with the agent's log.")
+
+
+class Kind(StrEnum):
+    STAGE = "stage"
+    TRIAL = "trial"
+    ACTIVATE = "activate"
+    SERVE = "serve"
+    STOP = "stop"
+    GO_BACK = "go_back"
+
+
+@dataclass(slots=True)
+class Work:
+    """Something that runs beside the loop. ``digest`` is of the release it is about, or empty."""
+
+    kind: Kind
+    digest: str
+    step: Step
+    task: asyncio.Task[Any]
+    evidence: Mapping[str, Any]

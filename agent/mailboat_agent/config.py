@@ -1,0 +1,120 @@
+"""``agent.toml``: read strictly, because a spelling mistake in it is found on a ladder in the rain.
+
+Paths are relative to the file. Nothing secret stands in it, only where secrets are.
+"""
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mailboat_schemas.documents.document import SizeBytes
+from mailboat_schemas.errors import ConfigurationInvalid
+from mailboat_schemas.names import ClassName, DeviceId, FleetId, Label, SiteName
+
+CONFIG_BYTES_MAX = 256 * 1024
+_EXAMPLE = "see docs/agent.md for every key, or make the file with `mailboat-agent enroll`."
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class AgentConfig(BaseModel):
+    """Everything an operator can set on a device. Sizes are bytes or text such as 512MiB."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fleet: FleetId
+    device: DeviceId
+    hardware_class: ClassName
+    site: SiteName = "-"
+    labels: dict[Label, str] = Field(default_factory=dict, max_length=32)
+    data_dir: Path
+
+    api_url: str = Field(max_length=512, pattern=r"^https://")
+    mqtt_host: str = Field(max_length=253)
+    mqtt_port: int = Field(ge=1, le=65535)
+    ca: Path
+    certificate: Path
+    key: Path
+    trust_root: Path
+
+    serve_host: str = Field(default="127.0.0.1", max_length=253)
+    serve_port: int = Field(default=0, ge=0, le=65535, description="0 takes any free port")
+
+    memory_budget: SizeBytes = Field(
+        default=512 << 20, description="what one release may use at its peak"
+    )
+    disk_budget: SizeBytes | None = Field(default=None, description="of releases held; None: all")
+    start_jitter_seconds: float = Field(default=0, ge=0, le=86_400)
+    telemetry_window_seconds: Seconds = 60
+    report_seconds_min: float = Field(default=1, ge=0, le=3600)
+    manifest_poll_seconds: Seconds = 300
+    keepalive_seconds: int = Field(default=60, ge=5, le=3600)
+    reconnect_seconds_min: Seconds = 1
+    reconnect_seconds_max: Seconds = 60
+    trial_tries: int = Field(default=3, ge=1, le=10)
+    log_format: Literal["auto", "json", "text"] = "auto"
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """
+        Raises:
+            ConfigurationInvalid: names the file, the key, and the nearest key that exists.
+        """
+        content = _read_toml(path)
+        try:
+            config = cls.model_validate(content)
+        except ValidationError as error:
+            raise _invalid(path, error) from error
+        base = path.absolute().parent
+        paths = ("data_dir", "ca", "certificate", "key", "trust_root")
+        return config.model_copy(update={name: base / getattr(config, name) for name in paths})
+
+
+def to_toml(settings: dict[str, Any]) -> str:
+    """Flat settings and one level of tables, as TOML; JSON's strings are TOML's basic strings."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items() if _is_plain(value)]
+    for key, table in settings.items():
+        if not _is_plain(table):
+            lines += ["", f"[{key}]", *(f"{name} = {json.dumps(v)}" for name, v in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _is_plain(value: object) -> bool:
+    return not isinstance(value, dict)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(CONFIG_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigurationInvalid(
+            f"The configuration {path} cannot be read: {error.strerror}.",
+            next_step="name it with --config, or make it with `mailboat-agent enroll`.",
+        ) from error
+    if len(content) > CONFIG_BYTES_MAX:
+        raise ConfigurationInvalid(
+            f"{path} is over {CONFIG_BYTES_MAX} bytes.", next_step="is it the right file?"
+        )
+    try:
+        return tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationInvalid(
+            f"{path} is not TOML: {error}.", next_step="correct it at that place."
+        ) from error
+
+
+def _invalid(path: Path, error: ValidationError) -> ConfigurationInvalid:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, AgentConfig.model_fields, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        return ConfigurationInvalid(
+            f"{path}: there is no setting '{key}'.", next_step=hint + _EXAMPLE
+        )
+    return ConfigurationInvalid(f"{path}: {key}: {first['msg']}.", next_step=_EXAMPLE)

@@ -1,0 +1,102 @@
+"""What this device is: asked once at the start, and what of it changes asked again each time."""
+
+import platform
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata
+
+from mailboat_agent.config import AgentConfig
+from mailboat_agent.release_store import ReleaseStore
+from mailboat_agent.serving.process import RuntimeFacts
+from mailboat_agent.update.state import ModelState
+from mailboat_schemas.eligibility import DeviceFacts
+from mailboat_schemas.reports import ReportedFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """The circumstances of one look: ``now`` for people and plans, ``monotonic`` for spans."""
+
+    now: datetime
+    monotonic: float
+    clock_trusted: bool
+    trust_fresh: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """The fixed part. Sizes in bytes."""
+
+    device: str
+    fleet: str
+    hardware_class: str
+    site: str
+    labels: dict[str, str]
+    enrolment_number: int
+    runtime: RuntimeFacts
+    memory_budget_bytes: int
+    disk_budget_bytes: int | None
+    arch: str
+    agent_version: str
+
+    @classmethod
+    def of(cls, config: AgentConfig, *, enrolment_number: int, runtime: RuntimeFacts) -> "Device":
+        return cls(
+            device=config.device,
+            fleet=config.fleet,
+            hardware_class=config.hardware_class,
+            site=config.site,
+            labels=dict(config.labels),
+            enrolment_number=enrolment_number,
+            runtime=runtime,
+            memory_budget_bytes=config.memory_budget,
+            disk_budget_bytes=config.disk_budget,
+            arch=platform.machine(),
+            agent_version=agent_version(),
+        )
+
+    def disk_free_bytes(self, store: ReleaseStore) -> int:
+        """What the disk has left, or the budget if that is less."""
+        free = store.free_bytes()
+        if self.disk_budget_bytes is None:
+            return free
+        used = sum(store.path(digest).stat().st_size for digest in store.digests())
+        return min(free, max(0, self.disk_budget_bytes - used))
+
+    def for_decision(
+        self, state: ModelState, model: str, store: ReleaseStore, look: Look
+    ) -> DeviceFacts:
+        return DeviceFacts(
+            device=self.device,
+            hardware_class=self.hardware_class,
+            enrolment_number=self.enrolment_number,
+            labels=self.labels,
+            runtime_version=self.runtime.version,
+            providers=frozenset(self.runtime.providers),
+            memory_budget_bytes=self.memory_budget_bytes,
+            disk_free_bytes=self.disk_free_bytes(store),
+            held_files=store.digests(),
+            failed=state.failed,
+            security_versions={model: state.security_version},
+            trust_fresh=look.trust_fresh,
+            clock_trusted=look.clock_trusted,
+        )
+
+    def reported(self, store: ReleaseStore) -> ReportedFacts:
+        return ReportedFacts(
+            agent_version=self.agent_version,
+            arch=self.arch,
+            runtime_version=self.runtime.version,
+            providers=self.runtime.providers[:16],
+            memory_budget_bytes=self.memory_budget_bytes,
+            disk_free_bytes=self.disk_free_bytes(store),
+            enrolment_number=self.enrolment_number,
+            labels=self.labels,
+        )
+
+
+def agent_version() -> str:
+    try:
+        return metadata.version("mailboat")
+    except metadata.PackageNotFoundError:
+        return "0"

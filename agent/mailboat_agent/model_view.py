@@ -1,0 +1,76 @@
+"""One model as this device sees it: what is recorded, what is assigned, what is known of both."""
+
+from mailboat_agent.facts import Device, Look
+from mailboat_agent.ledger import Ledger
+from mailboat_agent.manifest import Manifest
+from mailboat_agent.release_store import ReleaseStore
+from mailboat_agent.update.decide import Known, Situation
+from mailboat_agent.update.state import Installed, ModelState
+from mailboat_schemas.documents.release import ReleaseDocument, Variant
+
+
+class ModelView:
+    """Reads only."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        device: Device,
+        ledger: Ledger,
+        manifest: Manifest,
+        store: ReleaseStore,
+    ) -> None:
+        self.model = model
+        self._device = device
+        self._ledger = ledger
+        self._manifest = manifest
+        self._store = store
+
+    @property
+    def state(self) -> ModelState:
+        return self._ledger.model(self.model)
+
+    def situation(self, look: Look, *, attempt_running: bool, trial_passed: bool) -> Situation:
+        """What `decide` looks at."""
+        known = None
+        if self._manifest.view is not None:
+            known = {release.digest: self._known(release) for release in self.named_releases()}
+        return Situation(
+            model=self.model,
+            assignment=self._manifest.assignment(self.model),
+            state=self.state,
+            facts=self._device.for_decision(self.state, self.model, self._store, look),
+            known=known,
+            attempt_running=attempt_running,
+            trial_passed=trial_passed,
+        )
+
+    def _known(self, release: Installed) -> Known:
+        return self._manifest.known(self.model, release.version, release.digest)
+
+    def named_releases(self) -> list[Installed]:
+        """Every release that the record or the assignment names."""
+        found = [self.state.active, self.state.previous, self.state.spare]
+        assignment = self._manifest.assignment(self.model)
+        if assignment is not None:
+            offered = None if assignment.offer is None else assignment.offer.release
+            found += [
+                None if ref is None else Installed(version=ref.version, digest=ref.digest)
+                for ref in (assignment.current, offered)
+            ]
+        return [release for release in found if release is not None]
+
+    def keep_digests(self) -> set[str]:
+        """What this model still needs in the store: documents and files."""
+        keep: set[str] = set()
+        for release in self.named_releases():
+            variant = self.variant(self._manifest.document(release.digest))
+            keep.add(release.digest)
+            if variant is not None:
+                keep |= {file.sha256 for file in variant.files}
+        return keep
+
+    def variant(self, document: ReleaseDocument | None) -> Variant | None:
+        """Of this device's class."""
+        return None if document is None else document.variant_for(self._device.hardware_class)

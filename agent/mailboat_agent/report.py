@@ -1,0 +1,113 @@
+"""What this device says of itself: which releases run, how far they are, and why not further."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from mailboat_agent.background import Kind
+from mailboat_agent.facts import Device
+from mailboat_agent.identity import Identity
+from mailboat_agent.ledger import Ledger
+from mailboat_agent.manifest import Manifest
+from mailboat_agent.model_loop import ModelLoop
+from mailboat_agent.reconcile import Reconciler
+from mailboat_agent.release_store import ReleaseStore
+from mailboat_agent.serving.runtime import Runtime
+from mailboat_agent.update.events import milliseconds
+from mailboat_agent.update.steps import Stage, StartTrial
+from mailboat_schemas.codec import encode
+from mailboat_schemas.envelope import PayloadType, sign_as_device
+from mailboat_schemas.reports import ModelPhase, ReportedModel, ReportedState
+
+FAILED_MAX = 256  # of the contract
+NOTES_MAX = 16
+DISK_STEP_BYTES = 16 << 20  # free space is told in steps: every log line would change the report
+
+
+class Reporter:
+    """`build` says how it stands; `seal` signs it; `changed` whether anybody has to be told."""
+
+    def __init__(
+        self,
+        *,
+        device: Device,
+        identity: Identity,
+        ledger: Ledger,
+        manifest: Manifest,
+        store: ReleaseStore,
+        runtime: Runtime,
+        reconciler: Reconciler,
+    ) -> None:
+        self._device = device
+        self._identity = identity
+        self._ledger = ledger
+        self._manifest = manifest
+        self._store = store
+        self._runtime = runtime
+        self._reconciler = reconciler
+
+    def build(self, now: datetime, notes: Iterable[str] = ()) -> ReportedState:
+        device, state = self._device, self._ledger.state
+        facts = device.reported(self._store)
+        steps = facts.disk_free_bytes // DISK_STEP_BYTES
+        failed = {
+            digest: epoch
+            for model in state.models.values()
+            for digest, epoch in model.failed.items()
+        }
+        loops = self._reconciler.loops.values()
+        return ReportedState(
+            fleet=device.fleet,
+            device=device.device,
+            hardware_class=device.hardware_class,
+            site=device.site,
+            session=state.session,
+            observed_at=milliseconds(now),
+            manifest_counter=state.manifest_counter,
+            trust_versions=self._manifest.view.versions() if self._manifest.view else {},
+            models=tuple(self._model(loop) for loop in loops)[:64],
+            failed=dict(list(failed.items())[-FAILED_MAX:]),
+            facts=facts.model_copy(update={"disk_free_bytes": steps * DISK_STEP_BYTES}),
+            notes=tuple([*self._notes(), *notes][:NOTES_MAX]),
+        )
+
+    def seal(self, report: ReportedState) -> bytes:
+        """The bytes of its envelope, signed with the device's key."""
+        envelope = sign_as_device(
+            PayloadType.REPORTED_STATE, encode(report), self._identity.key, self._identity.keyid
+        )
+        return encode(envelope)
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if not self._reconciler.clock_trusted:
+            notes.append("clock_untrusted")
+        elif self._manifest.expires is not None and not self._reconciler.trust_fresh:
+            notes.append("trust_stale")
+        if self._manifest.view is None:
+            notes.append("trust_damaged")
+        return notes
+
+    def _model(self, loop: ModelLoop) -> ReportedModel:
+        state, serving = loop.state, self._runtime.snapshot(loop.model)
+        target = state.active if state.phase is ModelPhase.TRIAL else None
+        version = None if target is None else target.version
+        digest = None if target is None else target.digest
+        if isinstance(loop.step, Stage | StartTrial):
+            version, digest = loop.step.candidate.version, loop.step.candidate.digest
+        staging = loop.work is not None and loop.work.kind is Kind.STAGE
+        return ReportedModel(
+            model=loop.model,
+            phase=ModelPhase.STAGING if staging else state.phase,
+            serving_version=None if serving is None else serving.version,
+            serving_digest=None if serving is None else serving.digest,
+            target_version=version,
+            target_digest=digest,
+            because=loop.because[:500],
+            staged_bytes=loop.progress.staged_bytes if staging else 0,
+            total_bytes=loop.progress.total_bytes if staging else 0,
+        )
+
+
+def says_the_same(one: ReportedState | None, other: ReportedState) -> bool:
+    """Whether two reports differ in nothing but when they were made."""
+    return one is not None and one.model_copy(update={"observed_at": other.observed_at}) == other

@@ -1,0 +1,334 @@
+"""The agent as a process: wiring, and the only reader of clocks and maker of seeds.
+
+What serves comes first and needs no network: the gateway listens, the record is read back, and the
+link to the broker is made beside it. A task that fails unexpectedly ends the process, whose
+supervisor starts it again from the record.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+import socket
+import time
+from datetime import UTC, datetime
+
+from mailboat_agent.atomic_file import DiskFailing, LockedDirectory
+from mailboat_agent.background import in_background
+from mailboat_agent.config import AgentConfig
+from mailboat_agent.correspondence import Correspondence, subscriptions, topic_of
+from mailboat_agent.download import HttpsSource
+from mailboat_agent.facts import Device, agent_version
+from mailboat_agent.identity import Identity, load_identity, tls_context
+from mailboat_agent.journal import Journal
+from mailboat_agent.ledger import Ledger
+from mailboat_agent.manifest import Manifest
+from mailboat_agent.mqtt import Broker, Link
+from mailboat_agent.outbox import Outbox
+from mailboat_agent.reconcile import Reconciler
+from mailboat_agent.release_store import ReleaseStore
+from mailboat_agent.report import Reporter
+from mailboat_agent.serving.gateway import Gateway
+from mailboat_agent.serving.process import RuntimeFacts, WorkerNotStarted, runtime_facts
+from mailboat_agent.serving.runtime import Runtime
+from mailboat_agent.state_file import StateFile
+from mailboat_agent.status import StatusFiles
+from mailboat_agent.telemetry import Telemetry
+from mailboat_agent.trust_store import TrustStore
+from mailboat_agent.work import Workbench
+from mailboat_schemas.codec import encode
+from mailboat_schemas.envelope import PayloadType, sign_as_device
+from mailboat_schemas.errors import (
+    ArtifactMissing,
+    ConfigurationInvalid,
+    DiskFull,
+    MailboatError,
+)
+from mailboat_schemas.topics import Channel
+
+LOOK_SECONDS_MAX = 1.0  # between two looks; whatever happens is noticed by then
+LOOK_SECONDS_MIN = 0.02  # a burst of wake-ups is one look
+POLL_JITTER = 0.25  # of the poll interval, so that a fleet does not ask in step
+TRUST_ROOT_BYTES_MAX = 1 << 20
+_log = logging.getLogger(__name__)
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def run(config: AgentConfig) -> None:
+    """Run the agent until it is told to stop.
+
+    Raises:
+        ConfigurationInvalid: something is missing that only a person can bring.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    with LockedDirectory(config.data_dir):
+        agent = Agent(config)
+        try:
+            await agent.run(stop)
+        finally:
+            await agent.close()
+
+
+class Agent:
+    """Everything that one process holds."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self._config = config
+        self._identity = _identity_of(config)
+        tls = tls_context(config.ca, config.certificate, config.key)
+        self._tls = tls
+        self._rng = random.Random(int.from_bytes(os.urandom(16)))  # noqa: S311 - jitter, epochs
+        self._wake = asyncio.Event()
+        self._source = HttpsSource(config.api_url, tls)
+        self._store = ReleaseStore(config.data_dir)
+        trust = TrustStore(config.data_dir, _trust_root(config))
+        self._journal = Journal(config.data_dir / "journal.db", self._rng)
+        state_file = StateFile(config.data_dir)
+        self._ledger = Ledger(state_file, self._journal)
+        self._manifest = Manifest(
+            trust=trust,
+            store=self._store,
+            fleet=config.fleet,
+            hardware_class=config.hardware_class,
+        )
+        self._runtime = Runtime(clock=utc_now)
+        self._status = StatusFiles(config.data_dir)
+        self._problems = state_file.problems
+        self._gateway: Gateway | None = None
+        self._reconciler: Reconciler | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        config = self._config
+        facts = asyncio.create_task(self._runtime_facts(), name="runtime-facts")
+        self._gateway = gateway = await in_background(
+            lambda: Gateway(
+                self._runtime,
+                host=config.serve_host,
+                port=config.serve_port,
+                version=agent_version(),
+            ),
+            name="gateway-start",
+        )
+        host, port = gateway.address
+        self._status.write_serving(url=gateway.url, host=host, port=port)
+        _log.info("Serving on %s", gateway.url)
+        try:
+            self._ledger.begin_session()
+        except (DiskFull, DiskFailing) as error:
+            _log.warning("This start could not be counted: %s", error)
+        now = utc_now()
+        for problem in self._problems:
+            self._ledger.tell_damage("state", problem, now)
+        device = Device.of(
+            config, enrolment_number=self._identity.enrolment_number, runtime=await facts
+        )
+        self._reconciler = reconciler = self._make_reconciler(device)
+        reconciler.open(now)
+        await self._run_tasks(device, reconciler, stop)
+
+    async def close(self) -> None:
+        """In the order that keeps the most: work, gateway, workers, files."""
+        if self._reconciler is not None:
+            await self._reconciler.close()
+        if self._gateway is not None:
+            await in_background(self._gateway.close, name="gateway-close")
+        await in_background(self._runtime.close, name="runtime-close")
+        await self._source.close()
+        self._journal.close()
+        self._status.clear()
+
+    # --- the tasks -------------------------------------------------------------------------------
+
+    async def _run_tasks(self, device: Device, reconciler: Reconciler, stop: asyncio.Event) -> None:
+        link = self._make_link(device)
+        reporter = Reporter(
+            device=device,
+            identity=self._identity,
+            ledger=self._ledger,
+            manifest=self._manifest,
+            store=self._store,
+            runtime=self._runtime,
+            reconciler=reconciler,
+        )
+        post = Correspondence(
+            device=device,
+            link=link,
+            outbox=Outbox(device.device, self._journal, self._seal_events, self._rng),
+            reporter=reporter,
+            reconciler=reconciler,
+            report_seconds_min=self._config.report_seconds_min,
+        )
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(work, name=name)
+                for name, work in (
+                    ("link", link.run()),
+                    ("receive", self._receive(link, post)),
+                    ("reconcile", self._reconcile(reconciler, reporter, post)),
+                    ("telemetry", self._telemetry(reconciler)),
+                    ("manifest-poll", self._poll_manifest(device, reconciler, post)),
+                    ("watchdog", _keep_the_watchdog_quiet()),
+                )
+            ]
+            notify_supervisor("READY=1")
+            await stop.wait()
+            notify_supervisor("STOPPING=1")
+            _log.info("Stopping.")
+            for task in tasks:
+                task.cancel()
+
+    async def _receive(self, link: Link, post: Correspondence) -> None:
+        while True:
+            post.handle(await link.receive(), utc_now(), time.monotonic())
+            self._wake.set()
+
+    async def _reconcile(
+        self, reconciler: Reconciler, reporter: Reporter, post: Correspondence
+    ) -> None:
+        while True:
+            self._wake.clear()
+            await reconciler.step(utc_now(), time.monotonic())
+            report = reporter.build(utc_now())
+            post.report(report, time.monotonic())
+            post.send(time.monotonic())
+            self._status.write_status(
+                report,
+                connected=post.connected,
+                unconfirmed=post.unconfirmed,
+                trust_expires=self._manifest.expires,
+            )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), LOOK_SECONDS_MAX)
+            await asyncio.sleep(LOOK_SECONDS_MIN)
+
+    async def _telemetry(self, reconciler: Reconciler) -> None:
+        telemetry = Telemetry(self._runtime, self._journal, utc_now())
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(self._config.telemetry_window_seconds)
+            try:
+                telemetry.drain(reconciler.loops, utc_now(), time.monotonic() - began)
+            except (DiskFull, DiskFailing) as error:
+                _log.warning("A telemetry window could not be written: %s", error)
+            self._wake.set()
+
+    async def _poll_manifest(
+        self, device: Device, reconciler: Reconciler, post: Correspondence
+    ) -> None:
+        """Ask over HTTPS while the broker has been silent for a whole interval."""
+        interval = self._config.manifest_poll_seconds
+        etag = None
+        while True:
+            await asyncio.sleep(interval * (1 + POLL_JITTER * (self._rng.random() - 0.5)))
+            if post.connected and time.monotonic() - post.heard_at < interval:
+                continue
+            try:
+                found = await self._source.get_manifest(device.hardware_class, etag)
+            except ArtifactMissing:
+                continue
+            except MailboatError as error:
+                _log.info("The manifest could not be asked for: %s", error)
+                continue
+            if found is not None:
+                payload, etag = found
+                reconciler.take_manifest(payload, utc_now())
+
+    # --- making things ---------------------------------------------------------------------------
+
+    async def _runtime_facts(self) -> RuntimeFacts:
+        try:
+            return await in_background(runtime_facts, name="runtime-facts")
+        except WorkerNotStarted as error:
+            # Eligibility refuses every release with a reason; the device stays reachable.
+            _log.error("onnxruntime cannot be used: %s", error)
+            return RuntimeFacts("", ())
+
+    def _make_reconciler(self, device: Device) -> Reconciler:
+        bench = Workbench(
+            store=self._store,
+            source=self._source,
+            runtime=self._runtime,
+            hardware_class=device.hardware_class,
+            memory_budget_bytes=device.memory_budget_bytes,
+        )
+        return Reconciler(
+            device=device,
+            ledger=self._ledger,
+            manifest=self._manifest,
+            store=self._store,
+            bench=bench,
+            rng=self._rng,
+            tries=self._config.trial_tries,
+            start_jitter_seconds=self._config.start_jitter_seconds,
+            wake=self._wake.set,
+        )
+
+    def _make_link(self, device: Device) -> Link:
+        config = self._config
+        broker = Broker(
+            host=config.mqtt_host,
+            port=config.mqtt_port,
+            tls=self._tls,
+            keepalive_seconds=config.keepalive_seconds,
+            reconnect_seconds_min=config.reconnect_seconds_min,
+            reconnect_seconds_max=config.reconnect_seconds_max,
+        )
+        return Link(
+            broker,
+            device=device.device,
+            session=self._ledger.state.session,
+            status_topic=topic_of(Channel.STATUS, device),
+            subscriptions=subscriptions(device),
+            rng=self._rng,
+        )
+
+    def _seal_events(self, batch: bytes) -> bytes:
+        identity = self._identity
+        return encode(sign_as_device(PayloadType.EVENT_BATCH, batch, identity.key, identity.keyid))
+
+
+def _identity_of(config: AgentConfig) -> Identity:
+    identity = load_identity(config.key, config.certificate)
+    if identity.device != config.device:
+        raise ConfigurationInvalid(
+            f"The certificate is of device {identity.device}, the configuration says "
+            f"{config.device}.",
+            next_step="correct 'device' in agent.toml, or enrol again.",
+        )
+    return identity
+
+
+def _trust_root(config: AgentConfig) -> bytes:
+    try:
+        with config.trust_root.open("rb") as file:
+            return file.read(TRUST_ROOT_BYTES_MAX)
+    except OSError as error:
+        raise ConfigurationInvalid(
+            f"The trust root {config.trust_root} cannot be read: {error.strerror}.",
+            next_step="enrol the device again with a kit from the operator.",
+        ) from error
+
+
+def notify_supervisor(message: str) -> None:
+    """Tell systemd, if it started us. Source: sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        target = "\0" + address[1:] if address.startswith("@") else address
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(message.encode(), target)
+
+
+async def _keep_the_watchdog_quiet() -> None:
+    """Half of what systemd allows, for as long as the event loop turns."""
+    limit_us = int(os.environ.get("WATCHDOG_USEC") or 0)
+    while limit_us:
+        notify_supervisor("WATCHDOG=1")
+        await asyncio.sleep(limit_us / 2_000_000)

@@ -1,0 +1,296 @@
+"""What happens next for one model on this device, and why.
+
+One rule says whether a release may be installed here (`mailboat_schemas.eligibility`); this module
+says which release is asked about, and what the recorded phase makes of the answer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from mailboat_agent.update.state import Installed, ModelState
+from mailboat_agent.update.steps import (
+    Activate,
+    BeginSoak,
+    GoBack,
+    Keep,
+    Refusal,
+    RunTrial,
+    Stage,
+    StartTrial,
+    Step,
+    Suspend,
+    WatchSoak,
+)
+from mailboat_schemas.desired import Assignment, ReleaseRef
+from mailboat_schemas.documents.release import ReleaseDocument
+from mailboat_schemas.eligibility import Candidate, DeviceFacts, evaluate
+from mailboat_schemas.events import EventKind
+from mailboat_schemas.reports import ModelPhase
+from mailboat_schemas.trust import Standing
+
+# Checks whose no is the release's or its publisher's business. The others only mean "not now".
+REFUSING_CHECKS = frozenset(
+    {"approved", "within_plan", "class_matches", "runtime", "memory", "disk", "no_downgrade"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A release this device has heard of: its standing, and its document if it holds it."""
+
+    standing: Standing
+    document: ReleaseDocument | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """Everything one decision looks at.
+
+    ``known`` holds, by document digest, what the assignment and the state name. It is None when
+    the device's own trust metadata does not verify: then nothing can be vouched for.
+    ``attempt_running`` says that this process has begun the recorded trial or soak attempt,
+    ``trial_passed`` that the trial it ran ended well.
+    """
+
+    model: str
+    assignment: Assignment | None
+    state: ModelState
+    facts: DeviceFacts
+    known: Mapping[str, Known] | None
+    attempt_running: bool = False
+    trial_passed: bool = False
+
+
+def decide(situation: Situation, now: datetime) -> Step:
+    """The next step for one model. May be asked as often as one likes; only facts change it."""
+    state = situation.state
+    if situation.known is None:
+        if state.serving is None:
+            return Keep(because="trust metadata on this device does not verify")
+        return Suspend(because="trust metadata on this device does not verify")
+    if state.active is None:
+        return _towards_target(situation, now)
+    if not _may_serve(situation, state.active):
+        return _leave(situation, "withdrawn", f"{state.active.version} is not approved any more")
+    match state.phase:
+        case ModelPhase.TRIAL:
+            return _in_trial(situation, state.active)
+        case ModelPhase.SOAK:
+            return _in_soak(situation, state.active, now)
+        case ModelPhase.COMMITTED:
+            return _committed(situation, state.active, now)
+        case ModelPhase.ABSENT | ModelPhase.STAGING:
+            raise AssertionError("a recorded release is in trial, in soak or committed")
+
+
+def _in_trial(situation: Situation, active: Installed) -> Step:
+    state = situation.state
+    if not _named(situation, active):
+        return _leave(situation, "superseded", f"{active.version} is not wanted any more")
+    if situation.trial_passed:
+        return Activate(because=f"{active.version} passed its trial and is still wanted")
+    if not _intact(situation, active):
+        return _leave(situation, "storage_damaged", f"files of {active.version} were damaged")
+    if situation.attempt_running:
+        return Keep(because=f"{active.version} is on trial")
+    if state.tries <= 0:
+        return GoBack(
+            to=fall_back_to(situation),
+            kind=EventKind.TRIAL_FAILED,
+            code="tries_exhausted",
+            because=f"no attempt at the trial of {active.version} came to an end",
+        )
+    return RunTrial(because=f"trial of {active.version}, {state.tries} tries left")
+
+
+def _in_soak(situation: Situation, active: Installed, now: datetime) -> Step:
+    state = situation.state
+    if not _intact(situation, active):
+        return _leave(situation, "storage_damaged", f"files of {active.version} were damaged")
+    if not _named(situation, active):
+        because = f"{active.version} is not wanted any more"
+        if fall_back_to(situation) is not None:
+            return _leave(situation, "superseded", because)
+        # Nothing to go back to: it serves on until there is something to go to.
+        target = _towards_target(situation, now)
+        if isinstance(target, Stage | StartTrial):
+            return target
+    if situation.attempt_running:
+        return WatchSoak(because=f"{active.version} is soaking")
+    if state.tries <= 0:
+        return GoBack(
+            to=fall_back_to(situation),
+            kind=EventKind.ROLLED_BACK,
+            code="tries_exhausted",
+            because=f"the soak of {active.version} was cut short by a restart each time",
+        )
+    return BeginSoak(because=f"soak of {active.version}, {state.tries} tries left")
+
+
+def _committed(situation: Situation, active: Installed, now: datetime) -> Step:
+    assignment = situation.assignment
+    if not _intact(situation, active):
+        if fall_back_to(situation) is not None:
+            return _leave(situation, "storage_damaged", f"files of {active.version} were damaged")
+        return _restore(situation, active)
+    if assignment is None:
+        return Keep(because="no desired state names this model")
+    offer, current = assignment.offer, assignment.current
+    if offer is not None and offer.release.digest == active.digest:
+        return Keep(because=f"{active.version} is offered and runs")
+    step, refusals = _offered(situation, now)
+    if step is not None:
+        return step
+    if current is None:
+        return Keep(because=_because("no release is current", refusals), refusals=refusals)
+    if current.digest == active.digest:
+        return Keep(because=_because(f"{active.version} is current", refusals), refusals=refusals)
+    previous = fall_back_to(situation)
+    if previous is not None and previous.digest == current.digest:
+        # It ran here before and is still approved: no new trial.
+        return GoBack(
+            to=previous,
+            kind=EventKind.RETURNED,
+            code="superseded",
+            because=f"{active.version} is not wanted any more, {current.version} is current",
+        )
+    return _candidate_step(situation, current, offered=False, refusals=refusals, now=now)
+
+
+def _towards_target(situation: Situation, now: datetime) -> Step:
+    """With nothing that counts on the device: the offer if it lets the device in, or current."""
+    assignment = situation.assignment
+    if assignment is None:
+        return Keep(because="no desired state names this model")
+    step, refusals = _offered(situation, now)
+    if step is not None:
+        return step
+    if assignment.current is None:
+        return Keep(because=_because("no release is current", refusals), refusals=refusals)
+    return _candidate_step(situation, assignment.current, offered=False, refusals=refusals, now=now)
+
+
+def _offered(situation: Situation, now: datetime) -> tuple[Step | None, tuple[Refusal, ...]]:
+    """The step towards the offered release, or why it is not for this device now."""
+    assignment = situation.assignment
+    if assignment is None or assignment.offer is None:
+        return None, ()
+    step = _candidate_step(situation, assignment.offer.release, offered=True, refusals=(), now=now)
+    if isinstance(step, Keep):
+        return None, step.refusals
+    return step, ()
+
+
+def _candidate_step(
+    situation: Situation,
+    ref: ReleaseRef,
+    *,
+    offered: bool,
+    refusals: tuple[Refusal, ...],
+    now: datetime,
+) -> Step:
+    """Stage it, start its trial if everything is here, or keep and say what is in the way."""
+    candidate = _candidate(situation, ref, offered=offered)
+    refusal = evaluate(situation.facts, candidate, now).refusal
+    if refusal is not None:
+        refusals = (*refusals, Refusal(candidate=candidate, check=refusal))
+        return Keep(because=_because("", refusals), refusals=refusals)
+    because = f"{ref.version} is {'offered to this device' if offered else 'current'}"
+    kind = StartTrial if _intact(situation, ref) else Stage
+    return kind(candidate=candidate, because=because, refusals=refusals)
+
+
+def _candidate(situation: Situation, ref: ReleaseRef | Installed, *, offered: bool) -> Candidate:
+    assignment = situation.assignment
+    known = (situation.known or {}).get(ref.digest)
+    return Candidate(
+        model=situation.model,
+        version=ref.version,
+        digest=ref.digest,
+        standing=_no_standing(situation.model, ref) if known is None else known.standing,
+        document=None if known is None else known.document,
+        offer=assignment.offer if offered and assignment is not None else None,
+        retry_epoch=0 if assignment is None else assignment.retry_epoch,
+    )
+
+
+def _restore(situation: Situation, active: Installed) -> Step:
+    """Fetch a damaged release again; it was approved and tried, so it may be had back."""
+    candidate = _candidate(situation, active, offered=False)
+    because = f"files of {active.version} were damaged on this device"
+    if not (situation.facts.trust_fresh and situation.facts.clock_trusted):
+        return Suspend(because=because + "; trust metadata has expired")
+    if candidate.document is None or not candidate.standing.may_install(active.digest):
+        return _leave(situation, "storage_damaged", because)
+    return Stage(candidate=candidate, because=because)
+
+
+def _leave(situation: Situation, code: str, because: str) -> GoBack:
+    """Without a verdict on the release, to the one before if that may still serve."""
+    return GoBack(to=fall_back_to(situation), kind=EventKind.RETURNED, code=code, because=because)
+
+
+def _named(situation: Situation, active: Installed) -> bool:
+    """Whether the newest desired state names this release at all; unknown counts as yes."""
+    assignment = situation.assignment
+    if assignment is None:
+        return True
+    offered = None if assignment.offer is None else assignment.offer.release
+    return any(
+        ref is not None and ref.digest == active.digest for ref in (assignment.current, offered)
+    )
+
+
+def fall_back_to(situation: Situation) -> Installed | None:
+    """The release before this one, if it may serve and is whole."""
+    previous = situation.state.previous
+    if previous is None or not _may_serve(situation, previous):
+        return None
+    return previous if _intact(situation, previous) else None
+
+
+def _may_serve(situation: Situation, release: Installed) -> bool:
+    known = (situation.known or {}).get(release.digest)
+    return known is not None and known.standing.may_serve(release.digest)
+
+
+def _intact(situation: Situation, release: Installed | ReleaseRef) -> bool:
+    """Whether the document and every file of this class's variant are in the store."""
+    known = (situation.known or {}).get(release.digest)
+    if known is None or known.document is None:
+        return False
+    variant = known.document.variant_for(situation.facts.hardware_class)
+    needed = {release.digest} | {f.sha256 for f in variant.files} if variant else None
+    return needed is not None and needed <= situation.facts.held_files
+
+
+def _no_standing(model: str, ref: ReleaseRef | Installed) -> Standing:
+    return Standing(
+        model=model, version=ref.version, released_digest=None, approved_digest=None, plan=None
+    )
+
+
+def _because(first: str, refusals: tuple[Refusal, ...]) -> str:
+    parts = [first] if first else []
+    parts += [f"{r.candidate.version}: {r.check.because}" for r in refusals]
+    return "; ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What should serve. ``allowed`` False: stop it. ``intact`` False: it cannot be loaded now."""
+
+    release: Installed | None
+    allowed: bool
+    intact: bool
+
+
+def should_serve(situation: Situation) -> Serving:
+    """What the record says should serve, and whether it still may."""
+    release = situation.state.serving
+    if release is None:
+        return Serving(None, allowed=False, intact=False)
+    return Serving(
+        release, allowed=_may_serve(situation, release), intact=_intact(situation, release)
+    )

@@ -1,0 +1,98 @@
+"""The events that a recorded state implies. Told once, and told again after a lost journal: the id
+comes from the record, so whoever has heard it already knows."""
+
+from datetime import datetime
+
+from mailboat_agent.update.state import Installed, ModelState
+from mailboat_agent.update.steps import Refusal
+from mailboat_schemas.events import Event, EventKind
+from mailboat_schemas.reports import ModelPhase
+
+BECAUSE_CHARS_MAX = 1000
+# Why a release that served is left, so that with no other the device stands there with nothing.
+LEFT_BEHIND = frozenset({"withdrawn", "storage_damaged"})
+
+
+def milliseconds(instant: datetime) -> int:
+    return int(instant.timestamp() * 1000)
+
+
+def install_event_id(model: str, install: int, kind: EventKind, digest: str = "") -> str:
+    """``digest`` tells apart two returns after one install: to the one before, then from it."""
+    return f"{model}:{install}:{kind}" + (f":{digest[:16]}" if digest else "")
+
+
+def implied_events(model: str, state: ModelState, now: datetime) -> tuple[Event, ...]:
+    """What must have been told about the record's newest install, oldest first."""
+    kinds: list[EventKind] = []
+    if state.install and (state.phase in (ModelPhase.TRIAL, ModelPhase.SOAK) or state.outcome):
+        kinds.append(EventKind.TRIAL_STARTED)
+    soaked = state.outcome in ("committed", "rolled_back")
+    if state.install and (state.phase is ModelPhase.SOAK or soaked):
+        kinds.append(EventKind.SOAK_STARTED)
+    events = [_progress(model, state, kind, now) for kind in kinds]
+    if state.outcome:
+        events.append(_outcome(model, state, now, EventKind(state.outcome)))
+    left_with_nothing = state.outcome_code in LEFT_BEHIND or state.outcome == "rolled_back"
+    if state.phase is ModelPhase.ABSENT and left_with_nothing:
+        events.append(_outcome(model, state, now, EventKind.NOTHING_TO_SERVE))
+    return tuple(event for event in events if event is not None)
+
+
+def _progress(model: str, state: ModelState, kind: EventKind, now: datetime) -> Event | None:
+    about = (
+        Installed(version=state.outcome_version, digest=state.outcome_digest)
+        if state.outcome
+        else state.active
+    )
+    if about is None:
+        return None
+    serving = about if kind is EventKind.SOAK_STARTED else state.previous
+    return Event(
+        event_id=install_event_id(model, state.install, kind),
+        sequence=1,
+        kind=kind,
+        observed_at=milliseconds(now),
+        model=model,
+        version=about.version,
+        digest=about.digest,
+        serving_version=None if serving is None else serving.version,
+        retry_epoch=state.retry_epoch,
+    )
+
+
+def _outcome(model: str, state: ModelState, now: datetime, kind: EventKind) -> Event:
+    repeatable = kind in (EventKind.RETURNED, EventKind.NOTHING_TO_SERVE)
+    digest = state.outcome_digest if repeatable else ""
+    serving = state.serving
+    return Event(
+        event_id=install_event_id(model, state.install, kind, digest),
+        sequence=1,
+        kind=kind,
+        observed_at=milliseconds(now),
+        model=model,
+        version=state.outcome_version,
+        digest=state.outcome_digest,
+        serving_version=None if serving is None else serving.version,
+        code=state.outcome_code,
+        because=state.outcome_because[:BECAUSE_CHARS_MAX],
+        retry_epoch=state.retry_epoch,
+    )
+
+
+def refusal_event(model: str, refusal: Refusal, serving: Installed | None, now: datetime) -> Event:
+    """One per release, retry epoch and check, however often the offer is looked at."""
+    candidate, check = refusal.candidate, refusal.check
+    return Event(
+        event_id=f"{model}:{candidate.digest[:16]}:{candidate.retry_epoch}:{check.name}",
+        sequence=1,
+        kind=EventKind.RELEASE_REFUSED,
+        observed_at=milliseconds(now),
+        model=model,
+        version=candidate.version,
+        digest=candidate.digest,
+        serving_version=None if serving is None else serving.version,
+        code=check.name,
+        because=check.because[:BECAUSE_CHARS_MAX],
+        retry_epoch=candidate.retry_epoch,
+    )

@@ -1,0 +1,94 @@
+"""The records that follow from a step: what the state file says next. Pure."""
+
+from dataclasses import replace
+
+from mailboat_agent.update.state import Installed, ModelState
+from mailboat_agent.update.steps import GoBack
+from mailboat_agent.update.transitions import Trigger, advance
+from mailboat_schemas.eligibility import Candidate
+from mailboat_schemas.events import EventKind
+from mailboat_schemas.reports import ModelPhase
+
+VERDICTS = frozenset({EventKind.TRIAL_FAILED, EventKind.ROLLED_BACK})
+
+
+def started_trial(state: ModelState, candidate: Candidate, *, tries: int) -> ModelState:
+    """The switch: the record names the candidate, what serves becomes its predecessor."""
+    return replace(
+        state,
+        phase=advance(advance(state.phase, Trigger.STAGE), Trigger.SWITCH),
+        active=Installed(version=candidate.version, digest=candidate.digest),
+        previous=state.active,
+        spare=state.previous,
+        tries=tries,
+        install=state.install + 1,
+        retry_epoch=candidate.retry_epoch,
+        outcome="",
+        outcome_version="",
+        outcome_digest="",
+        outcome_code="",
+        outcome_because="",
+    )
+
+
+def spent_try(state: ModelState) -> ModelState:
+    """Durable before each attempt, so that an attempt that kills the device is counted."""
+    return replace(state, tries=state.tries - 1)
+
+
+def returned_try(state: ModelState) -> ModelState:
+    """The attempt did not take place: the device, not the release, stood in the way."""
+    return replace(state, tries=state.tries + 1)
+
+
+def began_soak(state: ModelState, *, tries: int) -> ModelState:
+    """It serves. One soak attempt, the one that begins here, is spent already."""
+    return replace(state, phase=advance(state.phase, Trigger.PASSED), tries=tries - 1)
+
+
+def committed(state: ModelState, because: str, *, security_version: int) -> ModelState:
+    """The commit point."""
+    moved = replace(
+        state,
+        phase=advance(state.phase, Trigger.PASSED),
+        spare=None,
+        tries=0,
+        security_version=max(state.security_version, security_version),
+    )
+    return _with_outcome(moved, state, EventKind.COMMITTED, "", because)
+
+
+def went_back(state: ModelState, step: GoBack) -> ModelState:
+    """The predecessor counts again. A verdict is remembered, a mere return is not."""
+    moved = replace(
+        state,
+        phase=advance(state.phase, Trigger.FALL_BACK if step.to else Trigger.EMPTY),
+        active=step.to,
+        # A release that was left behind is no place to go back to; the one before it may be.
+        previous=state.spare if step.to is not None else None,
+        spare=None,
+        tries=0,
+    )
+    if step.kind in VERDICTS and state.active is not None:
+        moved = moved.with_failed(state.active.digest, state.retry_epoch)
+    return _with_outcome(moved, state, step.kind, step.code, step.because)
+
+
+def superseded_in_soak(state: ModelState, because: str) -> ModelState:
+    """It serves on, but nobody waits for its verdict any more: there is something to go to."""
+    moved = replace(state, phase=ModelPhase.COMMITTED, tries=0)
+    return _with_outcome(moved, state, EventKind.RETURNED, "superseded", because)
+
+
+def _with_outcome(
+    moved: ModelState, state: ModelState, kind: EventKind, code: str, because: str
+) -> ModelState:
+    about = state.active
+    return replace(
+        moved,
+        outcome=str(kind),
+        outcome_version="" if about is None else about.version,
+        outcome_digest="" if about is None else about.digest,
+        outcome_code=code,
+        outcome_because=because,
+    )

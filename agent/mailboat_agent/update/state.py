@@ -1,0 +1,69 @@
+"""What a device remembers of each model: the values that `state_file` makes durable.
+
+One record per model names the release that counts, the one before it, and the phase, which in turn
+names the one action that comes next. Staging is not recorded: it happens beside what serves, and
+what it leaves behind are files that either hash to their name or do not count.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+from mailboat_schemas.reports import ModelPhase
+
+FAILED_MAX = 64  # releases of one model that failed here; an older failure may be tried again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """A release on this device, by the digest of its document, which is in the store."""
+
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelState:
+    """One model. ``phase`` is ABSENT, TRIAL, SOAK or COMMITTED; it names the action to come."""
+
+    phase: ModelPhase = ModelPhase.ABSENT
+    active: Installed | None = None  # TRIAL: the candidate; SOAK, COMMITTED: what serves
+    previous: Installed | None = None  # what served before; where a rollback goes
+    spare: Installed | None = None  # what was before `previous`, until the install has ended
+    tries: int = 0  # attempts left of the trial or soak
+    install: int = 0  # counts installs, never reused: part of event ids
+    retry_epoch: int = 0  # of the assignment that led to this install
+    # How the last install ended, and of which release: the event can be told again from this.
+    outcome: str = ""  # "", committed, trial_failed, rolled_back, returned
+    outcome_version: str = ""
+    outcome_digest: str = ""
+    outcome_code: str = ""
+    outcome_because: str = ""
+    security_version: int = 0  # the highest reached
+    failed: Mapping[str, int] = field(default_factory=dict)  # digest -> retry_epoch, oldest first
+
+    def __post_init__(self) -> None:
+        surplus = len(self.failed) - FAILED_MAX
+        if surplus > 0:
+            newest = dict(islice(self.failed.items(), surplus, None))
+            object.__setattr__(self, "failed", newest)
+
+    @property
+    def serving(self) -> Installed | None:
+        """What this record says should serve."""
+        return self.previous if self.phase is ModelPhase.TRIAL else self.active
+
+    def with_failed(self, digest: str, retry_epoch: int) -> "ModelState":
+        """This release failed here, in this epoch: the newest of at most `FAILED_MAX`."""
+        others = {key: epoch for key, epoch in self.failed.items() if key != digest}
+        return replace(self, failed={**others, digest: retry_epoch})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceState:
+    generation: int = 0
+    session: int = 0  # counts starts of the agent; orders births and wills
+    time_floor: int = 0  # seconds since 1970 UTC; the clock cannot truthfully be before it
+    manifest_counter: int = 0
+    director_keyid: str = ""  # whose counter that is
+    models: Mapping[str, ModelState] = field(default_factory=dict)

@@ -1,0 +1,26 @@
+"""A progress bar on a terminal, on standard error; nothing in a pipe."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Advance = Callable[[int], None]  # bytes done since the last call
+
+
+@contextmanager
+def progress(label: str, *, shown: bool, total_bytes: int | None = None) -> Iterator[Advance]:
+    if not shown or not sys.stderr.isatty():
+        yield lambda _count: None
+        return
+    from rich.console import Console  # slow to import, and pipes do not need it
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total_bytes)
+        yield lambda count: bar.advance(task, count)

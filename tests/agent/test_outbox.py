@@ -1,0 +1,330 @@
+"""Every row arrives exactly once and in order, whatever is lost, doubled, late or restarted."""
+
+import random
+import tempfile
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mailboat_agent.journal import Journal
+from mailboat_agent.outbox import (
+    BATCHES_IN_FLIGHT_MAX,
+    HELLO_AFTER_SECONDS,
+    REWIND_AGAIN_AFTER_SECONDS,
+    Outbox,
+    Outgoing,
+)
+from mailboat_schemas.codec import decode
+from mailboat_schemas.events import EVENTS_PER_BATCH_MAX, Event, EventBatch, EventKind
+from mailboat_schemas.reports import Ack, Hello, TelemetryBatch, TelemetryWindow
+from mailboat_schemas.topics import Channel
+
+
+def event(number: int) -> Event:
+    return Event(event_id=f"e:{number}", sequence=1, kind=EventKind.COMMITTED, observed_at=0)
+
+
+def window(number: int) -> TelemetryWindow:
+    return TelemetryWindow(
+        sequence=1,
+        model="vad",
+        version="1.0.0",
+        digest="a" * 64,
+        started_at=number,
+        seconds=60,
+        requests_ok=1,
+        requests_error=0,
+    )
+
+
+def outbox_of(journal: Journal) -> Outbox:
+    return Outbox("kiosk-1", journal, lambda batch: batch, random.Random(1))
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    journal = Journal(tmp_path / "journal.db", random.Random(1))
+    yield journal
+    journal.close()
+
+
+class Controller:
+    """The watermark rule of the other side: only the row after the watermark is stored."""
+
+    def __init__(self) -> None:
+        self.epoch = ""
+        self.events: list[str] = []
+        self.windows: list[int] = []
+        self.events_acked = self.telemetry_acked = 0
+
+    def receive(self, message: Outgoing) -> Ack:
+        rewind = False
+        match message.channel:
+            case Channel.HELLO:
+                self.epoch = decode(Hello, message.payload).epoch
+            case Channel.EVENTS:
+                batch = decode(EventBatch, message.payload)
+                self.epoch = batch.epoch
+                rewind = batch.first > self.events_acked + 1
+                for item in batch.events:
+                    if item.sequence == self.events_acked + 1:
+                        self.events.append(item.event_id)
+                        self.events_acked += 1
+            case Channel.TELEMETRY:
+                telemetry = decode(TelemetryBatch, message.payload)
+                for row in telemetry.windows:
+                    if row.sequence > self.telemetry_acked:
+                        self.windows.append(row.sequence)
+                        self.telemetry_acked = row.sequence
+        return self.ack(rewind=rewind)
+
+    def ack(self, *, rewind: bool = False) -> Ack:
+        return Ack(
+            epoch=self.epoch,
+            events_acked=self.events_acked,
+            telemetry_acked=self.telemetry_acked,
+            rewind=rewind,
+        )
+
+
+def connected(outbox: Outbox, journal: Journal, at: float = 0.0, acked: int = 0) -> None:
+    """Hello, and its answer."""
+    outbox.on_connected(at)
+    (hello,) = outbox.due(at)
+    assert hello.channel is Channel.HELLO
+    outbox.on_ack(Ack(epoch=journal.epoch, events_acked=acked, telemetry_acked=0), at)
+
+
+def firsts(outgoing: list[Outgoing]) -> list[int]:
+    return [decode(EventBatch, o.payload).first for o in outgoing if o.channel is Channel.EVENTS]
+
+
+def test_nothing_is_sent_before_the_hello_is_answered(journal: Journal) -> None:
+    journal.record_event(event(1))
+    outbox = outbox_of(journal)
+    assert outbox.due(0.0) == []
+    outbox.on_connected(0.0)
+
+    (hello,) = outbox.due(0.0)
+
+    assert decode(Hello, hello.payload).events.last == 1
+    assert outbox.due(1.0) == []
+    outbox.on_ack(Ack(epoch=journal.epoch, events_acked=0, telemetry_acked=0), 1.0)
+    assert firsts(outbox.due(1.0)) == [1]
+
+
+def test_a_hello_without_an_answer_is_repeated_at_growing_intervals(journal: Journal) -> None:
+    outbox = outbox_of(journal)
+    outbox.on_connected(0.0)
+    hellos = [now for now in range(300) if outbox.due(float(now))]
+
+    gaps = [after - before for before, after in pairwise(hellos)]
+    assert gaps[0] == HELLO_AFTER_SECONDS
+    assert max(gaps) <= 61
+    assert gaps[-1] >= 30
+
+
+def test_state_events_go_before_telemetry(journal: Journal) -> None:
+    journal.record_window(window(1))
+    for number in range(BATCHES_IN_FLIGHT_MAX * EVENTS_PER_BATCH_MAX + 1):
+        journal.record_event(event(number))
+    outbox = outbox_of(journal)
+    connected(outbox, journal)
+
+    first = outbox.due(0.0)
+
+    assert {item.channel for item in first} == {Channel.EVENTS}
+    assert len(first) == BATCHES_IN_FLIGHT_MAX
+    acked = Ack(epoch=journal.epoch, events_acked=800, telemetry_acked=0)
+    outbox.on_ack(acked, 0.1)
+    assert [item.channel for item in outbox.due(0.1)] == [Channel.EVENTS, Channel.TELEMETRY]
+
+
+@pytest.mark.parametrize("channel", [Channel.EVENTS, Channel.TELEMETRY])
+def test_a_lost_batch_is_sent_again_once_a_hello_has_asked(
+    journal: Journal, channel: Channel
+) -> None:
+    if channel is Channel.EVENTS:
+        journal.record_event(event(1))
+    else:
+        journal.record_window(window(1))
+    outbox = outbox_of(journal)
+    connected(outbox, journal)
+    assert [item.channel for item in outbox.due(0.0)] == [channel]  # and the broker loses it
+
+    assert outbox.due(HELLO_AFTER_SECONDS - 0.1) == []
+    assert [item.channel for item in outbox.due(HELLO_AFTER_SECONDS)] == [Channel.HELLO]
+    outbox.on_ack(Ack(epoch=journal.epoch, events_acked=0, telemetry_acked=0), 4.0)
+
+    assert [item.channel for item in outbox.due(4.0)] == [channel]
+
+
+def test_rows_are_deleted_on_the_watermark_only(journal: Journal) -> None:
+    for number in range(3):
+        journal.record_event(event(number))
+    outbox = outbox_of(journal)
+    connected(outbox, journal)
+    outbox.due(0.0)
+    assert outbox.depth == 3
+
+    outbox.on_ack(Ack(epoch=journal.epoch, events_acked=2, telemetry_acked=0), 1.0)
+
+    assert outbox.depth == 1
+
+
+def test_an_ack_of_another_epoch_means_nothing(journal: Journal) -> None:
+    journal.record_event(event(1))
+    outbox = outbox_of(journal)
+    connected(outbox, journal)
+    outbox.due(0.0)
+
+    outbox.on_ack(Ack(epoch="f" * 16, events_acked=1, telemetry_acked=0), 1.0)
+
+    assert outbox.depth == 1
+
+
+def test_an_ack_for_more_than_was_ever_sent_is_forged_and_ignored(journal: Journal) -> None:
+    outbox = outbox_of(journal)
+    connected(outbox, journal)
+    journal.record_event(event(1))
+
+    outbox.on_ack(Ack(epoch=journal.epoch, events_acked=1, telemetry_acked=9), 1.0)
+
+    assert outbox.depth == 1
+    assert firsts(outbox.due(1.0)) == [1]
+
+
+def test_many_rewinds_for_one_gap_resend_once(journal: Journal) -> None:
+    for number in range(250):
+        journal.record_event(event(number))
+    outbox = outbox_of(journal)
+    connected(outbox, journal)
+    assert firsts(outbox.due(0.0)) == [1, 101, 201]
+    gap = Ack(epoch=journal.epoch, events_acked=0, telemetry_acked=0, rewind=True)
+
+    outbox.on_ack(gap, 0.1)
+    assert firsts(outbox.due(0.1)) == [1, 101, 201]
+    outbox.on_ack(gap, 0.2)
+    assert outbox.due(0.2) == []
+    outbox.on_ack(gap, 0.1 + REWIND_AGAIN_AFTER_SECONDS)
+    assert firsts(outbox.due(1.2)) == [1, 101, 201]
+
+
+def test_what_the_link_did_not_take_is_given_again(journal: Journal) -> None:
+    journal.record_event(event(1))
+    outbox = outbox_of(journal)
+    connected(outbox, journal)
+    assert firsts(outbox.due(0.0)) == [1]
+
+    outbox.on_not_sent(0.0)
+
+    assert outbox.due(1.0) == []
+    assert [item.channel for item in outbox.due(HELLO_AFTER_SECONDS)] == [Channel.HELLO]
+
+
+def test_a_damaged_journal_begins_a_new_conversation(journal: Journal, tmp_path: Path) -> None:
+    journal.record_event(event(1))
+    outbox = outbox_of(journal)
+    connected(outbox, journal)
+    outbox.due(0.0)
+    before = journal.epoch
+    journal.close()
+    for path in tmp_path.glob("journal.db*"):
+        path.write_bytes(b"not a database, whatever it was before")
+
+    (hello,) = outbox.due(1.0)
+
+    assert decode(Hello, hello.payload).epoch == journal.epoch != before
+
+
+# What may happen next, as a small program: row, window, tick, or what becomes of the oldest message
+# in either direction.
+MOVES = ["event", "window", "tick", "deliver", "lose", "double", "late", "ack", "lose-ack"]
+MOVES += ["restart", "reconnect"]
+
+
+class Network:
+    """An outbox and a controller with messages on their way in both directions."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.controller = Controller()
+        self.now, self.events, self.windows = 0.0, 0, 0
+        self.up: list[Outgoing] = []
+        self.down: list[Ack] = []
+        self.restart()
+        for move in ("tick", "deliver", "ack"):  # hello and its answer: rows flow from here on
+            self.happen(move)
+
+    def restart(self) -> None:
+        self.outbox = outbox_of(self.journal)
+        self.outbox.on_connected(self.now)
+
+    def reconnect(self) -> None:
+        self.outbox.on_disconnected()
+        self.outbox.on_connected(self.now)
+        self.up, self.down = [], []
+
+    def record(self, move: str) -> None:
+        if move == "event":
+            self.events += 1
+            self.journal.record_event(event(self.events))
+        else:
+            self.windows += 1
+            self.journal.record_window(window(self.windows))
+
+    def happen(self, move: str) -> None:
+        match move:
+            case "event" | "window":
+                self.record(move)
+            case "tick":
+                self.now += 1.3
+                self.up += self.outbox.due(self.now)
+            case "restart":
+                self.restart()
+            case "reconnect":
+                self.reconnect()
+            case "ack" | "lose-ack" if self.down:
+                ack = self.down.pop(0)
+                if move == "ack":
+                    self.outbox.on_ack(ack, self.now)
+            case "deliver" | "lose" | "double" | "late" if self.up:
+                self.carry(move)
+
+    def carry(self, move: str) -> None:
+        oldest = self.up.pop(0)
+        if move in ("deliver", "double"):
+            self.down.append(self.controller.receive(oldest))
+        if move == "double":
+            self.up.insert(0, oldest)
+        if move == "late":
+            self.up.append(oldest)
+
+    def heal(self) -> None:
+        for _ in range(200):
+            self.now += 1.0
+            self.up += self.outbox.due(self.now)
+            while self.up:
+                self.outbox.on_ack(self.controller.receive(self.up.pop(0)), self.now)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(moves=st.lists(st.sampled_from(MOVES), min_size=5, max_size=60))
+def test_every_row_arrives_exactly_once_and_in_order(moves: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        journal = Journal(Path(directory) / "journal.db", random.Random(1))
+        network = Network(journal)
+        for move in moves:
+            network.happen(move)
+        network.heal()
+        depth = network.outbox.depth
+        journal.close()
+
+        arrived = network.controller
+        assert arrived.events == [f"e:{number + 1}" for number in range(network.events)]
+        assert arrived.windows == list(range(1, network.windows + 1))
+        assert depth == 0

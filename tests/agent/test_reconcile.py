@@ -1,0 +1,523 @@
+"""The agent's loop on real files, a real journal, real workers and a real server."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from agent_box import AgentBox
+from mailboat_agent.background import Kind
+from mailboat_agent.serving.tensors import tensor_of_json
+from mailboat_schemas.codec import encode
+from mailboat_schemas.desired import Assignment, FreshTimestamp
+from mailboat_schemas.reports import ModelPhase
+from model_fleet import (
+    CLASS,
+    FLEET,
+    MODEL,
+    ArtifactServer,
+    Certificates,
+    ModelFleet,
+    golden,
+    picky,
+)
+
+Story = Callable[[AgentBox], Coroutine[None, None, None]]
+INSTALLED = ["trial_started 1.0.0", "soak_started 1.0.0", "committed 1.0.0"]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> ModelFleet:
+    return ModelFleet(tmp_path / "ceremony")
+
+
+@pytest.fixture
+def server(certificates: Certificates, fleet: ModelFleet) -> Iterator[ArtifactServer]:
+    server = ArtifactServer(certificates, fleet.artifacts)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def play(
+    tmp_path: Path, fleet: ModelFleet, server: ArtifactServer, certificates: Certificates
+) -> Callable[[Story], AgentBox]:
+    """Runs a story on a fresh device and leaves nothing behind."""
+
+    def run(story: Story) -> AgentBox:
+        async def play() -> AgentBox:
+            box = AgentBox(tmp_path / "data", fleet, server, certificates)
+            try:
+                await story(box)
+            finally:
+                await box.stop()
+            return box
+
+        return asyncio.run(play())
+
+    return run
+
+
+Play = Callable[[Story], AgentBox]
+
+
+def ask(box: AgentBox, values: list[float]) -> None:
+    """One request for live traffic; what comes of it is counted by the runtime."""
+    x = tensor_of_json({"name": "x", "datatype": "FP32", "shape": [1, 4], "data": values})
+    deadline = asyncio.get_running_loop().time() + 5
+    future = box.runtime.submit(
+        MODEL, None, [x], [], deadline=deadline, encode=lambda _release, inference: inference
+    )
+    future.exception(5)
+
+
+def test_a_release_is_fetched_tried_served_and_committed(play: Play, fleet: ModelFleet) -> None:
+    ref = fleet.model_release("1.0.0")
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(ref), "1.0.0")
+        assert box.told() == INSTALLED
+        assert box.state.outcome == "committed"
+        assert box.ledger.state.manifest_counter == 1
+
+    play(story)
+
+
+def test_a_second_release_is_swapped_in_and_the_first_stays_to_go_back_to(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a, b = fleet.model_release("1.0.0"), fleet.model_release("1.1.0", factor=3.0)
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        await box.install(fleet.offered(b, a), "1.1.0")
+        assert box.state.previous is not None
+        assert box.state.previous.version == "1.0.0"
+        # The controller halts: the offer is gone, and the way back needs no download.
+        await box.install(fleet.current(a), "1.0.0")
+        assert box.told()[-1] == "returned 1.1.0"
+        assert box.events()[-1].serving_version == "1.0.0"
+
+    play(story)
+
+
+def test_wrong_golden_outputs_fail_the_trial_and_never_serve(play: Play, fleet: ModelFleet) -> None:
+    a = fleet.model_release("1.0.0")
+    bad = fleet.model_release("1.1.0", factor=4.0, samples=golden(5.0))
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        box.take(fleet.offered(bad, a))
+        await box.until(lambda: "trial_failed 1.1.0" in box.told())
+        failed = box.events()[-1]
+        assert (failed.code, failed.serving_version) == ("golden_mismatch", "1.0.0")
+        assert failed.evidence["tensor"] == "y"
+        assert box.committed("1.0.0")
+        for _ in range(5):
+            await box.step()
+        assert box.told().count("trial_started 1.1.0") == 1
+
+    play(story)
+
+
+def test_errors_on_live_traffic_roll_back_without_a_network(
+    play: Play, fleet: ModelFleet, server: ArtifactServer
+) -> None:
+    a = fleet.model_release("1.0.0")
+    soak = {"seconds": 600, "breach_requests_min": 3}
+    bad = fleet.model_release("1.1.0", model=picky(), samples=golden(1.0, 0.0), soak=soak)
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        box.take(fleet.offered(bad, a))
+        await box.until(lambda: box.state.phase is ModelPhase.SOAK)
+        server.artifacts.clear()
+        for _ in range(4):
+            ask(box, [9, 9, 9, 9])
+        await box.until(lambda: "rolled_back 1.1.0" in box.told())
+        assert box.events()[-1].code == "error_rate"
+        assert box.committed("1.0.0")
+        assert box.state.failed == {bad.digest: 0}
+
+    play(story)
+
+
+@pytest.mark.slow
+def test_silence_does_not_end_a_soak_that_asks_for_requests(play: Play, fleet: ModelFleet) -> None:
+    a = fleet.model_release("1.0.0", soak={"requests_min": 2})
+
+    async def story(box: AgentBox) -> None:
+        box.take(fleet.current(a))
+        await box.until(lambda: box.state.phase is ModelPhase.SOAK)
+        for _ in range(5):
+            await box.step()
+        assert box.state.phase is ModelPhase.SOAK
+        assert "0 of at least 2 requests" in box.reconciler.loops[MODEL].because
+        ask(box, [0, 1, 2, 3])
+        ask(box, [0, 1, 2, 3])
+        await box.until(lambda: box.committed("1.0.0"))
+
+    play(story)
+
+
+def test_a_withdrawn_release_stops_serving(play: Play, fleet: ModelFleet) -> None:
+    a = fleet.model_release("1.0.0")
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        fleet.withdraw("1.0.0")
+        box.take(fleet.bundle(Assignment(model=MODEL)))
+        await box.until(lambda: box.serving is None)
+        assert box.told()[-1] == "nothing_to_serve 1.0.0"
+        await box.restart()
+        for _ in range(5):
+            await box.step()
+        assert box.serving is None
+
+    play(story)
+
+
+def test_an_unapproved_release_is_refused_once_and_nothing_changes(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a = fleet.model_release("1.0.0")
+    rogue = fleet.model_release("1.1.0", factor=3.0, approve=False)
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        box.take(fleet.offered(rogue, a))
+        for _ in range(5):
+            await box.step()
+        assert box.told() == [*INSTALLED, "release_refused 1.1.0"]
+        assert box.events()[-1].code == "approved"
+        assert box.committed("1.0.0")
+
+    play(story)
+
+
+# --- manifests that do not hold ------------------------------------------------------------------
+
+
+def test_an_older_desired_state_is_refused_and_told_once(play: Play, fleet: ModelFleet) -> None:
+    a = fleet.model_release("1.0.0")
+
+    async def story(box: AgentBox) -> None:
+        older = fleet.bundle(Assignment(model=MODEL))
+        await box.install(fleet.current(a), "1.0.0")
+        assert not box.take(older)
+        assert not box.take(older)
+        assert box.told() == [*INSTALLED, "manifest_refused"]
+        assert box.events()[-1].code == "E-ROLLBACK"
+
+    play(story)
+
+
+def test_garbage_and_bundles_for_others_are_refused(play: Play, fleet: ModelFleet) -> None:
+    async def story(box: AgentBox) -> None:
+        assert not box.take(b"\x00garbage")
+        assert not box.take(fleet.bundle(hardware_class="other"))
+        assert [event.code for event in box.events()] == ["E-PAYLOAD-MALFORMED", "E-TOPIC-MISMATCH"]
+
+    play(story)
+
+
+def test_the_same_manifest_twice_is_one_manifest(play: Play, fleet: ModelFleet) -> None:
+    bundle = fleet.current(fleet.model_release("1.0.0"))
+
+    async def story(box: AgentBox) -> None:
+        assert box.take(bundle)
+        assert not box.take(bundle)
+        assert box.events() == []
+
+    play(story)
+
+
+def test_a_director_that_was_not_delegated_is_refused(
+    play: Play, fleet: ModelFleet, tmp_path: Path
+) -> None:
+    stranger = ModelFleet(tmp_path / "stranger")
+
+    async def story(box: AgentBox) -> None:
+        fleet.online, online = (
+            replace(fleet.online, director=stranger.online.director),
+            fleet.online,
+        )
+        forged = fleet.bundle(Assignment(model=MODEL))
+        fleet.online = online
+        assert not box.take(forged)
+        assert box.events()[-1].code == "E-SIGNATURE"
+
+    play(story)
+
+
+def test_a_clock_before_the_floor_installs_nothing_until_it_is_right(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a = fleet.model_release("1.0.0")
+
+    async def story(box: AgentBox) -> None:
+        box.clock_offset = timedelta(days=-20_000)
+        assert not box.take(fleet.current(a))
+        for _ in range(3):
+            await box.step()
+        assert box.told() == ["clock_untrusted"]
+        box.clock_offset = timedelta()
+        await box.until(lambda: box.committed("1.0.0"))
+
+    play(story)
+
+
+@pytest.mark.slow
+def test_expired_trust_serves_on_and_installs_nothing_new(play: Play, fleet: ModelFleet) -> None:
+    a, b = fleet.model_release("1.0.0"), fleet.model_release("1.1.0", factor=3.0)
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        box.take(fleet.offered(b, a))
+        box.clock_offset = timedelta(days=400)
+        for _ in range(3):
+            await box.step()
+        assert "trust_stale" in box.told()
+        assert box.committed("1.0.0")
+        assert "trust metadata has expired" in box.reconciler.loops[MODEL].because
+
+    play(story)
+
+
+@pytest.mark.slow
+def test_a_fresh_timestamp_moves_the_expiry_and_a_forged_one_does_not_block_bundles(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a = fleet.model_release("1.0.0")
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        before = box.manifest.expires
+        fleet.roles["timestamp"] = fleet.online.sign_timestamp(
+            fleet.roles["timestamp"], fleet.roles["snapshot"], now=fleet.now + timedelta(hours=20)
+        )
+        box.reconciler.take_fresh(fresh(fleet.roles["timestamp"]), box.now())
+        assert before is not None
+        assert box.manifest.expires is not None
+        assert box.manifest.expires > before
+        forged = json.loads(fleet.roles["timestamp"])
+        forged["signed"]["version"] = 10**6
+        box.reconciler.take_fresh(fresh(json.dumps(forged).encode()), box.now())
+        assert box.events()[-1].code == "E-SIGNATURE"
+        b = fleet.model_release("1.1.0", factor=3.0)
+        await box.install(fleet.offered(b, a), "1.1.0")
+
+    play(story)
+
+
+def fresh(timestamp: bytes) -> bytes:
+    return encode(FreshTimestamp(fleet=FLEET, hardware_class=CLASS, timestamp=timestamp))
+
+
+# --- restarts ------------------------------------------------------------------------------------
+
+
+def test_after_a_restart_without_network_it_serves_what_it_served(
+    play: Play, fleet: ModelFleet, server: ArtifactServer
+) -> None:
+    a = fleet.model_release("1.0.0")
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        server.artifacts.clear()
+        await box.restart()
+        await box.until(lambda: box.serving == "1.0.0")
+        assert box.told() == INSTALLED
+
+    play(story)
+
+
+def test_a_lost_journal_is_told_again_from_the_state(play: Play, fleet: ModelFleet) -> None:
+    a = fleet.model_release("1.0.0")
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        before = [event.event_id for event in box.events()]
+        await box.stop()
+        for path in box.directory.glob("journal.db*"):
+            path.unlink()
+        box.start()
+        await box.step()
+        assert [event.event_id for event in box.events()] == before
+
+    play(story)
+
+
+@pytest.mark.slow
+def test_a_device_that_restarts_in_every_trial_gives_up_after_three(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a, b = fleet.model_release("1.0.0"), fleet.model_release("1.1.0", factor=3.0)
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        box.take(fleet.offered(b, a))
+        for attempt in range(3):
+            while box.state.tries != 2 - attempt or box.state.phase is not ModelPhase.TRIAL:
+                await box.step()
+                await asyncio.sleep(0.01)
+            await box.restart()  # in the middle of the attempt
+        await box.until(lambda: "trial_failed 1.1.0" in box.told())
+        assert box.events()[-1].code == "tries_exhausted"
+        await box.until(lambda: box.committed("1.0.0"))
+
+    play(story)
+
+
+def test_a_soak_cut_by_a_restart_begins_again(play: Play, fleet: ModelFleet) -> None:
+    a = fleet.model_release("1.0.0", soak={"requests_min": 1})
+
+    async def story(box: AgentBox) -> None:
+        box.take(fleet.current(a))
+        await box.until(lambda: box.state.phase is ModelPhase.SOAK)
+        assert box.state.tries == 2
+        await box.restart()
+        await box.until(lambda: box.serving == "1.0.0")
+        assert (box.state.phase, box.state.tries) == (ModelPhase.SOAK, 1)
+        ask(box, [0, 1, 2, 3])
+        await box.until(lambda: box.committed("1.0.0"))
+
+    play(story)
+
+
+def test_a_damaged_model_file_is_found_before_it_serves_and_fetched_again(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a = fleet.model_release("1.0.0")
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        document = box.manifest.document(a.digest)
+        assert document is not None
+        path = box.store.path(document.variants[0].model_file.sha256)
+        await box.stop()
+        path.chmod(0o600)
+        path.write_bytes(b"rot")
+        box.start()
+        await box.until(lambda: box.committed("1.0.0"))
+        assert "storage_damaged" in box.told()
+        assert box.told().count("trial_started 1.0.0") == 1
+
+    play(story)
+
+
+def test_damaged_trust_metadata_serves_nothing_it_cannot_vouch_for(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a = fleet.model_release("1.0.0")
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        await box.stop()
+        for path in (box.directory / "trust").rglob("*.json"):
+            path.write_bytes(b"{}")
+        for path in (box.directory / "manifests").iterdir():
+            path.write_bytes(b"rot")
+        box.start()
+        for _ in range(5):
+            await box.step()
+        assert box.serving is None
+        assert box.state.active is not None
+        assert "storage_damaged" in box.told()
+        # The next manifest heals it, and nothing is installed or tried anew.
+        box.take(fleet.current(a))
+        await box.until(lambda: box.committed("1.0.0"))
+        assert box.told().count("trial_started 1.0.0") == 1
+
+    play(story)
+
+
+# --- fetching ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_missing_artifact_is_waited_for(
+    play: Play, fleet: ModelFleet, server: ArtifactServer
+) -> None:
+    a = fleet.model_release("1.0.0")
+    held = dict(server.artifacts)
+
+    async def story(box: AgentBox) -> None:
+        server.artifacts.clear()
+        box.take(fleet.current(a))
+        await box.until(lambda: len(server.requests) > 0)
+        assert box.events() == []
+        server.artifacts.update(held)
+        await box.until(lambda: box.committed("1.0.0"))
+
+    play(story)
+
+
+def test_altered_bytes_are_refused_once_and_taken_when_the_manifest_changes(
+    play: Play, fleet: ModelFleet, server: ArtifactServer
+) -> None:
+    a = fleet.model_release("1.0.0")
+    held = dict(server.artifacts)
+
+    async def story(box: AgentBox) -> None:
+        altered = {digest: bytes(len(content)) for digest, content in held.items()}
+        server.artifacts.update(altered)
+        box.take(fleet.current(a))
+        await box.until(lambda: box.told() == ["release_refused 1.0.0"])
+        assert box.events()[0].code == "E-DIGEST"
+        asked = len(server.requests)
+        for _ in range(5):
+            await box.step()
+        assert len(server.requests) == asked == 2
+        server.artifacts.update(held)
+        await box.install(fleet.current(a), "1.0.0")
+
+    play(story)
+
+
+@pytest.mark.slow
+def test_a_download_that_nobody_wants_any_more_is_dropped(
+    play: Play, fleet: ModelFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = fleet.model_release("1.0.0"), fleet.model_release("1.1.0", factor=3.0)
+
+    async def story(box: AgentBox) -> None:
+        async def never_ends(*_arguments: object) -> None:
+            await asyncio.sleep(3600)
+
+        with monkeypatch.context() as stuck:
+            stuck.setattr(box.source, "fetch_artifact", never_ends)
+            box.take(fleet.current(b))
+            while not box.reconciler.busy:
+                await box.step()
+            work = box.reconciler.loops[MODEL].work
+            assert work is not None
+            assert work.kind is Kind.STAGE
+        await box.install(fleet.current(a), "1.0.0")
+        assert "trial_started 1.1.0" not in box.told()
+
+    play(story)
+
+
+@pytest.mark.slow
+def test_what_nothing_names_any_more_is_deleted(play: Play, fleet: ModelFleet) -> None:
+    refs = [fleet.model_release(f"1.{n}.0", factor=2.0 + n) for n in range(3)]
+
+    async def story(box: AgentBox) -> None:
+        for n, ref in enumerate(refs):
+            await box.install(fleet.current(ref), f"1.{n}.0")
+        held = box.store.digests()
+        assert refs[0].digest not in held
+        assert {refs[1].digest, refs[2].digest} <= held
+        assert len(held) == 6
+
+    play(story)

@@ -1,0 +1,130 @@
+"""Windows are differences of counters, and sketches that merge."""
+
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from mailboat_agent.journal import Journal
+from mailboat_agent.serving.runtime import Runtime
+from mailboat_agent.serving.window import LatencyWindow, ServingCounters, ServingWindow
+from mailboat_agent.telemetry import STAYS_KEPT_MAX, Telemetry, sketch_by_value
+from mailboat_agent.telemetry_merge import merge_sketches
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+GAMMA = 1.01 / 0.99
+
+
+def measured(*latencies_ms: float) -> LatencyWindow:
+    window = LatencyWindow()
+    for latency_ms in latencies_ms:
+        window.add(latency_ms)
+    return window
+
+
+class OneRelease(Runtime):
+    """A runtime that serves one release by hand, so that the numbers are visible."""
+
+    def __init__(self) -> None:
+        super().__init__(clock=lambda: NOON)
+        self.counters = ServingCounters(lambda: NOON)
+        self.serial = 1
+
+    def drain_window(self, model: str) -> tuple[ServingWindow, ...]:
+        latency = self.counters.swap_window()
+        stats = self.counters.stats(
+            model=model,
+            version="1.0.0",
+            digest="a" * 64,
+            serial=self.serial,
+            peak_memory_bytes=5,
+            ready=True,
+        )
+        return (ServingWindow(stats, latency),)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    journal = Journal(tmp_path / "journal.db", random.Random(1))
+    yield journal
+    journal.close()
+
+
+def test_each_window_counts_what_came_since_the_last(journal: Journal) -> None:
+    runtime = OneRelease()
+    telemetry = Telemetry(runtime, journal, NOON)
+    runtime.counters.count_ok(10)
+    runtime.counters.count_ok(20)
+    telemetry.drain(["vad"], NOON + timedelta(seconds=60), 60)
+    runtime.counters.count_ok(30)
+    runtime.counters.count_error()
+    telemetry.drain(["vad"], NOON + timedelta(seconds=120), 60)
+
+    first, second = journal.windows_after(0, 10, 1 << 20)
+
+    assert (first.requests_ok, first.requests_error) == (2, 0)
+    assert (second.requests_ok, second.requests_error) == (1, 1)
+    assert second.started_at - first.started_at == 60_000
+    assert second.latency is not None
+    assert second.latency.count == 1
+
+
+def test_an_idle_window_is_told_too_and_measures_nothing(journal: Journal) -> None:
+    telemetry = Telemetry(OneRelease(), journal, NOON)
+
+    telemetry.drain(["vad"], NOON, 60)
+
+    (window,) = journal.windows_after(0, 10, 1 << 20)
+    assert (window.requests_ok, window.latency) == (0, None)
+
+
+def test_a_release_that_comes_back_is_counted_from_zero(journal: Journal) -> None:
+    runtime = OneRelease()
+    telemetry = Telemetry(runtime, journal, NOON)
+    runtime.counters.count_ok(1)
+    telemetry.drain(["vad"], NOON, 60)
+    runtime.counters, runtime.serial = ServingCounters(lambda: NOON), 2
+    runtime.counters.count_ok(1)
+    telemetry.drain(["vad"], NOON, 60)
+
+    assert [window.requests_ok for window in journal.windows_after(0, 10, 1 << 20)] == [1, 1]
+
+
+def test_only_so_many_stays_are_remembered(journal: Journal) -> None:
+    runtime = OneRelease()
+    telemetry = Telemetry(runtime, journal, NOON)
+    for serial in range(STAYS_KEPT_MAX + 5):
+        runtime.serial = serial
+        telemetry._remember(runtime.drain_window("vad")[0].stats)
+
+    assert len(telemetry._seen) == STAYS_KEPT_MAX
+
+
+def test_a_sketch_by_value_answers_quantiles_within_its_accuracy() -> None:
+    latencies_ms = [0.5 * 1.01**n for n in range(1000)]
+    sketch = sketch_by_value(measured(*latencies_ms))
+
+    assert sketch is not None
+    assert sum(sketch.bins) == sketch.count == 1000
+    rank = 949
+    keys = [key for key, n in enumerate(sketch.bins, start=sketch.offset) for _ in range(n)]
+    key = keys[rank]
+    assert 2 * GAMMA**key / (1 + GAMMA) == pytest.approx(latencies_ms[rank], rel=0.0101)
+
+
+def test_sketches_of_two_windows_merge_into_that_of_both() -> None:
+    one, other = (1.0, 5.0, 250.0), (0.01, 90.0)
+
+    merged = merge_sketches(sketch_by_value(measured(*one)), sketch_by_value(measured(*other)))
+
+    assert merged == sketch_by_value(measured(*one, *other))
+
+
+def test_a_range_no_latency_has_collapses_into_the_lowest_bucket() -> None:
+    sketch = sketch_by_value(measured(1e-30, 1e-20, 1e30))
+
+    assert sketch is not None
+    assert len(sketch.bins) <= 4096
+    assert sum(sketch.bins) == 3

@@ -1,0 +1,178 @@
+"""The records that follow from a step, and the events that follow from a record."""
+
+import random
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from mailboat_agent.update import moves
+from mailboat_agent.update.events import implied_events, refusal_event
+from mailboat_agent.update.retry import Backoff, retry_delay_seconds
+from mailboat_agent.update.state import Installed, ModelState
+from mailboat_agent.update.steps import GoBack, Refusal
+from mailboat_agent.update.time_floor import (
+    BUILT_AT,
+    SKEW_SECONDS_MAX,
+    clock_is_plausible,
+    time_floor,
+)
+from mailboat_schemas.eligibility import Candidate, Check
+from mailboat_schemas.events import EventKind
+from mailboat_schemas.reports import ModelPhase
+from mailboat_schemas.trust import Standing
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+OLDEST, OLD, NEW = (Installed(version=f"{n}.0.0", digest=f"{n}" * 64) for n in (1, 2, 3))
+RUNS_OLD = ModelState(phase=ModelPhase.COMMITTED, active=OLD, previous=OLDEST, install=4)
+BACK = GoBack(to=OLD, kind=EventKind.ROLLED_BACK, code="error_rate", because="too many errors")
+
+
+def candidate(release: Installed = NEW, retry_epoch: int = 2) -> Candidate:
+    standing = Standing(
+        model="vad", version=release.version, released_digest=None, approved_digest=None, plan=None
+    )
+    return Candidate(
+        model="vad",
+        version=release.version,
+        digest=release.digest,
+        standing=standing,
+        document=None,
+        offer=None,
+        retry_epoch=retry_epoch,
+    )
+
+
+def kinds(state: ModelState) -> list[EventKind]:
+    return [event.kind for event in implied_events("vad", state, NOON)]
+
+
+def test_the_switch_names_the_candidate_and_keeps_both_predecessors() -> None:
+    state = moves.started_trial(RUNS_OLD, candidate(), tries=3)
+
+    assert (state.phase, state.active, state.previous, state.spare) == (
+        ModelPhase.TRIAL,
+        NEW,
+        OLD,
+        OLDEST,
+    )
+    assert (state.tries, state.install, state.retry_epoch) == (3, 5, 2)
+    assert state.serving == OLD
+
+
+def test_after_a_failed_trial_there_is_still_something_to_go_back_to() -> None:
+    state = moves.started_trial(RUNS_OLD, candidate(), tries=3)
+
+    state = moves.went_back(state, replace(BACK, kind=EventKind.TRIAL_FAILED))
+
+    assert (state.phase, state.active, state.previous) == (ModelPhase.COMMITTED, OLD, OLDEST)
+
+
+def test_a_rollback_remembers_the_release_as_failed_and_a_return_does_not() -> None:
+    soaking = moves.began_soak(moves.started_trial(RUNS_OLD, candidate(), tries=3), tries=3)
+
+    assert moves.went_back(soaking, BACK).failed == {NEW.digest: 2}
+    assert moves.went_back(soaking, replace(BACK, kind=EventKind.RETURNED)).failed == {}
+
+
+def test_the_whole_install_tells_its_story_in_order_and_the_same_each_time() -> None:
+    state = moves.started_trial(RUNS_OLD, candidate(), tries=3)
+    assert kinds(state) == [EventKind.TRIAL_STARTED]
+    state = moves.began_soak(state, tries=3)
+    assert kinds(state) == [EventKind.TRIAL_STARTED, EventKind.SOAK_STARTED]
+    state = moves.committed(state, "clean", security_version=9)
+    events = implied_events("vad", state, NOON)
+
+    assert [event.event_id for event in events] == [
+        "vad:5:trial_started",
+        "vad:5:soak_started",
+        "vad:5:committed",
+    ]
+    assert {event.digest for event in events} == {NEW.digest}
+    assert events[-1].serving_version == "3.0.0"
+    assert state.security_version == 9
+
+
+def test_a_rollback_is_told_with_what_serves_now() -> None:
+    soaking = moves.began_soak(moves.started_trial(RUNS_OLD, candidate(), tries=3), tries=3)
+
+    told = implied_events("vad", moves.went_back(soaking, BACK), NOON)[-1]
+
+    assert (told.kind, told.version, told.serving_version) == (
+        EventKind.ROLLED_BACK,
+        "3.0.0",
+        "2.0.0",
+    )
+    assert (told.code, told.retry_epoch) == ("error_rate", 2)
+
+
+def test_two_returns_after_one_install_have_two_ids() -> None:
+    first = moves.went_back(RUNS_OLD, replace(BACK, to=OLDEST, kind=EventKind.RETURNED))
+    second = moves.went_back(first, replace(BACK, to=None, kind=EventKind.RETURNED))
+
+    ids = {implied_events("vad", state, NOON)[-1].event_id for state in (first, second)}
+
+    assert len(ids) == 2
+
+
+def test_one_refusal_has_one_id_however_often_it_is_looked_at() -> None:
+    refusal = Refusal(candidate=candidate(), check=Check("memory", False, "needs more"))
+
+    event = refusal_event("vad", refusal, OLD, NOON)
+
+    assert event.event_id == f"vad:{'3' * 16}:2:memory"
+    assert (event.code, event.serving_version) == ("memory", "2.0.0")
+
+
+@pytest.mark.parametrize("attempt", [0, 1, 9, 10_000])
+def test_a_retry_waits_at_most_its_bound(attempt: int) -> None:
+    rng = random.Random(1)
+
+    delays = [retry_delay_seconds(attempt, rng, seconds_max=300) for _ in range(200)]
+
+    assert min(delays) >= 0
+    assert max(delays) <= min(300, 2**attempt)
+
+
+def test_a_hint_to_wait_longer_is_kept_to_and_a_success_forgets_it() -> None:
+    backoff = Backoff(random.Random(1))
+    backoff.failed(100.0, hint_seconds=60)
+
+    assert not backoff.allows(159.9)
+    assert backoff.allows(161.1)
+    backoff.forget()
+    assert backoff.allows(0.0)
+
+
+def test_the_time_floor_never_goes_down_and_ignores_what_is_no_time() -> None:
+    issued = ["2026-05-01T00:00:00Z", "nonsense", None, 7]
+
+    floor = time_floor(issued)
+
+    assert floor == int(datetime(2026, 5, 1, tzinfo=UTC).timestamp())
+    assert time_floor([], held=floor) == floor
+    assert time_floor(["1999-01-01T00:00:00Z"]) == BUILT_AT
+
+
+def test_a_clock_a_little_behind_the_signer_is_right_enough() -> None:
+    floor = int(NOON.timestamp())
+
+    assert clock_is_plausible(NOON - timedelta(seconds=SKEW_SECONDS_MAX), floor)
+    assert not clock_is_plausible(NOON - timedelta(seconds=SKEW_SECONDS_MAX + 1), floor)
+
+
+def test_a_withdrawn_release_with_no_other_leaves_nothing_to_serve() -> None:
+    withdrawn = replace(BACK, to=None, kind=EventKind.RETURNED, code="withdrawn")
+
+    assert kinds(moves.went_back(RUNS_OLD, withdrawn)) == [
+        EventKind.TRIAL_STARTED,
+        EventKind.RETURNED,
+        EventKind.NOTHING_TO_SERVE,
+    ]
+
+
+def test_a_first_trial_that_fails_is_not_told_as_a_loss() -> None:
+    first = moves.started_trial(ModelState(), candidate(), tries=3)
+    failed = replace(BACK, to=None, kind=EventKind.TRIAL_FAILED, code="golden_mismatch")
+
+    assert kinds(moves.went_back(first, failed))[-1] is EventKind.TRIAL_FAILED

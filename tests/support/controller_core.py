@@ -1,0 +1,129 @@
+"""A controller without its network: real trust, real database, real artifacts directory."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from enrolled_fleet import CLASS, FLEET, NOON, EnrolledDevice, EnrolledFleet
+from mailboat_controller import held_trust
+from mailboat_controller.admission import Admission
+from mailboat_controller.artifacts import Artifacts
+from mailboat_controller.reconcile import Reconciled, Reconciler
+from mailboat_controller.rollout.decide import Rollout
+from mailboat_controller.store import classes, manifests, outbox, rollouts
+from mailboat_controller.store.manifests import ManifestRow
+from mailboat_controller.store.outbox import OutboxRow
+from mailboat_schemas.codec import decode, encode
+from mailboat_schemas.desired import Assignment, DesiredState, ManifestBundle
+from mailboat_schemas.documents.hardware_class import HardwareClass
+from mailboat_schemas.envelope import Envelope
+from mailboat_schemas.events import EventKind
+from mailboat_schemas.plan import Plan, PlanWave
+from mailboat_schemas.submission import Submission, SubmissionReply
+from trust_fleet import TrustFleet
+
+PPM = 1_000_000
+EVERYBODY = PlanWave(count_ppm=PPM, cap_ppm=PPM)
+
+
+def plan(name: str, *waves: PlanWave, **more: object) -> Plan:
+    return Plan.model_validate({"rollout": name, "waves": waves or (EVERYBODY,), **more})
+
+
+@dataclass
+class Core:
+    directory: Path
+    now: datetime = NOON
+    trust: TrustFleet = field(init=False)
+    sequences: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.trust = TrustFleet(self.directory / "ceremony", now=self.now)
+        self.fleet = EnrolledFleet(self.directory)
+        self.store = self.fleet.store
+        self.add_class(CLASS)
+        with self.store.transaction() as tx:
+            held_trust.import_directory(tx, self.trust_directory, self.now)
+        self.reconciler = Reconciler(self.store, self.trust.online, FLEET)
+        self.artifacts = Artifacts(self.directory / "artifacts")
+        self.admission = Admission(self.store, self.reconciler, self.artifacts, FLEET)
+        self.put_artifact()
+
+    @property
+    def trust_directory(self) -> Path:
+        return self.directory / "ceremony" / "controller" / "trust"
+
+    def put_artifact(self) -> None:
+        """The one file of every release that `TrustFleet` makes."""
+        path = self.artifacts.path("ab" * 32)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"onnx")
+
+    def add_class(self, name: str) -> None:
+        document = HardwareClass.model_validate(
+            {
+                "apiVersion": "mailboat/v1",
+                "kind": "HardwareClass",
+                "metadata": {"name": name},
+                "spec": {"arch": "x86_64", "memory_budget": 1, "disk_budget": 1},
+            }
+        )
+        with self.store.transaction() as tx:
+            classes.put(tx, document, self.now)
+
+    def submission(self, *roles: str) -> bytes:
+        """What CI or an approver would send for these roles, with every document."""
+        return encode(
+            Submission(
+                fleet=FLEET,
+                roles={role: self.trust.roles[role] for role in roles},
+                documents=self.trust.documents,
+            )
+        )
+
+    def submit(self, *roles: str) -> SubmissionReply:
+        return self.admission.submit(self.submission(*roles), "ci:build", self.now)
+
+    def release(self, version: str, approved_plan: Plan) -> str:
+        """Release and approve; returns the digest."""
+        digest = self.trust.release(version, approved_plan)
+        reply = self.submit("release-vad", "approval-vad")
+        assert reply.status == "accepted", reply
+        return digest
+
+    def run(self) -> Reconciled:
+        return self.reconciler.run(self.now)
+
+    def tell(self, device: EnrolledDevice, kind: EventKind, digest: str, **more: object) -> None:
+        """A device's next event, taken in and acted on."""
+        sequence = self.sequences.get(device.name, 0) + 1
+        self.sequences[device.name] = sequence
+        result = self.fleet.take(device.tells(sequence, kind, digest=digest, **more), now=self.now)
+        assert not result.quarantined
+        self.run()
+
+    def rollout(self, name: str) -> Rollout:
+        with self.store.read() as tx:
+            return rollouts.get(tx, name).rollout
+
+    def outbox(self) -> list[OutboxRow]:
+        with self.store.read() as tx:
+            return list(outbox.pending(tx, 1000))
+
+    def empty_outbox(self) -> None:
+        with self.store.transaction() as tx:
+            outbox.remove(tx, [row.id for row in outbox.pending(tx, 1000)])
+
+    def manifest(self, hardware_class: str = CLASS) -> ManifestRow:
+        with self.store.read() as tx:
+            row = manifests.of_class(tx, hardware_class)
+        assert row is not None
+        return row
+
+    def desired(self, hardware_class: str = CLASS) -> DesiredState:
+        bundle = decode(ManifestBundle, self.manifest(hardware_class).bundle)
+        return decode(DesiredState, decode(Envelope, bundle.desired).payload)
+
+    def assignment(self, hardware_class: str = CLASS) -> Assignment:
+        (assignment,) = self.desired(hardware_class).assignments
+        return assignment

@@ -1,0 +1,223 @@
+"""The real API on a real port with real certificates, a real database and the real reconciler."""
+
+import asyncio
+import json
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.client import HTTPSConnection
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from mailboat_controller import data_directory, held_trust
+from mailboat_controller.admission import Admission
+from mailboat_controller.api.app import build_app
+from mailboat_controller.api.context import ApiContext
+from mailboat_controller.artifacts import Artifacts
+from mailboat_controller.authority.online import OnlineKeys
+from mailboat_controller.config import ControllerSettings
+from mailboat_controller.https_server import HttpsServer
+from mailboat_controller.pki import Authority
+from mailboat_controller.reconcile import Reconciler
+from mailboat_controller.store import classes
+from mailboat_controller.store.engine import Store
+from mailboat_schemas.documents.hardware_class import HardwareClass
+from mailboat_schemas.enrolment import Kind
+from trust_fleet import CLASS, FLEET, TrustFleet
+
+HARDWARE_CLASS: dict[str, Any] = {
+    "apiVersion": "mailboat/v1",
+    "kind": "HardwareClass",
+    "metadata": {"name": CLASS},
+    "spec": {"arch": "x86_64", "memory_budget": "256MiB", "disk_budget": "1GiB"},
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+
+@dataclass
+class RunningApi:
+    """One controller without broker and loop. ``identities`` are (certificate, key) paths."""
+
+    directory: Path
+    settings: ControllerSettings
+    trust: TrustFleet
+    store: Store
+    artifacts: Artifacts
+    authority: Authority
+    reconciler: Reconciler
+    port: int = 0
+    woken: int = 0
+    identities: dict[str, tuple[Path, Path]] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def connection_file(self, name: str) -> Path:
+        return self.directory / "connections" / name / "connection.toml"
+
+    def issue(self, kind: Kind, name: str) -> None:
+        out = self.connection_file(name).parent
+        settings = self.settings.model_copy(update={"listen_port": self.port})
+        now = datetime.now(UTC)
+        data_directory.issue_credential(settings, kind, name, out, actor="local:test", now=now)
+        self.identities[name] = (out / f"{name}.pem", out / f"{name}.key")
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        by: str | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """One request; a dict or list is sent as JSON."""
+        sent = dict(headers or {})
+        if isinstance(body, dict | list):
+            body = json.dumps(body).encode()
+            sent.setdefault("Content-Type", "application/json")
+        connection = HTTPSConnection("127.0.0.1", self.port, context=self.tls(by), timeout=10)
+        try:
+            connection.request(method, path, body, sent)
+            response = connection.getresponse()
+            found = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, found, response.read())
+        finally:
+            connection.close()
+
+    def tls(self, by: str | None) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.authority.ca_path))
+        if by is not None:
+            context.load_cert_chain(*self.identities[by])
+        return context
+
+    def kit(self, **order: Any) -> dict[str, Any]:
+        answer = self.ask(
+            "POST",
+            "/v1/enrolment-tokens",
+            by="alice",
+            body={"hardware_class": CLASS, **order},
+        )
+        assert answer.status == 201, answer.content
+        return dict(answer.json)
+
+    def enrol(
+        self,
+        device: str,
+        *,
+        token: str | None = None,
+        key: ec.EllipticCurvePrivateKey | None = None,
+    ) -> Answer:
+        key = key or ec.generate_private_key(ec.SECP256R1())
+        request = {
+            "token": token or self.kit()["token"],
+            "device": device,
+            "certificate_request": certificate_request(key),
+        }
+        answer = self.ask("POST", "/v1/enrol", body=request)
+        if answer.status == 201:
+            certificate = self.directory / f"{device}.pem"
+            certificate.write_text(answer.json["certificate"])
+            self.identities[device] = (certificate, write_key(key, certificate.with_suffix(".key")))
+        return answer
+
+
+def certificate_request(key: Any, name: str = "anything") -> str:
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    return request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def write_key(key: ec.EllipticCurvePrivateKey, path: Path) -> Path:
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return path
+
+
+@contextmanager
+def running_api(directory: Path) -> Iterator[RunningApi]:
+    """A controller with operator ``alice``, pipeline ``build``, dashboard ``wall``, one class."""
+    now = datetime.now(UTC)
+    trust = TrustFleet(directory / "ceremony", now=now)
+    settings = data_directory.create(
+        directory / "data", fleet=FLEET, trust=trust.directory, now=now, mqtt_port=18883
+    )
+    store = Store(settings.store_url)
+    with store.transaction() as tx:
+        classes.put(tx, HardwareClass.model_validate(HARDWARE_CLASS), now)
+        held_trust.import_directory(tx, settings.trust_dir, now)
+    reconciler = Reconciler(store, OnlineKeys.load(settings.keys_dir), FLEET)
+    api = RunningApi(
+        directory=directory,
+        settings=settings,
+        trust=trust,
+        store=store,
+        artifacts=Artifacts(settings.artifacts_dir),
+        authority=Authority.load(settings.pki_dir),
+        reconciler=reconciler,
+    )
+    with _served(api):
+        for name, kind in (("alice", Kind.OPERATOR), ("build", Kind.CI), ("wall", Kind.DASHBOARD)):
+            api.issue(kind, name)
+        yield api
+    store.close()
+
+
+@contextmanager
+def _served(api: RunningApi) -> Iterator[None]:
+    admission = Admission(api.store, api.reconciler, api.artifacts, FLEET)
+
+    def wake() -> None:
+        api.woken += 1
+
+    context = ApiContext(
+        settings=api.settings,
+        store=api.store,
+        artifacts=api.artifacts,
+        authority=api.authority,
+        now=lambda: datetime.now(UTC),
+        submit=lambda content, sender: admission.submit(content, sender, datetime.now(UTC)),
+        order=lambda name, trigger, actor, reason: api.reconciler.order(
+            name, trigger, actor=actor, reason=reason, now=datetime.now(UTC)
+        ),
+        rollout_status=api.reconciler.status,
+        wake=wake,
+        metrics=lambda: b"# metrics\n",
+        roll_ups=lambda: {"fleet/demo": {"t": 1.0, "devices": 0}},
+        api_url="https://controller.example:8443",
+        mqtt_host="broker.example",
+        mqtt_port=8883,
+    )
+    files = api.authority.server_files(("localhost", "127.0.0.1"), now=datetime.now(UTC))
+    server = HttpsServer(build_app(context), host="127.0.0.1", port=0, files=files)
+    api.port = server.bind()
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
+    thread.start()
+    try:
+        yield
+    finally:
+        server.stop()
+        thread.join()
