@@ -41,7 +41,7 @@ DOCUMENT_NAME = "release.json"
 BLOBS = "blobs"
 ROLES = "roles"
 
-Progress = Callable[[str, int], None]  # file name, bytes done
+Progress = Callable[[int], None]  # bytes read since the last call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +213,7 @@ def _store(source: Path, entry: SourceFile, blobs: Path, progress: Progress | No
                     )
                 writer.write(chunk)
                 if progress is not None:
-                    progress(entry.path, length)
+                    progress(len(chunk))
     except OSError as error:
         part.unlink(missing_ok=True)
         raise DocumentInvalid(

@@ -54,7 +54,7 @@ def demo(
     if place.exists() and any(place.iterdir()):
         raise ConfigurationInvalid(f"{place} is not empty.", next_step="name a new directory.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    fleet = Fleet(place.resolve(), narrator, _run_here)
+    fleet = Fleet(place.resolve(), narrator, run_here)
     series = _series(models, narrator)
     with fleet.wires:
         try:
@@ -79,7 +79,7 @@ def demo(
     raise typer.Exit(0 if result["ok"] else 1)
 
 
-def _run_here(words: Sequence[str]) -> tuple[int, str, str]:
+def run_here(words: Sequence[str]) -> tuple[int, str, str]:
     """Another command of ours, as `main` would run it, with its output caught."""
     from mailboat_controller.cli import app
 

@@ -95,7 +95,14 @@ class Device:
 class Fleet:
     """Sets up, starts and stops everything below one directory."""
 
-    def __init__(self, directory: Path, narrator: Narrator, run_command: RunCommand) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        narrator: Narrator,
+        run_command: RunCommand,
+        *,
+        devices_per_class: int = DEVICES_PER_CLASS,
+    ) -> None:
         """``run_command`` runs the words of a ``mailboat`` command and returns status and output.
 
         It is the very code of the command line, in this process: starting Python anew for each of
@@ -103,6 +110,7 @@ class Fleet:
         """
         self.directory = directory
         self._run_command = run_command
+        self.devices_per_class = devices_per_class
         self._narrator = narrator
         self.api_port, self.mqtt_port = free_port(), free_port()
         self.wires = Wires(mqtt_port=self.mqtt_port, api_port=self.api_port)
@@ -188,7 +196,7 @@ class Fleet:
 
     def _enrol_class(self, name: str) -> None:
         kit_path = self.directory / f"kit-{name}.json"
-        uses = ("--uses", str(DEVICES_PER_CLASS))
+        uses = ("--uses", str(max(1, self.devices_per_class)))
         self.command(
             *("device", "enroll-token", "--class", name, "--out", str(kit_path), *uses),
             *self._as_operator,
@@ -197,7 +205,7 @@ class Fleet:
         self._narrator.command(f"mailboat-agent enroll --kit kit-{name}.json …   (on each device)")
         family = name.partition("-")[0]
         running = []
-        for number in range(1, DEVICES_PER_CLASS + 1):
+        for number in range(1, self.devices_per_class + 1):
             device = self._device(f"{family}-{number}", name)
             # The same kit, but this device's way to the centre is its own link.
             own = {

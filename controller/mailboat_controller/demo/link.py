@@ -68,6 +68,14 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.write_eof()
 
 
+async def _end_connections() -> None:
+    """Let what was aborted come to its end, so that nothing is left when the loop closes."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
 class Link:
     """One device's way to the centre: a relay to the broker and one to the API."""
 
@@ -117,8 +125,10 @@ class Wires:
     ) -> None:
         for relay in self._relays:
             self.run(relay.stop())
+        self.run(_end_connections())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_START_SECONDS_MAX)
+        self._loop.close()
 
     def link(self) -> Link:
         mqtt, api = (Relay(port) for port in self._ports)

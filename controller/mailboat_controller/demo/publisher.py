@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mailboat_controller.demo.fleet import DEVICES_PER_CLASS, Fleet
+from mailboat_controller.demo.fleet import Fleet
 from mailboat_controller.demo.models import MODEL_NAME
 from mailboat_controller.demo.narrator import StepFailed
 from mailboat_controller.release_build import Build, read_build
@@ -50,7 +50,7 @@ class Publisher:
         fleet.command(
             *("release", "approve", directory, "--rollout", str(rollout), *connection),
             *("--key", str(fleet.trust / "approver" / f"{MODEL_NAME}.pem")),
-            *("--devices-per-class", str(DEVICES_PER_CLASS)),
+            *("--devices-per-class", str(max(1, fleet.devices_per_class))),
         )
         reply = fleet.command("release", "submit", directory, *connection, ok=(0, 1, 4, 6, 8))
         if reply.get("status") != "accepted":

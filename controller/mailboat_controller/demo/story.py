@@ -5,27 +5,23 @@ D passes its trial and fails on live traffic, on a device without network. E is 
 that nobody approved, and not even a stolen controller can make a device take it.
 """
 
-import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from mailboat_controller.demo.caller import AFTER, BEFORE, DURING, Caller
 from mailboat_controller.demo.fleet import Fleet, until
 from mailboat_controller.demo.models import (
     VERSIONS,
     Series,
-    live_request,
-    reference_outputs,
     write_release_sources,
 )
 from mailboat_controller.demo.narrator import Narrator, StepFailed
+from mailboat_controller.demo.observer import EXPOSED, Observer
 from mailboat_controller.demo.publisher import Publisher
 from mailboat_controller.demo.thief import Thief
-from mailboat_controller.demo.traffic import InferenceFailed, Traffic, infer
+from mailboat_controller.demo.traffic import Traffic
 
 AWAY = "gateway-3"  # the device whose cable is pulled before B
 SOAKING = "kiosk-1"  # the device that fails D on live traffic
@@ -36,8 +32,6 @@ SOON_SECONDS_MAX = 40
 WATCH_SECONDS = 2.0  # how long we look for exposure that must not happen
 SOAK_SECONDS = 1.5
 LONG_SOAK_SECONDS = 60  # D's: it fails long before
-OUTPUT_TOLERANCE = 1e-5
-EXPOSED = "trial_started"
 
 
 class Story:
@@ -45,10 +39,9 @@ class Story:
         self._fleet = fleet
         self._series = series
         self._narrator = narrator
-        self._rng = random.Random(seed)  # noqa: S311 - repeatable requests, no secret
         self._publisher = Publisher(fleet)
-        self._served: list[str] = []
-        self._serving_problems: list[str] = []
+        self._observer = Observer(fleet)
+        self._caller = Caller(fleet, series, narrator, seed=seed)
 
     def tell(self) -> None:
         fleet, narrator = self._fleet, self._narrator
@@ -67,7 +60,7 @@ class Story:
             self._nobody_takes_e(sources["E"])
             with narrator.promising("events_complete_and_ordered"):
                 self._events_are_complete()
-        self._tell_of_serving()
+        self._caller.conclude()
 
     # --- A ---------------------------------------------------------------------------------------
 
@@ -77,15 +70,19 @@ class Story:
         with narrator.promising("release_a_everywhere"):
             self._publisher.publish("a", source, waves="- percent: 100")
             everybody = fleet.devices.keys()
-            until("all six devices run A", self._all_run("A", everybody), EVERYBODY_SECONDS_MAX)
-            until("A is completed", self._phase("vad-a", "completed"), SOON_SECONDS_MAX)
+            until(
+                "all six devices run A",
+                self._observer.all_run("A", everybody),
+                EVERYBODY_SECONDS_MAX,
+            )
+            until("A is completed", self._observer.phase("A", "completed"), SOON_SECONDS_MAX)
             narrator.passed(
                 "release_a_everywhere",
                 f"{VERSIONS['A']} was tried, soaked and committed on {len(fleet.devices)} devices",
                 devices=sorted(everybody),
                 version=VERSIONS["A"],
             )
-            self._ask(PILOTS, "A", "before the outage")
+            self._caller.ask(PILOTS, "A", BEFORE)
 
     # --- B ---------------------------------------------------------------------------------------
 
@@ -97,8 +94,12 @@ class Story:
         with narrator.promising("release_b_staged"):
             self._publisher.publish("b", source, waves=_waves(PILOTS))
             present = fleet.devices.keys() - {AWAY}
-            until("everybody present runs B", self._all_run("B", present), EVERYBODY_SECONDS_MAX)
-            first, promoted = self._exposed_first("B")
+            until(
+                "everybody present runs B",
+                self._observer.all_run("B", present),
+                EVERYBODY_SECONDS_MAX,
+            )
+            first, promoted = self._observer.exposed_first("B", PILOTS)
             if first != set(PILOTS):
                 raise StepFailed(f"{sorted(first)} were exposed before the pilots had committed")
             narrator.passed(
@@ -107,19 +108,19 @@ class Story:
                 pilots=list(PILOTS),
                 exposed_before_promotion=sorted(first),
                 exposed_after_promotion=sorted(promoted),
-                rollout=self._rollout("vad-b")["phase"],
+                rollout=self._observer.rollout("B")["phase"],
             )
-            self._ask((AWAY,), "A", "during the outage")
+            self._caller.ask((AWAY,), "A", DURING)
 
     def _the_absent_one_returns(self) -> None:
         fleet, narrator = self._fleet, self._narrator
         narrator.chapter(f"{AWAY} comes back")
         with narrator.promising("offline_device_caught_up"):
             before = len(fleet.events(AWAY))
-            phase = self._rollout("vad-b")["phase"]
+            phase = self._observer.rollout("B")["phase"]
             fleet.devices[AWAY].link.mend()
-            until(f"{AWAY} runs B", self._all_run("B", (AWAY,)), EVERYBODY_SECONDS_MAX)
-            until("B is completed", self._phase("vad-b", "completed"), SOON_SECONDS_MAX)
+            until(f"{AWAY} runs B", self._observer.all_run("B", (AWAY,)), EVERYBODY_SECONDS_MAX)
+            until("B is completed", self._observer.phase("B", "completed"), SOON_SECONDS_MAX)
             arrived = fleet.events(AWAY)[before:]
             kinds = [event["kind"] for event in arrived if event["version"] == VERSIONS["B"]]
             if kinds != [EXPOSED, "soak_started", "committed"]:
@@ -139,21 +140,21 @@ class Story:
         narrator.chapter("Release C is bad: correctly signed, wrong outputs")
         with narrator.promising("bad_release_halted", "bad_release_exposure"):
             self._publisher.publish("c", source, waves=_waves(CANARIES))
-            until("C is halted", self._phase("vad-c", "halted"), SOON_SECONDS_MAX)
-            rollout = self._rollout("vad-c")
+            until("C is halted", self._observer.phase("C", "halted"), SOON_SECONDS_MAX)
+            rollout = self._observer.rollout("C")
             narrator.passed(
                 "bad_release_halted",
                 f"the rollout halted by itself: {rollout['because']}",
                 because=rollout["because"],
-                evidence=self._last_event("C", "trial_failed")["content"].get("evidence", {}),
+                evidence=self._observer.last_event("C", "trial_failed")["content"].get(
+                    "evidence", {}
+                ),
             )
             _watch(WATCH_SECONDS)
-            exposed = self._exposed("C")
+            exposed = self._observer.exposed("C")
             if not exposed <= set(CANARIES):
                 raise StepFailed(f"{sorted(exposed)} were exposed, approved were {CANARIES}")
-            serving = {
-                name: each.model().get("serving_version") for name, each in fleet.devices.items()
-            }
+            serving = self._observer.serving()
             if set(serving.values()) != {VERSIONS["B"]}:
                 raise StepFailed(f"devices serve {serving}")
             narrator.passed(
@@ -173,7 +174,9 @@ class Story:
         with narrator.promising("rollback_without_network", "soak_failure_rolled_back"):
             self._publisher.publish("d", source, waves=_waves((SOAKING,)))
             until(
-                f"{SOAKING} soaks D", lambda: _stands(device.model(), "D", "soak"), SOON_SECONDS_MAX
+                f"{SOAKING} soaks D",
+                lambda: self._observer.stands(SOAKING, "D", "soak"),
+                SOON_SECONDS_MAX,
             )
             device.link.cut()
             narrator.say(
@@ -183,7 +186,7 @@ class Story:
             traffic.loud = frozenset({SOAKING})
             until(
                 "it went back to B",
-                lambda: _stands(device.model(), "B", "committed"),
+                lambda: self._observer.stands(SOAKING, "B", "committed"),
                 SOON_SECONDS_MAX,
             )
             traffic.loud = frozenset()
@@ -195,16 +198,16 @@ class Story:
                 device=SOAKING,
                 because=device.model().get("because", ""),
             )
-            self._ask((SOAKING,), "B", "after the rollback")
+            self._caller.ask((SOAKING,), "B", AFTER)
             device.link.mend()
-            until("D is halted", self._phase("vad-d", "halted"), SOON_SECONDS_MAX)
-            event = self._last_event("D", "rolled_back")
+            until("D is halted", self._observer.phase("D", "halted"), SOON_SECONDS_MAX)
+            event = self._observer.last_event("D", "rolled_back")
             narrator.passed(
                 "soak_failure_rolled_back",
                 f"reported when the network was back: {event['content']['because']}",
                 reported=event["kind"],
                 because=event["content"]["because"],
-                rollout=self._rollout("vad-d")["because"],
+                rollout=self._observer.rollout("D")["because"],
             )
 
     # --- E ---------------------------------------------------------------------------------------
@@ -222,28 +225,32 @@ class Story:
             narrator.say("with the controller's own keys, around the controller")
             thief.publish_as_controller()
             for name in fleet.devices:
-                until(f"{name} refused it", partial(self._refused, name), SOON_SECONDS_MAX)
-            exposed = self._exposed("E")
+                until(
+                    f"{name} refused it", partial(self._observer.refusals, name), SOON_SECONDS_MAX
+                )
+            exposed = self._observer.exposed("E")
             if exposed:
                 raise StepFailed(f"{sorted(exposed)} tried E")
             narrator.passed(
                 "unapproved_release_refused",
                 f"refused by the controller, and by each of {len(fleet.devices)} agents",
                 controller=reply["code"],
-                agents=sorted({code for name in fleet.devices for code in self._refused(name)}),
+                agents=sorted(
+                    {code for name in fleet.devices for code in self._observer.refusals(name)}
+                ),
                 refused_by=sorted(fleet.devices),
             )
-
-    def _refused(self, device: str) -> list[str]:
-        events = self._fleet.events(device)
-        return [e["content"]["code"] for e in events if e["kind"] == "manifest_refused"]
 
     # --- what really happened ------------------------------------------------------------------
 
     def _events_are_complete(self) -> None:
         counts = {}
         for name in self._fleet.devices:
-            until(f"{name}'s outbox is empty", partial(self._emptied, name), SOON_SECONDS_MAX)
+            until(
+                f"{name}'s outbox is empty",
+                partial(self._observer.confirmed, name),
+                SOON_SECONDS_MAX,
+            )
             sequences = [event["sequence"] for event in self._fleet.events(name)]
             if sequences != list(range(1, len(sequences) + 1)):
                 raise StepFailed(f"{name}'s events are stored as {sequences}")
@@ -255,103 +262,9 @@ class Story:
             events=counts,
         )
 
-    def _emptied(self, name: str) -> bool:
-        return self._fleet.devices[name].events_unconfirmed == 0
-
-    def _ask(self, devices: Iterable[str], letter: str, when: str) -> None:
-        """Ask devices for an inference and compare with a direct onnxruntime run."""
-        for name in devices:
-            device = self._fleet.devices[name]
-            inputs = live_request(self._rng, loud=False)
-            model = self._series.models[letter][device.hardware_class]
-            expected = reference_outputs(model, inputs)
-            try:
-                version, outputs = infer(device.serving_port or 0, inputs)
-            except (InferenceFailed, OSError) as error:
-                self._serving_problems.append(f"{name} {when}: {error}")
-                continue
-            if version != VERSIONS[letter] or not _close(outputs, expected):
-                self._serving_problems.append(f"{name} {when}: {version}, or other outputs")
-                continue
-            self._served.append(f"{name} {when}: {version}")
-            self._narrator.say(f"{name} answers {when}: version {version}, equal to onnxruntime")
-
-    def _tell_of_serving(self) -> None:
-        whens = {"before the outage", "during the outage", "after the rollback"}
-        reached = {when for when in whens if any(when in line for line in self._served)}
-        if self._serving_problems or reached != whens:
-            self._narrator.failed(
-                "device_serves",
-                "; ".join(self._serving_problems) or f"only asked {sorted(reached)}",
-            )
-            return
-        self._narrator.chapter("And all the time, the models were served")
-        self._narrator.passed(
-            "device_serves",
-            "answers before, during and after were equal to a direct onnxruntime run",
-            asked=self._served,
-            tolerance=OUTPUT_TOLERANCE,
-        )
-
-    def _all_run(self, letter: str, devices: Iterable[str]) -> Any:
-        names = tuple(devices)
-        return lambda: all(
-            _stands(self._fleet.devices[name].model(), letter, "committed") for name in names
-        )
-
-    def _rollout(self, name: str) -> Mapping[str, Any]:
-        status: Mapping[str, Any] = self._fleet.get(f"/v1/rollouts/{name}")
-        return status
-
-    def _phase(self, name: str, phase: str) -> Any:
-        return lambda: self._rollout(name)["phase"] == phase
-
-    def _all_events(self, letter: str) -> list[tuple[str, dict[str, Any]]]:
-        """Events about one release, over all devices, in the order the controller stored them."""
-        found = [
-            (name, event)
-            for name in self._fleet.devices
-            for event in self._fleet.events(name)
-            if event["version"] == VERSIONS[letter]
-        ]
-        return sorted(found, key=lambda pair: pair[1]["id"])
-
-    def _exposed(self, letter: str) -> set[str]:
-        return {name for name, event in self._all_events(letter) if event["kind"] == EXPOSED}
-
-    def _exposed_first(self, letter: str) -> tuple[set[str], set[str]]:
-        """Who was exposed before both pilots had committed, and who after."""
-        first: set[str] = set()
-        later: set[str] = set()
-        committed: set[str] = set()
-        for name, event in self._all_events(letter):
-            if event["kind"] == EXPOSED:
-                (later if committed >= set(PILOTS) else first).add(name)
-            elif event["kind"] == "committed":
-                committed.add(name)
-        return first, later
-
-    def _last_event(self, letter: str, kind: str) -> dict[str, Any]:
-        events = [event for _, event in self._all_events(letter) if event["kind"] == kind]
-        if not events:
-            raise StepFailed(f"no {kind} event for {VERSIONS[letter]} arrived")
-        return events[-1]
-
 
 def _waves(pilots: Iterable[str]) -> str:
     return f"- {{name: pilots, pilots: [{', '.join(pilots)}]}}\n    - {{percent: 100}}"
-
-
-def _stands(model: Mapping[str, Any], letter: str, phase: str) -> bool:
-    return model.get("serving_version") == VERSIONS[letter] and model.get("phase") == phase
-
-
-def _close(outputs: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
-    return outputs.keys() == expected.keys() and all(
-        outputs[name].shape == expected[name].shape
-        and np.allclose(outputs[name], expected[name], atol=OUTPUT_TOLERANCE)
-        for name in expected
-    )
 
 
 def _watch(seconds: float) -> None:

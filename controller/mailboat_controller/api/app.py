@@ -1,0 +1,50 @@
+"""The application: routers, error answers, limits."""
+
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from mailboat_controller.api import (
+    artifacts,
+    audit,
+    classes,
+    devices,
+    enrolment,
+    health,
+    manifests,
+    problems,
+    releases,
+    rollouts,
+    submissions,
+)
+from mailboat_controller.api.context import ApiContext
+from mailboat_controller.api.limits import BodyLimit
+
+
+def build_app(context: ApiContext) -> FastAPI:
+    """Serve it with `https_server.HttpsServer`, which tells it who the client is."""
+    app = FastAPI(
+        title="Mailboat controller",
+        version=version("mailboat"),
+        # Their pages load scripts from somebody else's server.
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+    )
+    app.state.context = context
+    for noun in (
+        artifacts,
+        audit,
+        classes,
+        devices,
+        enrolment,
+        health,
+        manifests,
+        releases,
+        rollouts,
+        submissions,
+    ):
+        app.include_router(noun.router)
+    app.add_middleware(BodyLimit)
+    problems.install(app)
+    return app

@@ -1,0 +1,104 @@
+"""Artifacts by digest. A digest never means other bytes, so everything may be cached for ever."""
+
+import asyncio
+import hashlib
+import os
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import FileResponse
+
+from mailboat_controller.api import etags
+from mailboat_controller.api.context import Context
+from mailboat_controller.api.identity import AnyHolder, Publisher
+from mailboat_controller.api.problems import problem
+from mailboat_controller.artifacts import Upload, missing_artifact
+from mailboat_schemas.names import DIGEST_PATTERN
+
+WRITE_BYTES = 1 << 20  # gathered before a thread writes them
+NEVER_MODIFIED = "Thu, 01 Jan 1970 00:00:00 GMT"
+CACHE_FOR_EVER = "public, max-age=31536000, immutable"
+
+router = APIRouter(prefix="/v1/artifacts/sha256", tags=["artifacts"])
+DigestPath = Annotated[str, Path(pattern=DIGEST_PATTERN)]
+
+
+@router.head("/{digest}", response_class=Response, include_in_schema=False)
+@router.get("/{digest}", response_class=Response)
+def get_artifact(
+    digest: DigestPath, request: Request, _holder: AnyHolder, context: Context
+) -> Response:
+    """The bytes. Knows Range and If-Range, so an interrupted download goes on where it stopped."""
+    if not context.artifacts.has(digest):
+        raise missing_artifact(digest)
+    headers = {"ETag": etags.quoted(digest), "Cache-Control": CACHE_FOR_EVER}
+    if etags.matches(request, digest):
+        return Response(status_code=304, headers=headers)
+    path = context.artifacts.path(digest)
+    return _Immutable(path, headers=headers, media_type="application/octet-stream")
+
+
+@router.put("/{digest}", response_class=Response)
+async def put_artifact(
+    digest: DigestPath, request: Request, _publisher: Publisher, context: Context
+) -> Response:
+    """Put if absent: 201 when these bytes are new, 200 when they were here."""
+    declared = request.headers.get("content-length", "")
+    if not declared.isdigit():
+        return problem(
+            411,
+            code="E-LENGTH-REQUIRED",
+            detail="An upload announces its length in Content-Length.",
+            next_step="send the file with its length, not in chunks.",
+        )
+    length = int(declared)
+    if await asyncio.to_thread(context.artifacts.has, digest, length):
+        # Whoever waits for "100 Continue" never sends the body; everybody else does in any case.
+        if request.headers.get("expect", "").lower() != "100-continue":
+            return await _compare(digest, request)
+        return _stored(200, digest)
+    upload = await asyncio.to_thread(context.artifacts.begin, digest, length)
+    try:
+        await _receive(upload, request)
+        await asyncio.to_thread(upload.commit)
+    finally:
+        await asyncio.to_thread(upload.abort)
+    return _stored(201, digest)
+
+
+class _Immutable(FileResponse):
+    """Validated by its ETag alone: the file's time changes when a backup is restored."""
+
+    def set_stat_headers(self, stat_result: os.stat_result) -> None:
+        super().set_stat_headers(stat_result)
+        self.headers["last-modified"] = NEVER_MODIFIED
+
+
+async def _receive(upload: Upload, request: Request) -> None:
+    gathered = bytearray()
+    async for chunk in request.stream():
+        gathered += chunk
+        if len(gathered) >= WRITE_BYTES:
+            await asyncio.to_thread(upload.write, bytes(gathered))
+            gathered.clear()
+    if gathered:
+        await asyncio.to_thread(upload.write, bytes(gathered))
+
+
+async def _compare(digest: str, request: Request) -> Response:
+    """Read the body of bytes we have, so that its sender hears us; say so if they are others."""
+    seen = hashlib.sha256()
+    async for chunk in request.stream():
+        seen.update(chunk)
+    if seen.hexdigest() == digest:
+        return _stored(200, digest)
+    return problem(
+        422,
+        code="E-DIGEST",
+        detail=f"The uploaded artifact has sha256 {seen.hexdigest()}, its name says {digest}.",
+        next_step="upload it again; the artifact held here is unharmed.",
+    )
+
+
+def _stored(status: int, digest: str) -> Response:
+    return Response(status_code=status, headers={"ETag": etags.quoted(digest)})

@@ -1,0 +1,62 @@
+"""What the handlers work with; `service.py` puts it together."""
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from mailboat_controller.artifacts import Artifacts
+from mailboat_controller.config import ControllerSettings
+from mailboat_controller.pki import Authority
+from mailboat_controller.rollout.state import Trigger
+from mailboat_controller.store.engine import Store
+from mailboat_schemas.submission import SubmissionReply
+
+TOKEN_BYTES = 32
+
+
+def new_token() -> str:
+    return secrets.token_urlsafe(TOKEN_BYTES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiContext:
+    """The hooks are plain calls, made from worker threads.
+
+    submit: takes a submission's bytes and its sender (kind:name), in one transaction.
+    order: moves a rollout (name, trigger, actor, reason) in one transaction, with its audit entry;
+        raises NotFound, or Conflict for a move that is not in the table.
+    rollout_status: one rollout (or all, for None) as JSON objects with counts that add up;
+        raises NotFound.
+    wake: the loop looks at the stored state now instead of at its next tick.
+    metrics: the Prometheus exposition.
+    roll_ups: the newest of what is published on stats/, by scope/name.
+    """
+
+    settings: ControllerSettings
+    store: Store
+    artifacts: Artifacts
+    authority: Authority
+    now: Callable[[], datetime]
+    submit: Callable[[bytes, str], SubmissionReply]
+    order: Callable[[str, Trigger, str, str], None]
+    rollout_status: Callable[[str | None], Sequence[Mapping[str, Any]]]
+    wake: Callable[[], None]
+    metrics: Callable[[], bytes]
+    roll_ups: Callable[[], Mapping[str, Mapping[str, Any]]]
+    # Where devices are told to come; service.py knows the ports once they are bound.
+    api_url: str
+    mqtt_host: str
+    mqtt_port: int
+    token: Callable[[], str] = new_token
+
+
+def context_of(request: Request) -> ApiContext:
+    context: ApiContext = request.app.state.context
+    return context
+
+
+Context = Annotated[ApiContext, Depends(context_of)]

@@ -1,0 +1,108 @@
+"""Errors as ``application/problem+json`` (RFC 9457) with our stable code and the next step."""
+
+import math
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from mailboat_controller.api.identity import CertificateRequired
+from mailboat_schemas.errors import (
+    ArtifactMissing,
+    Conflict,
+    DigestMismatch,
+    DiskFull,
+    MailboatError,
+    MalformedPayload,
+    NotFound,
+    NotPermitted,
+    PayloadTooLarge,
+    Transient,
+)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 5
+
+# The first that fits; leaves stand before their branches.
+_STATUS: tuple[tuple[type[MailboatError], HTTPStatus], ...] = (
+    (CertificateRequired, HTTPStatus.UNAUTHORIZED),
+    (NotPermitted, HTTPStatus.FORBIDDEN),
+    (NotFound, HTTPStatus.NOT_FOUND),
+    (ArtifactMissing, HTTPStatus.NOT_FOUND),
+    (Conflict, HTTPStatus.CONFLICT),
+    (PayloadTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (DigestMismatch, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (MalformedPayload, HTTPStatus.BAD_REQUEST),
+    (DiskFull, HTTPStatus.INSUFFICIENT_STORAGE),
+    (Transient, HTTPStatus.SERVICE_UNAVAILABLE),
+    (MailboatError, HTTPStatus.UNPROCESSABLE_ENTITY),
+)
+
+
+def status_of(error: MailboatError) -> HTTPStatus:
+    return next(status for kind, status in _STATUS if isinstance(error, kind))
+
+
+def problem(status: int, *, code: str, detail: str, next_step: str) -> JSONResponse:
+    return JSONResponse(
+        {
+            "type": "about:blank",
+            "title": HTTPStatus(status).phrase,
+            "status": status,
+            "code": code,
+            "detail": detail,
+            "next_step": next_step,
+        },
+        status,
+        media_type=MEDIA_TYPE,
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the app in this form."""
+
+    @app.exception_handler(MailboatError)
+    def ours(_request: Request, error: MailboatError) -> Response:
+        answer = problem(
+            status_of(error), code=error.code, detail=error.what, next_step=error.next_step
+        )
+        if isinstance(error, Transient) and not isinstance(error, ArtifactMissing):
+            after = error.retry_after
+            seconds = RETRY_AFTER_SECONDS if after is None else math.ceil(after.total_seconds())
+            answer.headers["Retry-After"] = str(seconds)
+        return answer
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(_request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        # Never the input itself: a token may stand in it.
+        return problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            code="E-REQUEST",
+            detail=f"{place}: {first['msg']}.",
+            next_step="correct the request; /openapi.json describes it.",
+        )
+
+    @app.exception_handler(HTTPException)
+    def http(_request: Request, error: HTTPException) -> Response:
+        answer = problem(
+            error.status_code,
+            code="E-HTTP",
+            detail=f"{error.detail}.",
+            next_step="see /openapi.json for what there is.",
+        )
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(Exception)
+    def unknown(_request: Request, _error: Exception) -> Response:
+        # The server logs the traceback; whoever asked learns nothing of our insides.
+        return problem(
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+            code="E-INTERNAL",
+            detail="The controller met an error it did not expect.",
+            next_step="look at the controller's log at this moment, and report it as a bug.",
+        )

@@ -1,0 +1,52 @@
+"""Rollouts: how far they are, and the four orders a person can give."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, StringConstraints
+
+from mailboat_controller.api.context import Context
+from mailboat_controller.api.identity import Operator, Reader
+from mailboat_controller.rollout.state import Trigger
+from mailboat_schemas.names import Label
+
+router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
+
+_TRIGGERS = {
+    "start": Trigger.START,
+    "pause": Trigger.PAUSE,
+    "resume": Trigger.RESUME,
+    "abort": Trigger.ABORT,
+}
+
+
+class Order(BaseModel):
+    """An order without a reason helps nobody later."""
+
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
+
+
+@router.get("")
+def list_rollouts(_reader: Reader, context: Context) -> list[Mapping[str, Any]]:
+    """All of them, oldest first, with counts that add up."""
+    return list(context.rollout_status(None))
+
+
+@router.get("/{name}")
+def get_rollout(name: Label, _reader: Reader, context: Context) -> Mapping[str, Any]:
+    return context.rollout_status(name)[0]
+
+
+@router.post("/{name}/{verb}")
+def order_rollout(
+    name: Label,
+    verb: Literal["start", "pause", "resume", "abort"],
+    order: Order,
+    operator: Operator,
+    context: Context,
+) -> Mapping[str, Any]:
+    """Start, pause, resume or abort; answers with what came of it."""
+    context.order(name, _TRIGGERS[verb], str(operator), order.reason)
+    context.wake()
+    return context.rollout_status(name)[0]

@@ -1,0 +1,137 @@
+"""``mailboat init``, ``serve`` and ``credential``: what is done on the controller's own disk."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mailboat_controller.cli import options, output
+from mailboat_schemas.enrolment import Kind
+
+credential = typer.Typer(
+    help="Certificates for pipelines, people and dashboards.", no_args_is_help=True
+)
+
+
+def init(
+    fleet: Annotated[str, typer.Option("--fleet", help="The fleet's name.")],
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", help="The directory to make.")
+    ] = options.DEFAULT_DATA_DIR,
+    trust: Annotated[
+        Path | None,
+        typer.Option("--trust", help="What `mailboat trust init` made, or its `controller` alone."),
+    ] = None,
+    operator: Annotated[
+        str, typer.Option("--operator", help="Name of the first operator.")
+    ] = "operator",
+    listen_port: Annotated[int, typer.Option(min=1, max=65535, help="Of the API.")] = 8443,
+    mqtt_port: Annotated[int, typer.Option(min=1, max=65535, help="Of the broker.")] = 8883,
+    public_host: Annotated[
+        str, typer.Option("--public-host", help="Name by which devices reach this machine.")
+    ] = "",
+    as_json: options.Json = False,
+) -> None:
+    """Make a controller's data directory, with its first operator's connection file.
+
+    Run it again with --trust to bring in a trust ceremony that was held later.
+    """
+    from mailboat_controller import data_directory
+    from mailboat_controller.config import CONFIG_FILE, load
+
+    config = data_dir / CONFIG_FILE
+    if config.exists() and trust is not None:
+        data_directory.import_trust(load(config), trust)
+        output.say(f"Trust imported into {data_dir}.", as_json=as_json)
+        return
+    now = options.now()
+    settings = data_directory.create(
+        data_dir,
+        fleet=fleet,
+        trust=trust,
+        now=now,
+        listen_port=listen_port,
+        mqtt_port=mqtt_port,
+        public_host=public_host,
+    )
+    connection = data_directory.issue_credential(
+        settings,
+        Kind.OPERATOR,
+        operator,
+        data_dir / "connections" / operator,
+        actor=options.local_actor(),
+        now=now,
+    )
+    output.show_fields(
+        {"fleet": fleet, "config": str(config), "connection": str(connection)}, as_json=as_json
+    )
+    output.say(f"\nStart it:      mailboat serve --config {config}", as_json=as_json)
+    output.say(f"Then, as you:  export MAILBOAT_CONNECTION={connection}", as_json=as_json)
+
+
+def serve(config: options.ConfigOption = options.DEFAULT_CONFIG) -> None:
+    """Run the controller: API, broker (unless configured otherwise) and rollouts."""
+    import asyncio
+
+    from mailboat_controller.config import load
+    from mailboat_controller.service import serve as serve_until_stopped
+
+    asyncio.run(serve_until_stopped(load(config)))
+
+
+@credential.command("issue")
+def issue(
+    name: Annotated[str, typer.Argument(help="Pipeline, person or dashboard.")],
+    kind: Annotated[Kind, typer.Option("--kind", help="ci, operator or dashboard.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory for connection, key, certificate.")],
+    config: options.ConfigOption = options.DEFAULT_CONFIG,
+    as_json: options.Json = False,
+) -> None:
+    """Make a key, a certificate and a connection file. Needs the controller's data directory."""
+    from mailboat_controller import data_directory
+    from mailboat_controller.config import load
+
+    connection = data_directory.issue_credential(
+        load(config), kind, name, out, actor=options.local_actor(), now=options.now()
+    )
+    content = {"name": name, "kind": str(kind), "connection": str(connection)}
+    output.show_fields(content, as_json=as_json)
+
+
+@credential.command("list")
+def list_credentials(
+    config: options.ConfigOption = options.DEFAULT_CONFIG, as_json: options.Json = False
+) -> None:
+    """Every credential ever issued here."""
+    from dataclasses import asdict
+
+    from mailboat_controller.config import load
+    from mailboat_controller.store import credentials
+    from mailboat_controller.store.engine import Store
+
+    store = Store(load(config).store_url)
+    try:
+        with store.read() as tx:
+            rows = [asdict(row) for row in credentials.every(tx)]
+    finally:
+        store.close()
+    columns = {"kind": "KIND", "name": "NAME", "expires_at": "EXPIRES", "revoked": "REVOKED"}
+    output.show_rows(rows, columns, as_json=as_json)
+
+
+@credential.command("revoke")
+def revoke(
+    name: Annotated[str, typer.Argument()],
+    kind: Annotated[Kind, typer.Option("--kind", help="ci, operator or dashboard.")],
+    reason: options.Reason,
+    config: options.ConfigOption = options.DEFAULT_CONFIG,
+    as_json: options.Json = False,
+) -> None:
+    """Revoke every certificate of one holder: the API refuses them from here on."""
+    from mailboat_controller import data_directory
+    from mailboat_controller.config import load
+
+    count = data_directory.revoke_credential(
+        load(config), kind, name, reason=reason, actor=options.local_actor(), now=options.now()
+    )
+    output.show_fields({"name": name, "kind": str(kind), "revoked": count}, as_json=as_json)

@@ -1,0 +1,124 @@
+"""``mailboat device``: kits, the fleet's devices, cutting one off."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mailboat_controller.cli import options, output
+
+app = typer.Typer(help="Devices: enrolment kits, state, revocation.", no_args_is_help=True)
+
+KIT_MODE = 0o600
+EVENTS_SHOWN = 20
+_COLUMNS = {
+    "device": "DEVICE",
+    "hardware_class": "CLASS",
+    "site": "SITE",
+    "online": "ONLINE",
+    "last_seen_at": "LAST SEEN",
+    "revoked": "REVOKED",
+}
+_EVENT_COLUMNS = {
+    "received_at": "RECEIVED",
+    "kind": "EVENT",
+    "model": "MODEL",
+    "version": "VERSION",
+}
+
+
+@app.command("enroll-token")
+def enroll_token(
+    hardware_class: Annotated[str, typer.Option("--class", help="Hardware class.")],
+    out: Annotated[Path, typer.Option("--out", help="File for the kit; it holds a secret.")],
+    site: Annotated[str, typer.Option("--site", help="Site; - connects to the centre.")] = "-",
+    label: Annotated[
+        list[str] | None, typer.Option("--label", help="name=value; may be repeated.")
+    ] = None,
+    uses: Annotated[int, typer.Option(min=1, help="How many devices may use it.")] = 1,
+    hours: Annotated[float, typer.Option(help="How long it is good.")] = 24,
+    connection: options.ConnectionOption = None,
+    as_json: options.Json = False,
+) -> None:
+    """Make an enrolment kit: a file that a person hands to a device."""
+    import json
+
+    order = {
+        "hardware_class": hardware_class,
+        "site": site,
+        "labels": _labels(label or []),
+        "uses": uses,
+        "hours": hours,
+    }
+    with options.client(connection) as client:
+        kit = client.post("/v1/enrolment-tokens", order)
+    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, KIT_MODE)
+    with os.fdopen(descriptor, "w") as file:
+        os.fchmod(descriptor, KIT_MODE)  # also when the file was there before
+        json.dump(kit, file, indent=2)
+    content = {"kit": str(out), "hardware_class": hardware_class, "uses": uses, "hours": hours}
+    output.show_fields(content, as_json=as_json)
+    output.say(f"\nOn the device: mailboat-agent enroll --kit {out.name} …", as_json=as_json)
+
+
+@app.command("list")
+def list_devices(
+    hardware_class: Annotated[str | None, typer.Option("--class")] = None,
+    site: Annotated[str | None, typer.Option("--site")] = None,
+    connection: options.ConnectionOption = None,
+    as_json: options.Json = False,
+) -> None:
+    """All devices, by enrolment."""
+    with options.client(connection) as client:
+        pages = client.pages(
+            "/v1/devices", "enrolment_number", hardware_class=hardware_class, site=site
+        )
+        output.show_rows(list(pages), _COLUMNS, as_json=as_json)
+
+
+@app.command("show")
+def show(
+    device: Annotated[str, typer.Argument()],
+    connection: options.ConnectionOption = None,
+    as_json: options.Json = False,
+) -> None:
+    """What a device last said, and its newest state events."""
+    with options.client(connection) as client:
+        found = client.get(f"/v1/devices/{device}")
+        events = list(client.pages(f"/v1/devices/{device}/events", "id"))[-EVENTS_SHOWN:]
+    if as_json:
+        output.show_json({**found, "events": events})
+        return
+    report = found.pop("report") or {}
+    output.show_fields(found, as_json=False)
+    for model in report.get("models", ()):
+        serving = model.get("serving_version") or "nothing"
+        because = f" ({model['because']})" if model.get("because") else ""
+        print(f"model {model['model']}: serves {serving}, {model['phase']}{because}")
+    if events:
+        print()
+        output.show_rows(events, _EVENT_COLUMNS, as_json=False)
+
+
+@app.command("revoke")
+def revoke(
+    device: Annotated[str, typer.Argument()],
+    reason: options.Reason,
+    connection: options.ConnectionOption = None,
+    as_json: options.Json = False,
+) -> None:
+    """Cut a device off for good."""
+    with options.client(connection) as client:
+        found = client.post(f"/v1/devices/{device}/revoke", {"reason": reason})
+    output.show_fields({key: found[key] for key in ("device", "revoked")}, as_json=as_json)
+
+
+def _labels(pairs: list[str]) -> dict[str, str]:
+    labels = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"{pair!r}: write name=value", param_hint="--label")
+        labels[name] = value
+    return labels

@@ -1,0 +1,139 @@
+"""How the commands speak: tables for people, tab-separated lines for pipes, JSON for programs.
+
+Errors go to standard error with their code and next step, never with a traceback. NO_COLOR is
+respected (rich does so by itself).
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from mailboat_schemas.errors import (
+    ArtifactMissing,
+    Conflict,
+    MailboatError,
+    NotFound,
+    NotPermitted,
+    ServerUnavailable,
+    TrustRefused,
+)
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_DIFFERENT = 3
+EXIT_NOT_FOUND = 4
+EXIT_NOT_PERMITTED = 5
+EXIT_CONFLICT = 6
+EXIT_ROLLOUT_FAILED = 7
+EXIT_TRUST = 8
+EXIT_TIMEOUT = 9
+
+EXIT_CODES_HELP = (
+    "Exit codes: 0 ok, 1 failure, 2 usage, 3 differences found, 4 not found, 5 not permitted, "
+    "6 conflict, 7 rollout failed, 8 signature or trust, 9 no answer in time."
+)
+
+
+# The first that fits.
+_EXIT_CODES: tuple[tuple[type[MailboatError], int], ...] = (
+    (NotFound, EXIT_NOT_FOUND),
+    (ArtifactMissing, EXIT_NOT_FOUND),
+    (NotPermitted, EXIT_NOT_PERMITTED),
+    (Conflict, EXIT_CONFLICT),
+    (TrustRefused, EXIT_TRUST),
+    (ServerUnavailable, EXIT_TIMEOUT),
+    (MailboatError, EXIT_FAILURE),
+)
+
+
+def exit_code_of(error: MailboatError) -> int:
+    return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+
+
+def show_error(error: MailboatError, *, as_json: bool) -> None:
+    if as_json:
+        content = {"code": error.code, "what": error.what, "next_step": error.next_step}
+        print(json.dumps(content), file=sys.stderr)
+    else:
+        print(f"error {error.code}: {error.what}", file=sys.stderr)
+        print(f"  next step: {error.next_step}", file=sys.stderr)
+
+
+def show_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, default=_plain))
+
+
+def show_rows(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, as_json: bool
+) -> None:
+    """Rows under titled columns (key -> title)."""
+    if as_json:
+        show_json(list(rows))
+    elif sys.stdout.isatty():
+        _table(rows, columns)
+    else:
+        print("\t".join(columns.values()))
+        for row in rows:
+            print("\t".join(_text(row.get(key)) for key in columns))
+
+
+def show_fields(content: Mapping[str, Any], *, as_json: bool) -> None:
+    """One thing, a line a field."""
+    if as_json:
+        show_json(content)
+        return
+    width = max((len(key) for key in content), default=0)
+    for key, value in content.items():
+        print(f"{key.replace('_', ' '):<{width}}  {_text(value)}")
+
+
+def tell(content: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    """The outcome of a command: fields for programs, sentences for people."""
+    if as_json:
+        show_json(content)
+    else:
+        print(text)
+
+
+def say(text: str, *, as_json: bool = False) -> None:
+    """A remark for people; programs did not ask for it."""
+    if not as_json:
+        print(text)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
+    from rich.console import Console  # slow to import, and pipes do not need it
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in columns.values():
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        # As plain text: what a device says must not be read as markup.
+        table.add_row(*(Text(_text(row.get(key))) for key in columns))
+    Console().print(table)
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None:
+            text = "-"
+        case bool():
+            text = "yes" if value else "no"
+        case dict():
+            text = ", ".join(f"{key}={_text(part)}" for key, part in value.items()) or "-"
+        case list() | tuple():
+            text = ", ".join(_text(part) for part in value) or "-"
+        case _:
+            text = str(value)
+    # Control characters from afar could repaint the terminal, or break a line in a pipe.
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value)

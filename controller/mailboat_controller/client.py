@@ -1,0 +1,251 @@
+"""The controller's API as the command line uses it. The only module here that knows httpx2.
+
+Problems come back as the errors they were on the server, with code and next step, so the command
+line treats near and far alike.
+"""
+
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+
+from mailboat_controller.connection_file import load_connection
+from mailboat_schemas.enrolment import Connection
+from mailboat_schemas.errors import (
+    ConfigurationInvalid,
+    Conflict,
+    MailboatError,
+    NotFound,
+    NotPermitted,
+    OperatorNeeded,
+    ServerUnavailable,
+    Transient,
+)
+from mailboat_schemas.submission import SubmissionReply
+
+ATTEMPTS_MAX = 4
+RETRY_AFTER_SECONDS_MAX = 10.0
+CONNECT_SECONDS = 10.0
+ANSWER_SECONDS = 60.0
+_CHUNK_BYTES = 256 * 1024
+
+Progress = Callable[[int], None]  # bytes sent since the last call
+
+_BY_STATUS: Mapping[int, type[MailboatError]] = {
+    HTTPStatus.UNAUTHORIZED: NotPermitted,
+    HTTPStatus.FORBIDDEN: NotPermitted,
+    HTTPStatus.NOT_FOUND: NotFound,
+    HTTPStatus.CONFLICT: Conflict,
+    HTTPStatus.SERVICE_UNAVAILABLE: ServerUnavailable,
+    HTTPStatus.INSUFFICIENT_STORAGE: ServerUnavailable,
+}
+
+
+class ApiClient:
+    """One connection to one controller, as one holder. Use as a context manager."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        directory: Path,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """
+        Args:
+            directory: where the connection file stands; its paths are relative to that.
+
+        Raises:
+            ConfigurationInvalid: certificate, key or CA cannot be read.
+        """
+        self.connection = connection
+        self._sleep = sleep
+        self._client = httpx2.Client(
+            base_url=connection.api_url,
+            verify=_tls(connection, directory),
+            timeout=httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+            trust_env=False,  # a proxy in the environment cannot carry our client certificate
+        )
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The client of a connection file."""
+        return cls(load_connection(path), path.parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._client.close()
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        """The JSON at a path; parameters that are None are left out."""
+        wanted = {name: value for name, value in parameters.items() if value is not None}
+        return self._request("GET", path, params=wanted).json()
+
+    def post(self, path: str, content: Mapping[str, Any]) -> Any:
+        return self._request("POST", path, json=dict(content)).json()
+
+    def put(self, path: str, content: Mapping[str, Any]) -> Any:
+        return self._request("PUT", path, json=dict(content)).json()
+
+    def pages(self, path: str, key: str, **parameters: Any) -> Iterator[Any]:
+        """Every row of a paged list; ``key`` names the number that pages go by."""
+        after = 0
+        while rows := self.get(path, after=after, **parameters):
+            yield from rows
+            after = rows[-1][key]
+
+    def role(self, role: str) -> bytes:
+        """The newest signed bytes of a TUF role.
+
+        Raises:
+            NotFound: no such role.
+        """
+        return self._request("GET", f"/v1/trust/roles/{role}").content
+
+    def release_document(self, model: str, version: str) -> bytes:
+        return self._request("GET", f"/v1/releases/{model}/{version}").content
+
+    def has_artifact(self, digest: str) -> bool:
+        try:
+            self._request("HEAD", f"/v1/artifacts/sha256/{digest}")
+        except NotFound:
+            return False
+        return True
+
+    def put_artifact(self, digest: str, path: Path, progress: Progress | None = None) -> bool:
+        """Upload a file unless the server has it; says whether it was sent.
+
+        Raises:
+            DigestMismatch: the file is not what the digest says. DiskFull, ServerUnavailable.
+        """
+        if self.has_artifact(digest):
+            return False
+        size = path.stat().st_size
+        self._request(
+            "PUT",
+            f"/v1/artifacts/sha256/{digest}",
+            # Made anew for every attempt: a generator can be read once.
+            body=lambda: _read(path, progress),
+            headers={"Content-Length": str(size)},
+        )
+        return True
+
+    def submit(self, content: bytes) -> SubmissionReply:
+        """Hand in an encoded Submission; a refusal is an answer, not an error."""
+        response = self._request(
+            "POST",
+            "/v1/submissions",
+            content=content,
+            headers={"Content-Type": "application/vnd.msgpack"},
+            answers=frozenset({HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}),
+        )
+        if response.headers.get("content-type", "").startswith("application/problem"):
+            raise _problem(response)
+        return SubmissionReply.model_validate_json(response.content)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        answers: frozenset[int] = frozenset(),
+        body: Callable[[], Iterator[bytes]] | None = None,
+        **options: Any,
+    ) -> httpx2.Response:
+        """One request, tried again while the server is busy or cannot be reached.
+
+        Trying again is safe: the server answers 503 only when it has kept nothing.
+        """
+        for attempt in range(ATTEMPTS_MAX):
+            try:
+                if body is not None:
+                    options["content"] = body()
+                response = self._client.request(method, path, **options)
+            except httpx2.HTTPError as error:
+                failure: MailboatError = self._unreachable(error)
+                again = isinstance(error, httpx2.ConnectError)
+                wait_seconds = float(2**attempt)
+            else:
+                if response.is_success or response.status_code in answers:
+                    return response
+                failure = _problem(response)
+                again = response.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+                wait_seconds = _retry_after(response, float(2**attempt))
+            if not again or attempt == ATTEMPTS_MAX - 1:
+                raise failure
+            self._sleep(min(wait_seconds, RETRY_AFTER_SECONDS_MAX))
+        raise AssertionError("the loop returns or raises")
+
+    def _unreachable(self, error: httpx2.HTTPError) -> ServerUnavailable:
+        return ServerUnavailable(
+            f"The controller at {self.connection.api_url} cannot be reached: "
+            f"{error or type(error).__name__}.",
+            next_step="check that `mailboat serve` runs there and that api_url in the "
+            "connection file is right.",
+        )
+
+
+def _tls(connection: Connection, directory: Path) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=str(directory / connection.ca))
+        context.load_cert_chain(directory / connection.certificate, directory / connection.key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationInvalid(
+            f"The certificate of connection {connection.name} cannot be used: {error}.",
+            next_step="keep ca, certificate and key beside the connection file, "
+            "or issue the credential again.",
+        ) from error
+    return context
+
+
+def _read(path: Path, progress: Progress | None) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
+            if progress is not None:
+                progress(len(chunk))
+
+
+def _retry_after(response: httpx2.Response, otherwise: float) -> float:
+    text = response.headers.get("retry-after", "")
+    return float(text) if text.isdigit() else otherwise
+
+
+def _problem(response: httpx2.Response) -> MailboatError:
+    """The server's error as the class it has here, or as its branch where we do not know it."""
+    try:
+        content = response.json()
+        code, what, next_step = (str(content[key]) for key in ("code", "detail", "next_step"))
+    except (ValueError, KeyError, TypeError):
+        # A HEAD has no body; a proxy in between speaks no problem+json.
+        code, what = "", f"The controller answered {response.status_code}."
+        next_step = "look at the controller's log."
+    kind = _leaves().get(code) or _BY_STATUS.get(response.status_code, OperatorNeeded)
+    error = kind.__new__(kind)  # leaves have parameters of their own; the words are made already
+    if isinstance(error, Transient):
+        Transient.__init__(error, what, next_step=next_step)
+    else:
+        MailboatError.__init__(error, what, next_step=next_step)
+    return error
+
+
+def _leaves() -> dict[str, type[MailboatError]]:
+    found: dict[str, type[MailboatError]] = {}
+    waiting = list(MailboatError.__subclasses__())
+    while waiting:
+        kind = waiting.pop()
+        found.setdefault(kind.code, kind)
+        waiting += kind.__subclasses__()
+    return found

@@ -1,0 +1,248 @@
+"""What devices tell, taken into the database: one transaction for each batch of messages.
+
+The watermark rule (MQTT.md section 3): a row is stored only when everything before it is, so the
+watermark is the acknowledgement and duplicates need no index. A gap asks the device to go back; the
+broker may lose, repeat and delay as it likes. Poison goes to the quarantine and is acknowledged,
+because redelivery would not make it better; its rows stay in the device's outbox.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from types import MappingProxyType
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from mailboat_controller.incoming import Incoming
+from mailboat_controller.store import (
+    devices,
+    events,
+    outcomes,
+    quarantine,
+    telemetry,
+    watermarks,
+)
+from mailboat_controller.store.savepoint import savepoint
+from mailboat_controller.store.transaction import Transaction
+from mailboat_controller.watermark_rule import DeviceStreams
+from mailboat_schemas.codec import decode
+from mailboat_schemas.envelope import Envelope, PayloadType, open_from_device
+from mailboat_schemas.errors import (
+    MailboatError,
+    NotPermitted,
+    PayloadTooLarge,
+    WrongTopic,
+)
+from mailboat_schemas.events import EventBatch
+from mailboat_schemas.reports import Ack, Hello, Presence, ReportedState, TelemetryBatch
+from mailboat_schemas.topics import TOPICS, Channel, Topic, parse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingested:
+    """What a batch led to, to be acted on once its transaction has been committed."""
+
+    acks: tuple[tuple[str, Ack], ...]  # topic and payload
+    changed: bool  # something a rollout is decided on
+    submissions: tuple[Incoming, ...]  # not handled here
+    events: Mapping[str, int]  # stored, by kind
+    windows: int
+    quarantined: Mapping[str, int]  # by error code
+
+
+def ingest(tx: Transaction, messages: Iterable[Incoming], *, fleet: str, now: datetime) -> Ingested:
+    """Take a batch into the caller's transaction. Never raises for what a message says."""
+    batch = _Batch(tx, fleet, now)
+    for message in messages:
+        batch.take(message)
+    return batch.finish()
+
+
+class _Batch:
+    def __init__(self, tx: Transaction, fleet: str, now: datetime) -> None:
+        self._tx = tx
+        self._fleet = fleet
+        self._now = now
+        self._devices: dict[str, DeviceStreams] = {}
+        self._submissions: list[Incoming] = []
+        self._changed = False
+        self._events: Counter[str] = Counter()
+        self._windows = 0
+        self._quarantined: Counter[str] = Counter()
+        self._take: Mapping[Channel, Callable[[DeviceStreams, Incoming], None]] = MappingProxyType(
+            {
+                Channel.EVENTS: self._take_events,
+                Channel.TELEMETRY: self._take_telemetry,
+                Channel.HELLO: self._take_hello,
+                Channel.REPORT: self._take_report,
+                Channel.STATUS: self._take_status,
+            }
+        )
+
+    def take(self, message: Incoming) -> None:
+        try:
+            topic = self._admit(message)
+            if topic.channel is Channel.SUBMIT:
+                self._submissions.append(message)
+                return
+            device = self._device(topic)
+            with savepoint(self._tx):
+                self._take[topic.channel](device, message)
+        except MailboatError as error:
+            self._quarantined[error.code] += 1
+            quarantine.put(
+                self._tx,
+                topic=message.topic,
+                code=error.code,
+                problem=error.what,
+                payload=message.payload,
+                at=self._now,
+            )
+
+    def finish(self) -> Ingested:
+        acks: list[tuple[str, Ack]] = []
+        for name, device in self._devices.items():
+            for epoch in sorted(device.touched):
+                watermarks.put(self._tx, name, epoch, device.marks[epoch], self._now)
+            acks += [device.ack(self._fleet, epoch) for epoch in sorted(device.to_ack)]
+        seen = {name: self._now for name, device in self._devices.items() if device.seen}
+        devices.mark_seen_many(self._tx, seen)
+        return Ingested(
+            acks=tuple(acks),
+            changed=self._changed,
+            submissions=tuple(self._submissions),
+            events=dict(self._events),
+            windows=self._windows,
+            quarantined=dict(self._quarantined),
+        )
+
+    def _admit(self, message: Incoming) -> Topic:
+        """Everything that can be said before reading the payload."""
+        topic = parse(message.topic)
+        if topic["fleet"] != self._fleet or (
+            topic.channel is not Channel.SUBMIT and topic.channel not in self._take
+        ):
+            raise WrongTopic(
+                f"{message.topic} is not for this controller.",
+                next_step="look at the subscriptions and bridges of the broker.",
+            )
+        size_bytes_max = TOPICS[topic.channel].payload_bytes_max
+        if len(message.payload) > size_bytes_max:
+            raise PayloadTooLarge(topic.channel, len(message.payload), size_bytes_max)
+        return topic
+
+    def _device(self, topic: Topic) -> DeviceStreams:
+        name = topic["device"]
+        known = self._devices.get(name)
+        if known is None:
+            row = devices.by_name(self._tx, name)
+            if row is None:
+                raise NotPermitted(
+                    f"Device {name} is not enrolled here.",
+                    next_step="enrol it, or look at which certificates the broker accepts.",
+                )
+            known = DeviceStreams(row, watermarks.of_device(self._tx, name))
+            self._devices[name] = known
+        if known.row.revoked:
+            raise NotPermitted(
+                f"Device {name} is revoked.", next_step="block its certificate at the broker too."
+            )
+        if known.row.site != topic["site"]:
+            raise WrongTopic(
+                f"Device {name} belongs to site {known.row.site}, not {topic['site']}.",
+                next_step="look at the bridge of that site, or enrol the device anew.",
+            )
+        return known
+
+    def _take_events(self, device: DeviceStreams, message: Incoming) -> None:
+        name = device.row.device
+        payload = _open(device, message, PayloadType.EVENT_BATCH)
+        batch = decode(EventBatch, payload)
+        _require_own(name, batch.device)
+        mark = device.mark(self._tx, batch.epoch, self._now)
+        fresh = device.unstored(batch.epoch, batch.events, batch.first, mark.events)
+        if fresh:
+            stored = fresh
+            if len(device.marks) > 1:
+                # The journal was lost once: the device tells again what its state implies, with
+                # the same ids, in another epoch.
+                told = events.already_told(self._tx, name, [e.event_id for e in fresh])
+                stored = tuple(event for event in fresh if event.event_id not in told)
+            events.append(self._tx, name, batch.epoch, stored, self._now)
+            changed = outcomes.fold(self._tx, name, stored, self._now)
+            self._changed = self._changed or changed
+            self._events.update(event.kind.value for event in stored)
+            device.advance(batch.epoch, replace(mark, events=fresh[-1].sequence))
+        device.to_ack.add(batch.epoch)
+        device.seen = True
+
+    def _take_telemetry(self, device: DeviceStreams, message: Incoming) -> None:
+        batch = decode(TelemetryBatch, message.payload)
+        _require_own(device.row.device, batch.device)
+        mark = device.mark(self._tx, batch.epoch, self._now)
+        fresh = device.unstored(batch.epoch, batch.windows, batch.first, mark.telemetry)
+        if fresh:
+            telemetry.append(self._tx, device.row.device, batch.epoch, fresh, self._now)
+            self._windows += len(fresh)
+            device.advance(batch.epoch, replace(mark, telemetry=fresh[-1].sequence))
+        device.to_ack.add(batch.epoch)
+        device.seen = True
+
+    def _take_hello(self, device: DeviceStreams, message: Incoming) -> None:
+        hello = decode(Hello, message.payload)
+        _require_own(device.row.device, hello.device)
+        mark = device.mark(self._tx, hello.epoch, self._now)
+        device.pass_over_lost(self._tx, hello, mark, self._now)
+        device.to_ack.add(hello.epoch)
+        device.seen = True
+
+    def _take_report(self, device: DeviceStreams, message: Incoming) -> None:
+        report = decode(ReportedState, _open(device, message, PayloadType.REPORTED_STATE))
+        row = device.row
+        _require_own(row.device, report.device)
+        if (report.fleet, report.hardware_class) != (self._fleet, row.hardware_class):
+            raise WrongTopic(
+                f"The report of {row.device} speaks of {report.fleet}/{report.hardware_class}; "
+                f"it is enrolled in {self._fleet}/{row.hardware_class}.",
+                next_step="enrol the device anew in its right class.",
+            )
+        if not devices.set_report(self._tx, report):
+            return
+        # Brokers and bridges deliver retained reports again and again: only news is a sign of life.
+        held = row.report
+        newer = held is None or (held["session"], held["observed_at"]) < (
+            report.session,
+            report.observed_at,
+        )
+        if newer:
+            device.seen = device.seen or not message.retain
+            self._changed = True
+
+    def _take_status(self, device: DeviceStreams, message: Incoming) -> None:
+        presence = decode(Presence, message.payload)
+        _require_own(device.row.device, presence.device)
+        devices.set_presence(
+            self._tx, device.row.device, session=presence.session, online=presence.online
+        )
+
+
+def _open(device: DeviceStreams, message: Incoming, payload_type: str) -> bytes:
+    """The payload, once the signature by the device's registered key held."""
+    envelope = decode(Envelope, message.payload)
+    key = load_der_public_key(device.row.public_key)
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise NotPermitted(
+            f"Device {device.row.device} is enrolled with a key that cannot sign messages.",
+            next_step="enrol it anew with a P-256 key.",
+        )
+    return open_from_device(envelope, payload_type, key, device.row.device)
+
+
+def _require_own(device: str, named: str) -> None:
+    if named != device:
+        raise WrongTopic(
+            f"A message on the topic of {device} speaks for {named[:63]}.",
+            next_step="look at the broker's access rules: devices write to their own topics only.",
+        )

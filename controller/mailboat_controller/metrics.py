@@ -1,0 +1,158 @@
+"""The controller's own numbers for Prometheus: counted as they happen, or read when scraped.
+
+A registry of our own: nothing else in the process gets mixed in, and tests may make many.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from mailboat_controller.ingest import Ingested
+from mailboat_controller.stats import RollUp
+from mailboat_controller.store import devices, manifests, outbox, quarantine, trust_roles
+from mailboat_controller.store.engine import Store
+
+_OUTCOMES = ("not_open", "waiting", "in_progress", "ok", "failed", "excluded")
+_STATES = ("online", "offline", "unknown", "revoked")
+_BATCH_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+class Metrics:
+    """Everything `/metrics` shows."""
+
+    def __init__(self, store: Store, roll_ups: Callable[[], Mapping[str, RollUp]]) -> None:
+        """Args: roll_ups: the newest of what is published on stats/, by scope/name."""
+        self._registry = CollectorRegistry()
+        self._events = Counter(
+            "mailboat_events_ingested",
+            "State events stored, by kind.",
+            ["kind"],
+            registry=self._registry,
+        )
+        self._windows = Counter(
+            "mailboat_telemetry_windows_ingested",
+            "Telemetry windows stored.",
+            registry=self._registry,
+        )
+        self._quarantined = Counter(
+            "mailboat_quarantined_messages",
+            "Messages that could not be taken, by error code.",
+            ["code"],
+            registry=self._registry,
+        )
+        self._acks = Counter(
+            "mailboat_acks_sent", "Acknowledgements sent to devices.", registry=self._registry
+        )
+        self._rewinds = Counter(
+            "mailboat_rewinds_requested",
+            "Acknowledgements that asked a device to send again.",
+            registry=self._registry,
+        )
+        self._publishes = Counter(
+            "mailboat_manifest_publishes",
+            "Manifests decided on and queued, by class.",
+            ["hardware_class"],
+            registry=self._registry,
+        )
+        self._refused = Counter(
+            "mailboat_publishes_refused",
+            "Messages that the broker refused: look at its access rules.",
+            registry=self._registry,
+        )
+        self._batches = Histogram(
+            "mailboat_ingest_batch_seconds",
+            "Time to take a batch of messages into the database.",
+            buckets=_BATCH_SECONDS,
+            registry=self._registry,
+        )
+        self.broker_connected = Gauge(
+            "mailboat_broker_connected", "1 while connected.", registry=self._registry
+        )
+        self._registry.register(_StoreCollector(store, roll_ups))
+
+    def count_batch(self, ingested: Ingested, seconds: float) -> None:
+        for kind, count in ingested.events.items():
+            self._events.labels(kind).inc(count)
+        for code, count in ingested.quarantined.items():
+            self._quarantined.labels(code).inc(count)
+        self._windows.inc(ingested.windows)
+        self._batches.observe(seconds)
+
+    def count_acks(self, sent: int, rewinds: int) -> None:
+        self._acks.inc(sent)
+        self._rewinds.inc(rewinds)
+
+    def count_published(self, hardware_classes: tuple[str, ...]) -> None:
+        for hardware_class in hardware_classes:
+            self._publishes.labels(hardware_class).inc()
+
+    def count_refused(self) -> None:
+        self._refused.inc()
+
+    def render(self) -> bytes:
+        """Text exposition format 0.0.4."""
+        return generate_latest(self._registry)
+
+
+class _StoreCollector(Collector):
+    """What is cheaper and truer to read from the database than to keep count of."""
+
+    def __init__(self, store: Store, roll_ups: Callable[[], Mapping[str, RollUp]]) -> None:
+        self._store = store
+        self._roll_ups = roll_ups
+
+    def describe(self) -> list[Metric]:
+        return []  # else registering would already read the database
+
+    def collect(self) -> Iterator[Metric]:
+        with self._store.read() as tx:
+            counts = devices.count_by_class(tx)
+            counters = {row.hardware_class: row.counter for row in manifests.every(tx)}
+            waiting = outbox.count(tx)
+            held = quarantine.count(tx)
+            timestamp = trust_roles.newest_of(tx, "timestamp")
+        yield GaugeMetricFamily(
+            "mailboat_outbox_messages", "Messages not yet with the broker.", value=waiting
+        )
+        yield GaugeMetricFamily(
+            "mailboat_quarantine_messages_held", "Messages kept for a look.", value=held
+        )
+        if timestamp is not None:
+            yield GaugeMetricFamily(
+                "mailboat_trust_timestamp_signed_timestamp_seconds",
+                "When the timestamp role was last signed; daily, or devices install nothing.",
+                value=timestamp[2].timestamp(),
+            )
+        enrolled = GaugeMetricFamily(
+            "mailboat_devices",
+            "Enrolled devices by class and state.",
+            labels=["hardware_class", "state"],
+        )
+        for count in counts:
+            for state in _STATES:
+                enrolled.add_metric([count.hardware_class, state], getattr(count, state))
+        yield enrolled
+        counter = GaugeMetricFamily(
+            "mailboat_manifest_counter",
+            "Counter of the newest manifest of a class.",
+            labels=["hardware_class"],
+        )
+        for hardware_class, value in counters.items():
+            counter.add_metric([hardware_class], value)
+        yield counter
+        yield self._rollouts()
+
+    def _rollouts(self) -> Metric:
+        family = GaugeMetricFamily(
+            "mailboat_rollout_devices",
+            "Devices of a rollout by where they stand; they add up.",
+            labels=["rollout", "outcome"],
+        )
+        for name, roll_up in self._roll_ups().items():
+            scope, _, rollout = name.partition("/")
+            if scope == "rollout":
+                for outcome in _OUTCOMES:
+                    family.add_metric([rollout, outcome], float(roll_up[outcome]))
+        return family

@@ -1,0 +1,242 @@
+"""What each class is told: worked out from the stored state, signed and queued when it changed.
+
+Exactly one retained message a class for each change, whatever the size of the fleet.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from mailboat_controller.authority.online import OnlineKeys
+from mailboat_controller.bundle import compose_bundle
+from mailboat_controller.held_trust import HeldTrust
+from mailboat_controller.rollout.state import OFFERED
+from mailboat_controller.store import manifests, outbox, releases
+from mailboat_controller.store.manifests import ManifestRow
+from mailboat_controller.store.rollouts import AssignmentRow, RolloutRow
+from mailboat_controller.store.transaction import Transaction
+from mailboat_schemas.codec import decode, encode
+from mailboat_schemas.desired import (
+    Assignment,
+    DesiredState,
+    FreshTimestamp,
+    ManifestBundle,
+    Offer,
+    ReleaseRef,
+)
+from mailboat_schemas.errors import MailboatError
+from mailboat_schemas.topics import TOPICS, Channel, build
+from mailboat_schemas.trust import approval_role, release_role
+
+# Devices tell which counter they have seen. After a restored backup ours may be behind theirs, and
+# they would refuse everything; so we go on from theirs, but not from a number out of a hat.
+COUNTER_LEAD_MAX = 1_000_000
+_EVERY_BUNDLE = ("targets", "snapshot", "timestamp")
+TIMESTAMP_FILE = "timestamp.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassWish:
+    """What one class is to be told."""
+
+    hardware_class: str
+    assignments: tuple[Assignment, ...]
+    documents: tuple[str, ...]  # digests of the release documents a device may need
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    classes: tuple[str, ...]
+    problems: Mapping[str, MailboatError]  # by class; their old manifest stays
+
+
+def wish_for(
+    hardware_class: str,
+    assignments: Iterable[AssignmentRow],
+    rollouts: Sequence[RolloutRow],
+    previous: Mapping[str, ReleaseRef],
+) -> ClassWish:
+    """Pure: current releases, and offers of the rollouts whose waves are open in this class.
+
+    Args:
+        rollouts: those that cover the class.
+        previous: by model, what was current before: its document travels along, so that a device
+            that has to go back can.
+    """
+    wishes: list[Assignment] = []
+    documents: set[str] = set()
+    for row in assignments:
+        offer = _offer(row, rollouts)
+        wishes.append(
+            Assignment(
+                model=row.model, current=row.current, offer=offer, retry_epoch=row.retry_epoch
+            )
+        )
+        refs = (row.current, None if offer is None else offer.release, previous.get(row.model))
+        documents |= {ref.digest for ref in refs if ref is not None}
+    return ClassWish(
+        hardware_class=hardware_class,
+        assignments=tuple(wishes),
+        documents=tuple(sorted(documents)),
+    )
+
+
+def _offer(row: AssignmentRow, rollouts: Sequence[RolloutRow]) -> Offer | None:
+    for each in rollouts:
+        rollout = each.rollout
+        waves = rollout.opened.get(row.hardware_class, ())
+        if rollout.model == row.model and rollout.phase in OFFERED and waves:
+            return Offer(
+                release=ReleaseRef(version=rollout.version, digest=rollout.digest),
+                rollout=rollout.name,
+                paused=rollout.phase.value == "paused",
+                waves=waves,
+            )
+    return None
+
+
+def publish_changed(
+    tx: Transaction,
+    wishes: Iterable[ClassWish],
+    trust: HeldTrust,
+    keys: OnlineKeys,
+    *,
+    fleet: str,
+    now: datetime,
+) -> Published:
+    """Sign and queue the manifest of every class that would now be told something else."""
+    reported = manifests.reported_counters(tx)
+    held = {row.hardware_class: row for row in manifests.every(tx)}
+    published: list[str] = []
+    problems: dict[str, MailboatError] = {}
+    for wish in wishes:
+        row = held.get(wish.hardware_class)
+        counter = 0 if row is None else row.counter
+        ahead = reported.get(wish.hardware_class, 0)
+        behind = counter < ahead <= counter + COUNTER_LEAD_MAX
+        parts = _parts(tx, wish, trust)
+        content_digest = _content_digest(wish, parts, keys.director_keyid)
+        if row is not None and row.content_digest == content_digest and not behind:
+            continue
+        try:
+            bundle = _bundle(
+                wish, parts, trust, keys, fleet, (ahead if behind else counter) + 1, now
+            )
+        except MailboatError as error:
+            problems[wish.hardware_class] = error
+            continue
+        _store(tx, fleet, bundle, content_digest, now)
+        published.append(wish.hardware_class)
+    return Published(classes=tuple(published), problems=problems)
+
+
+def publish_fresh(tx: Transaction, timestamp: bytes, *, fleet: str, now: datetime) -> None:
+    """A new timestamp role: a small retained message a class, and the stored bundles with it, so
+    that a device that only has HTTPS does not find an expired one."""
+    for row in manifests.every(tx):
+        held = decode(ManifestBundle, row.bundle)
+        if held.trust[TIMESTAMP_FILE] == timestamp:
+            continue
+        renewed = held.model_copy(update={"trust": {**held.trust, TIMESTAMP_FILE: timestamp}})
+        bundle = encode(renewed)
+        manifests.put(tx, replace(row, bundle=bundle, etag=hashlib.sha256(bundle).hexdigest()))
+        fresh = FreshTimestamp(fleet=fleet, hardware_class=row.hardware_class, timestamp=timestamp)
+        _queue(tx, Channel.FRESH, fleet, row.hardware_class, encode(fresh), now)
+
+
+def assert_retained(tx: Transaction, *, fleet: str, now: datetime) -> int:
+    """Queue every class's manifest again: the broker may have lost what it retained."""
+    rows = manifests.every(tx)
+    for row in rows:
+        _queue(tx, Channel.MANIFEST, fleet, row.hardware_class, row.bundle, now)
+    return len(rows)
+
+
+def _parts(tx: Transaction, wish: ClassWish, trust: HeldTrust) -> tuple[dict[str, bytes], ...]:
+    models = [assignment.model for assignment in wish.assignments]
+    wanted = {*_EVERY_BUNDLE, *map(release_role, models), *map(approval_role, models)}
+    roles = {role: content for role, content in trust.roles.items() if role in wanted}
+    found = ((digest, releases.by_digest(tx, digest)) for digest in wish.documents)
+    return roles, {digest: row.document for digest, row in found if row is not None}
+
+
+def _content_digest(
+    wish: ClassWish, parts: tuple[dict[str, bytes], ...], director_keyid: str
+) -> str:
+    """What the bundle says, without what changes by itself: counter, issue time, timestamp."""
+    roles, documents = parts
+    content = {
+        "assignments": [each.model_dump(mode="json") for each in wish.assignments],
+        "roles": {
+            role: hashlib.sha256(data).hexdigest()
+            for role, data in roles.items()
+            if role != "timestamp"
+        },
+        "documents": sorted(documents),
+        "director": director_keyid,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _bundle(
+    wish: ClassWish,
+    parts: tuple[dict[str, bytes], ...],
+    trust: HeldTrust,
+    keys: OnlineKeys,
+    fleet: str,
+    counter: int,
+    now: datetime,
+) -> ManifestRow:
+    roles, documents = parts
+    desired = DesiredState(
+        fleet=fleet,
+        hardware_class=wish.hardware_class,
+        counter=counter,
+        issued=int(now.timestamp()),
+        assignments=wish.assignments,
+    )
+    bundle = compose_bundle(
+        fleet=fleet,
+        hardware_class=wish.hardware_class,
+        counter=counter,
+        roles=roles,
+        roots=trust.roots,
+        documents=documents,
+        desired=keys.sign_desired(desired),
+    )
+    return ManifestRow(
+        hardware_class=wish.hardware_class,
+        counter=counter,
+        bundle=bundle,
+        etag=hashlib.sha256(bundle).hexdigest(),
+        content_digest="",
+        published_at=now,
+    )
+
+
+def _store(
+    tx: Transaction, fleet: str, row: ManifestRow, content_digest: str, now: datetime
+) -> None:
+    manifests.put(tx, replace(row, content_digest=content_digest))
+    _queue(tx, Channel.MANIFEST, fleet, row.hardware_class, row.bundle, now)
+
+
+def _queue(
+    tx: Transaction,
+    channel: Channel,
+    fleet: str,
+    hardware_class: str,
+    payload: bytes,
+    now: datetime,
+) -> None:
+    rule = TOPICS[channel]
+    outbox.put(
+        tx,
+        topic=build(channel, fleet=fleet, hardware_class=hardware_class),
+        payload=payload,
+        qos=rule.qos,
+        retain=rule.retain,
+        now=now,
+    )

@@ -1,0 +1,305 @@
+"""The controller's loop body: observe, decide, record; what is to be sent is recorded too.
+
+Level-based: `Reconciler.run` works everything out from the stored state in one transaction, so it
+may run at any time, twice, or after a crash. Nothing here sends anything; `service.py` drains the
+outbox.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from mailboat_controller import held_trust, publication, rollout_facts
+from mailboat_controller.authority.online import OnlineKeys
+from mailboat_controller.held_trust import HeldTrust
+from mailboat_controller.publication import ClassWish, Published
+from mailboat_controller.rollout.decide import Decision, Rollout, decide
+from mailboat_controller.rollout.members import Member
+from mailboat_controller.rollout.state import FINAL, OFFERED, Phase, Trigger, move
+from mailboat_controller.store import audit, classes, rollouts
+from mailboat_controller.store.engine import Store
+from mailboat_controller.store.rollouts import AssignmentRow, RolloutRow
+from mailboat_controller.store.transaction import Transaction
+from mailboat_schemas.desired import OfferWave, ReleaseRef
+from mailboat_schemas.documents.rollout import WAVES_MAX
+from mailboat_schemas.errors import Conflict
+
+# A pass takes every rollout one step; a rollout has a start, its waves and an end.
+PASSES_MAX = 2 * (WAVES_MAX + 2)
+ACTOR = "controller"
+ORDERS = frozenset({Trigger.START, Trigger.PAUSE, Trigger.RESUME, Trigger.ABORT})
+CLOSED_WAVE = OfferWave(upto="", roster=0)
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconciled:
+    moved: tuple[str, ...]  # rollouts whose phase or waves changed
+    published: Published
+    signed: tuple[str, ...]  # online roles
+
+
+class Reconciler:
+    """Decides and records for one fleet."""
+
+    def __init__(self, store: Store, keys: OnlineKeys, fleet: str) -> None:
+        self._store = store
+        self._keys = keys
+        self._fleet = fleet
+
+    def run(self, now: datetime) -> Reconciled:
+        """Work out and record what follows from the stored state.
+
+        Raises:
+            ConfigurationInvalid: there is no trust metadata yet.
+            TrustRefused: the stored metadata does not verify; nothing is decided on it.
+        """
+        with self._store.transaction() as tx:
+            return self.reconcile(tx, now)
+
+    def reconcile(self, tx: Transaction, now: datetime) -> Reconciled:
+        """The same inside the caller's transaction."""
+        signed = held_trust.renew(tx, self._keys, now)
+        trust = held_trust.read(tx)
+        fleet = _Fleet(tx, trust)
+        moved = fleet.decide_all(now)
+        wishes = fleet.assign_all(now)
+        published = publication.publish_changed(
+            tx, wishes, trust, self._keys, fleet=self._fleet, now=now
+        )
+        if "timestamp" in signed:
+            publication.publish_fresh(tx, trust.roles["timestamp"], fleet=self._fleet, now=now)
+        for hardware_class, error in published.problems.items():
+            _log.error("manifest not published", hardware_class=hardware_class, problem=str(error))
+        if published.classes:
+            _log.info("manifests queued", classes=published.classes)
+        return Reconciled(moved=moved, published=published, signed=signed)
+
+    def order(
+        self, name: str, trigger: Trigger, *, actor: str, reason: str, now: datetime
+    ) -> Rollout:
+        """A person's order to one rollout, and everything that follows from it.
+
+        Raises:
+            NotFound: no such rollout.
+            Conflict: the rollout cannot do that in its phase, or nobody may order it.
+        """
+        if trigger not in ORDERS:
+            raise Conflict(
+                f"A rollout is not told to {trigger}.",
+                next_step="abort it to take the release back.",
+            )
+        with self._store.transaction() as tx:
+            row = rollouts.get(tx, name)
+            phase = move(name, row.rollout.phase, trigger)
+            because = f"{trigger} by {actor}" + (f": {reason}" if reason else "")
+            number = rollouts.next_number(tx)
+            rollouts.save(tx, _moved(row, phase, because, number, now), now)
+            audit.append(
+                tx,
+                at=now,
+                actor=actor,
+                action=f"rollout.{trigger}",
+                subject=name,
+                reason=reason,
+                details={"from": row.rollout.phase.value, "to": phase.value},
+            )
+            self.reconcile(tx, now)
+            return rollouts.get(tx, name).rollout
+
+    def status(self, name: str | None = None) -> tuple[Mapping[str, Any], ...]:
+        """One rollout, or all, as people see them.
+
+        Raises:
+            NotFound: no such rollout.
+        """
+        with self._store.read() as tx:
+            rows = rollouts.every(tx) if name is None else (rollouts.get(tx, name),)
+            return tuple(rollout_facts.status(tx, row) for row in rows)
+
+    def assert_retained(self, now: datetime) -> int:
+        with self._store.transaction() as tx:
+            return publication.assert_retained(tx, fleet=self._fleet, now=now)
+
+
+class _Fleet:
+    """All rollouts and assignments within one transaction."""
+
+    def __init__(self, tx: Transaction, trust: HeldTrust) -> None:
+        self._tx = tx
+        self._trust = trust
+        self._rows = {row.rollout.name: row for row in rollouts.every(tx)}
+        self._classes = {
+            name: rollout_facts.covered_classes(tx, row.rollout) for name, row in self._rows.items()
+        }
+        self._members: dict[tuple[str, bool], Mapping[str, tuple[Member, ...]]] = {}
+
+    def decide_all(self, now: datetime) -> tuple[str, ...]:
+        """Every rollout, until nothing moves; returns those that moved."""
+        moved: set[str] = set()
+        for _ in range(PASSES_MAX):
+            # The newest first: it supersedes the older ones of its model.
+            names = [name for name in reversed(self._rows) if self._decide(name, now)]
+            if not names:
+                break
+            moved.update(names)
+        return tuple(sorted(moved))
+
+    def assign_all(self, now: datetime) -> tuple[ClassWish, ...]:
+        """Current releases by class and model, recorded where they changed; and every wish."""
+        held = {(row.hardware_class, row.model): row for row in rollouts.assignments(self._tx)}
+        touched = {
+            (hardware_class, row.rollout.model)
+            for name, row in self._rows.items()
+            if row.rollout.phase in OFFERED or row.completed_at is not None
+            for hardware_class in self._classes[name]
+        }
+        rows: list[AssignmentRow] = []
+        previous: dict[str, dict[str, ReleaseRef]] = {}
+        for hardware_class, model in sorted(held.keys() | touched):
+            standing = self._standing_releases(hardware_class, model)
+            row = AssignmentRow(
+                hardware_class=hardware_class,
+                model=model,
+                current=standing[0] if standing else None,
+                retry_epoch=self._retry_epoch(
+                    hardware_class, model, held.get((hardware_class, model))
+                ),
+            )
+            if len(standing) > 1:
+                previous.setdefault(hardware_class, {})[model] = standing[1]
+            rows.append(row)
+            self._record_assignment(held.get((hardware_class, model)), row, now)
+        return tuple(
+            publication.wish_for(
+                hardware_class,
+                [row for row in rows if row.hardware_class == hardware_class],
+                self._started_last_first(hardware_class),
+                previous.get(hardware_class, {}),
+            )
+            for hardware_class in classes.names(self._tx)
+        )
+
+    def _decide(self, name: str, now: datetime) -> bool:
+        row = self._rows[name]
+        if row.rollout.phase in FINAL:
+            return False
+        facts = rollout_facts.facts(
+            row,
+            self._members_of(row.rollout),
+            self._trust,
+            [other for other in self._rows.values() if other.rollout.model == row.rollout.model],
+            self._classes,
+        )
+        decision = decide(row.rollout, facts, now)
+        moved = decision.phase is not row.rollout.phase or decision.opens is not None
+        if moved or decision.because != row.rollout.because:
+            self._rows[name] = _decided(row, decision, rollouts.next_number(self._tx), now)
+            rollouts.save(self._tx, self._rows[name], now)
+        if moved:
+            self._record_move(row.rollout, decision, now)
+        return moved
+
+    def _members_of(self, rollout: Rollout) -> Mapping[str, tuple[Member, ...]]:
+        key = (rollout.name, rollout.phase is Phase.COMPLETED)
+        if key not in self._members:
+            self._members[key] = rollout_facts.load(self._tx, rollout, self._classes[rollout.name])
+        return self._members[key]
+
+    def _standing_releases(self, hardware_class: str, model: str) -> list[ReleaseRef]:
+        """Releases of completed rollouts, the newest first: what is current, and what a device may
+        go back to. Bad news and withdrawals have just halted theirs."""
+        completed = [
+            row
+            for row in self._covering(hardware_class)
+            if row.rollout.model == model and row.rollout.phase is Phase.COMPLETED
+        ]
+        completed.sort(key=lambda row: row.completion_number or 0, reverse=True)
+        refs = [
+            ReleaseRef(version=row.rollout.version, digest=row.rollout.digest) for row in completed
+        ]
+        return list(dict.fromkeys(refs))
+
+    def _retry_epoch(self, hardware_class: str, model: str, held: AssignmentRow | None) -> int:
+        epochs = [
+            row.rollout.retry_epoch
+            for row in self._covering(hardware_class)
+            if row.rollout.model == model and row.started_at is not None
+        ]
+        return max([0 if held is None else held.retry_epoch, *epochs])
+
+    def _covering(self, hardware_class: str) -> list[RolloutRow]:
+        return [row for name, row in self._rows.items() if hardware_class in self._classes[name]]
+
+    def _started_last_first(self, hardware_class: str) -> Sequence[RolloutRow]:
+        started = [row for row in self._covering(hardware_class) if row.started_at is not None]
+        return sorted(started, key=lambda row: row.start_number or 0, reverse=True)
+
+    def _record_assignment(
+        self, held: AssignmentRow | None, row: AssignmentRow, now: datetime
+    ) -> None:
+        if held == row:
+            return
+        rollouts.assign(self._tx, row)
+        before = None if held is None or held.current is None else held.current.version
+        after = None if row.current is None else row.current.version
+        audit.append(
+            self._tx,
+            at=now,
+            actor=ACTOR,
+            action="assignment.change",
+            subject=f"{row.hardware_class}/{row.model}",
+            reason="follows from the completed rollouts that are still approved",
+            details={"from": before, "to": after, "retry_epoch": row.retry_epoch},
+        )
+
+    def _record_move(self, rollout: Rollout, decision: Decision, now: datetime) -> None:
+        opens = {} if decision.opens is None else decision.opens
+        action = "wave" if opens else decision.phase.value
+        _log.info("rollout moved", rollout=rollout.name, to=action, because=decision.because)
+        audit.append(
+            self._tx,
+            at=now,
+            actor=ACTOR,
+            action=f"rollout.{action}",
+            subject=rollout.name,
+            reason=decision.because,
+            details={
+                "from": rollout.phase.value,
+                "to": decision.phase.value,
+                "opened": {name: wave.model_dump(mode="json") for name, wave in opens.items()},
+            },
+        )
+
+
+def _decided(row: RolloutRow, decision: Decision, number: int, now: datetime) -> RolloutRow:
+    moved = _moved(row, decision.phase, decision.because, number, now)
+    if decision.opens is None:
+        return moved
+    opened = dict(row.rollout.opened)
+    for hardware_class, wave in decision.opens.items():
+        # A class that joined the plan late was not let in by the waves before this one.
+        missed = row.rollout.waves_open - len(opened.get(hardware_class, ()))
+        opened[hardware_class] = (
+            *opened.get(hardware_class, ()),
+            *[CLOSED_WAVE] * missed,
+            wave,
+        )
+    return replace(moved, rollout=replace(moved.rollout, opened=opened, wave_opened_at=now))
+
+
+def _moved(row: RolloutRow, phase: Phase, because: str, number: int, now: datetime) -> RolloutRow:
+    starts = row.rollout.phase is Phase.PLANNED and phase is Phase.RUNNING
+    completes = row.rollout.phase is not Phase.COMPLETED and phase is Phase.COMPLETED
+    return replace(
+        row,
+        rollout=replace(row.rollout, phase=phase, because=because),
+        started_at=now if starts else row.started_at,
+        completed_at=now if completes else row.completed_at,
+        start_number=number if starts else row.start_number,
+        completion_number=number if completes else row.completion_number,
+    )

@@ -1,0 +1,48 @@
+"""May the next wave start? Per class, from the verdicts of the newest open wave."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from mailboat_controller.rollout.members import Member, Outcome
+from mailboat_schemas.plan import PlanWave
+
+NAMES_SHOWN_MAX = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """``passed`` is True only on verdicts. Silence holds a gate; it never passes it."""
+
+    passed: bool
+    because: str
+
+
+def judge_class(wave: PlanWave, members: Sequence[Member], opened_at: datetime | None) -> Gate:
+    """The newest open wave in one class.
+
+    Args:
+        members: who this wave lets in, without revoked devices.
+        opened_at: when the wave opened, for people.
+    """
+    asked = [m for m in members if m.outcome is not Outcome.REFUSED]
+    ok = sum(1 for m in asked if m.outcome is Outcome.OK)
+    if not asked:
+        return Gate(False, f"all {len(members)} devices refused the release; no verdict at all")
+    if wave.ok_min and len(asked) >= wave.ok_min:
+        if ok >= wave.ok_min:
+            return Gate(True, f"{ok} good verdicts, {wave.ok_min} needed")
+        return Gate(False, f"{ok} of {wave.ok_min} good verdicts; {_silent(asked, opened_at)}")
+    if ok == len(asked):
+        return Gate(True, f"all {ok} good" if ok > 1 else "the one device is good")
+    return Gate(False, _silent(asked, opened_at))
+
+
+def _silent(asked: Sequence[Member], opened_at: datetime | None) -> str:
+    silent = sorted(m.device for m in asked if m.outcome is not Outcome.OK)
+    names = ", ".join(silent[:NAMES_SHOWN_MAX])
+    if len(silent) > NAMES_SHOWN_MAX:
+        names += f" and {len(silent) - NAMES_SHOWN_MAX} more"
+    since = "" if opened_at is None else f" (waiting since {opened_at:%Y-%m-%d %H:%M:%SZ})"
+    verb = "has" if len(silent) == 1 else "have"
+    return f"{len(silent)} of {len(asked)} {verb} no verdict: {names}{since}"

@@ -1,0 +1,101 @@
+"""Who takes part in a rollout, and whom a wave lets in: exactly as many as it names.
+
+A wave, once open, never changes: it is the number `upto` and the roster that devices compare
+themselves with. Waves are only added, so nobody who is in is ever put out by a later one.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from types import MappingProxyType
+
+from mailboat_schemas import cohort
+from mailboat_schemas.desired import OfferWave
+from mailboat_schemas.plan import Plan, PlanWave
+
+
+class Outcome(StrEnum):
+    """What became of a device with a release, weakest evidence first: see `stronger`."""
+
+    REFUSED = "refused"  # before any exposure: trust, plan or fit
+    EXPOSED = "exposed"
+    RETURNED = "returned"  # went back without a verdict
+    OK = "ok"
+    FAILED = "failed"
+
+
+_STRENGTH = {outcome: strength for strength, outcome in enumerate(Outcome)}
+
+
+def stronger(held: Outcome | None, told: Outcome) -> Outcome:
+    """The fold of two pieces of news, the same in any order and however often they are told."""
+    return told if held is None or _STRENGTH[told] > _STRENGTH[held] else held
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A device of a class that the rollout covers, and its outcome in this retry epoch."""
+
+    device: str
+    enrolment_number: int
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    revoked: bool = False
+    outcome: Outcome | None = None  # None: silent
+    because: str = ""  # of a refusal or a failure
+    last_seen_at: datetime | None = None
+
+
+def excluded(member: Member, plan: Plan) -> str | None:
+    """Why the plan can never let this device in, or None when it can."""
+    if member.revoked:
+        return "revoked"
+    labels = dict(member.labels)
+    for wave in plan.waves:
+        if member.device in wave.pilots or (_by_position(wave) and wave.matches(labels)):
+            return None
+    return "in no ring of the plan"
+
+
+def admits(wave: OfferWave, approved: PlanWave, digest: str, member: Member) -> bool:
+    """Whether an open wave lets this device in: the same comparison that the device makes."""
+    if member.device in wave.pilots:
+        return True
+    return (
+        approved.matches(dict(member.labels))
+        and member.enrolment_number <= wave.roster
+        and cohort.position(digest, member.device) <= wave.upto
+    )
+
+
+def open_wave(
+    approved: PlanWave, digest: str, members: Iterable[Member], others: Iterable[str] = ()
+) -> OfferWave:
+    """The wave as it opens now in one class.
+
+    Args:
+        members: all devices of the class.
+        others: devices of other classes, whose pilots need no mention here. Pilots that are not
+            enrolled yet stay in, so that they are let in when they come.
+    """
+    devices = tuple(members)
+    labelled = [m.device for m in devices if not m.revoked and approved.matches(dict(m.labels))]
+    upto = cohort.upto_for(digest, labelled, wanted(approved, len(labelled)))
+    elsewhere = set(others)
+    return OfferWave(
+        # Devices refuse more than the approver's cap, so offering more would only make noise.
+        upto=min(upto, cohort.upto_of_ppm(approved.cap_ppm)),
+        roster=max((m.enrolment_number for m in devices), default=0),
+        pilots=tuple(pilot for pilot in approved.pilots if pilot not in elsewhere),
+    )
+
+
+def wanted(approved: PlanWave, eligible: int) -> int:
+    """How many of ``eligible`` devices the wave names: its count, or its share rounded up."""
+    if approved.count:
+        return min(approved.count, eligible)
+    return -(-approved.count_ppm * eligible // cohort.PPM)
+
+
+def _by_position(wave: PlanWave) -> bool:
+    return wave.cap_ppm > 0 and (wave.count > 0 or wave.count_ppm > 0)

@@ -1,0 +1,331 @@
+"""The running controller: everything wired, and the only reader of its clock.
+
+Each loop is a named task: take messages, reconcile, drain the outbox, publish roll-ups, watch the
+broker, answer HTTPS. They share nothing but the database, so a lost wake-up costs a moment and a
+crash costs nothing: whatever anybody was told has been committed before.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from mailboat_controller import held_trust, logs, stats
+from mailboat_controller.admission import Admission
+from mailboat_controller.api.app import build_app
+from mailboat_controller.api.context import ApiContext
+from mailboat_controller.artifacts import Artifacts
+from mailboat_controller.authority.online import OnlineKeys
+from mailboat_controller.broker import MosquittoBroker
+from mailboat_controller.config import ControllerSettings
+from mailboat_controller.data_directory import Addresses, addresses_of
+from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
+from mailboat_controller.https_server import HttpsServer
+from mailboat_controller.metrics import Metrics
+from mailboat_controller.mqtt import Link
+from mailboat_controller.pki import Authority, TlsFiles
+from mailboat_controller.receiving import Receiver
+from mailboat_controller.reconcile import Reconciler
+from mailboat_controller.rollout.state import Trigger
+from mailboat_controller.sending import Sender
+from mailboat_controller.store import telemetry
+from mailboat_controller.store.engine import Store
+from mailboat_controller.wake import Wake
+from mailboat_schemas.errors import MailboatError
+from mailboat_schemas.submission import SubmissionReply
+
+# Nothing depends on this: it repairs lost wake-ups and notices hours that have come.
+LOOK_SECONDS = 15.0
+# Deciding loads the classes of running rollouts and keeps other writers out; counting reads them.
+# In a large fleet either takes seconds, so each rests this many times as long as it took.
+REST_FACTOR = 4.0
+STATS_SECONDS_MIN = 1.0
+STATS_SECONDS_MAX = 30.0
+BROKER_LOOK_SECONDS = 2.0
+FORGET_SECONDS = 3600.0
+READY_SECONDS_MAX = 10.0  # then others are told where we are, broker or not
+
+_log = structlog.get_logger(__name__)
+
+
+def now() -> datetime:
+    """The controller's clock. Everything below takes the instant as an argument."""
+    return datetime.now(UTC)
+
+
+async def serve(settings: ControllerSettings, *, stop: asyncio.Event | None = None) -> None:
+    """Run the controller until SIGTERM, SIGINT, or ``stop`` is set.
+
+    Raises:
+        OperatorNeeded: it cannot start: no trust metadata, a port taken, no broker.
+    """
+    logs.configure(settings.log_format)
+    stopped = asyncio.Event() if stop is None else stop
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Not in the main thread (tests, the demo): whoever runs us sets the event.
+        with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
+            loop.add_signal_handler(number, stopped.set)
+    ground = await asyncio.to_thread(_open_ground, settings)
+    try:
+        await _Controller(settings, ground).run(stopped)
+    finally:
+        settings.serving_file.unlink(missing_ok=True)
+        await asyncio.shield(asyncio.to_thread(ground.close))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ground:
+    """What is on this disk, opened and checked before anybody can connect."""
+
+    store: Store
+    authority: Authority
+    server: TlsFiles
+    client: TlsFiles
+    artifacts: Artifacts
+    reconciler: Reconciler
+    broker: MosquittoBroker | None
+
+    def close(self) -> None:
+        if self.broker is not None:
+            self.broker.stop()
+        self.store.close()
+
+
+def _open_ground(settings: ControllerSettings) -> _Ground:
+    store = Store(settings.store_url)
+    store.migrate()
+    at = now()
+    keys = OnlineKeys.load(settings.keys_dir)
+    with store.transaction() as tx:
+        taken = held_trust.import_directory(tx, settings.trust_dir, at)
+    if taken:
+        _log.info("trust metadata imported", roles=taken)
+    reconciler = Reconciler(store, keys, settings.fleet)
+    reconciler.run(at)
+    authority = Authority.load(settings.pki_dir)
+    server = authority.server_files(settings.certificate_names(), now=at)
+    artifacts = Artifacts(settings.artifacts_dir)
+    artifacts.remove_parts()
+    broker: MosquittoBroker | None = None
+    if settings.embedded_broker:
+        broker = MosquittoBroker(
+            settings.broker_dir,
+            fleet=settings.fleet,
+            files=server,
+            host=settings.mqtt_host,
+            port=settings.mqtt_port,
+        )
+        broker.start()
+    return _Ground(
+        store=store,
+        authority=authority,
+        server=server,
+        client=authority.controller_files(now=at),
+        artifacts=artifacts,
+        reconciler=reconciler,
+        broker=broker,
+    )
+
+
+class _Controller:
+    """The loops, and what they are woken by."""
+
+    def __init__(self, settings: ControllerSettings, ground: _Ground) -> None:
+        self._settings = settings
+        self._ground = ground
+        self._changed = Wake()  # a rollout may decide otherwise
+        self._queued = Wake()  # something waits in the outbox
+        self._news = Wake()  # roll-ups may differ
+        self._stats = stats.Publisher(settings.fleet)
+        store, fleet = ground.store, settings.fleet
+        self._metrics = Metrics(store, lambda: self._stats.latest)
+        self._admission = Admission(store, ground.reconciler, ground.artifacts, fleet)
+        self._receiver = Receiver(
+            store=store,
+            admission=self._admission,
+            fleet=fleet,
+            metrics=self._metrics,
+            changed=self._changed,
+            queued=self._queued,
+            now=now,
+        )
+        self._sender = Sender(
+            store=store,
+            reconciler=ground.reconciler,
+            metrics=self._metrics,
+            queued=self._queued,
+            now=now,
+        )
+
+    async def run(self, stopped: asyncio.Event) -> None:
+        link = Link(
+            host=self._settings.mqtt_host,
+            port=self._broker_port,
+            fleet=self._settings.fleet,
+            tls=_client_context(self._ground.client),
+            rng=random.Random(),  # noqa: S311  spreads reconnects, hides nothing
+        )
+        server, addresses = self._listen()
+        loops = {
+            "api": server.serve(),
+            "mqtt": link.run(self._on_connected),
+            "receive": self._receiver.run(link),
+            "send": self._sender.run(link),
+            "reconcile": self._reconcile(),
+            "stats": self._publish_stats(link),
+            "forget": self._forget(),
+            "broker": self._watch_broker(),
+        }
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(loop, name=name) for name, loop in loops.items()]
+            ready = group.create_task(self._announce(server, link, addresses), name="ready")
+            await stopped.wait()
+            _log.info("stopping")
+            server.stop()
+            for task in (*tasks[1:], ready):
+                task.cancel()
+
+    @property
+    def _broker_port(self) -> int:
+        broker = self._ground.broker
+        return self._settings.mqtt_port if broker is None else broker.port
+
+    def _listen(self) -> tuple[HttpsServer, Addresses]:
+        """Bind the API's port, then say where everything is: devices are told by the API."""
+        settings, ground = self._settings, self._ground
+        # The app needs the bound port and the server needs the app, so the app comes in late.
+        late: dict[str, Any] = {}
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await late["app"](scope, receive, send)
+
+        server = HttpsServer(
+            app, host=settings.listen_host, port=settings.listen_port, files=ground.server
+        )
+        port = server.bind()
+        addresses = addresses_of(settings, api_port=port, mqtt_port=self._broker_port)
+        late["app"] = build_app(
+            ApiContext(
+                settings=settings,
+                store=ground.store,
+                artifacts=ground.artifacts,
+                authority=ground.authority,
+                now=now,
+                submit=self._submit,
+                order=self._order,
+                rollout_status=ground.reconciler.status,
+                wake=self._changed.set,
+                metrics=self._metrics.render,
+                roll_ups=lambda: self._stats.latest,
+                api_url=addresses.api_url,
+                mqtt_host=addresses.mqtt_host,
+                mqtt_port=addresses.mqtt_port,
+            )
+        )
+        return server, addresses
+
+    def _submit(self, content: bytes, sender: str) -> SubmissionReply:
+        reply = self._admission.submit(content, sender, now())
+        self._wake_all()
+        return reply
+
+    def _order(self, name: str, trigger: Trigger, actor: str, reason: str) -> None:
+        self._ground.reconciler.order(name, trigger, actor=actor, reason=reason, now=now())
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for wake in (self._changed, self._queued, self._news):
+            wake.set()
+
+    def _on_connected(self) -> None:
+        self._stats.forget()
+        self._sender.connected()
+        self._news.set()
+
+    async def _announce(self, server: HttpsServer, link: Link, addresses: Addresses) -> None:
+        await server.wait_started()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READY_SECONDS_MAX):
+                await link.until_connected()
+        content: Mapping[str, object] = {
+            "api_url": addresses.api_url,
+            "mqtt_host": addresses.mqtt_host,
+            "mqtt_port": addresses.mqtt_port,
+            "pid": os.getpid(),
+        }
+        path = self._settings.serving_file
+        replace_durably(path, json.dumps(content).encode() + b"\n", mode=PUBLIC_MODE)
+        _log.info("serving", broker_connected=link.connected, **content)
+
+    async def _reconcile(self) -> None:
+        while True:
+            started = time.monotonic()
+            try:
+                done = await asyncio.to_thread(self._ground.reconciler.run, now())
+                self._metrics.count_published(done.published.classes)
+                self._queued.set()
+                self._news.set()
+            except MailboatError as error:
+                # Nothing was decided; what devices were told before stays.
+                _log.error("nothing can be decided", problem=str(error))
+            await asyncio.sleep(_rest_seconds(started, self._settings.tick_seconds))
+            await self._changed.wait(LOOK_SECONDS)
+
+    async def _publish_stats(self, link: Link) -> None:
+        while True:
+            started = time.monotonic()
+            self._metrics.broker_connected.set(link.connected)
+            found = await asyncio.to_thread(self._roll_ups)
+            for topic, payload in self._stats.news(found, now()):
+                link.send(topic, payload, retain=True)
+            await asyncio.sleep(_rest_seconds(started, STATS_SECONDS_MIN))
+            await self._news.wait(STATS_SECONDS_MAX)
+
+    def _roll_ups(self) -> dict[str, stats.RollUp]:
+        with self._ground.store.read() as tx:
+            return stats.roll_ups(tx, self._settings.fleet, now())
+
+    async def _forget(self) -> None:
+        while True:
+            await asyncio.to_thread(self._forget_telemetry)
+            await asyncio.sleep(FORGET_SECONDS)
+
+    def _forget_telemetry(self) -> None:
+        with self._ground.store.transaction() as tx:
+            telemetry.forget(tx, now())
+
+    async def _watch_broker(self) -> None:
+        """An embedded broker that died is started again; devices and we come back by ourselves."""
+        broker = self._ground.broker
+        while broker is not None:
+            await asyncio.sleep(BROKER_LOOK_SECONDS)
+            problem = broker.problem()
+            if problem is None:
+                continue
+            _log.error("the embedded broker died; starting it again", problem=problem)
+            try:
+                await asyncio.to_thread(broker.start)
+            except MailboatError as error:
+                _log.error("the embedded broker does not start", problem=str(error))
+
+
+def _rest_seconds(started: float, seconds_min: float) -> float:
+    """How long a loop stays away after a turn that began at ``started`` (monotonic)."""
+    return max(seconds_min, REST_FACTOR * (time.monotonic() - started))
+
+
+def _client_context(files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(files.ca))
+    context.load_cert_chain(files.certificate, files.key)
+    return context

@@ -1,0 +1,1 @@
+"""The controller's durable state: the only place that knows SQLAlchemy."""

@@ -1,0 +1,256 @@
+"""The registry: which devices there are, whose keys they hold, and when they were last heard of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, bindparam, case, func, insert, or_, select, update
+
+from mailboat_controller.store import tables
+from mailboat_controller.store.instants import from_ms, to_ms
+from mailboat_schemas.errors import Conflict, NotFound
+from mailboat_schemas.reports import ReportedState
+
+_devices = tables.devices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRow:
+    enrolment_number: int
+    device: str
+    hardware_class: str
+    site: str
+    labels: Mapping[str, str]
+    public_key: bytes  # SubjectPublicKeyInfo, DER
+    certificate_serial: str
+    certificate_expires_at: datetime
+    revoked: bool
+    enrolled_at: datetime
+    last_seen_at: datetime | None
+    online: bool | None  # None: never heard of, which is not offline
+    session: int
+    manifest_counter: int
+    report: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """What a rollout needs to know of a device; light enough to load a whole class."""
+
+    enrolment_number: int
+    device: str
+    site: str
+    labels: Mapping[str, str]
+    revoked: bool
+    last_seen_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassCount:
+    """Devices of one class; the last three add up to ``enrolled`` without the revoked ones."""
+
+    hardware_class: str
+    enrolled: int
+    revoked: int
+    online: int
+    offline: int
+    unknown: int
+
+
+def enrol(
+    tx: Connection,
+    *,
+    device: str,
+    hardware_class: str,
+    site: str,
+    labels: Mapping[str, str],
+    public_key: bytes,
+    at: datetime,
+) -> int:
+    """Take a device in, or take it in again with the same key; returns its enrolment number.
+
+    A name stays with its first key: a token does not say for which name it is, so whoever holds
+    one must not be able to take a name over. The certificate follows with `set_certificate`,
+    because the number stands in it.
+
+    Raises:
+        Conflict: the name belongs to another key, or to a revoked device.
+    """
+    known = by_name(tx, device)
+    place = {"hardware_class": hardware_class, "site": site, "labels": dict(labels)}
+    if known is None:
+        row = insert(_devices).values(
+            device=device,
+            public_key=public_key,
+            certificate_serial="",
+            certificate_expires_at=0,
+            revoked=False,
+            enrolled_at=to_ms(at),
+            session=0,
+            manifest_counter=0,
+            **place,
+        )
+        number: int = tx.execute(row.returning(_devices.c.enrolment_number)).scalar_one()
+        return number
+    if known.revoked or known.public_key != public_key:
+        because = "is revoked" if known.revoked else "is enrolled with another key"
+        raise Conflict(
+            f"The device name {device} {because}.",
+            next_step="enrol under another name; a name stays with its first key.",
+        )
+    tx.execute(update(_devices).where(_devices.c.device == device).values(place))
+    return known.enrolment_number
+
+
+def set_certificate(tx: Connection, device: str, *, serial: str, expires_at: datetime) -> None:
+    tx.execute(
+        update(_devices)
+        .where(_devices.c.device == device)
+        .values(certificate_serial=serial, certificate_expires_at=to_ms(expires_at))
+    )
+
+
+def by_name(tx: Connection, device: str) -> DeviceRow | None:
+    row = tx.execute(select(_devices).where(_devices.c.device == device)).first()
+    return None if row is None else _read(row)
+
+
+def get(tx: Connection, device: str) -> DeviceRow:
+    """
+    Raises:
+        NotFound: no such device.
+    """
+    row = by_name(tx, device)
+    if row is None:
+        raise NotFound(
+            f"There is no device {device}.", next_step="`mailboat device list` shows all devices."
+        )
+    return row
+
+
+def list_page(
+    tx: Connection,
+    *,
+    after: int = 0,
+    limit: int = 100,
+    hardware_class: str | None = None,
+    site: str | None = None,
+) -> tuple[DeviceRow, ...]:
+    """Devices by enrolment number, those above ``after``."""
+    query = select(_devices).where(_devices.c.enrolment_number > after)
+    if hardware_class is not None:
+        query = query.where(_devices.c.hardware_class == hardware_class)
+    if site is not None:
+        query = query.where(_devices.c.site == site)
+    rows = tx.execute(query.order_by(_devices.c.enrolment_number).limit(limit))
+    return tuple(_read(row) for row in rows)
+
+
+def members(tx: Connection, hardware_class: str) -> tuple[Member, ...]:
+    """Every device of a class, revoked ones too, by enrolment number."""
+    c = _devices.c
+    rows = tx.execute(
+        select(c.enrolment_number, c.device, c.site, c.labels, c.revoked, c.last_seen_at)
+        .where(c.hardware_class == hardware_class)
+        .order_by(c.enrolment_number)
+    )
+    return tuple(
+        Member(**{**row._mapping, "last_seen_at": _instant(row.last_seen_at)}) for row in rows
+    )
+
+
+def count_by_class(tx: Connection) -> tuple[ClassCount, ...]:
+    c = _devices.c
+    live = c.revoked.is_(False)
+
+    def counted(condition: Any) -> Any:
+        return func.sum(case((condition, 1), else_=0))
+
+    rows = tx.execute(
+        select(
+            c.hardware_class,
+            func.count().label("enrolled"),
+            counted(c.revoked.is_(True)).label("revoked"),
+            counted(and_(live, c.online.is_(True))).label("online"),
+            counted(and_(live, c.online.is_(False))).label("offline"),
+            counted(and_(live, c.online.is_(None))).label("unknown"),
+        )
+        .group_by(c.hardware_class)
+        .order_by(c.hardware_class)
+    )
+    return tuple(ClassCount(**row._mapping) for row in rows)
+
+
+def mark_seen(tx: Connection, device: str, at: datetime) -> None:
+    mark_seen_many(tx, {device: at})
+
+
+def mark_seen_many(tx: Connection, seen: Mapping[str, datetime]) -> None:
+    """When devices were last heard of, by the controller's clock; never moves backwards."""
+    if not seen:
+        return
+    c = _devices.c
+    tx.execute(
+        update(_devices)
+        .where(c.device == bindparam("of_device"))
+        .where(or_(c.last_seen_at.is_(None), c.last_seen_at < bindparam("seen_at")))
+        .values(last_seen_at=bindparam("seen_at")),
+        [{"of_device": device, "seen_at": to_ms(at)} for device, at in seen.items()],
+    )
+
+
+def set_presence(tx: Connection, device: str, *, session: int, online: bool) -> bool:
+    """Take a birth or a last will; one of an older session changes nothing and gives False."""
+    c = _devices.c
+    result = tx.execute(
+        update(_devices)
+        .where(c.device == device, c.session <= session)
+        .values(online=online, session=session)
+    )
+    return result.rowcount > 0
+
+
+def set_report(tx: Connection, report: ReportedState) -> bool:
+    """Keep a verified report unless a newer one, by session and then by time, is held."""
+    known = by_name(tx, report.device)
+    if known is None or _order(known.report) > (report.session, report.observed_at):
+        return False
+    tx.execute(
+        update(_devices)
+        .where(_devices.c.device == report.device)
+        .values(
+            report=report.model_dump(mode="json"),
+            manifest_counter=max(known.manifest_counter, report.manifest_counter),
+        )
+    )
+    return True
+
+
+def revoke(tx: Connection, device: str) -> bool:
+    """Cut a device off for good; False when it was revoked already.
+
+    Raises:
+        NotFound: no such device.
+    """
+    if get(tx, device).revoked:
+        return False
+    tx.execute(
+        update(_devices).where(_devices.c.device == device).values(revoked=True, online=False)
+    )
+    return True
+
+
+def _order(report: Mapping[str, Any] | None) -> tuple[int, int]:
+    return (-1, 0) if report is None else (report["session"], report["observed_at"])
+
+
+def _instant(instant_ms: int | None) -> datetime | None:
+    return None if instant_ms is None else from_ms(instant_ms)
+
+
+def _read(row: Row[Any]) -> DeviceRow:
+    content = dict(row._mapping)
+    for name in ("certificate_expires_at", "enrolled_at", "last_seen_at"):
+        content[name] = _instant(content[name])
+    return DeviceRow(**content)

@@ -1,0 +1,183 @@
+"""The database: opening it, migrating it, and the two ways to use it.
+
+`Store.transaction` is the only way to write and lets one writer in at a time; `Store.read` never
+waits for it (WAL on SQLite, MVCC on PostgreSQL). Rows are read and written by plain functions in
+the modules beside this one, each taking the `Connection` first.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from mailboat_controller.store import tables
+from mailboat_schemas.errors import ConfigurationInvalid, DiskFull, ServerUnavailable
+
+BUSY_TIMEOUT_SECONDS = 10  # another process (the command line on the same file) may be writing
+# FastAPI runs plain handlers on 40 threads; a read that finds no connection waits, then gives up.
+CONNECTIONS_MAX = 40
+CONNECTION_WAIT_SECONDS = 15
+MIGRATIONS = Path(__file__).parent / "migrations"
+_WRITES = "mailboat_writes"
+_WRITER_LOCK_KEY = 0x6D61696C626F6174  # "mailboat": PostgreSQL's advisory lock for writers
+
+
+class Store:
+    """One open database. Safe to use from many threads."""
+
+    def __init__(self, url: str) -> None:
+        """
+        Args:
+            url: ``sqlite:////absolute/path`` or ``postgresql+psycopg://…``.
+
+        Raises:
+            ConfigurationInvalid: the URL is neither, or its driver is not installed.
+        """
+        self._engine = _open(url)
+        self._writer = threading.Lock()
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self._engine.dialect.name == "sqlite"
+
+    def migrate(self) -> None:
+        """Bring the schema to this program's version; does nothing when it is there already."""
+        with self.transaction() as tx:
+            if (MIGRATIONS / "env.py").is_file():
+                _upgrade(tx)
+            else:
+                tables.metadata.create_all(tx)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """One write transaction: committed when the block ends, rolled back when it raises.
+
+        Durable once the block has been left (``synchronous=FULL``). Writers take turns, so a block
+        may read, decide and write without another writer in between. Never nest two.
+
+        Raises:
+            ServerUnavailable: another process held the database for too long.
+            DiskFull: nothing of this transaction is kept.
+        """
+        with self._writer, _translated(), self._engine.connect() as connection:
+            connection.execution_options(**{_WRITES: True})
+            with connection.begin():
+                if not self.is_sqlite:
+                    connection.execute(
+                        text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITER_LOCK_KEY}
+                    )
+                yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A consistent view; never waits for a writer, sees nothing uncommitted."""
+        with _translated(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    def ping(self) -> None:
+        """
+        Raises:
+            ServerUnavailable: the database does not answer.
+        """
+        with self.read() as tx:
+            tx.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _open(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+        if backend == "sqlite" and parsed.database not in {None, "", ":memory:"}:
+            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+            engine = create_engine(
+                parsed,
+                connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+                pool_size=CONNECTIONS_MAX,
+                max_overflow=0,
+                pool_timeout=CONNECTION_WAIT_SECONDS,
+            )
+            event.listen(engine, "connect", _prepare_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+            return engine
+        if backend == "postgresql":
+            return create_engine(
+                parsed,
+                pool_size=CONNECTIONS_MAX,
+                max_overflow=0,
+                pool_timeout=CONNECTION_WAIT_SECONDS,
+                pool_pre_ping=True,
+                isolation_level="REPEATABLE READ",
+            )
+    except (ArgumentError, ImportError) as error:
+        raise ConfigurationInvalid(
+            f"The database URL cannot be used: {error}.",
+            next_step="write database_url as sqlite:////absolute/path/mailboat.db or "
+            "postgresql+psycopg://user@host/name (with the psycopg package installed).",
+        ) from error
+    raise ConfigurationInvalid(
+        f"The database {backend!r} is not supported, nor is one that lives in memory.",
+        next_step="write database_url as sqlite:////absolute/path or postgresql+psycopg://….",
+    )
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # The driver would begin transactions by itself, late and never IMMEDIATE: see _begin_sqlite.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    # WAL's default (NORMAL) may lose the newest commits in a power cut, after we acknowledged them.
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A deferred transaction that turns into a writer fails with "locked" instead of waiting.
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command  # only at start; keeps `mailboat --help` quick
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection  # env.py runs inside this transaction
+    command.upgrade(config, "head")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The database's troubles that pass by themselves, as `Transient`; everything else is a bug."""
+    try:
+        yield
+    except OperationalError as error:
+        problem = str(error.orig)
+        if "disk is full" in problem:
+            raise DiskFull(
+                "The controller's disk is full; nothing of this change was kept.",
+                next_step="free space where database_url points; the controller goes on by itself.",
+            ) from error
+        if "locked" in problem or "connection" in problem:
+            raise _busy(problem) from error
+        raise
+    except PoolTimeout as error:
+        raise _busy("all connections are in use") from error
+
+
+def _busy(problem: str) -> ServerUnavailable:
+    return ServerUnavailable(
+        f"The database is busy: {problem}.",
+        next_step="nothing; it is tried again. If it stays, look for a second controller or a "
+        "backup that holds the file.",
+    )

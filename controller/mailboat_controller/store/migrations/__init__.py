@@ -1,0 +1,1 @@
+"""Alembic revisions; `Store.migrate` applies them. The newest equals ``tables.metadata``."""

@@ -1,0 +1,62 @@
+"""Accepted releases: the signed documents by digest."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select
+
+from mailboat_controller.store import tables
+from mailboat_controller.store.instants import from_ms, to_ms
+from mailboat_schemas.documents.release import ReleaseDocument
+
+_releases = tables.releases
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseRow:
+    digest: str
+    model: str
+    version: str
+    document: bytes
+    accepted_at: datetime
+
+    def parsed(self) -> ReleaseDocument:
+        return ReleaseDocument.parse(self.document)
+
+
+def put(
+    tx: Connection, *, digest: str, model: str, version: str, document: bytes, at: datetime
+) -> None:
+    tx.execute(
+        insert(_releases).values(
+            digest=digest, model=model, version=version, document=document, accepted_at=to_ms(at)
+        )
+    )
+
+
+def by_digest(tx: Connection, digest: str) -> ReleaseRow | None:
+    return _read(tx.execute(select(_releases).where(_releases.c.digest == digest)).first())
+
+
+def by_version(tx: Connection, model: str, version: str) -> ReleaseRow | None:
+    c = _releases.c
+    return _read(
+        tx.execute(select(_releases).where(c.model == model, c.version == version)).first()
+    )
+
+
+def every(tx: Connection, model: str | None = None) -> tuple[ReleaseRow, ...]:
+    """In the order they were accepted."""
+    query = select(_releases).order_by(_releases.c.accepted_at, _releases.c.digest)
+    if model is not None:
+        query = query.where(_releases.c.model == model)
+    return tuple(ReleaseRow(**_content(row)) for row in tx.execute(query))
+
+
+def _read(row: Row[Any] | None) -> ReleaseRow | None:
+    return None if row is None else ReleaseRow(**_content(row))
+
+
+def _content(row: Row[Any]) -> dict[str, Any]:
+    return {**row._mapping, "accepted_at": from_ms(row.accepted_at)}

@@ -1,0 +1,136 @@
+"""One device's two streams within a batch of messages: what is new, what is missing, what to ack.
+
+A row is stored only when everything before it is. What the device itself no longer holds is passed
+over, never silently: the audit log says which rows were lost.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from mailboat_controller.store import audit
+from mailboat_controller.store.devices import DeviceRow
+from mailboat_controller.store.transaction import Transaction
+from mailboat_controller.store.watermarks import Watermark
+from mailboat_schemas.errors import MalformedPayload
+from mailboat_schemas.reports import Ack, Hello, Span
+from mailboat_schemas.topics import Channel, build
+
+SEQUENCE_MAX = (1 << 63) - 1  # what the database can hold
+EPOCH_NEW_ACTION = "device.new_epoch"
+ROWS_LOST_ACTION = "device.rows_lost"
+_ACTOR = "controller"
+
+
+class _Numbered(Protocol):
+    @property
+    def sequence(self) -> int: ...
+
+
+Row = TypeVar("Row", bound=_Numbered)
+
+
+@dataclass(slots=True)
+class DeviceStreams:
+    """A device in this batch; ``marks`` are by epoch and are written back once, at the end."""
+
+    row: DeviceRow
+    marks: dict[str, Watermark]
+    touched: set[str] = field(default_factory=set)
+    rewind: set[str] = field(default_factory=set)
+    to_ack: set[str] = field(default_factory=set)
+    seen: bool = False
+
+    def mark(self, tx: Transaction, epoch: str, now: datetime) -> Watermark:
+        """The watermark of an epoch; a new epoch is written down at once."""
+        known = self.marks.get(epoch)
+        if known is not None:
+            return known
+        if self.marks:
+            audit.append(
+                tx,
+                at=now,
+                actor=_ACTOR,
+                action=EPOCH_NEW_ACTION,
+                subject=self.row.device,
+                reason="the device began a new outbox; what the old one still held is lost",
+                details={"epoch": epoch},
+            )
+        self.advance(epoch, Watermark())
+        return self.marks[epoch]
+
+    def advance(self, epoch: str, mark: Watermark) -> None:
+        self.marks[epoch] = mark
+        self.touched.add(epoch)
+
+    def unstored(
+        self, epoch: str, rows: Sequence[Row], first: int, reached: int
+    ) -> tuple[Row, ...]:
+        """The rows after the watermark; none, and a rewind, when there is a gap before them.
+
+        Raises:
+            MalformedPayload: the rows are not numbered on from ``first``.
+        """
+        for offset, row in enumerate(rows):
+            if row.sequence != first + offset:
+                raise MalformedPayload(
+                    f"A batch that begins at {first} has row {row.sequence} at place {offset}.",
+                    next_step="look at the version of the agent.",
+                )
+        if first > reached + 1:
+            self.rewind.add(epoch)
+            return ()
+        return tuple(row for row in rows if row.sequence > reached)
+
+    def pass_over_lost(self, tx: Transaction, hello: Hello, mark: Watermark, now: datetime) -> None:
+        """Go on from where the device's outbox begins, when we miss rows it no longer holds.
+
+        Waiting for them would block the stream for ever.
+        """
+        spans = {"events": hello.events, "telemetry": hello.telemetry}
+        reached = {
+            stream: self._reached(tx, hello.epoch, stream, span, getattr(mark, stream), now)
+            for stream, span in spans.items()
+        }
+        if Watermark(**reached) != mark:
+            self.advance(hello.epoch, Watermark(**reached))
+
+    def ack(self, fleet: str, epoch: str) -> tuple[str, Ack]:
+        """Topic and payload."""
+        mark = self.marks[epoch]
+        topic = build(Channel.ACK, fleet=fleet, site=self.row.site, device=self.row.device)
+        return topic, Ack(
+            epoch=epoch,
+            events_acked=mark.events,
+            telemetry_acked=mark.telemetry,
+            rewind=epoch in self.rewind,
+        )
+
+    def _reached(
+        self,
+        tx: Transaction,
+        epoch: str,
+        stream: str,
+        span: Span,
+        reached: int,
+        now: datetime,
+    ) -> int:
+        if span.first <= reached + 1:
+            return reached
+        if span.first > SEQUENCE_MAX:
+            raise MalformedPayload(
+                f"A hello says that its {stream} begin at {span.first}.",
+                next_step="look at the version of the agent.",
+            )
+        audit.append(
+            tx,
+            at=now,
+            actor=_ACTOR,
+            action=ROWS_LOST_ACTION,
+            subject=self.row.device,
+            reason=f"the device's outbox no longer holds {stream} {reached + 1} "
+            f"to {span.first - 1}, and neither do we",
+            details={"epoch": epoch, "stream": stream, "from": reached + 1, "to": span.first - 1},
+        )
+        return span.first - 1

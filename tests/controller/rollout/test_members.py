@@ -1,0 +1,106 @@
+from mailboat_controller.rollout.members import (
+    Member,
+    Outcome,
+    admits,
+    excluded,
+    open_wave,
+    stronger,
+    wanted,
+)
+from mailboat_schemas import cohort
+from mailboat_schemas.cohort import PPM
+from mailboat_schemas.plan import Plan, PlanWave
+
+DIGEST = "d" * 64
+SOME = PlanWave(count=3, cap_ppm=PPM)
+
+
+def fleet(size: int, **labels: str) -> tuple[Member, ...]:
+    return tuple(
+        Member(device=f"dev-{n}", enrolment_number=n, labels=labels) for n in range(1, size + 1)
+    )
+
+
+def let_in(wave: PlanWave, members: tuple[Member, ...]) -> list[str]:
+    opened = open_wave(wave, DIGEST, members)
+    return [m.device for m in members if admits(opened, wave, DIGEST, m)]
+
+
+def test_a_wave_of_three_lets_in_exactly_three_of_a_hundred() -> None:
+    assert len(let_in(SOME, fleet(100))) == 3
+
+
+def test_a_wave_of_a_share_is_rounded_up() -> None:
+    assert wanted(PlanWave(count_ppm=50_000, cap_ppm=PPM), 30) == 2
+    assert len(let_in(PlanWave(count_ppm=50_000, cap_ppm=PPM), fleet(30))) == 2
+
+
+def test_revoked_devices_take_no_place_in_a_wave() -> None:
+    members = fleet(5)
+    first = cohort.ranked(DIGEST, [m.device for m in members])[0]
+    gone = tuple(
+        Member(device=m.device, enrolment_number=m.enrolment_number, revoked=m.device == first)
+        for m in members
+    )
+
+    opened = open_wave(SOME, DIGEST, gone)
+
+    assert sum(admits(opened, SOME, DIGEST, m) and not m.revoked for m in gone) == 3
+
+
+def test_a_device_enrolled_after_the_wave_opened_waits_for_the_next() -> None:
+    everybody = PlanWave(count_ppm=PPM, cap_ppm=PPM)
+    opened = open_wave(everybody, DIGEST, fleet(4))
+    late = Member(device="late", enrolment_number=5)
+
+    assert opened.roster == 4
+    assert not admits(opened, everybody, DIGEST, late)
+
+
+def test_a_wave_never_opens_wider_than_its_cap() -> None:
+    opened = open_wave(PlanWave(count=50, cap_ppm=100_000), DIGEST, fleet(100))
+
+    assert opened.upto == cohort.upto_of_ppm(100_000)
+
+
+def test_a_ring_lets_in_only_devices_with_its_labels() -> None:
+    ring = PlanWave(count_ppm=PPM, cap_ppm=PPM, ring={"ring": "lab"})
+    members = (*fleet(2, ring="lab"), Member(device="other", enrolment_number=9))
+
+    assert let_in(ring, members) == ["dev-1", "dev-2"]
+
+
+def test_a_wave_of_pilots_lets_in_those_and_nobody_by_position() -> None:
+    pilots = PlanWave(pilots=("dev-2", "not-enrolled-yet"), cap_ppm=0)
+
+    assert let_in(pilots, fleet(20)) == ["dev-2"]
+    assert open_wave(pilots, DIGEST, fleet(2)).pilots == ("dev-2", "not-enrolled-yet")
+
+
+def test_pilots_of_another_class_are_not_named_in_this_one() -> None:
+    pilots = PlanWave(pilots=("here", "there"))
+
+    opened = open_wave(pilots, DIGEST, (Member(device="here", enrolment_number=1),), {"there"})
+
+    assert opened.pilots == ("here",)
+
+
+def test_a_class_without_devices_opens_to_nobody() -> None:
+    opened = open_wave(PlanWave(count_ppm=PPM, cap_ppm=PPM), DIGEST, ())
+
+    assert (opened.upto, opened.roster) == (cohort.UPTO_NONE, 0)
+
+
+def test_excluded_devices_come_with_a_reason() -> None:
+    plan = Plan(rollout="r", waves=(PlanWave(count_ppm=PPM, cap_ppm=PPM, ring={"ring": "lab"}),))
+
+    assert excluded(Member(device="a", enrolment_number=1, revoked=True), plan) == "revoked"
+    assert excluded(Member(device="b", enrolment_number=2), plan) == "in no ring of the plan"
+    assert excluded(Member(device="c", enrolment_number=3, labels={"ring": "lab"}), plan) is None
+
+
+def test_a_failure_outweighs_everything_and_a_good_verdict_everything_but_that() -> None:
+    assert stronger(Outcome.OK, Outcome.FAILED) is Outcome.FAILED
+    assert stronger(Outcome.FAILED, Outcome.OK) is Outcome.FAILED
+    assert stronger(Outcome.OK, Outcome.RETURNED) is Outcome.OK
+    assert stronger(Outcome.EXPOSED, Outcome.REFUSED) is Outcome.EXPOSED

@@ -1,0 +1,135 @@
+"""A submission is taken whole or not at all, once, and answered to whoever sent it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from controller_core import Core, plan
+from enrolled_fleet import FLEET
+from mailboat_controller.incoming import Incoming
+from mailboat_controller.rollout.state import Phase
+from mailboat_controller.store import audit, releases, rollouts
+from mailboat_schemas.topics import Channel, build
+
+REPLY = build(Channel.REPLY, fleet=FLEET, pipeline="build", job="j1")
+
+
+@pytest.fixture
+def core(tmp_path: Path) -> Iterator[Core]:
+    core = Core(tmp_path)
+    core.fleet.enrol("dev-1")
+    yield core
+    core.store.close()
+
+
+def message(core: Core, *, reply_to: str | None = REPLY) -> Incoming:
+    return Incoming(
+        topic=build(Channel.SUBMIT, fleet=FLEET, pipeline="build"),
+        payload=core.submission("release-vad", "approval-vad"),
+        response_topic=reply_to,
+        correlation_data=b"42",
+    )
+
+
+def replies(core: Core) -> list[tuple[str, str, bytes | None]]:
+    return [
+        (row.topic, json.loads(row.payload)["status"], row.correlation_data)
+        for row in core.outbox()
+        if not row.retain
+    ]
+
+
+def test_an_accepted_submission_makes_release_and_rollout_and_starts_it(core: Core) -> None:
+    core.trust.release("1.0.0", plan("first"))
+
+    reply = core.submit("release-vad", "approval-vad")
+
+    assert (reply.status, reply.releases, reply.rollouts) == (
+        "accepted",
+        ("vad@1.0.0",),
+        ("first",),
+    )
+    assert core.rollout("first").phase is Phase.RUNNING
+
+
+def test_the_same_bytes_again_change_nothing_and_get_the_same_answer(core: Core) -> None:
+    core.trust.release("1.0.0", plan("first"))
+    content = core.submission("release-vad", "approval-vad")
+    first = core.admission.submit(content, "ci:build", core.now)
+    counter = core.desired().counter
+
+    assert core.admission.submit(content, "ci:build", core.now) == first
+    assert core.desired().counter == counter
+
+
+def test_a_submission_whose_artifacts_are_missing_may_come_again(core: Core) -> None:
+    core.artifacts.path("ab" * 32).unlink()
+    core.trust.release("1.0.0", plan("first"))
+
+    early = core.submit("release-vad", "approval-vad")
+    core.put_artifact()
+    late = core.submit("release-vad", "approval-vad")
+
+    assert (early.status, early.missing_artifacts) == ("retry", ("ab" * 32,))
+    assert late.status == "accepted"
+
+
+def test_bytes_that_are_no_submission_are_rejected_and_written_down(core: Core) -> None:
+    reply = core.admission.submit(b"nonsense", "ci:build", core.now)
+
+    assert (reply.status, reply.code) == ("rejected", "E-PAYLOAD-MALFORMED")
+    with core.store.read() as tx:
+        entry = audit.page(tx)[-1]
+    assert (entry.actor, entry.action) == ("ci:build", "submission.refuse")
+
+
+def test_a_rollout_name_of_another_release_rejects_all_of_it(core: Core) -> None:
+    core.release("1.0.0", plan("first"))
+    core.trust.release("1.1.0", plan("first"))
+
+    reply = core.submit("release-vad", "approval-vad")
+
+    assert (reply.status, reply.code) == ("rejected", "E-CONFLICT")
+    with core.store.read() as tx:
+        assert [row.version for row in releases.every(tx)] == ["1.0.0"]
+        assert len(rollouts.every(tx)) == 1
+
+
+def test_a_new_plan_under_the_same_name_is_followed(core: Core) -> None:
+    core.release("1.0.0", plan("first"))
+    core.trust.release("1.0.0", plan("first", expires=1 << 40))
+
+    reply = core.submit("approval-vad")
+
+    assert reply.rollouts == ()
+    assert reply.reasons == ("rollout first goes on with the new plan",)
+    assert core.rollout("first").plan.expires == 1 << 40
+
+
+def test_the_answer_goes_to_the_response_topic_with_its_correlation_data(core: Core) -> None:
+    core.trust.release("1.0.0", plan("first"))
+
+    core.admission.submit_message(message(core), core.now)
+
+    assert replies(core) == [(REPLY, "accepted", b"42")]
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        None,
+        build(Channel.REPLY, fleet=FLEET, pipeline="other", job="j1"),
+        build(Channel.REPLY, fleet="other", pipeline="build", job="j1"),
+        build(Channel.MANIFEST, fleet=FLEET, hardware_class="kiosk-x86"),
+        "anything/at/all",
+    ],
+)
+def test_nobody_makes_us_publish_anywhere_else(core: Core, elsewhere: str | None) -> None:
+    core.trust.release("1.0.0", plan("first"))
+
+    reply = core.admission.submit_message(message(core, reply_to=elsewhere), core.now)
+
+    assert reply.status == "accepted"
+    assert replies(core) == []

@@ -1,0 +1,260 @@
+"""The command as people and scripts run it: through `main`, against a real controller."""
+
+import json
+import stat
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailboat_controller import cli
+from running_api import RunningApi, running_api
+from trust_fleet import CLASS, TrustFleet
+
+CLASS_YAML = """\
+apiVersion: mailboat/v1
+kind: HardwareClass
+metadata:
+  name: camera
+spec:
+  arch: aarch64
+  memory_budget: 64MiB
+  disk_budget: 256MiB
+"""
+
+
+@dataclass
+class Said:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    with running_api(tmp_path_factory.mktemp("controller")) as api:
+        api.enrol("dev-1", token=api.kit(labels={"ring": "early"})["token"])
+        yield api
+
+
+class Terminal:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def run(self, *arguments: str | Path) -> Said:
+        self._monkeypatch.setattr(sys, "argv", ["mailboat", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = self._capsys.readouterr()
+        return Said(int(ended.value.code or 0), said.out, said.err)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Terminal:
+    monkeypatch.delenv("MAILBOAT_CONNECTION", raising=False)
+    return Terminal(monkeypatch, capsys)
+
+
+@pytest.fixture
+def alice(terminal: Terminal, api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    monkeypatch.setenv("MAILBOAT_CONNECTION", str(api.connection_file("alice")))
+    return terminal
+
+
+class TestInit:
+    def test_makes_a_directory_a_controller_can_start_from(
+        self, terminal: Terminal, tmp_path: Path
+    ) -> None:
+        ceremony = TrustFleet(tmp_path / "ceremony").directory
+        said = terminal.run(
+            "init",
+            "--fleet",
+            "demo",
+            "--data-dir",
+            tmp_path / "data",
+            "--trust",
+            ceremony,
+            "--json",
+        )
+
+        assert said.code == 0
+        assert tomllib.loads(Path(said.json["config"]).read_text())["fleet"] == "demo"
+        connection = tomllib.loads(Path(said.json["connection"]).read_text())
+        assert connection["name"] == "operator"
+
+    def test_again_is_refused_and_with_a_ceremony_takes_it_in(
+        self, terminal: Terminal, tmp_path: Path
+    ) -> None:
+        words = ("init", "--fleet", "demo", "--data-dir", tmp_path / "data")
+        assert terminal.run(*words).code == 0
+        refused = terminal.run(*words)
+        assert (refused.code, "E-CONFIG" in refused.err) == (1, True)
+        assert "Traceback" not in refused.err
+
+        ceremony = TrustFleet(tmp_path / "ceremony").directory
+        assert terminal.run(*words, "--trust", ceremony).code == 0
+        assert terminal.run(*words, "--trust", ceremony).code == 6
+
+
+class TestCredentials:
+    def test_are_issued_listed_and_revoked(self, terminal: Terminal, tmp_path: Path) -> None:
+        terminal.run("init", "--fleet", "demo", "--data-dir", tmp_path)
+        config = ("--config", tmp_path / "controller.toml")
+        issued = terminal.run(
+            "credential", "issue", "--kind", "ci", "build", "--out", tmp_path / "ci", *config
+        )
+        assert issued.code == 0
+        assert stat.S_IMODE((tmp_path / "ci" / "build.key").stat().st_mode) == 0o600
+
+        revoke = ("credential", "revoke", "--kind", "ci", "build", "--reason", "left", *config)
+        assert terminal.run(*revoke).code == 0
+        assert terminal.run(*revoke).code == 4
+        listed = terminal.run("credential", "list", "--json", *config).json
+        assert [(row["name"], row["revoked"]) for row in listed] == [
+            ("operator", False),
+            ("build", True),
+        ]
+
+
+class TestDevices:
+    def test_a_kit_is_a_secret_file_and_never_on_the_screen(
+        self, alice: Terminal, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "kit.json"
+        out.touch(mode=0o644)
+        said = alice.run(
+            "device", "enroll-token", "--class", CLASS, "--label", "ring=late", "--out", out
+        )
+
+        kit = json.loads(out.read_text())
+        assert said.code == 0
+        assert kit["labels"] == {"ring": "late"}
+        assert kit["token"] not in said.out + said.err
+        assert stat.S_IMODE(out.stat().st_mode) == 0o600
+
+    def test_are_listed_for_pipes_and_for_programs(self, alice: Terminal) -> None:
+        plain = alice.run("device", "list", "--class", CLASS)
+        header, row = plain.out.splitlines()
+        assert header.split("\t")[:2] == ["DEVICE", "CLASS"]
+        assert row.split("\t")[:4] == ["dev-1", CLASS, "-", "-"]  # never heard of: not "no"
+
+        assert alice.run("device", "list", "--json").json[0]["online"] is None
+
+    def test_show_says_what_one_is(self, alice: Terminal) -> None:
+        assert "ring=early" in alice.run("device", "show", "dev-1").out
+        shown = alice.run("device", "show", "dev-1", "--json").json
+        assert (shown["device"], shown["events"]) == ("dev-1", [])
+
+    def test_one_that_is_not_there_exits_with_four(self, alice: Terminal) -> None:
+        said = alice.run("device", "show", "dev-9")
+
+        assert said.code == 4
+        assert said.err.splitlines() == [
+            "error E-NOT-FOUND: There is no device dev-9.",
+            "  next step: `mailboat device list` shows all devices.",
+        ]
+
+    def test_revoking_needs_a_reason(self, alice: Terminal, api: RunningApi) -> None:
+        api.enrol("dev-2")
+        assert alice.run("device", "revoke", "dev-2").code == 2
+        assert alice.run("device", "revoke", "dev-2", "--reason", "stolen").code == 0
+
+    def test_a_label_without_a_value_is_a_usage_error(
+        self, alice: Terminal, tmp_path: Path
+    ) -> None:
+        words = ("device", "enroll-token", "--class", CLASS, "--out", tmp_path / "k")
+
+        assert alice.run(*words, "--label", "ring").code == 2
+
+
+class TestClasses:
+    def test_are_applied_from_yaml(self, alice: Terminal, tmp_path: Path) -> None:
+        path = tmp_path / "camera.yaml"
+        path.write_text(CLASS_YAML)
+
+        assert alice.run("class", "apply", "-f", path).out == "CLASS\tCHANGED\ncamera\tyes\n"
+        assert alice.run("class", "apply", "-f", path).out == "CLASS\tCHANGED\ncamera\tno\n"
+        assert "camera\taarch64\t67108864" in alice.run("class", "list").out
+
+    def test_a_mistake_in_the_last_file_changes_nothing(
+        self, alice: Terminal, tmp_path: Path
+    ) -> None:
+        good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+        good.write_text(CLASS_YAML.replace("camera", "radar"))
+        bad.write_text(CLASS_YAML.replace("disk_budget", "disc_budget"))
+        said = alice.run("class", "apply", "-f", good, "-f", bad)
+
+        assert said.code == 1
+        assert "bad.yaml:8:3" in said.err
+        assert "disk_budget" in said.err
+        assert "radar" not in alice.run("class", "list").out
+
+
+class TestErrors:
+    def test_as_json_are_json(self, alice: Terminal) -> None:
+        said = alice.run("rollout", "status", "nothing", "--json")
+
+        assert said.code == 4
+        assert json.loads(said.err)["code"] == "E-NOT-FOUND"
+
+    def test_a_missing_connection_says_how_to_get_one(
+        self, terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+        said = terminal.run("device", "list")
+
+        assert said.code == 1
+        assert str(tmp_path / "mailboat" / "connection.toml") in said.err
+        assert "--connection" in said.err
+
+    def test_without_the_right_exit_with_five(self, terminal: Terminal, api: RunningApi) -> None:
+        said = terminal.run("audit", "show", "--connection", api.connection_file("build"))
+
+        assert (said.code, "E-NOT-PERMITTED" in said.err) == (5, True)
+
+    @pytest.mark.parametrize("verb", ["start", "pause", "resume", "abort"])
+    def test_of_orders_reach_the_terminal(self, alice: Terminal, verb: str) -> None:
+        assert alice.run("rollout", verb, "nothing", "--reason", "x").code == 4
+
+
+def test_the_audit_log_is_shown_and_verified(alice: Terminal) -> None:
+    shown = alice.run("audit", "show", "--subject", "dev-1").out.splitlines()
+    assert shown[1].split("\t")[2:5] == ["device:dev-1", "device.enrol", "dev-1"]
+
+    verified = alice.run("audit", "verify", "--json")
+    assert (verified.code, verified.json["holds"]) == (0, True)
+
+
+@pytest.mark.parametrize("noun", ["rollout", "release"])
+def test_what_there_is_none_of_is_an_empty_list(alice: Terminal, noun: str) -> None:
+    assert alice.run(noun, "list", "--json").json == []
+    assert len(alice.run(noun, "list").out.splitlines()) == 1
+
+
+def test_what_a_device_says_cannot_repaint_the_terminal() -> None:
+    from mailboat_controller.cli import output
+
+    assert output._text("\x1b[2Jgone\nline\ttab") == " [2Jgone line tab"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; from mailboat_controller import cli;"
+        "heavy = {'fastapi', 'sqlalchemy', 'httpx2', 'uvicorn', 'rich', 'tuf', 'paho', 'alembic'};"
+        "print(sorted(heavy & {name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "[]\n"

@@ -1,0 +1,103 @@
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from tuf.api.metadata import Metadata, Targets
+
+from controller_core import Core, plan
+from mailboat_controller import held_trust
+from mailboat_controller.authority import roles
+from mailboat_controller.authority.keys import load_key
+from mailboat_controller.store import trust_roles
+from mailboat_controller.store.engine import Store
+from mailboat_schemas.errors import ConfigurationInvalid, MailboatError, TrustRefused
+from trust_fleet import TrustFleet
+
+
+@pytest.fixture
+def core(tmp_path: Path) -> Iterator[Core]:
+    core = Core(tmp_path)
+    yield core
+    core.store.close()
+
+
+def newer_targets(core: Core) -> bytes:
+    signer = load_key(core.trust.directory / "offline" / "targets.pem")
+    held = Metadata[Targets].from_bytes(core.trust.roles["targets"]).signed
+    held.version += 1
+    return roles.sign(held, [signer])
+
+
+def test_importing_the_same_directory_again_takes_nothing(core: Core) -> None:
+    with core.store.transaction() as tx:
+        assert held_trust.import_directory(tx, core.trust_directory, core.now) == ()
+
+
+def test_a_controller_never_goes_back_to_the_snapshot_of_the_ceremony(core: Core) -> None:
+    core.release("1.0.0", plan("first"))
+
+    with core.store.transaction() as tx:
+        held_trust.import_directory(tx, core.trust_directory, core.now)
+        held = trust_roles.newest_of(tx, "snapshot")
+
+    assert held is not None
+    assert held[0] == 2
+
+
+def test_a_newer_targets_role_is_taken_and_the_snapshot_follows(core: Core) -> None:
+    (core.trust_directory / "targets.json").write_bytes(newer_targets(core))
+
+    with core.store.transaction() as tx:
+        taken = held_trust.import_directory(tx, core.trust_directory, core.now)
+        signed = held_trust.renew(tx, core.trust.online, core.now)
+        trust = held_trust.read(tx)
+
+    assert taken == ("targets 2",)
+    assert signed == ("snapshot", "timestamp")
+    assert trust.view.versions() == {"root": 1, "timestamp": 2, "snapshot": 2, "targets": 2}
+
+
+def test_roles_of_another_fleet_are_not_taken(core: Core, tmp_path: Path) -> None:
+    other = TrustFleet(tmp_path / "other", now=core.now)
+    strange = Metadata[Targets].from_bytes(other.roles["targets"]).signed
+    strange.version = 9
+    signer = load_key(other.directory / "offline" / "targets.pem")
+    (core.trust_directory / "targets.json").write_bytes(roles.sign(strange, [signer]))
+
+    with pytest.raises(MailboatError) as refused, core.store.transaction() as tx:
+        held_trust.import_directory(tx, core.trust_directory, core.now)
+
+    assert isinstance(refused.value, TrustRefused)
+    with core.store.read() as tx:
+        held = trust_roles.newest_of(tx, "targets")
+    assert held is not None
+    assert held[0] == 1
+
+
+def test_a_file_that_is_no_metadata_is_named(core: Core) -> None:
+    (core.trust_directory / "notes.json").write_text('{"hello": 1}')
+
+    with (
+        pytest.raises(ConfigurationInvalid, match=r"notes\.json"),
+        core.store.transaction() as tx,
+    ):
+        held_trust.import_directory(tx, core.trust_directory, core.now)
+
+
+def test_without_trust_metadata_nothing_is_decided(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'm.db'}")
+    store.migrate()
+
+    with pytest.raises(ConfigurationInvalid), store.read() as tx:
+        held_trust.read(tx)
+    store.close()
+
+
+def test_nothing_is_signed_while_everything_is_fresh(core: Core) -> None:
+    with core.store.transaction() as tx:
+        assert held_trust.renew(tx, core.trust.online, core.now) == ()
+        almost = core.now + held_trust.TIMESTAMP_AGE_MAX
+        assert held_trust.renew(tx, core.trust.online, almost) == ()
+        later = almost + timedelta(seconds=1)
+        assert held_trust.renew(tx, core.trust.online, later) == ("timestamp",)
