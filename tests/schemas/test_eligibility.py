@@ -4,7 +4,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from trust_fleet import CLASS, MODEL, document
 
 from mailboat_schemas import cohort
 from mailboat_schemas.desired import Offer, OfferWave, ReleaseRef
@@ -12,6 +11,7 @@ from mailboat_schemas.documents.release import document_digest
 from mailboat_schemas.eligibility import Candidate, DeviceFacts, Eligibility, evaluate
 from mailboat_schemas.plan import Plan, PlanWave
 from mailboat_schemas.trust import Standing
+from trust_fleet import CLASS, MODEL, document
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 DOCUMENT = document("1.0.0")

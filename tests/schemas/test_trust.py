@@ -4,11 +4,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from trust_fleet import CLASS, FLEET, MODEL, TrustFleet
 
 from mailboat_schemas.desired import Assignment, ManifestBundle, ReleaseRef
 from mailboat_schemas.errors import RollbackRefused, SignatureInvalid, TrustRefused, TrustStale
 from mailboat_schemas.trust import TrustView, accept_trust, newer_timestamp, open_desired
+from trust_fleet import CLASS, FLEET, MODEL, TrustFleet
 
 
 class Device:
