@@ -7,13 +7,8 @@ with the agent.
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, TypeVar
-
-from mailboat_agent.update.steps import Step
-from mailboat_schemas.errors import Transient
+from collections.abc import Callable
+from typing import TypeVar
 
 Result = TypeVar("Result")
 
@@ -43,32 +38,3 @@ async def in_background(work: Callable[[], Result], *, name: str) -> Result:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return await future
-
-
-class Unforeseen(Transient):
-    """A bug, or a machine in trouble. It serves on; a trial's spent try stays spent."""
-
-    code = "E-UNFORESEEN"
-
-    def __init__(self, what: str) -> None:
-        super().__init__(what, next_step="report this as a bug, with the agent's log.")
-
-
-class Kind(StrEnum):
-    STAGE = "stage"
-    TRIAL = "trial"
-    ACTIVATE = "activate"
-    SERVE = "serve"
-    STOP = "stop"
-    GO_BACK = "go_back"
-
-
-@dataclass(slots=True)
-class Work:
-    """Something that runs beside the loop. ``digest`` is of the release it is about, or empty."""
-
-    kind: Kind
-    digest: str
-    step: Step
-    task: asyncio.Task[Any]
-    evidence: Mapping[str, Any]

@@ -7,15 +7,17 @@ the recorded attempt, when to try again) may be lost at any moment.
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from mailboat_agent.background import Kind, Unforeseen, Work
+from mailboat_agent.errand import Errands, Kind, Unforeseen, Work
 from mailboat_agent.facts import Device, Look
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.manifest import Manifest
 from mailboat_agent.model_view import ModelView
+from mailboat_agent.probation import Probation
 from mailboat_agent.release_store import ReleaseStore
+from mailboat_agent.staging import Staging
 from mailboat_agent.update import moves
 from mailboat_agent.update.decide import (
     REFUSING_CHECKS,
@@ -26,7 +28,7 @@ from mailboat_agent.update.decide import (
 )
 from mailboat_agent.update.events import refusal_event
 from mailboat_agent.update.retry import Backoff
-from mailboat_agent.update.soak import SoakStats, Verdict, judge_soak
+from mailboat_agent.update.soak import Verdict
 from mailboat_agent.update.state import Installed, ModelState
 from mailboat_agent.update.steps import (
     Activate,
@@ -42,14 +44,12 @@ from mailboat_agent.update.steps import (
     WatchSoak,
 )
 from mailboat_agent.work import Progress, Workbench
-from mailboat_schemas import cohort
 from mailboat_schemas.eligibility import Check
 from mailboat_schemas.errors import (
     ArtifactMissing,
     DigestMismatch,
     MailboatError,
     ReleaseRejected,
-    Transient,
     TrialFailed,
 )
 from mailboat_schemas.events import EventKind
@@ -77,23 +77,25 @@ class ModelLoop:
         """``wake`` asks for another look soon; it may be called at any time."""
         self.model = model
         self.view = ModelView(model, device=device, ledger=ledger, manifest=manifest, store=store)
-        self._device = device
         self._ledger = ledger
-        self._manifest = manifest
         self._bench = bench
         self._tries = tries
-        self._start_jitter_seconds = start_jitter_seconds
         self._wake = wake
-        self._fetching, self._loading, self._recording = (Backoff(rng) for _ in range(3))
-        self._attempt_running = False
-        self._trial_passed = False
-        self._soak_began: float | None = None
-        self._start_at: tuple[str, float] = ("", 0.0)  # a candidate, and when its jitter is over
-        self._refused_download = ""  # a candidate whose bytes came out wrong, until a new manifest
-        self.work: Work | None = None
+        self._staging = Staging(device.device, start_jitter_seconds=start_jitter_seconds, rng=rng)
+        self._probation = Probation()
+        self._loading, self._recording = Backoff(rng), Backoff(rng)
+        self._errands = Errands(model, bench=bench, manifest=manifest, wake=wake)
         self.step: Step = Keep(because="not looked at yet")
         self.because = ""
-        self.progress = Progress()
+
+    @property
+    def work(self) -> Work | None:
+        """What runs beside the loop now."""
+        return self._errands.running
+
+    @property
+    def progress(self) -> Progress:
+        return self._errands.progress
 
     @property
     def state(self) -> ModelState:
@@ -101,13 +103,13 @@ class ModelLoop:
 
     def _situation(self, look: Look) -> Situation:
         return self.view.situation(
-            look, attempt_running=self._attempt_running, trial_passed=self._trial_passed
+            look,
+            attempt_running=self._probation.running,
+            trial_passed=self._probation.trial_passed,
         )
 
     def on_new_manifest(self) -> None:
-        """What was refused or failed before may be in order now."""
-        self._fetching.forget()
-        self._refused_download = ""
+        self._staging.on_new_manifest()
 
     async def look(self, look: Look) -> None:
         """One look. What a later look can cure is logged, and the loop goes on."""
@@ -137,12 +139,12 @@ class ModelLoop:
             case GoBack():
                 self._go_back(step, {}, look)
             case Suspend():
-                self._stop(step)
+                self._errands.stop(step)
             case Activate():
                 self._load(Kind.ACTIVATE, self.state.active, step, look)
             case BeginSoak():
                 self._record(moves.spent_try(self.state), look)
-                self._attempt_running, self._soak_began = True, None
+                self._probation.begin()
             case Keep() | Stage() | StartTrial() | RunTrial() | WatchSoak():
                 if not self._ensure_serving(situation, step, look):
                     self._advance(step, look)
@@ -150,7 +152,9 @@ class ModelLoop:
     def _advance(self, step: Keep | Stage | StartTrial | RunTrial | WatchSoak, look: Look) -> None:
         if isinstance(step, Keep | Stage | StartTrial):
             for refusal in step.refusals:
-                self._tell_refusal(refusal, look)
+                if refusal.check.name in REFUSING_CHECKS:
+                    serving = self.state.serving
+                    self._ledger.tell(refusal_event(self.model, refusal, serving, look.now))
         match step:
             case Keep():
                 pass
@@ -163,11 +167,6 @@ class ModelLoop:
             case WatchSoak():
                 self._watch_soak(look)
 
-    def _tell_refusal(self, refusal: Refusal, look: Look) -> None:
-        if refusal.check.name in REFUSING_CHECKS:
-            serving = self.state.serving
-            self._ledger.tell(refusal_event(self.model, refusal, serving, look.now))
-
     # --- record ----------------------------------------------------------------------------------
 
     def _record(
@@ -176,77 +175,45 @@ class ModelLoop:
         self._ledger.record(self.model, state, look.now, evidence)
         self._wake()
 
-    def _forget_attempt(self) -> None:
-        self._attempt_running = self._trial_passed = False
-        self._soak_began = None
-
     def _start_trial(self, step: StartTrial, look: Look) -> None:
         state = self.state
         if state.phase is ModelPhase.SOAK:
             because = f"{step.candidate.version} comes instead"
             state = moves.superseded_in_soak(state, because)
             self._record(state, look)
-        self._forget_attempt()
+        self._probation.forget()
         self._record(moves.started_trial(state, step.candidate, tries=self._tries), look)
 
     def _record_return(self, step: GoBack, evidence: Mapping[str, Any], look: Look) -> None:
         self._record(moves.went_back(self.state, step), look, evidence)
-        self._forget_attempt()
+        self._probation.forget()
 
     # --- act: begin ------------------------------------------------------------------------------
 
-    def _begin(
-        self,
-        kind: Kind,
-        digest: str,
-        step: Step,
-        work: Coroutine[Any, Any, Any],
-        evidence: Mapping[str, Any] | None = None,
-    ) -> None:
-        task = asyncio.create_task(work, name=f"{kind}-{self.model}")
-        task.add_done_callback(lambda _: self._wake())
-        self.work = Work(kind, digest, step, task, evidence or {})
-
     def _stage(self, step: Stage, look: Look) -> None:
         candidate = step.candidate
-        if self._start_at[0] != candidate.digest:
-            fraction = cohort.start_fraction(candidate.digest, self._device.device)
-            wait_seconds = fraction * self._start_jitter_seconds
-            self._start_at = (candidate.digest, look.monotonic + wait_seconds)
-        allowed = look.monotonic >= self._start_at[1] and self._fetching.allows(look.monotonic)
-        if candidate.document is None or candidate.digest == self._refused_download or not allowed:
+        may_begin = self._staging.may_begin(candidate.digest, look.monotonic)
+        if candidate.document is None or not may_begin:
             return
-        self.progress = Progress()
-        work = self._bench.stage(candidate.document, self.progress)
-        self._begin(Kind.STAGE, candidate.digest, step, work)
+        self._errands.stage(candidate.document, step)
 
     def _run_trial(self, step: RunTrial, look: Look) -> None:
         active = self.state.active
-        document = None if active is None else self._manifest.document(active.digest)
+        document = self._errands.document(active)
         if active is None or document is None or not self._loading.allows(look.monotonic):
             return
         self._record(moves.spent_try(self.state), look)
-        self._attempt_running = True
-        self._begin(Kind.TRIAL, active.digest, step, self._bench.run_trial(document))
+        self._probation.begin()
+        self._errands.run_trial(active, document, step)
 
     def _load(self, kind: Kind, release: Installed | None, step: Step, look: Look) -> bool:
-        document = None if release is None else self._manifest.document(release.digest)
-        if release is None or document is None or not self._loading.allows(look.monotonic):
-            return False
-        self._begin(kind, release.digest, step, self._bench.serve(document, release.digest))
-        return True
-
-    def _stop(self, step: Step) -> bool:
-        if self._bench.serving(self.model) is None:
-            return False
-        self._begin(Kind.STOP, "", step, self._bench.stop(self.model))
-        return True
+        return self._loading.allows(look.monotonic) and self._errands.load(kind, release, step)
 
     def _ensure_serving(self, situation: Situation, step: Step, look: Look) -> bool:
         """Begin to serve, or to stop, as the record says; True if something was begun."""
         wanted = should_serve(situation)
         if wanted.release is None or not wanted.allowed:
-            return self._stop(step)
+            return self._errands.stop(step)
         serving = self._bench.serving(self.model)
         if serving is not None and serving.digest == wanted.release.digest:
             return False
@@ -255,21 +222,12 @@ class ModelLoop:
         # What is wanted cannot be loaded now. What serves meanwhile must not be withdrawn.
         state = self.state
         withdrawn = serving is not None and serving.digest == state.outcome_digest
-        return withdrawn and state.outcome_code == "withdrawn" and self._stop(step)
+        return withdrawn and state.outcome_code == "withdrawn" and self._errands.stop(step)
 
     def _go_back(self, step: GoBack, evidence: Mapping[str, Any], look: Look) -> None:
         """Serve the predecessor first, then record: there is always one that serves."""
-        serving = self._bench.serving(self.model)
-        document = None if step.to is None else self._manifest.document(step.to.digest)
-        if step.to is not None and document is not None:
-            if serving is None or serving.digest != step.to.digest:
-                work = self._bench.serve(document, step.to.digest)
-                self._begin(Kind.GO_BACK, step.to.digest, step, work, evidence)
-                return
-        elif serving is not None:
-            self._begin(Kind.GO_BACK, "", step, self._bench.stop(self.model), evidence)
-            return
-        self._record_return(step, evidence, look)
+        if not self._errands.go_back(step, evidence):
+            self._record_return(step, evidence, look)
 
     # --- act: collect ----------------------------------------------------------------------------
 
@@ -286,13 +244,10 @@ class ModelLoop:
 
     def _collect(self, work: Work, look: Look) -> None:
         """Record what came of it. May begin the next thing."""
-        self.work = None
+        self._errands.running = None
         if work.task.cancelled():
             return
-        error = work.task.exception()
-        if error is not None and not isinstance(error, MailboatError):
-            _log.error("%s of %s failed unexpectedly", work.kind, self.model, exc_info=error)
-            error = Unforeseen(f"{type(error).__name__}: {error}")
+        error = work.failure()
         if isinstance(error, DigestMismatch | ArtifactMissing) and work.kind is not Kind.STAGE:
             self._ledger.tell_damage(self.model, error.what, look.now)
         match work.kind:
@@ -313,22 +268,20 @@ class ModelLoop:
 
     def _collect_stage(self, work: Work, error: MailboatError | None, look: Look) -> None:
         if error is None:
-            self._fetching.forget()
+            self._staging.succeeded()
             return
         _log.warning("%s: fetching a release: %s", self.model, error)
-        hint = error.retry_after if isinstance(error, Transient) else None
-        self._fetching.failed(look.monotonic, hint.total_seconds() if hint else 0.0)
+        self._staging.failed(error, look.monotonic)
         if isinstance(error, ReleaseRejected) and isinstance(work.step, Stage):
-            self._refused_download = work.digest
+            self._staging.refuse(work.digest)
             refusal = Refusal(
                 candidate=work.step.candidate, check=Check(error.code, False, error.what)
             )
             self._ledger.tell(refusal_event(self.model, refusal, self.state.serving, look.now))
 
     def _collect_trial(self, error: MailboatError | None, look: Look) -> None:
-        self._attempt_running = False
+        self._probation.ended_trial(passed=error is None)
         if error is None:
-            self._trial_passed = True
             self._loading.forget()
         elif isinstance(error, TrialFailed):
             evidence = getattr(error, "evidence", {})
@@ -347,8 +300,8 @@ class ModelLoop:
             self._loading.forget()
             if work.kind is Kind.ACTIVATE and is_active and state.phase is ModelPhase.TRIAL:
                 self._record(moves.began_soak(state, tries=self._tries), look)
-                self._forget_attempt()
-                self._attempt_running = True
+                self._probation.forget()
+                self._probation.begin()
             return
         _log.warning("%s: loading a release: %s", self.model, error)
         self._loading.failed(look.monotonic)
@@ -377,21 +330,13 @@ class ModelLoop:
 
     def _watch_soak(self, look: Look) -> None:
         active, stats = self.state.active, self._bench.serving(self.model)
-        document = None if active is None else self._manifest.document(active.digest)
+        document = self._errands.document(active)
         variant = self.view.variant(document)
         if active is None or document is None or variant is None:
             return
         if stats is None or stats.digest != active.digest:
             return  # not loaded yet: the soak has not begun
-        if self._soak_began is None:
-            self._soak_began = look.monotonic
-        soak = SoakStats(
-            requests_ok=stats.requests_ok,
-            requests_error=stats.requests_error,
-            p95_ms=stats.latency_p95_ms,
-            worker_restarts=stats.worker_restarts,
-        )
-        judgement = judge_soak(variant.health.soak, soak, look.monotonic - self._soak_began)
+        judgement = self._probation.judge(variant.health.soak, stats, look.monotonic)
         self.because = judgement.because
         match judgement.verdict:
             case Verdict.WAIT:
@@ -401,6 +346,6 @@ class ModelLoop:
                     self.state, judgement.because, security_version=document.security_version
                 )
                 self._record(moved, look)
-                self._forget_attempt()
+                self._probation.forget()
             case Verdict.FAILED:
                 self._fail(EventKind.ROLLED_BACK, judgement.code, judgement.because, {}, look)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from mailboat_agent.background import Kind
+from mailboat_agent.errand import Kind
 from mailboat_agent.facts import Device
 from mailboat_agent.identity import Identity
 from mailboat_agent.ledger import Ledger

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent_box import AgentBox
-from mailboat_agent.background import Kind
+from mailboat_agent.errand import Kind
 from mailboat_agent.serving.tensors import tensor_of_json
 from mailboat_schemas.codec import encode
 from mailboat_schemas.desired import Assignment, FreshTimestamp

@@ -1,0 +1,120 @@
+"""What runs beside a model's loop: one errand at a time, begun here and collected by the loop."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from mailboat_agent.manifest import Manifest
+from mailboat_agent.update.state import Installed
+from mailboat_agent.update.steps import GoBack, Stage, Step
+from mailboat_agent.work import Progress, Workbench
+from mailboat_schemas.documents.release import ReleaseDocument
+from mailboat_schemas.errors import MailboatError, Transient
+
+_log = logging.getLogger(__name__)
+
+
+class Unforeseen(Transient):
+    """A bug, or a machine in trouble. It serves on; a trial's spent try stays spent."""
+
+    code = "E-UNFORESEEN"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, next_step="report this as a bug, with the agent's log.")
+
+
+class Kind(StrEnum):
+    STAGE = "stage"
+    TRIAL = "trial"
+    ACTIVATE = "activate"
+    SERVE = "serve"
+    STOP = "stop"
+    GO_BACK = "go_back"
+
+
+@dataclass(slots=True)
+class Work:
+    """An errand. ``digest`` is of the release it is about, or empty."""
+
+    kind: Kind
+    digest: str
+    step: Step
+    task: asyncio.Task[Any]
+    evidence: Mapping[str, Any]
+
+    def failure(self) -> MailboatError | None:
+        """What went wrong with one that is done; what nobody foresaw is logged with its trace."""
+        error = self.task.exception()
+        if error is None or isinstance(error, MailboatError):
+            return error
+        _log.error("%s failed unexpectedly", self.task.get_name(), exc_info=error)
+        return Unforeseen(f"{type(error).__name__}: {error}")
+
+
+class Errands:
+    """Begins them. A release whose document is not at hand cannot be run or loaded."""
+
+    def __init__(
+        self, model: str, *, bench: Workbench, manifest: Manifest, wake: Callable[[], None]
+    ) -> None:
+        self._model = model
+        self._bench = bench
+        self._manifest = manifest
+        self._wake = wake
+        self.running: Work | None = None
+        self.progress = Progress()  # of the newest download
+
+    def stage(self, document: ReleaseDocument, step: Stage) -> None:
+        self.progress = Progress()
+        work = self._bench.stage(document, self.progress)
+        self._begin(Kind.STAGE, step.candidate.digest, step, work)
+
+    def document(self, release: Installed | None) -> ReleaseDocument | None:
+        return None if release is None else self._manifest.document(release.digest)
+
+    def run_trial(self, release: Installed, document: ReleaseDocument, step: Step) -> None:
+        self._begin(Kind.TRIAL, release.digest, step, self._bench.run_trial(document))
+
+    def load(self, kind: Kind, release: Installed | None, step: Step) -> bool:
+        """Begin to serve a release; False if its document is not at hand."""
+        document = self.document(release)
+        if release is None or document is None:
+            return False
+        self._begin(kind, release.digest, step, self._bench.serve(document, release.digest))
+        return True
+
+    def stop(self, step: Step) -> bool:
+        """Begin to stop what serves; False if nothing does."""
+        if self._bench.serving(self._model) is None:
+            return False
+        self._begin(Kind.STOP, "", step, self._bench.stop(self._model))
+        return True
+
+    def go_back(self, step: GoBack, evidence: Mapping[str, Any]) -> bool:
+        """Begin to serve the predecessor, or nothing; False if it is so already."""
+        serving, document = self._bench.serving(self._model), self.document(step.to)
+        if step.to is not None and document is not None:
+            if serving is not None and serving.digest == step.to.digest:
+                return False
+            work = self._bench.serve(document, step.to.digest)
+            self._begin(Kind.GO_BACK, step.to.digest, step, work, evidence)
+            return True
+        if serving is None:
+            return False
+        self._begin(Kind.GO_BACK, "", step, self._bench.stop(self._model), evidence)
+        return True
+
+    def _begin(
+        self,
+        kind: Kind,
+        digest: str,
+        step: Step,
+        work: Coroutine[Any, Any, Any],
+        evidence: Mapping[str, Any] | None = None,
+    ) -> None:
+        task = asyncio.create_task(work, name=f"{kind} of {self._model}")
+        task.add_done_callback(lambda _: self._wake())
+        self.running = Work(kind, digest, step, task, evidence or {})
