@@ -17,10 +17,10 @@ demo: setup ## the whole story on this machine: a broker, a controller, six agen
 	@$(BIN)/mailboat demo $(DEMO)
 
 test: setup ## the quick suite, under three minutes
-	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -q -n auto -m "not slow" $(ARGS)
 
 test-all: setup ## every test, the slow ones too
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q -n auto $(ARGS)
 
 check: lint types contracts test-all ## what must hold before a change lands
 

@@ -167,8 +167,6 @@ class ModelLoop:
             case WatchSoak():
                 self._watch_soak(look)
 
-    # --- record ----------------------------------------------------------------------------------
-
     def _record(
         self, state: ModelState, look: Look, evidence: Mapping[str, Any] | None = None
     ) -> None:
