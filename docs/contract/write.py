@@ -1,4 +1,4 @@
-"""Write the published contract from the code: JSON Schema, AsyncAPI, and protocol.md's examples.
+"""Write the published contract from the code: schemas, AsyncAPI, OpenAPI, the examples.
 
 ``make schemas`` runs it; ``tests/contract`` proves that what is committed is what it would write.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from mailboat_controller.api.app import make_app
 from mailboat_schemas import examples
 from mailboat_schemas.codec import encode
 from mailboat_schemas.desired import DesiredState, FreshTimestamp, ManifestBundle
@@ -54,6 +55,7 @@ def pages() -> Iterator[tuple[Path, str]]:
     for name, document in DOCUMENTS.items():
         yield HERE / f"{name}.schema.json", _json(document.model_json_schema())
     yield HERE / "asyncapi.json", _json(asyncapi())
+    yield HERE / "openapi.json", _json(make_app().openapi())
     text = PROTOCOL.read_text()
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)

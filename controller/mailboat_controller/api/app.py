@@ -23,6 +23,13 @@ from mailboat_controller.api.limits import BodyLimit
 
 def build_app(context: ApiContext) -> FastAPI:
     """Serve it with `https_server.HttpsServer`, which tells it who the client is."""
+    app = make_app()
+    app.state.context = context
+    return app
+
+
+def make_app() -> FastAPI:
+    """The routes and their schema; nothing behind them until it has a context."""
     app = FastAPI(
         title="Mailboat controller",
         version=version("mailboat"),
@@ -31,7 +38,6 @@ def build_app(context: ApiContext) -> FastAPI:
         redoc_url=None,
         openapi_url="/openapi.json",
     )
-    app.state.context = context
     for noun in (
         artifacts,
         audit,
