@@ -11,7 +11,7 @@ import pytest
 
 from real_fleet import RealFleet, running_fleet
 
-SEED = 20261121
+SEED = int(os.environ.get("MAILBOAT_KILL_SEED", "20261121"))  # printed when it fails
 ROUNDS = 6
 KILLS_PER_ROUND = 2
 MOMENT_SECONDS_MAX = 3.0  # a rollout of two waves takes about four on an idle machine
@@ -57,6 +57,8 @@ def test_a_kill_at_any_moment_loses_and_doubles_nothing(tmp_path: Path) -> None:
                 time.sleep(rng.random() * MOMENT_SECONDS_MAX)
                 killer.strike(targets.pop())
             fleet.wait_for(version)
+            # A newer rollout before this one is over would supersede it, and send devices back.
+            fleet.wait_until_completed(f"vad-round-{number}")
         fleet.wait_for_confirmation()
 
         assert killer.killed == {"broker": 4, "controller": 4, "agent": 4}

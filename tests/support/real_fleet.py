@@ -67,6 +67,13 @@ class RealFleet:
                 CONVERGE_SECONDS_MAX,
             )
 
+    def wait_until_completed(self, rollout: str) -> None:
+        until(
+            f"{rollout} is completed",
+            lambda: self.fleet.get(f"/v1/rollouts/{rollout}")["phase"] == "completed",
+            CONVERGE_SECONDS_MAX,
+        )
+
     def wait_for_confirmation(self) -> None:
         for device in self.devices.values():
             until(
