@@ -108,7 +108,7 @@ def _enrolled(facts: DeviceFacts) -> Check:
 
 def _fresh(facts: DeviceFacts) -> Check:
     if not facts.clock_trusted:
-        return Check("trust_fresh", False, "the clock stands before the time floor")
+        return Check("trust_fresh", False, "the device's clock cannot be right")
     if not facts.trust_fresh:
         return Check("trust_fresh", False, "trust metadata has expired; nothing new until renewed")
     return Check("trust_fresh", True, "trust metadata is in date")

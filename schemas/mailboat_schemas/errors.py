@@ -101,18 +101,6 @@ class SignatureInvalid(TrustRefused):
     code = "E-SIGNATURE"
 
 
-class NotApproved(TrustRefused):
-    """The release is not listed, with the same digest, by both the release and approval roles."""
-
-    code = "E-NOT-APPROVED"
-
-
-class PlanExceeded(TrustRefused):
-    """The controller asked for more than the approver signed."""
-
-    code = "E-PLAN-EXCEEDED"
-
-
 class RollbackRefused(TrustRefused):
     """Older trust metadata or an older desired state than this device has already accepted."""
 
@@ -175,10 +163,6 @@ class TrialFailed(ReleaseRejected):
             what, next_step="look at the evidence in the device's report; fix and release anew."
         )
         self.reason = reason
-
-
-class SoakFailed(ReleaseRejected):
-    code = "E-SOAK"
 
 
 # --- people and configuration --------------------------------------------------------------------

@@ -4,6 +4,8 @@ A submission is atomic: release role, approval role and documents are taken toge
 The payload proves itself by its signatures; the broker's ACL only keeps strangers from the topic.
 """
 
+import base64
+import binascii
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -38,3 +40,18 @@ class SubmissionReply(BaseModel):
     releases: tuple[str, ...] = Field(default=(), description="model@version now known")
     rollouts: tuple[str, ...] = Field(default=(), description="rollouts this created")
     missing_artifacts: tuple[Digest, ...] = ()
+
+
+def submission_bytes(message: bytes) -> bytes:
+    """The encoded Submission in a message that may carry it in base64.
+
+    ``mosquitto_rr`` sends nothing but text: its ``-f`` and ``-s`` send an empty message. Base64
+    begins with a letter or a digit, an encoded payload never does. What is neither is returned as
+    it came, for `codec.decode` to refuse.
+    """
+    if not message[:1].isalnum():
+        return message
+    try:
+        return base64.b64decode(b"".join(message.split()), validate=True)
+    except binascii.Error:
+        return message

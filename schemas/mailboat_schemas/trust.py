@@ -141,12 +141,13 @@ class TrustView:
     def standing(self, model: str, version: str) -> Standing:
         released = self._target(release_role(model), release_path(model, version))
         approved = self._target(approval_role(model), approval_path(model, version))
+        # Of two lengths the release role's counts for nothing: CI alone can withdraw no release.
         same = released is None or approved is None or released.length == approved.length
         return Standing(
             model=model,
             version=version,
-            released_digest=_sha256(released),
-            approved_digest=_sha256(approved) if same else None,
+            released_digest=_sha256(released) if same else None,
+            approved_digest=_sha256(approved),
             plan=None if approved is None else Plan.from_custom(approved.custom),
         )
 
