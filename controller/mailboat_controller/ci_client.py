@@ -16,8 +16,14 @@ from pydantic import ValidationError
 
 from mailboat_schemas import topics
 from mailboat_schemas.enrolment import Connection
-from mailboat_schemas.errors import MalformedPayload, ServerUnavailable
+from mailboat_schemas.errors import ConfigurationInvalid, MalformedPayload, ServerUnavailable
 from mailboat_schemas.submission import SubmissionReply
+
+RETRY_MS_MAX = 1000
+
+
+class _ConnectionLost(Exception):
+    """After it had been made: a broker that restarts, or another job of the same pipeline."""
 
 
 def submit(
@@ -29,16 +35,28 @@ def submit(
         directory: where the connection file stands; its paths are relative to that.
 
     Raises:
-        ServerUnavailable: no broker, no right to publish, or no answer in time.
+        ServerUnavailable: no broker, certificate refused, no right to publish, or no answer in
+            time.
+        ConfigurationInvalid: certificate, key or CA cannot be read.
     """
     try:
-        return asyncio.run(_submit(payload, connection, directory, timeout_seconds))
+        context = ssl.create_default_context(cafile=str(directory / connection.ca))
+        context.load_cert_chain(directory / connection.certificate, directory / connection.key)
+    except OSError as error:
+        raise ConfigurationInvalid(
+            f"The certificate of connection {connection.name} cannot be used: {error}.",
+            next_step="keep ca, certificate and key beside the connection file, "
+            "or issue the credential again.",
+        ) from error
+    try:
+        return asyncio.run(_submit(payload, connection, context, timeout_seconds))
     except TimeoutError as error:
         raise ServerUnavailable(
             f"The controller did not answer within {timeout_seconds:.0f} s.",
-            next_step="check that `mailboat serve` runs and is connected; submit again.",
+            next_step="check that `mailboat serve` runs and is connected, and that fleet and name "
+            "in the connection file are those of the certificate; submit again.",
         ) from error
-    except (aiomqtt.MqttError, OSError, ssl.SSLError) as error:
+    except (aiomqtt.MqttError, OSError) as error:
         raise ServerUnavailable(
             f"The broker {connection.mqtt_host}:{connection.mqtt_port} refused or closed: {error}.",
             next_step="check address and certificate; `--http` submits without the broker.",
@@ -46,33 +64,67 @@ def submit(
 
 
 async def _submit(
-    payload: bytes, connection: Connection, directory: Path, timeout_seconds: float
+    payload: bytes, connection: Connection, context: ssl.SSLContext, timeout_seconds: float
 ) -> SubmissionReply:
+    async with asyncio.timeout(timeout_seconds):
+        while True:
+            try:
+                return await _ask(payload, connection, context)
+            except _ConnectionLost:
+                # The broker knows a pipeline by its name alone, so jobs at the same time end each
+                # other's connection. A random wait lets one after the other through.
+                await asyncio.sleep(secrets.randbelow(RETRY_MS_MAX) / 1000)
+
+
+async def _ask(payload: bytes, connection: Connection, context: ssl.SSLContext) -> SubmissionReply:
+    client = aiomqtt.Client(
+        connection.mqtt_host,
+        connection.mqtt_port,
+        identifier=connection.name,
+        protocol=aiomqtt.ProtocolVersion.V5,
+        tls_context=context,
+    )
+    connected, answer = False, b""
+    try:
+        async with client:
+            connected = True
+            # Beside each other: who waits for an acknowledgement hears of a lost connection only
+            # after ten seconds; who waits for a message at once, but not of the very first moment.
+            tasks = (
+                asyncio.create_task(_first_message(client)),
+                asyncio.create_task(_send(client, payload, connection)),
+            )
+            try:
+                answer, _ = await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+    except aiomqtt.MqttError as error:
+        if connected and not answer:
+            raise _ConnectionLost from error
+        if not answer:
+            raise
+    return _read(answer)
+
+
+async def _first_message(client: aiomqtt.Client) -> bytes:
+    async for message in client.messages:
+        return bytes(message.payload)
+    raise _ConnectionLost
+
+
+async def _send(client: aiomqtt.Client, payload: bytes, connection: Connection) -> None:
     job = secrets.token_hex(8)
     names = {"fleet": connection.fleet, "pipeline": connection.name}
     reply_topic = topics.build(topics.Channel.REPLY, **names, job=job)
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     properties.ResponseTopic = reply_topic
     properties.CorrelationData = job.encode()
-    context = ssl.create_default_context(cafile=str(directory / connection.ca))
-    context.load_cert_chain(directory / connection.certificate, directory / connection.key)
-    async with (
-        asyncio.timeout(timeout_seconds),
-        aiomqtt.Client(
-            connection.mqtt_host,
-            connection.mqtt_port,
-            identifier=connection.name,
-            protocol=aiomqtt.ProtocolVersion.V5,
-            tls_context=context,
-        ) as client,
-    ):
-        await client.subscribe(reply_topic, qos=1)
-        await client.publish(
-            topics.build(topics.Channel.SUBMIT, **names), payload, qos=1, properties=properties
-        )
-        async for message in client.messages:
-            return _read(bytes(message.payload))
-    raise TimeoutError
+    await client.subscribe(reply_topic, qos=1)
+    await client.publish(
+        topics.build(topics.Channel.SUBMIT, **names), payload, qos=1, properties=properties
+    )
 
 
 def _read(content: bytes) -> SubmissionReply:

@@ -2,26 +2,34 @@
 
 Authenticity comes from the delegations' signatures only, never from who was allowed to publish.
 A submission is taken whole or not at all; a role must be exactly the version after the one held,
-else its author built on old ground and rebases.
+else its author built on old ground and rebases. What every device would stumble over is refused
+here, where its author hears of it: a role that has expired, is too long, or lifts time floors.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, TargetFile, Targets
 from tuf.api.serialization import DeserializationError
 
+from mailboat_controller.authority.roles import ISSUED_FIELD, ISSUED_FORMAT
 from mailboat_schemas.documents.release import File, Interface, ReleaseDocument, document_digest
-from mailboat_schemas.errors import MailboatError, SignatureInvalid
+from mailboat_schemas.errors import MailboatError, MalformedPayload, SignatureInvalid
 from mailboat_schemas.names import DIGEST_PATTERN, approval_path, release_path
 from mailboat_schemas.plan import Plan
 from mailboat_schemas.submission import Submission
+from mailboat_schemas.trust import ROLE_BYTES_MAX
 
 RELEASE_PREFIX = "release-"
 APPROVAL_PREFIX = "approval-"
 TARGETS_PER_ROLE_MAX = 2000
+MISSING_LISTED_MAX = 256  # of missing artifacts in an answer, which is one message
+REASON_CHARS_MAX = 500  # a reason may quote what was sent
+# Devices take the time of signing as a floor for their clocks, and theirs may be this much behind.
+ISSUED_AHEAD_MAX = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +38,7 @@ class Held:
 
     fleet: str
     roles: Mapping[str, bytes]
-    documents: Mapping[str, bytes]  # accepted release documents by digest
+    documents: Mapping[str, bytes]  # every release document ever accepted, by digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,24 +46,31 @@ class Approval:
     model: str
     version: str
     digest: str
+    length: int  # bytes of the release document
     plan: Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdrawal:
+    model: str
+    version: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
     roles: Mapping[str, bytes]
     versions: Mapping[str, int]
-    documents: Mapping[str, bytes] = field(default_factory=dict)
-    releases: tuple[ReleaseDocument, ...] = ()  # new ones
+    documents: Mapping[str, bytes] = field(default_factory=dict)  # of the new releases
+    releases: tuple[ReleaseDocument, ...] = ()  # never accepted before
     approvals: tuple[Approval, ...] = ()  # new, or with a new plan
-    withdrawn: tuple[Approval, ...] = ()  # no longer approved
+    withdrawn: tuple[Withdrawal, ...] = ()  # no longer approved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
     code: str
     reasons: tuple[str, ...]
-    missing_artifacts: tuple[str, ...] = ()
+    missing_artifacts: tuple[str, ...] = ()  # the first of them
     retry: bool = False  # the same submission may succeed later
 
 
@@ -67,64 +82,56 @@ class _Refusal(Exception):
 
 
 def judge_submission(
-    submission: Submission, held: Held, has_artifact: Callable[[File], bool]
+    submission: Submission, held: Held, has_artifact: Callable[[File], bool], now: datetime
 ) -> Accepted | Rejected:
-    """Accepted with what is new, or Rejected with every reason in words.
+    """Accepted with what is new, or Rejected with the reason in words.
 
     Args:
         has_artifact: whether the artifact service holds a file's digest with that length.
     """
     try:
-        return _judge(submission, held, has_artifact)
+        return _judge(submission, held, has_artifact, now)
     except _Refusal as refusal:
-        return Rejected(code=refusal.code, reasons=(refusal.reason,))
+        return Rejected(code=refusal.code, reasons=(refusal.reason[:REASON_CHARS_MAX],))
     except MailboatError as error:
-        return Rejected(code=error.code, reasons=(error.what,))
+        return Rejected(code=error.code, reasons=(error.what[:REASON_CHARS_MAX],))
 
 
 def _judge(
-    submission: Submission, held: Held, has_artifact: Callable[[File], bool]
+    submission: Submission, held: Held, has_artifact: Callable[[File], bool], now: datetime
 ) -> Accepted | Rejected:
     if submission.fleet != held.fleet:
         raise _Refusal("E-FLEET", f"This is fleet {held.fleet}, not {submission.fleet}.")
-    offered = {role: _verified(role, content, held) for role, content in submission.roles.items()}
+    offered: dict[str, tuple[Targets, Targets]] = {}
+    for role, content in submission.roles.items():
+        offered[role] = _verified(role, content, held)
+        _require_usable(role, offered[role][1], now)
+    known = [ReleaseDocument.parse(content) for content in held.documents.values()]
     releases: list[ReleaseDocument] = []
     approvals: list[Approval] = []
-    withdrawn: list[Approval] = []
+    withdrawn: list[Withdrawal] = []
     for role, (old, new) in offered.items():
         if role.startswith(RELEASE_PREFIX):
-            releases += _new_releases(role, old, new, submission.documents)
+            releases += _new_releases(role, old, new, submission.documents, known)
         else:
-            fresh, gone = _changed_approvals(role, old, new)
-            approvals += fresh
-            withdrawn += gone
-    documents = {document_digest(content): content for content in submission.documents.values()}
+            approvals += _changed_approvals(role, old, new)
+            withdrawn += _withdrawals(role, old, new)
     _require_released(approvals, offered, held)
-    _require_semver(releases, held)
-    missing = sorted(
-        {
-            file.sha256
-            for document in releases
-            for file in document.files()
-            if not has_artifact(file)
-        }
-    )
+    _require_semver(releases, known)
+    missing = sorted({file.sha256 for file in _files(releases) if not has_artifact(file)})
     if missing:
         reason = f"{len(missing)} artifacts are not in the store, or have another length."
         return Rejected(
             code="E-ARTIFACT-MISSING",
             reasons=(reason,),
-            missing_artifacts=tuple(missing),
+            missing_artifacts=tuple(missing[:MISSING_LISTED_MAX]),
             retry=True,
         )
+    contents = [document.canonical_bytes() for document in releases]
     return Accepted(
         roles=submission.roles,
         versions={role: new.version for role, (_, new) in offered.items()},
-        documents={
-            digest: content
-            for digest, content in documents.items()
-            if any(document_digest(each.canonical_bytes()) == digest for each in releases)
-        },
+        documents={document_digest(content): content for content in contents},
         releases=tuple(releases),
         approvals=tuple(approvals),
         withdrawn=tuple(withdrawn),
@@ -135,11 +142,19 @@ def _verified(role: str, content: bytes, held: Held) -> tuple[Targets, Targets]:
     """The held and the offered version of a role, once threshold and version held."""
     if role not in held.roles or not role.startswith((RELEASE_PREFIX, APPROVAL_PREFIX)):
         raise _Refusal("E-ROLE-UNKNOWN", f"There is no release or approval role {role}.")
+    if len(content) > ROLE_BYTES_MAX:
+        raise _Refusal("E-ROLE-SHAPE", f"Role {role} is over {ROLE_BYTES_MAX} bytes.")
     try:
-        parent = Metadata[Targets].from_bytes(held.roles["targets"]).signed
         offered = Metadata[Targets].from_bytes(content)
+    except DeserializationError as error:
+        raise _Refusal(MalformedPayload.code, f"Role {role} is not TUF metadata.") from error
+    # from_bytes reads whatever type of role the bytes claim to be.
+    if not isinstance(offered.signed, Targets):
+        raise _Refusal("E-ROLE-SHAPE", f"Role {role} is of type {offered.signed.type}.")
+    parent = Metadata[Targets].from_bytes(held.roles["targets"]).signed
+    try:
         parent.verify_delegate(role, offered.signed_bytes, offered.signatures)
-    except (RepositoryError, DeserializationError, ValueError) as error:
+    except (RepositoryError, ValueError) as error:
         raise _Refusal(
             SignatureInvalid.code,
             f"Role {role} is not signed by enough of the keys its delegation names: {error}.",
@@ -151,22 +166,57 @@ def _verified(role: str, content: bytes, held: Held) -> tuple[Targets, Targets]:
             f"Role {role} is version {offered.signed.version}, expected {old.version + 1}: "
             "fetch the newest version, add to that and sign again.",
         )
-    if offered.signed.delegations is not None or len(offered.signed.targets) > TARGETS_PER_ROLE_MAX:
-        raise _Refusal("E-ROLE-SHAPE", f"Role {role} delegates further, or lists too many targets.")
     return old, offered.signed
 
 
+def _require_usable(role: str, new: Targets, now: datetime) -> None:
+    """One role that devices cannot take keeps everything else of its class from them too."""
+    if new.delegations is not None or len(new.targets) > TARGETS_PER_ROLE_MAX:
+        raise _Refusal("E-ROLE-SHAPE", f"Role {role} delegates further, or lists too many targets.")
+    if new.is_expired(now.astimezone(UTC)):
+        raise _Refusal(
+            "E-ROLE-EXPIRED",
+            f"Role {role} expired at {new.expires:%Y-%m-%dT%H:%M:%SZ}: "
+            "check the signer's clock and sign again.",
+        )
+    text = new.unrecognized_fields.get(ISSUED_FIELD)
+    if text is None:
+        return
+    try:
+        issued = datetime.strptime(str(text), ISSUED_FORMAT).replace(tzinfo=UTC)
+    except ValueError as error:
+        raise _Refusal("E-ROLE-SHAPE", f"{ISSUED_FIELD} of role {role} is not a time.") from error
+    if issued > now + ISSUED_AHEAD_MAX:
+        raise _Refusal(
+            "E-ROLE-ISSUED",
+            f"Role {role} says it was signed at {text}, which is yet to come: "
+            "check the signer's clock, then the controller's, and sign again.",
+        )
+
+
 def _new_releases(
-    role: str, old: Targets, new: Targets, documents: Mapping[str, bytes]
+    role: str,
+    old: Targets,
+    new: Targets,
+    documents: Mapping[str, bytes],
+    known: Iterable[ReleaseDocument],
 ) -> list[ReleaseDocument]:
     model = role.removeprefix(RELEASE_PREFIX)
+    # Also what was taken off the list since: a version never comes back as something else.
+    contents = {release_path(each.model, each.version): each.canonical_bytes() for each in known}
+    stands_for = {path: (document_digest(each), len(each)) for path, each in contents.items()}
+    stands_for |= {
+        path: (target.hashes.get("sha256", ""), target.length)
+        for path, target in old.targets.items()
+    }
     result = []
     for path, target in new.targets.items():
         digest = _digest(role, path, target)
-        known = old.targets.get(path)
-        if known is not None and known.hashes != target.hashes:
-            raise _Refusal("E-IMMUTABLE", f"{path} was released with other contents; versions are.")
-        if known is not None:
+        if stands_for.get(path, (digest, target.length)) != (digest, target.length):
+            raise _Refusal(
+                "E-IMMUTABLE", f"{path} was released with other contents; versions never change."
+            )
+        if path in stands_for:
             continue
         content = documents.get(digest)
         if content is None or document_digest(content) != digest or len(content) != target.length:
@@ -184,23 +234,40 @@ def _new_releases(
     return result
 
 
-def _changed_approvals(
-    role: str, old: Targets, new: Targets
-) -> tuple[list[Approval], list[Approval]]:
+def _changed_approvals(role: str, old: Targets, new: Targets) -> list[Approval]:
+    return [
+        _approval(role, path, target)
+        for path, target in new.targets.items()
+        if old.targets.get(path) != target
+    ]
+
+
+def _withdrawals(role: str, old: Targets, new: Targets) -> list[Withdrawal]:
+    """What is listed no more. The plan is not read: a withdrawal must never fail on it."""
     model = role.removeprefix(APPROVAL_PREFIX)
-    before = {path: _approval(role, model, path, target) for path, target in old.targets.items()}
-    after = {path: _approval(role, model, path, target) for path, target in new.targets.items()}
-    fresh = [each for path, each in after.items() if before.get(path) != each]
-    gone = [each for path, each in before.items() if path not in after]
-    return fresh, gone
+    return [
+        Withdrawal(model=model, version=_approved_version(model, path))
+        for path in old.targets
+        if path not in new.targets
+    ]
 
 
-def _approval(role: str, model: str, path: str, target: TargetFile) -> Approval:
-    version = path.removeprefix(f"approval/{model}/").removesuffix(".json")
+def _approval(role: str, path: str, target: TargetFile) -> Approval:
+    model = role.removeprefix(APPROVAL_PREFIX)
+    version = _approved_version(model, path)
     if approval_path(model, version) != path:
         raise _Refusal("E-PATH", f"{path} cannot stand in role {role}.")
-    plan = Plan.from_custom(target.custom)
-    return Approval(model=model, version=version, digest=_digest(role, path, target), plan=plan)
+    return Approval(
+        model=model,
+        version=version,
+        digest=_digest(role, path, target),
+        length=target.length,
+        plan=Plan.from_custom(target.custom),
+    )
+
+
+def _approved_version(model: str, path: str) -> str:
+    return path.removeprefix(f"approval/{model}/").removesuffix(".json")
 
 
 def _digest(role: str, path: str, target: TargetFile) -> str:
@@ -223,40 +290,37 @@ def _require_released(
         else:
             raise _Refusal("E-ROLE-UNKNOWN", f"There is no role {role}.")
         target = released.targets.get(release_path(approval.model, approval.version))
-        if target is None or target.hashes.get("sha256") != approval.digest:
+        approved = (approval.digest, approval.length)
+        if target is None or (target.hashes.get("sha256"), target.length) != approved:
             raise _Refusal(
                 "E-NOT-RELEASED",
                 f"{approval.model} {approval.version} is approved, "
-                "but not released with that digest.",
+                "but not released with that digest and length.",
             )
 
 
-def _require_semver(releases: list[ReleaseDocument], held: Held) -> None:
-    """A changed interface is a new major version, against the newest lower release."""
-    known = [ReleaseDocument.parse(content) for content in held.documents.values()]
+def _require_semver(releases: list[ReleaseDocument], known: Sequence[ReleaseDocument]) -> None:
+    """A changed interface is a new major version: all releases of one agree, also its
+    pre-releases, and whichever of them comes first."""
     for document in releases:
-        below = [
-            other
-            for other in (*known, *releases)
-            if other.model == document.model and _order(other.version) < _order(document.version)
-        ]
-        if not below:
-            continue
-        previous = max(below, key=lambda other: _order(other.version))
-        same_major = _order(previous.version)[0] == _order(document.version)[0]
-        if same_major and _contract(previous.interface) != _contract(document.interface):
-            raise _Refusal(
-                "E-SEMVER",
-                f"{document.model} {document.version} changes the interface of "
-                f"{previous.version}: that is a new major version.",
-            )
+        for other in (*known, *releases):
+            same_major = (other.model, _major(other)) == (document.model, _major(document))
+            if same_major and _contract(other.interface) != _contract(document.interface):
+                raise _Refusal(
+                    "E-SEMVER",
+                    f"{document.model} {document.version} has another interface than "
+                    f"{other.version}: that is a new major version.",
+                )
 
 
-def _order(version: str) -> tuple[int, int, int, bool, str]:
-    core, _, pre = version.partition("-")
-    major, minor, patch = (int(part) for part in core.split("."))
-    return major, minor, patch, not pre, pre
+def _major(document: ReleaseDocument) -> str:
+    return document.version.partition(".")[0]
 
 
 def _contract(interface: Interface) -> tuple[frozenset[object], frozenset[object]]:
     return frozenset(interface.inputs), frozenset(interface.outputs)
+
+
+def _files(releases: Iterable[ReleaseDocument]) -> list[File]:
+    """Of all variants; the same digest with two lengths stands here twice."""
+    return [file for each in releases for variant in each.variants for file in variant.files]

@@ -8,17 +8,23 @@ release.json       the release document, canonical
 blobs/<sha256>     every file of every variant
 roles/<role>.json  signed metadata, added by `sign` and `approve`
 ```
+
+and belongs to one build at a time. A crash leaves at most a ``.part`` file, which the next build
+removes; the document is put in place last.
 """
 
+import errno
 import hashlib
 import os
-import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version as distribution_version
 from math import ceil
 from pathlib import Path
 
+from mailboat_controller.durable_file import PUBLIC_MODE, fsync_directory, replace_durably
 from mailboat_schemas import cohort
 from mailboat_schemas.documents.release import (
     ARTIFACT_BYTES_MAX,
@@ -31,7 +37,7 @@ from mailboat_schemas.documents.release import (
 )
 from mailboat_schemas.documents.rollout import Rollout, Wave
 from mailboat_schemas.documents.yaml_source import load_document
-from mailboat_schemas.errors import ConfigurationInvalid, DocumentInvalid
+from mailboat_schemas.errors import ConfigurationInvalid, DiskFull, DocumentInvalid
 from mailboat_schemas.plan import Plan, PlanWave
 
 _CHUNK_BYTES = 1 << 20
@@ -56,6 +62,9 @@ class Build:
     def blob(self, file: File) -> Path:
         return self.directory / BLOBS / file.sha256
 
+    def missing_blobs(self) -> tuple[File, ...]:
+        return tuple(file for file in self.document.files() if not self.blob(file).is_file())
+
     def role_path(self, role: str) -> Path:
         return self.directory / ROLES / f"{role}.json"
 
@@ -66,20 +75,21 @@ class Build:
 
     def write_role(self, role: str, content: bytes) -> Path:
         path = self.role_path(role)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        replace_durably(path, content, mode=PUBLIC_MODE)
         return path
 
 
 def build_release(source: Path, directory: Path, progress: Progress | None = None) -> Build:
     """Build ``source`` (a YAML of kind Release) into ``directory``.
 
+    Roles that were signed for another document are removed from it.
+
     Raises:
         DocumentInvalid: the YAML, or a file it names, is not what it must be.
+        ConfigurationInvalid: ``directory`` cannot be written. DiskFull: it has no room.
     """
     written = load_document(source, ReleaseSource)
-    blobs = directory / BLOBS
-    blobs.mkdir(parents=True, exist_ok=True)
+    blobs = _make_blobs(directory)
     files: dict[str, File] = {}
     variants = []
     for variant in written.spec.variants:
@@ -97,7 +107,8 @@ def build_release(source: Path, directory: Path, progress: Progress | None = Non
         )
     document = _document(source, written, tuple(variants))
     content = document.canonical_bytes()
-    (directory / DOCUMENT_NAME).write_bytes(content)
+    fsync_directory(blobs)
+    _put_document(directory, content)
     return Build(
         directory=directory, document=document, content=content, digest=document_digest(content)
     )
@@ -139,12 +150,13 @@ def plan_of(rollout: Rollout, devices_per_class: int | None) -> Plan:
         waves=tuple(_plan_wave(wave, devices_per_class) for wave in spec.waves),
         hardware_classes=spec.hardware_classes,
         manual_start=spec.start == "manual",
-        expires=int(spec.expires.timestamp()) if spec.expires else 0,
+        expires=_seconds("expires", spec.expires),
     )
 
 
 def _plan_wave(wave: Wave, devices: int | None) -> PlanWave:
-    ppm = round((wave.percent or 0) * cohort.PPM / _PERCENT)
+    # A share too small for a millionth is one millionth: a wave of nobody would pass by itself.
+    ppm = 0 if wave.percent is None else max(1, round(wave.percent * cohort.PPM / _PERCENT))
     if wave.percent == _PERCENT:
         cap = cohort.PPM
     elif wave.percent is None and wave.devices is None:
@@ -164,9 +176,44 @@ def _plan_wave(wave: Wave, devices: int | None) -> PlanWave:
         count_ppm=ppm,
         cap_ppm=cap,
         ring=wave.ring,
-        earliest=int(wave.earliest.timestamp()) if wave.earliest else 0,
+        earliest=_seconds("earliest", wave.earliest),
         ok_min=wave.gate.ok_min or 0,
     )
+
+
+def _seconds(name: str, at: datetime | None) -> int:
+    """Whole seconds since 1970 UTC; 0 means that nothing was said."""
+    if at is None:
+        return 0
+    seconds = int(at.timestamp())
+    if seconds <= 0:
+        raise ConfigurationInvalid(
+            f"{name!r} is {at.isoformat()}, before the plan's first second.",
+            next_step="write a time after 1970-01-01T00:00:00Z.",
+        )
+    return seconds
+
+
+def _make_blobs(directory: Path) -> Path:
+    blobs = directory / BLOBS
+    try:
+        blobs.mkdir(parents=True, exist_ok=True)
+        for part in blobs.glob("*.part"):
+            part.unlink()  # of a build that did not end
+    except OSError as error:
+        raise ConfigurationInvalid(
+            f"{directory} cannot be built into: {error.strerror}.",
+            next_step="name another directory with --out.",
+        ) from error
+    return blobs
+
+
+def _put_document(directory: Path, content: bytes) -> None:
+    path = directory / DOCUMENT_NAME
+    if path.exists() and path.read_bytes() != content:
+        for role in (directory / ROLES).glob("*.json"):
+            role.unlink()
+    replace_durably(path, content, mode=PUBLIC_MODE)
 
 
 def _document(
@@ -197,30 +244,47 @@ def _entry(entry: SourceFile, stored: File) -> File:
 
 def _store(source: Path, entry: SourceFile, blobs: Path, progress: Progress | None) -> File:
     """Copy one file into the build, hashed while it is read, under its digest."""
-    origin = source.parent / entry.source
     part = blobs / f"{os.getpid()}.part"
-    digest, length = hashlib.sha256(), 0
     try:
-        with origin.open("rb") as reader, part.open("wb") as writer:
-            while chunk := reader.read(_CHUNK_BYTES):
-                digest.update(chunk)
-                length += len(chunk)
-                if length > ARTIFACT_BYTES_MAX:
-                    raise DocumentInvalid(
-                        str(origin),
-                        f"is larger than {ARTIFACT_BYTES_MAX} bytes",
-                        next_step="split the model, or quantise it.",
-                    )
-                writer.write(chunk)
-                if progress is not None:
-                    progress(len(chunk))
+        sha256, length = _copy(source.parent / entry.source, part, progress)
+        part.replace(blobs / sha256)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                f"{blobs} has no room for {entry.source!r}.", next_step="make room and build again."
+            ) from error
         raise DocumentInvalid(
             str(source),
             f"file {entry.source!r}: {error.strerror}",
             next_step="'source' is a path beside the YAML.",
         ) from error
-    sha256 = digest.hexdigest()
-    shutil.move(part, blobs / sha256)
+    finally:
+        part.unlink(missing_ok=True)
     return File(path=entry.path, role=entry.role, sha256=sha256, length=length)
+
+
+def _copy(origin: Path, part: Path, progress: Progress | None) -> tuple[str, int]:
+    """The sha256 and length of what is now in ``part``, durably."""
+    if not stat.S_ISREG(origin.stat().st_mode):  # reading a pipe would wait for a writer
+        raise DocumentInvalid(str(origin), "is not a file", next_step="name a file with content.")
+    digest, length = hashlib.sha256(), 0
+    with origin.open("rb") as reader, part.open("wb") as writer:
+        while chunk := reader.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            length += len(chunk)
+            if length > ARTIFACT_BYTES_MAX:
+                raise DocumentInvalid(
+                    str(origin),
+                    f"is larger than {ARTIFACT_BYTES_MAX} bytes",
+                    next_step="split the model, or quantise it.",
+                )
+            writer.write(chunk)
+            if progress is not None:
+                progress(len(chunk))
+        if length == 0:
+            raise DocumentInvalid(
+                str(origin), "is empty", next_step="look at the step that should have written it."
+            )
+        writer.flush()
+        os.fsync(writer.fileno())
+    return digest.hexdigest(), length

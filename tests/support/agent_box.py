@@ -64,7 +64,8 @@ class AgentBox:
         self.journal = Journal(self.directory / "journal.db", rng)
         self.store = ReleaseStore(self.directory)
         self.trust = TrustStore(self.directory, self._fleet.factory_root)
-        self.ledger = Ledger(StateFile(self.directory), self.journal)
+        state_file = StateFile(self.directory)
+        self.ledger = Ledger(state_file, self.journal, now=self.now(), rng=rng)
         self.ledger.begin_session()
         self.manifest = Manifest(
             trust=self.trust, store=self.store, fleet=FLEET, hardware_class=CLASS
@@ -73,7 +74,7 @@ class AgentBox:
         self.source = HttpsSource(self._server.url, self._tls)
         bench = Workbench(
             store=self.store,
-            source=self.source,
+            source=lambda: self.source,
             runtime=self.runtime,
             hardware_class=CLASS,
             memory_budget_bytes=512 * MIB,

@@ -34,11 +34,12 @@ def plan(name: str, *waves: PlanWave, **more: object) -> Plan:
 class Core:
     directory: Path
     now: datetime = NOON
+    models: tuple[str, ...] = ("vad",)
     trust: TrustFleet = field(init=False)
     sequences: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.trust = TrustFleet(self.directory / "ceremony", now=self.now)
+        self.trust = TrustFleet(self.directory / "ceremony", now=self.now, models=self.models)
         self.fleet = EnrolledFleet(self.directory)
         self.store = self.fleet.store
         self.add_class(CLASS)
@@ -84,10 +85,10 @@ class Core:
     def submit(self, *roles: str) -> SubmissionReply:
         return self.admission.submit(self.submission(*roles), "ci:build", self.now)
 
-    def release(self, version: str, approved_plan: Plan) -> str:
+    def release(self, version: str, approved_plan: Plan, *, model: str = "vad") -> str:
         """Release and approve; returns the digest."""
-        digest = self.trust.release(version, approved_plan)
-        reply = self.submit("release-vad", "approval-vad")
+        digest = self.trust.release(version, approved_plan, model=model)
+        reply = self.submit(f"release-{model}", f"approval-{model}")
         assert reply.status == "accepted", reply
         return digest
 

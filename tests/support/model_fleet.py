@@ -67,6 +67,40 @@ def picky() -> bytes:
     return content
 
 
+def looping(rounds: int = (1 << 63) - 1) -> bytes:
+    """y = x, after so many rounds of a loop that carries it: it may take for ever."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["carried"], ["carried_out"]),
+            helper.make_node("Identity", ["condition"], ["condition_out"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("round", TensorProto.INT64, []),
+            helper.make_tensor_value_info("condition", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("carried", TensorProto.FLOAT, ["batch", 4]),
+        ],
+        [
+            helper.make_tensor_value_info("condition_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("carried_out", TensorProto.FLOAT, ["batch", 4]),
+        ],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["rounds", "yes", "x"], ["y"], body=body)],
+        "looping",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        [
+            numpy_helper.from_array(np.array(rounds, np.int64), "rounds"),
+            numpy_helper.from_array(np.array(True), "yes"),
+        ],
+    )
+    opset = helper.make_opsetid("", 17)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=9)
+    content: bytes = model.SerializeToString()
+    return content
+
+
 def golden(factor: float, plus: float = 1.0) -> bytes:
     """One sample, x = 0 1 2 3, and what y must be."""
     x = np.array([[[0, 1, 2, 3]]], np.float32)
@@ -246,6 +280,8 @@ class ArtifactServer:
         self.artifacts = artifacts
         self.manifest: bytes | None = None
         self.requests: list[str] = []
+        self.stalls = False  # half of each artifact, and then nothing more
+        self._closing = threading.Event()
         handler = type("Handler", (_Handler,), {"owner": self, "certificates": certificates})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -259,7 +295,11 @@ class ArtifactServer:
     def url(self) -> str:
         return f"https://127.0.0.1:{self._server.server_address[1]}"
 
+    def stall(self) -> None:
+        self._closing.wait(60)
+
     def close(self) -> None:
+        self._closing.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -299,6 +339,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        if self.owner.stalls and "/artifacts/" in self.path:
+            self.wfile.write(content[: len(content) // 2])
+            self.owner.stall()
         self.wfile.write(content)
 
     def log_message(self, *_arguments: object) -> None:

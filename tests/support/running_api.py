@@ -203,6 +203,7 @@ def _served(api: RunningApi) -> Iterator[None]:
         order=lambda name, trigger, actor, reason: api.reconciler.order(
             name, trigger, actor=actor, reason=reason, now=datetime.now(UTC)
         ),
+        rollouts=api.reconciler.summaries,
         rollout_status=api.reconciler.status,
         wake=wake,
         metrics=lambda: b"# metrics\n",

@@ -68,18 +68,20 @@ class TrustFleet:
         self.documents: dict[str, bytes] = {}
         self.counter = 0
 
-    def release(self, version: str, plan: Plan = EVERYBODY, *, approve: bool = True) -> str:
+    def release(
+        self, version: str, plan: Plan = EVERYBODY, *, approve: bool = True, model: str = MODEL
+    ) -> str:
         """Sign and, unless told otherwise, approve a release; returns its digest."""
-        content = document(version).canonical_bytes()
-        ci = load_key(self.directory / "ci" / f"{MODEL}.pem")
-        names = {"model": MODEL, "version": version, "document": content}
-        self.roles["release-vad"] = roles.add_release(
-            self.roles["release-vad"], ci, now=self.now, **names
+        content = document(version, model=model).canonical_bytes()
+        ci = load_key(self.directory / "ci" / f"{model}.pem")
+        names = {"model": model, "version": version, "document": content}
+        self.roles[f"release-{model}"] = roles.add_release(
+            self.roles[f"release-{model}"], ci, now=self.now, **names
         )
         if approve:
-            approver = load_key(self.directory / "approver" / f"{MODEL}.pem")
-            self.roles["approval-vad"] = roles.add_approval(
-                self.roles["approval-vad"],
+            approver = load_key(self.directory / "approver" / f"{model}.pem")
+            self.roles[f"approval-{model}"] = roles.add_approval(
+                self.roles[f"approval-{model}"],
                 [approver],
                 plan=plan.to_custom(),
                 now=self.now,

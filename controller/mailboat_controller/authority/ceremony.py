@@ -57,7 +57,7 @@ def hold(ceremony: Ceremony, directory: Path, now: datetime) -> Path:
 
     Raises:
         Conflict: the directory is not empty.
-        ConfigurationInvalid: a model name that cannot stand in a path.
+        ConfigurationInvalid: a model name that cannot stand in a path, or the same one twice.
     """
     for model in ceremony.models:
         if not is_label(model):
@@ -65,8 +65,12 @@ def hold(ceremony: Ceremony, directory: Path, now: datetime) -> Path:
                 f"{model!r} cannot be a model name.",
                 next_step="use lower-case letters, digits and inner hyphens.",
             )
-    if directory.exists() and any(directory.iterdir()):
-        raise Conflict(f"{directory} is not empty.", next_step="choose a new directory.")
+    if len(set(ceremony.models)) != len(ceremony.models):
+        raise ConfigurationInvalid("A model is named twice.", next_step="name each model once.")
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise Conflict(
+            f"{directory} is not an empty directory.", next_step="choose a new directory."
+        )
     offline = {
         role: _make_keys(directory / "offline", role, quorum, ceremony.passphrase)
         for role, quorum in (("root", ceremony.root), ("targets", ceremony.targets))

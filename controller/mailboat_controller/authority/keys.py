@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -52,17 +54,25 @@ def load_key(path: Path) -> CryptoSigner:
         ConfigurationInvalid: no such file, not a key, or the passphrase does not open it.
     """
     try:
-        content = path.read_bytes()[: KEY_FILE_BYTES_MAX + 1]
+        with path.open("rb") as file:
+            content = file.read(KEY_FILE_BYTES_MAX)
     except OSError as error:
         raise ConfigurationInvalid(
             f"The key {path} cannot be read: {error.strerror}.", next_step="check the path."
         ) from error
     passphrase = os.environ.get(PASSPHRASE_VARIABLE)
     try:
-        key = load_pem_private_key(content, passphrase.encode() if passphrase else None)
-        return CryptoSigner(key)
-    except (ValueError, TypeError) as error:
+        return CryptoSigner(_open(content, passphrase.encode() if passphrase else None))
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigurationInvalid(
             f"{path} is not a private key this program can open.",
             next_step=f"if it is encrypted, set {PASSPHRASE_VARIABLE}; otherwise check the file.",
         ) from error
+
+
+def _open(content: bytes, passphrase: bytes | None) -> PrivateKeyTypes:
+    try:
+        return load_pem_private_key(content, passphrase)
+    except TypeError:
+        # The variable may be set for other keys: the controller's own, for one, have none.
+        return load_pem_private_key(content, None)

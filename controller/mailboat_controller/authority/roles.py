@@ -21,12 +21,15 @@ from tuf.api.metadata import (
     Targets,
     Timestamp,
 )
+from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
+from mailboat_schemas.errors import MalformedPayload, NotFound
 from mailboat_schemas.names import approval_path, release_path
 from mailboat_schemas.trust import DIRECTOR_ROLE, approval_role, release_role
 
 ISSUED_FIELD = "x-mailboat-issued"
+ISSUED_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 ROOT_VALID = timedelta(days=730)
 TARGETS_VALID = timedelta(days=365)
 RELEASE_ROLE_VALID = timedelta(days=365)
@@ -50,7 +53,7 @@ def sign(signed: TopOrDelegated, signers: Iterable[Signer]) -> bytes:
 
 
 def stamp(signed: Root | Targets, now: datetime) -> None:
-    signed.unrecognized_fields[ISSUED_FIELD] = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    signed.unrecognized_fields[ISSUED_FIELD] = now.astimezone(UTC).strftime(ISSUED_FORMAT)
 
 
 def expiry(now: datetime, valid: timedelta) -> datetime:
@@ -120,8 +123,7 @@ def next_version(
     current: bytes, targets: Mapping[str, TargetFile], now: datetime, valid: timedelta
 ) -> Targets:
     """The following version of a delegated role with its targets replaced."""
-    previous: Metadata[Targets] = Metadata[Targets].from_bytes(current)
-    role = previous.signed
+    role = _read(current)
     role.version += 1
     role.expires = expiry(now, valid)
     role.targets = dict(targets)
@@ -170,10 +172,14 @@ def remove_approval(
     """The approval role without a release: it is withdrawn wherever this version arrives.
 
     Raises:
-        KeyError: it was not approved.
+        NotFound: it was not approved.
     """
     listed = _listed(current)
-    del listed[approval_path(model, version)]
+    if listed.pop(approval_path(model, version), None) is None:
+        raise NotFound(
+            f"{model} {version} is not approved.",
+            next_step="look at the version; the newest approval role lists those that are.",
+        )
     return sign(next_version(current, listed, now, APPROVAL_ROLE_VALID), signers)
 
 
@@ -190,5 +196,21 @@ def make_timestamp(snapshot: bytes, version: int, now: datetime) -> Timestamp:
 
 
 def _listed(current: bytes) -> dict[str, TargetFile]:
-    metadata: Metadata[Targets] = Metadata[Targets].from_bytes(current)
-    return dict(metadata.signed.targets)
+    return dict(_read(current).targets)
+
+
+def _read(current: bytes) -> Targets:
+    try:
+        role = Metadata[Targets].from_bytes(current).signed
+    except DeserializationError as error:
+        raise MalformedPayload(
+            "The role to add to is not TUF metadata.",
+            next_step="fetch its newest version from the controller.",
+        ) from error
+    # from_bytes reads whatever type of role the bytes claim to be.
+    if not isinstance(role, Targets):
+        raise MalformedPayload(
+            f"The role to add to is a {role.type} role.",
+            next_step="name the file of the release or approval role.",
+        )
+    return role

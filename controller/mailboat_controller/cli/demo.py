@@ -33,7 +33,7 @@ def demo(
         Path, typer.Option(help="cache of the model series", envvar=MODEL_CACHE_VARIABLE)
     ] = DEFAULT_MODEL_CACHE,
     seed: Annotated[int, typer.Option(help="of the requests the demo makes")] = 7,
-    headless: Annotated[bool, typer.Option("--headless", help="never wait for a person")] = False,
+    headless: Annotated[bool, typer.Option("--headless", help="no colours, as for a log")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="stay up at the end, until Ctrl-C")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -49,7 +49,7 @@ def demo(
 
     started = time.monotonic()
     find_mosquitto()  # the error says what to install, before anything is made
-    narrator = Narrator(sys.stderr if as_json else sys.stdout, started=started)
+    narrator = Narrator(sys.stderr if as_json else sys.stdout, started=started, plain=headless)
     place = directory or Path(tempfile.mkdtemp(prefix="mailboat-demo-"))
     if place.exists() and any(place.iterdir()):
         raise ConfigurationInvalid(f"{place} is not empty.", next_step="name a new directory.")
@@ -68,7 +68,7 @@ def demo(
             _tell_where_to_look(fleet, narrator)
             if as_json:
                 write_result(result)
-            if keep and not headless:
+            if keep:
                 narrator.say("Everything stays up until Ctrl-C.")
                 signal.pause()
         except KeyboardInterrupt:

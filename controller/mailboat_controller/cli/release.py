@@ -26,6 +26,7 @@ _EXIT_CODES = {
     "E-SIGNATURE": output.EXIT_TRUST,
     "E-REBASE": output.EXIT_CONFLICT,
     "E-IMMUTABLE": output.EXIT_CONFLICT,
+    "E-CONFLICT": output.EXIT_CONFLICT,
     "E-ARTIFACT-MISSING": output.EXIT_NOT_FOUND,
 }
 
@@ -168,11 +169,12 @@ def submit(
         Submission(fleet=link.fleet, roles=roles, documents={built.digest: built.content})
     )
     if only_write is not None:
-        only_write.write_bytes(payload)
+        _write(only_write, payload)
         output.tell(
             {"path": str(only_write)}, f"The submission is in {only_write}.", as_json=as_json
         )
         return
+    _require_blobs(built)
     with options.client(connection) as api:
         uploaded = 0
         for file in built.document.files():
@@ -191,10 +193,10 @@ def submit(
 
 def _answer(reply: "SubmissionReply", uploaded: int, as_json: bool) -> None:
     reasons = "".join(f"\n  {reason}" for reason in reply.reasons)
-    known = ", ".join((*reply.releases, *reply.rollouts))
+    known = ", ".join((*reply.releases, *reply.rollouts)) or reply.code or "nothing new"
     output.tell(
         {**reply.model_dump(mode="json"), "uploaded": uploaded},
-        f"{reply.status}: {known or reply.code}{reasons}",
+        f"{reply.status}: {known}{reasons}",
         as_json=as_json,
     )
     if reply.status != "accepted":
@@ -211,6 +213,25 @@ def _current_role(role: str, role_file: Path | None, connection: Path | None) ->
         raise ConfigurationInvalid(
             f"{role_file} cannot be read: {error.strerror}.", next_step="check --role-file."
         ) from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise ConfigurationInvalid(
+            f"{path} cannot be written: {error.strerror}.", next_step="check --only-write."
+        ) from error
+
+
+def _require_blobs(built: "Build") -> None:
+    missing = built.missing_blobs()
+    if missing:
+        raise ConfigurationInvalid(
+            f"{built.directory} lacks {len(missing)} files of the release, {missing[0].path} "
+            "for one.",
+            next_step="run `mailboat release build` again into this directory.",
+        )
 
 
 def _require_same_release(built: "Build", model: ModelName, version: Version) -> None:

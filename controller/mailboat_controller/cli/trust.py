@@ -1,5 +1,6 @@
 """``mailboat trust``: the keys and roles everything else stands on."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +14,12 @@ app = typer.Typer(no_args_is_help=True, help="Keys and roles: who may release, a
 
 def _quorum(text: str) -> tuple[int, int]:
     """``2-of-3`` as (threshold, keys)."""
-    threshold, _, keys = text.partition("-of-")
-    if not (threshold.isdigit() and keys.isdigit()):
+    found = re.fullmatch(r"([0-9]{1,3})-of-([0-9]{1,3})", text)
+    if found is None:
         raise ConfigurationInvalid(
             f"{text!r} is not a quorum.", next_step="write k-of-n, such as 2-of-3."
         )
-    return int(threshold), int(keys)
+    return int(found[1]), int(found[2])
 
 
 @app.command()
@@ -64,7 +65,8 @@ def init(
         f"  {directory}/offline      carry away and keep apart\n"
         f"  {directory}/ci           to the pipeline that releases\n"
         f"  {directory}/approver     to the people who approve\n"
-        f"  {directory}/controller   to the controller: mailboat init --trust {directory}/controller\n"
+        f"  {directory}/controller   to the controller: "
+        f"mailboat init --trust {directory}/controller\n"
         f"  {factory_root}   to every device (the enrolment kit carries it)",
         as_json=as_json,
     )

@@ -5,7 +5,6 @@ refuses what comes, like a pulled cable; no root is needed for it. TLS goes thro
 """
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Coroutine
 from types import TracebackType
@@ -42,30 +41,35 @@ class Relay:
             self._server.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not self._up or len(self._writers) >= _CONNECTIONS_MAX:
+        # Known from here on, so that a cut finds it even while the far side is being reached.
+        ends = {writer}
+        if self._up and len(self._writers) < 2 * _CONNECTIONS_MAX:
+            self._writers |= ends
+        else:
             writer.transport.abort()
             return
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
-        except OSError:
-            writer.transport.abort()
-            return
-        both = {writer, far_writer}
-        self._writers |= both
-        try:
+            ends.add(far_writer)
+            self._writers |= ends
             await asyncio.gather(_pipe(reader, far_writer), _pipe(far_reader, writer))
+            for each in ends:  # both sides have said everything: let it arrive
+                each.close()
+            for each in ends:
+                await each.wait_closed()
+        except OSError:
+            pass  # a side that broke off breaks the other too, as one cable would
         finally:
-            self._writers -= both
-            for each in both:
+            self._writers -= ends
+            for each in ends:
                 each.transport.abort()
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while chunk := await reader.read(_CHUNK_BYTES):
-            writer.write(chunk)
-            await writer.drain()
-        writer.write_eof()
+    while chunk := await reader.read(_CHUNK_BYTES):
+        writer.write(chunk)
+        await writer.drain()
+    writer.write_eof()
 
 
 async def _end_connections() -> None:

@@ -40,8 +40,8 @@ class Step:
 class Narrator:
     """Tells chapters and steps on a text stream, and keeps what the result is made of."""
 
-    def __init__(self, stream: TextIO, *, started: float) -> None:
-        colour = stream.isatty() and not os.environ.get("NO_COLOR")
+    def __init__(self, stream: TextIO, *, started: float, plain: bool = False) -> None:
+        colour = not plain and stream.isatty() and not os.environ.get("NO_COLOR")
         self._stream = stream
         self._paint: Callable[[str, str], str] = (
             (lambda code, text: f"{code}{text}{_OFF}") if colour else (lambda _code, text: text)

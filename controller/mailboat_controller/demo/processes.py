@@ -23,6 +23,8 @@ class Process:
     _child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        if self.running:
+            raise RuntimeError(f"{self.name} runs already; nobody would stop the first one")
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._child = subprocess.Popen(

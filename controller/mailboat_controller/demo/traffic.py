@@ -21,14 +21,15 @@ Tensors = dict[str, np.ndarray[Any, Any]]
 
 
 class InferenceFailed(Exception):
-    """The device answered with another status than 200."""
+    """The device answered with another status than 200, or with what is no answer."""
 
 
 def infer(port: int, inputs: Tensors) -> tuple[str, Tensors]:
     """One request to the device on this loopback port; returns model version and outputs.
 
     Raises:
-        InferenceFailed: any answer but 200; OSError where nobody listens.
+        InferenceFailed: any answer but 200, or one that cannot be read; OSError where nobody
+            listens, HTTPException where the answer breaks off.
     """
     body = json.dumps({"inputs": [_to_json(name, array) for name, array in inputs.items()]})
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=REQUEST_SECONDS_MAX)
@@ -40,8 +41,12 @@ def infer(port: int, inputs: Tensors) -> tuple[str, Tensors]:
         connection.close()
     if response.status != http.client.OK:
         raise InferenceFailed(f"{response.status}: {content[:200].decode(errors='replace')}")
-    answer = json.loads(content)
-    return answer["model_version"], {each["name"]: _to_array(each) for each in answer["outputs"]}
+    try:
+        answer = json.loads(content)
+        outputs = {each["name"]: _to_array(each) for each in answer["outputs"]}
+        return answer["model_version"], outputs
+    except (ValueError, KeyError, TypeError) as error:
+        raise InferenceFailed(f"the answer cannot be read: {error!r}") from error
 
 
 def _to_json(name: str, array: np.ndarray[Any, Any]) -> dict[str, Any]:
