@@ -105,7 +105,7 @@ def _enroll(options: argparse.Namespace) -> int:
         )
     )
     print(f"Device {config.device} is enrolled in {config.fleet} ({config.hardware_class}).")
-    print(f"Delete {options.kit}: its token is spent.")
+    print(f"Delete {options.kit} unless other devices enrol with it: it holds a token.")
     print(f"next step: mailboat-agent run --config {options.config}")
     return EXIT_OK
 

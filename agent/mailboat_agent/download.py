@@ -16,6 +16,7 @@ import httpx2
 from pydantic import ValidationError
 
 from mailboat_agent.atomic_file import disk_errors
+from mailboat_agent.background import in_background
 from mailboat_agent.part_file import PartFile, Progress
 from mailboat_schemas.desired import ManifestBundle
 from mailboat_schemas.enrolment import EnrolmentRequest, EnrolmentResponse
@@ -99,7 +100,7 @@ class HttpsSource:
                 async with _deadline(deadline):
                     if part.size_bytes < length:
                         await self._transfer(digest, part)
-                await asyncio.to_thread(part.sync)
+                await in_background(part.sync, name="sync")
         finally:
             part.close()
 

@@ -83,14 +83,14 @@ def read_kit(path: Path) -> EnrolmentKit:
     except OSError as error:
         raise ConfigurationInvalid(
             f"The kit {path} cannot be read: {error.strerror}.",
-            next_step="copy the file that the operator made with `mailboat device token`.",
+            next_step="copy the file that the operator made with `mailboat device enroll-token`.",
         ) from error
     except ValidationError as error:
         first = error.errors(include_input=False)[0]  # the kit holds a secret
         place = ".".join(str(part) for part in first["loc"])
         raise ConfigurationInvalid(
             f"{path} is not an enrolment kit: {place}: {first['msg']}.",
-            next_step="copy the file again; it is made with `mailboat device token`.",
+            next_step="copy the file again; it is made with `mailboat device enroll-token`.",
         ) from error
 
 

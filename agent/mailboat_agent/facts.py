@@ -12,6 +12,8 @@ from mailboat_agent.update.state import ModelState
 from mailboat_schemas.eligibility import DeviceFacts
 from mailboat_schemas.reports import ReportedFacts
 
+UNKNOWN_RUNTIME = RuntimeFacts("", ())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
@@ -23,7 +25,7 @@ class Look:
     trust_fresh: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Device:
     """The fixed part. Sizes in bytes."""
 
@@ -33,14 +35,14 @@ class Device:
     site: str
     labels: dict[str, str]
     enrolment_number: int
-    runtime: RuntimeFacts
     memory_budget_bytes: int
     disk_budget_bytes: int | None
     arch: str
     agent_version: str
+    runtime: RuntimeFacts = UNKNOWN_RUNTIME  # asked beside what begins to serve, then set once
 
     @classmethod
-    def of(cls, config: AgentConfig, *, enrolment_number: int, runtime: RuntimeFacts) -> "Device":
+    def of(cls, config: AgentConfig, *, enrolment_number: int) -> "Device":
         return cls(
             device=config.device,
             fleet=config.fleet,
@@ -48,7 +50,6 @@ class Device:
             site=config.site,
             labels=dict(config.labels),
             enrolment_number=enrolment_number,
-            runtime=runtime,
             memory_budget_bytes=config.memory_budget,
             disk_budget_bytes=config.disk_budget,
             arch=platform.machine(),
@@ -56,12 +57,15 @@ class Device:
         )
 
     def disk_free_bytes(self, store: ReleaseStore) -> int:
-        """What the disk has left, or the budget if that is less."""
-        free = store.free_bytes()
+        """What the disk has left for releases, or the budget if that is less.
+
+        What is staged counts as free, because it is a part of what it was asked for: otherwise a
+        download would take away the room that it needs.
+        """
+        free = store.free_bytes() + store.staged_bytes_of_all()
         if self.disk_budget_bytes is None:
             return free
-        used = sum(store.path(digest).stat().st_size for digest in store.digests())
-        return min(free, max(0, self.disk_budget_bytes - used))
+        return min(free, max(0, self.disk_budget_bytes - store.stored_bytes()))
 
     def for_decision(
         self, state: ModelState, model: str, store: ReleaseStore, look: Look

@@ -7,7 +7,9 @@ anything is decided on it, and is read back at the next start without a network.
 
 import hashlib
 import logging
+from collections import deque
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,6 +40,7 @@ from mailboat_schemas.trust import (
 )
 
 _TIMESTAMP = "timestamp.json"
+BUNDLES_REMEMBERED = 32
 _log = logging.getLogger(__name__)
 
 
@@ -59,7 +62,9 @@ class Manifest:
         self._store = store
         self._fleet = fleet
         self._hardware_class = hardware_class
-        self._bundle_digest = ""
+        # Of bundles taken since the start, newest last: a broker or bridge that comes back repeats
+        # what it retained, which is neither news nor an attack.
+        self._taken: deque[str] = deque(maxlen=BUNDLES_REMEMBERED)
         self._offered: dict[str, bytes] = {}  # metadata of the newest bundle, for `take_fresh`
         self._fresh: bytes | None = None
         self._standings: dict[tuple[str, str], Standing] = {}
@@ -92,9 +97,10 @@ class Manifest:
             try:
                 self.desired = self._open_desired(bundle, self.view)
                 self._offered = dict(bundle.trust)
+                self._keep_documents(bundle, self.desired)  # again: a file may be damaged
             except MailboatError as error:
                 # Rotated away since: what is installed stays, the next manifest says more.
-                _log.warning("The kept manifest does not hold any more: %s", error)
+                _log.warning("The kept manifest is not of full use any more: %s", error)
         return problem
 
     def _heal(self, bundle: ManifestBundle | None, models: Iterable[str]) -> None:
@@ -106,14 +112,14 @@ class Manifest:
     # --- what arrives ----------------------------------------------------------------------------
 
     def take(self, payload: bytes, models_held: Iterable[str], counter: Counter) -> Counter | None:
-        """Take a bundle; None when it is the one that is held already.
+        """Take a bundle; None when it was taken before.
 
         Raises:
             MailboatError: nothing of the desired state was taken. Trust metadata may have been:
                 it stands on its own signatures.
         """
         digest = hashlib.sha256(payload).hexdigest()
-        if digest == self._bundle_digest:
+        if digest in self._taken:
             return None
         bundle = decode(ManifestBundle, payload)
         self._for_us(bundle)
@@ -129,7 +135,8 @@ class Manifest:
             )
         self._keep_documents(bundle, desired)
         self._trust.keep_manifest(desired.counter, payload)
-        self.desired, self._offered, self._bundle_digest = desired, dict(bundle.trust), digest
+        self.desired, self._offered = desired, dict(bundle.trust)
+        self._taken.append(digest)
         return Counter(desired.counter, keyid)
 
     def take_fresh(self, payload: bytes, models: Iterable[str]) -> bool:
@@ -192,6 +199,12 @@ class Manifest:
 
     # --- what it says ----------------------------------------------------------------------------
 
+    def counter(self) -> Counter | None:
+        """Of the newest desired state that is held."""
+        if self.desired is None or self.view is None:
+            return None
+        return Counter(self.desired.counter, _director_keyid(self.view))
+
     def assignment(self, model: str) -> Assignment | None:
         if self.desired is None:
             return None
@@ -232,6 +245,10 @@ class Manifest:
                 return None
             self._documents[digest] = found
         return found
+
+    def forget_documents_but(self, keep: AbstractSet[str]) -> None:
+        """Drop what was read of documents that nothing names any more."""
+        self._documents = {d: each for d, each in self._documents.items() if d in keep}
 
     def issued(self) -> list[object]:
         """When the offline-signed roles say they were signed."""

@@ -17,6 +17,8 @@ from mailboat_agent.manifest import Manifest
 from mailboat_agent.model_view import ModelView
 from mailboat_agent.probation import Probation
 from mailboat_agent.release_store import ReleaseStore
+from mailboat_agent.serving.process import WorkerNotStarted
+from mailboat_agent.serving.trial import GateFailed
 from mailboat_agent.staging import Staging
 from mailboat_agent.update import moves
 from mailboat_agent.update.decide import (
@@ -26,8 +28,7 @@ from mailboat_agent.update.decide import (
     fall_back_to,
     should_serve,
 )
-from mailboat_agent.update.events import refusal_event
-from mailboat_agent.update.retry import Backoff
+from mailboat_agent.update.retry import Backoff, left_as
 from mailboat_agent.update.soak import Verdict
 from mailboat_agent.update.state import Installed, ModelState
 from mailboat_agent.update.steps import (
@@ -45,17 +46,10 @@ from mailboat_agent.update.steps import (
 )
 from mailboat_agent.work import Progress, Workbench
 from mailboat_schemas.eligibility import Check
-from mailboat_schemas.errors import (
-    ArtifactMissing,
-    DigestMismatch,
-    MailboatError,
-    ReleaseRejected,
-    TrialFailed,
-)
+from mailboat_schemas.errors import ArtifactMissing, DigestMismatch, MailboatError, ReleaseRejected
 from mailboat_schemas.events import EventKind
 from mailboat_schemas.reports import ModelPhase
 
-LOAD_ATTEMPTS_MAX = 3  # at a release that passed its trial, before that is a verdict on it
 _log = logging.getLogger(__name__)
 
 
@@ -109,7 +103,12 @@ class ModelLoop:
         )
 
     def on_new_manifest(self) -> None:
-        self._staging.on_new_manifest()
+        self._staging.forget()
+
+    def begin_serving(self, look: Look) -> None:
+        """At the start, before anything is decided. A soak's attempt has to be counted first."""
+        if self.state.phase is not ModelPhase.SOAK:
+            self._ensure_serving(self._situation(look), self.step, look)
 
     async def look(self, look: Look) -> None:
         """One look. What a later look can cure is logged, and the loop goes on."""
@@ -128,6 +127,7 @@ class ModelLoop:
     async def _look(self, look: Look) -> None:
         if self.work is not None:
             if not self.work.task.done() and not await self._dropped(self.work, look):
+                await self._stop_what_is_withdrawn(self.work, look)
                 return
             self._collect(self.work, look)
             if self.work is not None:
@@ -153,8 +153,7 @@ class ModelLoop:
         if isinstance(step, Keep | Stage | StartTrial):
             for refusal in step.refusals:
                 if refusal.check.name in REFUSING_CHECKS:
-                    serving = self.state.serving
-                    self._ledger.tell(refusal_event(self.model, refusal, serving, look.now))
+                    self._ledger.tell_refusal(self.model, refusal, look.now)
         match step:
             case Keep():
                 pass
@@ -177,10 +176,12 @@ class ModelLoop:
         state = self.state
         if state.phase is ModelPhase.SOAK:
             because = f"{step.candidate.version} comes instead"
-            state = moves.superseded_in_soak(state, because)
-            self._record(state, look)
+            self._record(state := moves.superseded_in_soak(state, because), look)
         self._probation.forget()
-        self._record(moves.started_trial(state, step.candidate, tries=self._tries), look)
+        self._ledger.require_told(self.model, look.now)  # the next record overwrites this one
+        install = self._ledger.state.next_install
+        started = moves.started_trial(state, step.candidate, tries=self._tries, install=install)
+        self._record(started, look)
 
     def _record_return(self, step: GoBack, evidence: Mapping[str, Any], look: Look) -> None:
         self._record(moves.went_back(self.state, step), look, evidence)
@@ -189,11 +190,11 @@ class ModelLoop:
     # --- act: begin ------------------------------------------------------------------------------
 
     def _stage(self, step: Stage, look: Look) -> None:
-        candidate = step.candidate
-        may_begin = self._staging.may_begin(candidate.digest, look.monotonic)
-        if candidate.document is None or not may_begin:
-            return
-        self._errands.stage(candidate.document, step)
+        if self._staging.trouble:
+            self.because = f"{step.because}; {self._staging.trouble}"
+        document = step.candidate.document
+        if document and self._staging.may_begin(step.candidate.digest, look.monotonic):
+            self._errands.stage(document, step)
 
     def _run_trial(self, step: RunTrial, look: Look) -> None:
         active = self.state.active
@@ -240,6 +241,12 @@ class ModelLoop:
         await asyncio.wait([work.task])
         return True
 
+    async def _stop_what_is_withdrawn(self, work: Work, look: Look) -> None:
+        """A trial takes its time, and what serves beside it may be withdrawn meanwhile."""
+        wanted, serving = should_serve(self._situation(look)), self._bench.serving(self.model)
+        if work.kind is Kind.TRIAL and serving is not None and not wanted.allowed:
+            await self._bench.stop(self.model)
+
     def _collect(self, work: Work, look: Look) -> None:
         """Record what came of it. May begin the next thing."""
         self._errands.running = None
@@ -256,7 +263,7 @@ class ModelLoop:
             case Kind.ACTIVATE | Kind.SERVE:
                 self._collect_load(work, error, look)
             case Kind.GO_BACK:
-                if error is not None:  # the next look tries again to load it
+                if error:  # the next look tries again
                     self._loading.failed(look.monotonic)
                     _log.warning("%s: the predecessor cannot be loaded: %s", self.model, error)
                 if isinstance(work.step, GoBack):
@@ -266,24 +273,21 @@ class ModelLoop:
 
     def _collect_stage(self, work: Work, error: MailboatError | None, look: Look) -> None:
         if error is None:
-            self._staging.succeeded()
+            self._staging.forget()
             return
         _log.warning("%s: fetching a release: %s", self.model, error)
         self._staging.failed(error, look.monotonic)
         if isinstance(error, ReleaseRejected) and isinstance(work.step, Stage):
-            self._staging.refuse(work.digest)
-            refusal = Refusal(
-                candidate=work.step.candidate, check=Check(error.code, False, error.what)
-            )
-            self._ledger.tell(refusal_event(self.model, refusal, self.state.serving, look.now))
+            check = Check(error.code, False, error.what)
+            refusal = Refusal(candidate=work.step.candidate, check=check)
+            self._ledger.tell_refusal(self.model, refusal, look.now)
 
     def _collect_trial(self, error: MailboatError | None, look: Look) -> None:
         self._probation.ended_trial(passed=error is None)
         if error is None:
             self._loading.forget()
-        elif isinstance(error, TrialFailed):
-            evidence = getattr(error, "evidence", {})
-            self._fail(EventKind.TRIAL_FAILED, error.reason, error.what, evidence, look)
+        elif isinstance(error, GateFailed):
+            self._fail(EventKind.TRIAL_FAILED, error.reason, error.what, error.evidence, look)
         else:
             # Not the release's doing. The try is given back, so that it is no verdict.
             _log.warning("%s: the trial could not be run: %s", self.model, error)
@@ -303,27 +307,21 @@ class ModelLoop:
             return
         _log.warning("%s: loading a release: %s", self.model, error)
         self._loading.failed(look.monotonic)
-        damaged = isinstance(error, DigestMismatch | ArtifactMissing)  # decide() sees it missing
-        final = isinstance(error, ReleaseRejected) or self._loading.attempts >= LOAD_ATTEMPTS_MAX
-        if final and is_active and not damaged:
-            match state.phase:
-                case ModelPhase.TRIAL:
-                    self._fail(EventKind.TRIAL_FAILED, "load_failed", error.what, {}, look)
-                case ModelPhase.SOAK:
-                    self._fail(EventKind.ROLLED_BACK, "load_failed", error.what, {}, look)
-                case ModelPhase.COMMITTED | ModelPhase.ABSENT | ModelPhase.STAGING:
-                    pass  # it has served here before: tried again for as long as it takes
+        # decide() sees what is damaged; a worker that did not start says nothing about the release.
+        if not is_active or isinstance(error, DigestMismatch | ArtifactMissing | WorkerNotStarted):
+            return
+        rejected = isinstance(error, ReleaseRejected)
+        kind = left_as(state.phase, attempts=self._loading.attempts, rejected=rejected)
+        if kind is not None:
+            self._fail(kind, "load_failed", error.what, {}, look)
 
     def _fail(
-        self,
-        kind: EventKind,
-        code: str,
-        because: str,
-        evidence: Mapping[str, Any],
-        look: Look,
+        self, kind: EventKind, code: str, because: str, evidence: Mapping[str, Any], look: Look
     ) -> None:
-        self._loading.forget()
         to = fall_back_to(self._situation(look))
+        if to is None and kind is EventKind.RETURNED:
+            return  # no verdict and nowhere to go: it is tried for as long as it takes
+        self._loading.forget()
         self._go_back(GoBack(to=to, kind=kind, code=code, because=because), evidence, look)
 
     def _watch_soak(self, look: Look) -> None:
@@ -340,9 +338,8 @@ class ModelLoop:
             case Verdict.WAIT:
                 pass
             case Verdict.PASSED:
-                moved = moves.committed(
-                    self.state, judgement.because, security_version=document.security_version
-                )
+                reached = document.security_version
+                moved = moves.committed(self.state, judgement.because, security_version=reached)
                 self._record(moved, look)
                 self._probation.forget()
             case Verdict.FAILED:

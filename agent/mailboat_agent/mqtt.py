@@ -13,16 +13,18 @@ import contextlib
 import logging
 import random
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from paho.mqtt import client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from mailboat_agent.background import in_background
 from mailboat_agent.update.retry import retry_delay_seconds
 from mailboat_schemas.codec import encode
 from mailboat_schemas.reports import Presence
@@ -37,6 +39,7 @@ PACKET_BYTES_MAX = max(rule.payload_bytes_max for rule in TOPICS.values()) + 409
 CONNECT_SECONDS = 10
 STABLE_SECONDS = 30  # a connection that lasted so long starts the back-off anew
 CLOSE_SECONDS = 2  # for the last presence message to leave
+REASON_CHARS_MAX = 300
 
 _log = logging.getLogger(__name__)
 
@@ -157,7 +160,7 @@ class Link:
         self._connection += 1
         self._client = client = self._new_client(self._connection)
         try:
-            await asyncio.to_thread(
+            connect = partial(
                 client.connect,
                 self._broker.host,
                 self._broker.port,
@@ -165,6 +168,7 @@ class Link:
                 clean_start=False,
                 properties=_connect_properties(),
             )
+            await in_background(connect, name="connect")
         except (OSError, ValueError) as error:  # paho raises ValueError for a bad host name
             _log.warning(
                 "The broker %s:%d does not answer: %s. Next step: check network, name and port; "
@@ -181,19 +185,26 @@ class Link:
         client, self._client = self._client, None
         if client is None:
             return
-        if self.connected:
-            self.connected = False
-            with contextlib.suppress(ValueError, RuntimeError):
-                farewell = client.publish(
-                    self._status_topic, self._presence(online=False), qos=1, retain=True
-                )
-                await asyncio.to_thread(farewell.wait_for_publish, CLOSE_SECONDS)
-        client.disconnect()
-        await asyncio.to_thread(client.loop_stop)
+        was_connected, self.connected = self.connected, False
+
+        def say_goodbye() -> None:
+            if was_connected:
+                with contextlib.suppress(ValueError, RuntimeError):
+                    offline = self._presence(online=False)
+                    farewell = client.publish(self._status_topic, offline, qos=1, retain=True)
+                    farewell.wait_for_publish(CLOSE_SECONDS)
+            client.disconnect()
+            client.loop_stop()
+
+        # A peer that has gone silent may block paho's thread; nobody waits for that.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS + 1):
+                await in_background(say_goodbye, name="goodbye")
 
     def _new_client(self, connection: int) -> paho.Client:
         """A fresh one for each connection: what an old one had queued, the outbox sends again."""
-        client = paho.Client(
+        client = _Client(
+            lambda reason: self._hand_over(connection, LinkDown(reason)),
             CallbackAPIVersion.VERSION2,
             client_id=self._device,
             protocol=paho.MQTTv5,
@@ -247,17 +258,9 @@ class Link:
         self._hand_over(connection, LinkDown(str(reason)))
 
     def _on_message(self, _client: paho.Client, connection: int, message: paho.MQTTMessage) -> None:
-        self._hand_over(
-            connection,
-            Message(
-                topic=message.topic,
-                payload=bytes(message.payload),
-                retain=message.retain,
-                qos=message.qos,
-                mid=message.mid,
-                connection=connection,
-            ),
-        )
+        topic, payload, mid = message.topic, bytes(message.payload), message.mid
+        incoming = Message(topic, payload, message.retain, message.qos, mid, connection)
+        self._hand_over(connection, incoming)
 
     def _hand_over(self, connection: int, item: Incoming) -> None:
         if self._loop is None:
@@ -270,26 +273,42 @@ class Link:
     def _take(self, connection: int, item: Incoming) -> None:
         if connection != self._connection:
             return
-        match item:
-            case LinkUp():
-                self.connected = True
-            case LinkDown():
-                self.connected = False
-                self._ended.set()
-            case Message():
-                pass
+        if isinstance(item, LinkDown):
+            self._ended.set()
+        if not isinstance(item, Message):
+            self.connected = isinstance(item, LinkUp)
         try:
             self._incoming.put_nowait(item)
         except asyncio.QueueFull:
-            self._overflow(item)
-
-    def _overflow(self, item: Incoming) -> None:
-        if isinstance(item, Message) and item.qos == 0:
-            return  # an ack of the outbox; hello repairs it
+            if isinstance(item, Message) and item.qos == 0:
+                return  # an ack of the outbox; hello repairs it
+        else:
+            return
         # A broker that ignores our receive maximum, or a consumer that hangs. Connecting again
         # makes the broker send what was not acknowledged once more.
         _log.warning("More messages arrive than are handled; the connection is made anew.")
         self._ended.set()
+
+
+class _Client(paho.Client):
+    """paho, which says so when its thread fails.
+
+    An exception ends that thread without a word, and a malformed packet of a broker raises one: a
+    device that did not notice would be deaf until it is started again.
+    """
+
+    def __init__(self, on_failure: Callable[[str], None], *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._on_failure = on_failure
+
+    def loop_forever(
+        self, timeout: float = 1.0, retry_first_connection: bool = False
+    ) -> MQTTErrorCode:
+        try:
+            return super().loop_forever(timeout, retry_first_connection)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the link is made anew
+            self._on_failure(f"what the broker sent cannot be read: {error!r}"[:REASON_CHARS_MAX])
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
 
 
 def _connect_properties() -> Properties:

@@ -22,7 +22,10 @@ from mailboat_schemas.topics import Channel
 HELLO_AFTER_SECONDS = 3.0  # without progress while rows wait
 HELLO_AFTER_SECONDS_MAX = 60.0
 REWIND_AGAIN_AFTER_SECONDS = 1.0  # one gap makes the controller ask once for each batch behind it
-BATCHES_IN_FLIGHT_MAX = 8  # of one stream; a link of 1 s round trip still moves 800 events/s
+BATCHES_IN_FLIGHT_MAX = 8  # of events; a link of 1 s round trip still moves 800 of them a second
+# Windows have gaps where some were merged, so the controller cannot see that a batch is missing:
+# one at a time.
+TELEMETRY_BATCHES_IN_FLIGHT_MAX = 1
 EVENT_BATCH_BYTES_MAX = 96 * 1024  # of rows; leaves room for the envelope under 112 KiB
 TELEMETRY_WINDOWS_PER_BATCH_MAX = 200
 TELEMETRY_BATCH_BYTES_MAX = 192 * 1024
@@ -81,10 +84,6 @@ class _Stream:
         self.sent_ever = max(self.sent_ever, last)
         self.in_flight.append(last)
 
-    @property
-    def has_room(self) -> bool:
-        return len(self.in_flight) < BATCHES_IN_FLIGHT_MAX
-
 
 class Outbox:
     """Ask `due` for what to publish; tell it what happens. Times are of a monotonic clock."""
@@ -97,9 +96,10 @@ class Outbox:
         self._rows = rows
         self._seal = seal
         self._rng = rng
-        self._epoch = rows.epoch
-        self._events = _Stream.of(rows.span_events())
-        self._telemetry = _Stream.of(rows.span_telemetry())
+        # The journal is asked when there is something to send: a full disk may keep it closed, and
+        # that is no reason not to serve.
+        self._epoch = ""
+        self._events = self._telemetry = _Stream(acked=0, sent=0, sent_ever=0)
         self._connected = False
         self._waits_for_answer = False  # a hello is out: nothing is sent before its answer
         self._hello_due_at = 0.0
@@ -171,7 +171,8 @@ class Outbox:
         return outgoing
 
     def _begin_epoch(self, now: float) -> None:
-        """The journal was damaged and began anew; nothing of the old one will ever be confirmed."""
+        """The first one, or the journal was damaged and began anew: nothing of the old one will
+        ever be confirmed."""
         self._epoch = self._rows.epoch
         self._events = _Stream.of(self._rows.span_events())
         self._telemetry = _Stream.of(self._rows.span_telemetry())
@@ -217,7 +218,7 @@ class Outbox:
 
     def _due_events(self) -> list[Outgoing]:
         outgoing = []
-        while self._events.has_room:
+        while len(self._events.in_flight) < BATCHES_IN_FLIGHT_MAX:
             events = self._rows.events_after(
                 self._events.sent, EVENTS_PER_BATCH_MAX, EVENT_BATCH_BYTES_MAX
             )
@@ -235,7 +236,7 @@ class Outbox:
 
     def _due_telemetry(self) -> list[Outgoing]:
         outgoing = []
-        while self._telemetry.has_room:
+        while len(self._telemetry.in_flight) < TELEMETRY_BATCHES_IN_FLIGHT_MAX:
             windows: Sequence[TelemetryWindow] = self._rows.windows_after(
                 self._telemetry.sent, TELEMETRY_WINDOWS_PER_BATCH_MAX, TELEMETRY_BATCH_BYTES_MAX
             )

@@ -36,5 +36,6 @@ class Probation:
             requests_error=stats.requests_error,
             p95_ms=stats.latency_p95_ms,
             worker_restarts=stats.worker_restarts,
+            ready=stats.ready,
         )
         return judge_soak(soak, seen, monotonic - self._soak_began)

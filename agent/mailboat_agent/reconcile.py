@@ -13,13 +13,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from mailboat_agent.atomic_file import DiskFailing
+from mailboat_agent.errand import Unforeseen
 from mailboat_agent.facts import Device, Look
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.manifest import Counter, Manifest, named_digests
 from mailboat_agent.model_loop import ModelLoop
 from mailboat_agent.release_store import ReleaseStore
 from mailboat_agent.update.retry import Backoff
-from mailboat_agent.update.time_floor import clock_is_plausible, time_floor
+from mailboat_agent.update.time_floor import stands_before, stands_far_ahead, time_floor
 from mailboat_agent.work import Workbench
 from mailboat_schemas.errors import (
     ClockUntrusted,
@@ -60,13 +61,14 @@ class Reconciler:
         self._tries = tries
         self._start_jitter_seconds = start_jitter_seconds
         self._wake = wake
-        self._untaken: bytes | None = None  # a manifest that waits for the clock to be right
+        # The newest manifest that waits: for the clock, for room, or for a fresh timestamp.
+        self._untaken: bytes | None = None
         self._untaken_fresh: bytes | None = None
-        self._stale: bytes | None = None  # a manifest that waits for a fresh timestamp
         self._taking = Backoff(rng)
         self._tidy = False  # whether garbage was collected since something last changed
         self.loops: dict[str, ModelLoop] = {}
         self.clock_trusted = True
+        self._clock_is_early = False
         self.trust_fresh = True
 
     @property
@@ -78,24 +80,42 @@ class Reconciler:
         problem = self._manifest.open(self._ledger.state.models)
         if problem is not None:
             self._ledger.tell_damage("trust", problem.what, now)
+        try:
+            # A lost record, or a crash between keeping a manifest and counting it.
+            self._note(self._manifest.counter())
+        except (DiskFull, DiskFailing) as error:
+            _log.warning("What the kept manifest says could not be recorded: %s", error)
         self._make_loops()
+
+    def begin_serving(self, now: datetime, monotonic: float) -> None:
+        """Begin to load what the record says should serve. Needs nothing but the disk."""
+        look = self._look(now, monotonic)
+        for loop in self.loops.values():
+            loop.begin_serving(look)
 
     async def step(self, now: datetime, monotonic: float) -> None:
         """One look at everything."""
+        was_trusted = self.clock_trusted
         self._look_at_the_clock(now)
         self._ledger.tell_what_the_state_implies(now)
         if self.clock_trusted:
+            if not was_trusted:
+                self._taking.forget()
             self._take_what_waited(now, monotonic)
+        look = self._look(now, monotonic)
+        for loop in list(self.loops.values()):
+            await loop.look(look)
+        self._collect_garbage()
+
+    def _look(self, now: datetime, monotonic: float) -> Look:
+        self._look_at_the_clock(now)
         self._look_at_the_trust(now)
-        look = Look(
+        return Look(
             now=now,
             monotonic=monotonic,
             clock_trusted=self.clock_trusted,
             trust_fresh=self.trust_fresh,
         )
-        for loop in list(self.loops.values()):
-            await loop.look(look)
-        self._collect_garbage()
 
     async def close(self) -> None:
         """Drop what runs beside the loop; every part of it may be done again."""
@@ -112,11 +132,11 @@ class Reconciler:
         A refused one is told once and changes nothing: what serves goes on serving.
         """
         self._look_at_the_clock(now)
-        if not self.clock_trusted:
+        if self._clock_is_early:
             # python-tuf reads the wall clock, so it is not even asked.
             self._untaken = payload
             return False
-        self._untaken = self._stale = None
+        self._untaken = None
         state = self._ledger.state
         try:
             counter = self._manifest.take(
@@ -126,22 +146,18 @@ class Reconciler:
             )
             if counter is None:
                 return False
-            self._ledger.save(
-                replace(
-                    self._ledger.state,
-                    manifest_counter=counter.value,
-                    director_keyid=counter.director_keyid,
-                    time_floor=time_floor(self._manifest.issued(), state.time_floor),
-                )
-            )
+            self._note(counter)
         except (DiskFull, DiskFailing) as error:
             self._untaken = payload
             _log.warning("A manifest waits for room on the disk: %s", error)
             return False
         except MailboatError as error:
             if isinstance(error, TrustStale):
-                self._stale = payload
+                self._untaken = payload
             self._refused(payload, error, now)
+            return False
+        except Exception as error:  # noqa: BLE001 - a stranger's bytes shall not end what serves
+            self._met_a_bug(payload, error, now)
             return False
         self._tidy = False
         self._make_loops()
@@ -153,7 +169,7 @@ class Reconciler:
     def take_fresh(self, payload: bytes, now: datetime) -> None:
         """Take a timestamp that was signed again."""
         self._look_at_the_clock(now)
-        if not self.clock_trusted:
+        if self._clock_is_early:
             self._untaken_fresh = payload
             return
         self._untaken_fresh = None
@@ -164,12 +180,34 @@ class Reconciler:
         except MailboatError as error:
             # Most likely it belongs to a bundle that has not arrived yet.
             _log.info("A fresh timestamp does not go with what is held: %s", error)
-        if self._stale is not None:
-            self.take_manifest(self._stale, now)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._met_a_bug(payload, error, now)
+        if self._untaken is not None:
+            self.take_manifest(self._untaken, now)
         self._wake()
 
+    def _note(self, counter: Counter | None) -> None:
+        """Record that a manifest was accepted. Neither its counter nor the time goes back.
+
+        Raises:
+            DiskFull, DiskFailing
+        """
+        state = self._ledger.state
+        if counter is None:
+            return
+        if state.director_keyid == counter.director_keyid:
+            counter = replace(counter, value=max(counter.value, state.manifest_counter))
+        self._ledger.save(
+            replace(
+                state,
+                manifest_counter=counter.value,
+                director_keyid=counter.director_keyid,
+                time_floor=time_floor(self._manifest.issued(), state.time_floor),
+            )
+        )
+
     def _take_what_waited(self, now: datetime, monotonic: float) -> None:
-        """What the clock or the disk did not let through; again at growing intervals."""
+        """What clock, disk or age did not let through; again at growing intervals."""
         if self._untaken is not None and self._taking.allows(monotonic):
             self.take_manifest(self._untaken, now)
             if self._untaken is None:
@@ -179,23 +217,37 @@ class Reconciler:
         if self._untaken_fresh is not None:
             self.take_fresh(self._untaken_fresh, now)
 
-    def _refused(self, payload: bytes, error: MailboatError, now: datetime) -> None:
+    def _refused(self, payload: bytes, error: MailboatError, now: datetime) -> bool:
+        """Tell it, once for each payload; whether it was told."""
         digest = hashlib.sha256(payload).hexdigest()[:16]
-        _log.warning("A manifest was not taken: %s", error)
         kind = (
             EventKind.TRUST_STALE if isinstance(error, TrustStale) else EventKind.MANIFEST_REFUSED
         )
-        self._ledger.tell_trouble(kind, f"{kind}:{digest}:{error.code}", error, now)
+        told = self._ledger.tell_trouble(kind, f"{kind}:{digest}:{error.code}", error, now)
+        if told:
+            _log.warning("A manifest was not taken: %s", error)
+        return told
+
+    def _met_a_bug(self, payload: bytes, error: Exception, now: datetime) -> None:
+        if self._refused(payload, Unforeseen(f"{type(error).__name__}: {error}"), now):
+            _log.error("A manifest met a bug.", exc_info=error)
 
     # --- clock and trust -------------------------------------------------------------------------
 
     def _look_at_the_clock(self, now: datetime) -> None:
         floor = time_floor((), self._ledger.state.time_floor)
-        self.clock_trusted = clock_is_plausible(now, floor)
+        self._clock_is_early = stands_before(now, floor)
+        # A device that comes back after years is not turned away: a manifest that holds by this
+        # clock is taken, and with it trust is fresh and the floor is raised.
+        expired = self._manifest.expires is not None and not self._manifest.is_fresh(now)
+        self.clock_trusted = not (
+            self._clock_is_early or (expired and stands_far_ahead(now, floor))
+        )
         if not self.clock_trusted:
             error = ClockUntrusted(
-                f"The clock says {now:%Y-%m-%d %H:%M}, which is before "
-                f"{datetime.fromtimestamp(floor, UTC):%Y-%m-%d %H:%M}.",
+                f"The clock says {now:%Y-%m-%d %H:%M}, which is "
+                f"{'before' if self._clock_is_early else 'long after'} "
+                f"{datetime.fromtimestamp(floor, UTC):%Y-%m-%d %H:%M}, the last that is known.",
                 next_step="set the device's clock; it serves on and installs nothing until then.",
             )
             event_id = f"clock_untrusted:{self._ledger.state.session}"
@@ -252,5 +304,6 @@ class Reconciler:
         freed_bytes = self._store.collect_garbage(keep)
         if freed_bytes:
             _log.info("%d bytes of releases that nothing names any more were freed.", freed_bytes)
+        self._manifest.forget_documents_but(keep)
         self._store.restore_ballast()
         self._tidy = True

@@ -220,6 +220,12 @@ class ReleaseStore:
             return 0
         return status.f_bavail * status.f_frsize + ballast.ballast_bytes(self._data_dir)
 
+    def stored_bytes(self) -> int:
+        return _sizes(self._store)
+
+    def staged_bytes_of_all(self) -> int:
+        return _sizes(self._staging)
+
     def give_up_ballast(self) -> None:
         ballast.give_up_ballast(self._data_dir)
 
@@ -268,6 +274,15 @@ def _entries(directory: Path) -> list[Path]:
         return [path for path in directory.iterdir() if not path.is_dir()]
     except OSError:
         return []
+
+
+def _sizes(directory: Path) -> int:
+    """Of all files together. What goes away meanwhile is not counted."""
+    size_bytes = 0
+    for path in _entries(directory):
+        with suppress(OSError):
+            size_bytes += path.lstat().st_size
+    return size_bytes
 
 
 def _oldest_first(directory: Path) -> list[Path]:

@@ -85,6 +85,10 @@ class Reporter:
             notes.append("trust_stale")
         if self._manifest.view is None:
             notes.append("trust_damaged")
+        for model in self._reconciler.loops:
+            serving = self._runtime.snapshot(model)
+            if serving is not None and not serving.ready:
+                notes.append(f"worker_restarting:{model}")
         return notes
 
     def _model(self, loop: ModelLoop) -> ReportedModel:

@@ -1,8 +1,8 @@
 """The agent as a process: wiring, and the only reader of clocks and maker of seeds.
 
-What serves comes first and needs no network: the gateway listens, the record is read back, and the
-link to the broker is made beside it. A task that fails unexpectedly ends the process, whose
-supervisor starts it again from the record.
+What serves comes first and needs no network: the record is read back, what it names is loaded, the
+gateway listens. Everything else is begun, and even imported, beside it. A task that fails
+unexpectedly ends the process, whose supervisor starts it again from the record.
 """
 
 import asyncio
@@ -11,47 +11,46 @@ import logging
 import os
 import random
 import signal
-import socket
 import time
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from mailboat_agent.atomic_file import DiskFailing, LockedDirectory
 from mailboat_agent.background import in_background
 from mailboat_agent.config import AgentConfig
-from mailboat_agent.correspondence import Correspondence, subscriptions, topic_of
-from mailboat_agent.download import HttpsSource
-from mailboat_agent.facts import Device, agent_version
+from mailboat_agent.facts import UNKNOWN_RUNTIME, Device, agent_version
 from mailboat_agent.identity import Identity, load_identity, tls_context
 from mailboat_agent.journal import Journal
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.manifest import Manifest
-from mailboat_agent.mqtt import Broker, Link
-from mailboat_agent.outbox import Outbox
 from mailboat_agent.reconcile import Reconciler
 from mailboat_agent.release_store import ReleaseStore
-from mailboat_agent.report import Reporter
 from mailboat_agent.serving.gateway import Gateway
 from mailboat_agent.serving.process import RuntimeFacts, WorkerNotStarted, runtime_facts
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.status import StatusFiles
+from mailboat_agent.supervisor import exit_at_last, keep_the_watchdog_quiet, notify_supervisor
 from mailboat_agent.telemetry import Telemetry
 from mailboat_agent.trust_store import TrustStore
 from mailboat_agent.work import Workbench
 from mailboat_schemas.codec import encode
 from mailboat_schemas.envelope import PayloadType, sign_as_device
-from mailboat_schemas.errors import (
-    ArtifactMissing,
-    ConfigurationInvalid,
-    DiskFull,
-    MailboatError,
-)
+from mailboat_schemas.errors import ArtifactMissing, ConfigurationInvalid, DiskFull, MailboatError
 from mailboat_schemas.topics import Channel
+
+if TYPE_CHECKING:
+    # These bring libraries that take as long to import as a worker does to start.
+    from mailboat_agent.correspondence import Correspondence
+    from mailboat_agent.download import HttpsSource
+    from mailboat_agent.mqtt import Link
+    from mailboat_agent.report import Reporter
 
 LOOK_SECONDS_MAX = 1.0  # between two looks; whatever happens is noticed by then
 LOOK_SECONDS_MIN = 0.02  # a burst of wake-ups is one look
 POLL_JITTER = 0.25  # of the poll interval, so that a fleet does not ask in step
 TRUST_ROOT_BYTES_MAX = 1 << 20
+CLOSE_SECONDS_MAX = 5.0  # for work, requests and workers to end; what is left dies with the process
 _log = logging.getLogger(__name__)
 
 
@@ -67,8 +66,13 @@ async def run(config: AgentConfig) -> None:
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        stop.set()
+        exit_at_last()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end)
     with LockedDirectory(config.data_dir):
         agent = Agent(config)
         try:
@@ -83,16 +87,15 @@ class Agent:
     def __init__(self, config: AgentConfig) -> None:
         self._config = config
         self._identity = _identity_of(config)
-        tls = tls_context(config.ca, config.certificate, config.key)
-        self._tls = tls
+        self._tls = tls_context(config.ca, config.certificate, config.key)
         self._rng = random.Random(int.from_bytes(os.urandom(16)))  # noqa: S311 - jitter, epochs
         self._wake = asyncio.Event()
-        self._source = HttpsSource(config.api_url, tls)
+        self._source: HttpsSource | None = None
         self._store = ReleaseStore(config.data_dir)
         trust = TrustStore(config.data_dir, _trust_root(config))
         self._journal = Journal(config.data_dir / "journal.db", self._rng)
         state_file = StateFile(config.data_dir)
-        self._ledger = Ledger(state_file, self._journal)
+        self._ledger = Ledger(state_file, self._journal, now=utc_now(), rng=self._rng)
         self._manifest = Manifest(
             trust=trust,
             store=self._store,
@@ -107,7 +110,14 @@ class Agent:
 
     async def run(self, stop: asyncio.Event) -> None:
         config = self._config
-        facts = asyncio.create_task(self._runtime_facts(), name="runtime-facts")
+        self._ledger.begin_session()
+        now = utc_now()
+        for problem in self._problems:
+            self._ledger.tell_damage("state", problem, now)
+        device = Device.of(config, enrolment_number=self._identity.enrolment_number)
+        self._reconciler = reconciler = self._make_reconciler(device)
+        reconciler.open(now)
+        reconciler.begin_serving(now, time.monotonic())
         self._gateway = gateway = await in_background(
             lambda: Gateway(
                 self._runtime,
@@ -120,34 +130,33 @@ class Agent:
         host, port = gateway.address
         self._status.write_serving(url=gateway.url, host=host, port=port)
         _log.info("Serving on %s", gateway.url)
-        try:
-            self._ledger.begin_session()
-        except (DiskFull, DiskFailing) as error:
-            _log.warning("This start could not be counted: %s", error)
-        now = utc_now()
-        for problem in self._problems:
-            self._ledger.tell_damage("state", problem, now)
-        device = Device.of(
-            config, enrolment_number=self._identity.enrolment_number, runtime=await facts
-        )
-        self._reconciler = reconciler = self._make_reconciler(device)
-        reconciler.open(now)
         await self._run_tasks(device, reconciler, stop)
 
     async def close(self) -> None:
         """In the order that keeps the most: work, gateway, workers, files."""
-        if self._reconciler is not None:
-            await self._reconciler.close()
-        if self._gateway is not None:
-            await in_background(self._gateway.close, name="gateway-close")
-        await in_background(self._runtime.close, name="runtime-close")
-        await self._source.close()
-        self._journal.close()
-        self._status.clear()
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                if self._reconciler is not None:
+                    await self._reconciler.close()
+                if self._gateway is not None:
+                    await in_background(self._gateway.close, name="gateway-close")
+                await in_background(self._runtime.close, name="runtime-close")
+                if self._source is not None:
+                    await self._source.close()
+        except TimeoutError:
+            _log.warning("Not everything ended in %g s; it ends now.", CLOSE_SECONDS_MAX)
+        finally:
+            self._journal.close()
+            self._status.clear()
 
     # --- the tasks -------------------------------------------------------------------------------
 
     async def _run_tasks(self, device: Device, reconciler: Reconciler, stop: asyncio.Event) -> None:
+        from mailboat_agent.correspondence import Correspondence
+        from mailboat_agent.outbox import Outbox
+        from mailboat_agent.report import Reporter
+
+        self._https()  # a wrong address is found now, not when the first release comes
         link = self._make_link(device)
         reporter = Reporter(
             device=device,
@@ -172,10 +181,10 @@ class Agent:
                 for name, work in (
                     ("link", link.run()),
                     ("receive", self._receive(link, post)),
-                    ("reconcile", self._reconcile(reconciler, reporter, post)),
+                    ("reconcile", self._reconcile(device, reconciler, reporter, post)),
                     ("telemetry", self._telemetry(reconciler)),
                     ("manifest-poll", self._poll_manifest(device, reconciler, post)),
-                    ("watchdog", _keep_the_watchdog_quiet()),
+                    ("watchdog", keep_the_watchdog_quiet()),
                 )
             ]
             notify_supervisor("READY=1")
@@ -185,14 +194,19 @@ class Agent:
             for task in tasks:
                 task.cancel()
 
-    async def _receive(self, link: Link, post: Correspondence) -> None:
+    async def _receive(self, link: "Link", post: "Correspondence") -> None:
         while True:
             post.handle(await link.receive(), utc_now(), time.monotonic())
             self._wake.set()
 
     async def _reconcile(
-        self, reconciler: Reconciler, reporter: Reporter, post: Correspondence
+        self,
+        device: Device,
+        reconciler: Reconciler,
+        reporter: "Reporter",
+        post: "Correspondence",
     ) -> None:
+        device.runtime = await self._runtime_facts()
         while True:
             self._wake.clear()
             await reconciler.step(utc_now(), time.monotonic())
@@ -221,7 +235,7 @@ class Agent:
             self._wake.set()
 
     async def _poll_manifest(
-        self, device: Device, reconciler: Reconciler, post: Correspondence
+        self, device: Device, reconciler: Reconciler, post: "Correspondence"
     ) -> None:
         """Ask over HTTPS while the broker has been silent for a whole interval."""
         interval = self._config.manifest_poll_seconds
@@ -231,7 +245,7 @@ class Agent:
             if post.connected and time.monotonic() - post.heard_at < interval:
                 continue
             try:
-                found = await self._source.get_manifest(device.hardware_class, etag)
+                found = await self._https().get_manifest(device.hardware_class, etag)
             except ArtifactMissing:
                 continue
             except MailboatError as error:
@@ -249,12 +263,19 @@ class Agent:
         except WorkerNotStarted as error:
             # Eligibility refuses every release with a reason; the device stays reachable.
             _log.error("onnxruntime cannot be used: %s", error)
-            return RuntimeFacts("", ())
+            return UNKNOWN_RUNTIME
+
+    def _https(self) -> "HttpsSource":
+        from mailboat_agent.download import HttpsSource
+
+        if self._source is None:
+            self._source = HttpsSource(self._config.api_url, self._tls)
+        return self._source
 
     def _make_reconciler(self, device: Device) -> Reconciler:
         bench = Workbench(
             store=self._store,
-            source=self._source,
+            source=self._https,
             runtime=self._runtime,
             hardware_class=device.hardware_class,
             memory_budget_bytes=device.memory_budget_bytes,
@@ -271,7 +292,10 @@ class Agent:
             wake=self._wake.set,
         )
 
-    def _make_link(self, device: Device) -> Link:
+    def _make_link(self, device: Device) -> "Link":
+        from mailboat_agent.correspondence import subscriptions, topic_of
+        from mailboat_agent.mqtt import Broker, Link
+
         config = self._config
         broker = Broker(
             host=config.mqtt_host,
@@ -315,20 +339,3 @@ def _trust_root(config: AgentConfig) -> bytes:
             f"The trust root {config.trust_root} cannot be read: {error.strerror}.",
             next_step="enrol the device again with a kit from the operator.",
         ) from error
-
-
-def notify_supervisor(message: str) -> None:
-    """Tell systemd, if it started us. Source: sd_notify(3)."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        target = "\0" + address[1:] if address.startswith("@") else address
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.sendto(message.encode(), target)
-
-
-async def _keep_the_watchdog_quiet() -> None:
-    """Half of what systemd allows, for as long as the event loop turns."""
-    limit_us = int(os.environ.get("WATCHDOG_USEC") or 0)
-    while limit_us:
-        notify_supervisor("WATCHDOG=1")
-        await asyncio.sleep(limit_us / 2_000_000)

@@ -4,18 +4,22 @@ Nothing here records or decides; the reconciler does, before and after.
 """
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mailboat_agent.background import in_background
-from mailboat_agent.download import HttpsSource
 from mailboat_agent.release_store import ReleaseStore
 from mailboat_agent.serving.lane import ServedRelease
 from mailboat_agent.serving.runtime import Runtime
-from mailboat_agent.serving.trial import TrialReport, run_trial
+from mailboat_agent.serving.trial import GateFailed, TrialReport, run_trial
 from mailboat_agent.serving.window import ServingStats
 from mailboat_schemas.documents.release import FileRole, ReleaseDocument, Variant
-from mailboat_schemas.errors import DigestMismatch, TrialFailed
+from mailboat_schemas.errors import DigestMismatch
+
+if TYPE_CHECKING:
+    from mailboat_agent.download import HttpsSource
 
 FULL_DOWNLOADS_MAX = 2  # of a file whose bytes come out wrong, before it is called refused
 
@@ -35,11 +39,12 @@ class Workbench:
         self,
         *,
         store: ReleaseStore,
-        source: HttpsSource,
+        source: "Callable[[], HttpsSource]",
         runtime: Runtime,
         hardware_class: str,
         memory_budget_bytes: int,
     ) -> None:
+        """``source`` is asked for when something is to be fetched, not before."""
         self._store = store
         self._source = source
         self._runtime = runtime
@@ -70,7 +75,7 @@ class Workbench:
         for attempt in range(1, FULL_DOWNLOADS_MAX + 1):
             target = self._store.staging_path(digest)
             if self._store.staged_bytes(digest) != length:
-                await self._source.fetch_artifact(digest, length, target, on_progress)
+                await self._source().fetch_artifact(digest, length, target, on_progress)
             try:
                 await in_background(lambda: self._store.admit(digest, length), name="admit")
             except DigestMismatch:
@@ -84,7 +89,7 @@ class Workbench:
     async def run_trial(self, document: ReleaseDocument) -> TrialReport:
         """
         Raises:
-            TrialFailed: final for this release here.
+            GateFailed: final for this release here.
             DigestMismatch, ArtifactMissing: a file is damaged; it was set aside.
             Transient: the device, not the release.
         """
@@ -143,5 +148,5 @@ class Workbench:
     def _variant(self, document: ReleaseDocument) -> Variant:
         variant = document.variant_for(self._hardware_class)
         if variant is None:  # eligibility has asked before; a document cannot lose one
-            raise TrialFailed("class_mismatch", f"No variant for {self._hardware_class}.")
+            raise GateFailed("class_mismatch", f"No variant for {self._hardware_class}.")
         return variant

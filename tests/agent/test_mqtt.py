@@ -1,6 +1,7 @@
 """The link, against a real mosquitto on loopback."""
 
 import asyncio
+import contextlib
 import random
 import shutil
 import socket
@@ -279,3 +280,51 @@ def test_when_nobody_handles_messages_the_broker_keeps_them(
         return found
 
     assert asyncio.run(story()) == [b"%d" % number for number in range(6)]
+
+
+MALFORMED = {
+    "a topic that is no UTF-8": bytes([0x30, 6, 0, 2, 0xFF, 0xFE, 0, 0x78]),
+    "a topic longer than its packet": bytes([0x30, 3, 0xFF, 0xFF, 0x61]),
+    "a property that does not exist": bytes([0x30, 5, 0, 1, 0x61, 1, 0x7F]),
+    "a packet of no kind": bytes([0x00, 0]),
+}
+
+
+@pytest.mark.parametrize("packet", MALFORMED.values(), ids=MALFORMED.keys())
+def test_a_packet_that_cannot_be_read_makes_it_connect_again(packet: bytes) -> None:
+    """paho's thread may fail on it; a link that did not notice would be deaf for good."""
+    connections = 0
+
+    async def hostile(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.read(1024)
+        writer.write(bytes([0x20, 3, 0, 0, 0]) + packet)  # CONNACK, and then this
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+            await reader.read()
+        writer.close()
+
+    async def story() -> None:
+        server = await asyncio.start_server(hostile, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        link = Link(
+            Broker("127.0.0.1", port, None, 60, 0.01, 0.02),
+            device="kiosk-1",
+            session=1,
+            status_topic=STATUS,
+            subscriptions=[],
+            rng=random.Random(1),
+        )
+        running = asyncio.create_task(link.run())
+        drain = asyncio.create_task(forever(link))
+        await until(lambda: connections >= 3)
+        await stopped(running)
+        await stopped(drain)
+        server.close()
+
+    async def forever(link: Link) -> None:
+        while True:
+            await link.receive()
+
+    asyncio.run(story())

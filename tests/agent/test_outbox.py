@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.journal import Journal
 from mailboat_agent.outbox import (
     BATCHES_IN_FLIGHT_MAX,
@@ -239,6 +240,31 @@ def test_a_damaged_journal_begins_a_new_conversation(journal: Journal, tmp_path:
     (hello,) = outbox.due(1.0)
 
     assert decode(Hello, hello.payload).epoch == journal.epoch != before
+
+
+def test_a_journal_that_cannot_be_opened_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "full").write_bytes(b"no directory can be made here")
+    outbox = outbox_of(Journal(tmp_path / "full" / "journal.db", random.Random(1)))
+    outbox.on_connected(0.0)
+
+    with pytest.raises(DiskFailing):
+        outbox.due(0.0)
+
+    (tmp_path / "full").unlink()
+    assert [item.channel for item in outbox.due(1.0)] == [Channel.HELLO]
+
+
+def test_a_lost_telemetry_batch_is_not_passed_over_by_the_next(journal: Journal) -> None:
+    journal.record_window(window(1))
+    outbox = outbox_of(journal)
+    connected(outbox, journal)
+    assert [item.channel for item in outbox.due(0.0)] == [Channel.TELEMETRY]  # and it is lost
+
+    journal.record_window(window(2))
+
+    assert outbox.due(1.0) == []
+    (hello,) = outbox.due(HELLO_AFTER_SECONDS)
+    assert hello.channel is Channel.HELLO
 
 
 # What may happen next, as a small program: row, window, tick, or what becomes of the oldest message

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -12,8 +14,9 @@ import pytest
 from agent_box import AgentBox
 from mailboat_agent.errand import Kind
 from mailboat_agent.serving.tensors import tensor_of_json
-from mailboat_schemas.codec import encode
-from mailboat_schemas.desired import Assignment, FreshTimestamp
+from mailboat_agent.update.state import Installed
+from mailboat_schemas.codec import decode, encode
+from mailboat_schemas.desired import Assignment, FreshTimestamp, ManifestBundle
 from mailboat_schemas.reports import ModelPhase
 from model_fleet import (
     CLASS,
@@ -23,6 +26,7 @@ from model_fleet import (
     Certificates,
     ModelFleet,
     golden,
+    looping,
     picky,
 )
 
@@ -230,12 +234,109 @@ def test_garbage_and_bundles_for_others_are_refused(play: Play, fleet: ModelFlee
     play(story)
 
 
+def test_whatever_is_wrong_with_a_manifest_is_told_once_and_changes_nothing(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a = fleet.model_release("1.0.0")
+    good = fleet.current(a)
+    bundle = decode(ManifestBundle, good)
+    garbage = dict.fromkeys(bundle.trust, b"{}")
+    other_fleet = bundle.model_copy(update={"fleet": "other"})
+    hostile = {
+        b"": "E-PAYLOAD-MALFORMED",  # somebody cleared the topic: no news, never "uninstall"
+        b"\x00garbage": "E-PAYLOAD-MALFORMED",
+        bytes(ManifestBundle.wire_bytes_max + 1): "E-PAYLOAD-TOO-LARGE",
+        encode(other_fleet): "E-TOPIC-MISMATCH",
+        fleet.bundle(hardware_class="other"): "E-TOPIC-MISMATCH",
+        encode(bundle.model_copy(update={"trust": garbage})): "E-TRUST-REFUSED",
+        encode(bundle.model_copy(update={"desired": b"\x80"})): "E-PAYLOAD-MALFORMED",
+    }
+
+    async def story(box: AgentBox) -> None:
+        await box.install(good, "1.0.0")
+        for start in range(2):
+            for payload in [*hostile, *hostile]:
+                assert not box.take(payload)
+            refused = [event.code for event in box.events()[len(INSTALLED) :]]
+            assert refused == list(hostile.values())
+            if not start:
+                await box.restart()
+        await box.until(lambda: box.committed("1.0.0"))
+
+    play(story)
+
+
+def test_a_manifest_that_meets_a_bug_does_not_end_what_serves(
+    play: Play, fleet: ModelFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = fleet.model_release("1.0.0")
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+
+        def bug(*_arguments: object) -> None:
+            raise KeyError("nobody thought of it")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(box.manifest, "take", bug)
+            broken.setattr(box.manifest, "take_fresh", bug)
+            assert not box.take(b"hostile")
+            box.reconciler.take_fresh(b"hostile too", box.now())
+        assert [event.code for event in box.events()[-2:]] == ["E-UNFORESEEN"] * 2
+        await box.step()
+        assert box.committed("1.0.0")
+
+    play(story)
+
+
+def test_an_older_desired_state_is_refused_after_a_restart_and_after_a_lost_record(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a = fleet.model_release("1.0.0")
+
+    async def story(box: AgentBox) -> None:
+        older = fleet.bundle(Assignment(model=MODEL))
+        await box.install(fleet.current(a), "1.0.0")
+        counter, floor = box.ledger.state.manifest_counter, box.ledger.state.time_floor
+        await box.restart()
+        assert not box.take(older)
+        await box.stop()
+        for name in ("state.json", "state.json.prev"):
+            (box.directory / name).write_bytes(b"rot")
+        box.start()
+        assert (box.ledger.state.manifest_counter, box.ledger.state.time_floor) == (counter, floor)
+        assert not box.take(older)
+        assert [each.code for each in box.events()].count("E-ROLLBACK") == 1
+        # What it has on disk it tries again, and says so under new names.
+        await box.until(lambda: box.committed("1.0.0"))
+        ids = [event.event_id for event in box.events()]
+        assert len(ids) == len(set(ids))
+        assert box.told()[-3:] == INSTALLED
+
+    play(story)
+
+
 def test_the_same_manifest_twice_is_one_manifest(play: Play, fleet: ModelFleet) -> None:
     bundle = fleet.current(fleet.model_release("1.0.0"))
 
     async def story(box: AgentBox) -> None:
         assert box.take(bundle)
         assert not box.take(bundle)
+        assert box.events() == []
+
+    play(story)
+
+
+def test_a_broker_that_repeats_what_it_once_retained_is_no_attacker(
+    play: Play, fleet: ModelFleet
+) -> None:
+    first = fleet.current(fleet.model_release("1.0.0"))
+    second = fleet.current(fleet.model_release("1.0.1"))
+
+    async def story(box: AgentBox) -> None:
+        assert box.take(first)
+        assert box.take(second)
+        assert not box.take(first)
         assert box.events() == []
 
     play(story)
@@ -276,6 +377,46 @@ def test_a_clock_before_the_floor_installs_nothing_until_it_is_right(
     play(story)
 
 
+def test_a_clock_in_2100_serves_on_and_installs_nothing_until_it_is_right(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a, b = fleet.model_release("1.0.0"), fleet.model_release("1.1.0", factor=3.0)
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        floor = box.ledger.state.time_floor
+        box.clock_offset = timedelta(days=75 * 365)
+        box.take(fleet.offered(b, a))
+        for _ in range(3):
+            await box.step()
+        assert box.told() == [*INSTALLED, "clock_untrusted"]
+        assert box.committed("1.0.0")
+        assert box.ledger.state.time_floor == floor
+        box.clock_offset = timedelta()
+        await box.until(lambda: box.committed("1.1.0"))
+
+    play(story)
+
+
+def test_a_device_that_comes_back_after_years_takes_what_is_new(
+    play: Play, fleet: ModelFleet
+) -> None:
+    """Its clock is right. Only the manifest that it hears can show that."""
+    a = fleet.model_release("1.0.0")
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        box.clock_offset = timedelta(days=800)
+        await box.step()
+        assert box.told()[-1] == "clock_untrusted"
+        assert box.committed("1.0.0")
+        fleet.now += timedelta(days=800)
+        b = fleet.model_release("1.1.0", factor=3.0)
+        await box.install(fleet.offered(b, a), "1.1.0")
+
+    play(story)
+
+
 @pytest.mark.slow
 def test_expired_trust_serves_on_and_installs_nothing_new(play: Play, fleet: ModelFleet) -> None:
     a, b = fleet.model_release("1.0.0"), fleet.model_release("1.1.0", factor=3.0)
@@ -283,7 +424,7 @@ def test_expired_trust_serves_on_and_installs_nothing_new(play: Play, fleet: Mod
     async def story(box: AgentBox) -> None:
         await box.install(fleet.current(a), "1.0.0")
         box.take(fleet.offered(b, a))
-        box.clock_offset = timedelta(days=400)
+        box.clock_offset = timedelta(days=40)
         for _ in range(3):
             await box.step()
         assert "trust_stale" in box.told()
@@ -415,6 +556,130 @@ def test_a_damaged_model_file_is_found_before_it_serves_and_fetched_again(
     play(story)
 
 
+def test_a_damaged_release_document_is_taken_from_the_kept_manifest(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a = fleet.model_release("1.0.0")
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        await box.stop()
+        path = box.store.path(a.digest)
+        path.chmod(0o600)
+        path.write_bytes(b"rot")
+        box.start()
+        await box.until(lambda: box.serving == "1.0.0")
+        assert box.told() == INSTALLED
+
+    play(story)
+
+
+def test_what_is_committed_begins_to_serve_before_anything_is_decided(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a = fleet.model_release("1.0.0")
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        await box.restart()
+        box.reconciler.begin_serving(box.now(), asyncio.get_running_loop().time())
+        work = box.reconciler.loops[MODEL].work
+        assert work is not None
+        await work.task
+        assert box.serving == "1.0.0"
+
+    play(story)
+
+
+def test_a_soak_that_was_cut_is_not_served_before_its_attempt_is_counted(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a = fleet.model_release("1.0.0", soak={"requests_min": 1})
+
+    async def story(box: AgentBox) -> None:
+        box.take(fleet.current(a))
+        await box.until(lambda: box.state.phase is ModelPhase.SOAK)
+        await box.restart()
+        box.reconciler.begin_serving(box.now(), asyncio.get_running_loop().time())
+        assert not box.reconciler.busy
+
+    play(story)
+
+
+@pytest.mark.slow
+def test_a_committed_release_the_runtime_refuses_makes_room_for_its_predecessor(
+    play: Play, fleet: ModelFleet
+) -> None:
+    """As after an upgrade of onnxruntime. It is no verdict, but the trial that follows is one."""
+    a = fleet.model_release("1.0.0")
+    b = fleet.model_release("1.1.0", factor=3.0)
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        await box.install(fleet.offered(b, a), "1.1.0")
+        await box.stop()
+        document = box.manifest.document(b.digest)
+        assert document is not None
+        # The trial's golden samples stay; the model becomes one that cannot be loaded.
+        bad = fleet.model_release("1.2.0", model=b"no model", samples=golden(3.0))
+        box.start()
+        active = Installed(version=bad.version, digest=bad.digest)
+        box.store.put(fleet.documents[bad.digest])
+        box.store.put(b"no model")
+        box.store.put(golden(3.0))
+        state = replace(box.state, active=active, previous=box.state.previous)
+        box.ledger.save(replace(box.ledger.state, models={MODEL: state}))
+        box.take(fleet.offered(bad, a))
+        await box.until(lambda: box.serving == "1.0.0")
+        returned = next(event for event in box.events() if event.kind == "returned")
+        assert (returned.code, returned.serving_version) == ("load_failed", "1.0.0")
+        await box.until(lambda: "trial_failed 1.2.0" in box.told())
+        assert box.committed("1.0.0")
+
+    play(story)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_twice_in_a_soak_fails_it(play: Play, fleet: ModelFleet) -> None:
+    a = fleet.model_release("1.0.0")
+    b = fleet.model_release("1.1.0", factor=3.0, soak={"seconds": 600})
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        box.take(fleet.offered(b, a))
+        await box.until(lambda: box.serving == "1.1.0" and box.state.phase is ModelPhase.SOAK)
+        for _ in range(2):
+            await box.until(lambda: box.runtime.ready(MODEL))
+            os.kill(box.runtime.worker_pid(MODEL), signal.SIGKILL)
+            await box.until(lambda: not box.runtime.ready(MODEL) or box.serving != "1.1.0")
+        await box.until(lambda: "rolled_back 1.1.0" in box.told())
+        assert box.events()[-1].code == "crashed"
+        assert box.committed("1.0.0")
+
+    play(story)
+
+
+def test_what_serves_beside_a_trial_is_stopped_when_it_is_withdrawn(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a = fleet.model_release("1.0.0")
+    b = fleet.model_release("1.1.0", model=looping(), health={"deadline_seconds": 30})
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        box.take(fleet.offered(b, a))
+        while box.state.phase is not ModelPhase.TRIAL or not box.reconciler.busy:
+            await box.step()
+            await asyncio.sleep(0.01)
+        fleet.withdraw("1.0.0")
+        box.take(fleet.offered(b, None))
+        await box.step()
+        assert box.reconciler.busy  # the trial goes on
+        assert box.serving is None
+
+    play(story)
+
+
 def test_damaged_trust_metadata_serves_nothing_it_cannot_vouch_for(
     play: Play, fleet: ModelFleet
 ) -> None:
@@ -480,6 +745,20 @@ def test_altered_bytes_are_refused_once_and_taken_when_the_manifest_changes(
         assert len(server.requests) == asked == 2
         server.artifacts.update(held)
         await box.install(fleet.current(a), "1.0.0")
+
+    play(story)
+
+
+def test_the_report_says_why_a_download_does_not_come_further(
+    play: Play, fleet: ModelFleet, server: ArtifactServer
+) -> None:
+    a = fleet.model_release("1.0.0")
+
+    async def story(box: AgentBox) -> None:
+        server.artifacts.clear()
+        box.take(fleet.current(a))
+        await box.until(lambda: "was answered with 404" in box.reconciler.loops[MODEL].because)
+        assert box.events() == []
 
     play(story)
 

@@ -1,19 +1,23 @@
 """The agent as a process: enrolled, run, asked, killed and stopped, with TLS to a real broker."""
 
 import json
+import os
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
@@ -25,7 +29,17 @@ from mailboat_schemas.envelope import Envelope, PayloadType, open_from_device
 from mailboat_schemas.events import EventBatch
 from mailboat_schemas.reports import Ack, Hello, ReportedState, TelemetryBatch
 from mailboat_schemas.topics import Channel
-from model_fleet import CLASS, DEVICE, FLEET, MODEL, ArtifactServer, Certificates, ModelFleet
+from model_fleet import (
+    CLASS,
+    DEVICE,
+    FLEET,
+    MODEL,
+    ArtifactServer,
+    Certificates,
+    ModelFleet,
+    golden,
+    looping,
+)
 
 MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
 PATIENCE_SECONDS = 30
@@ -143,6 +157,10 @@ class Site:
         path = self.config.parent / "data" / name
         return json.loads(path.read_bytes()) if path.exists() else {}
 
+    def phase(self) -> str:
+        models = self.read("status.json").get("report", {}).get("models", [])
+        return str(models[0]["phase"]) if models else ""
+
     def serves(self, version: str) -> bool:
         report = self.read("status.json").get("report", {})
         return [model["serving_version"] for model in report.get("models", [])] == [version]
@@ -236,7 +254,8 @@ def test_from_the_kit_to_a_served_release_and_back_after_a_kill(site: Site, brok
         for version in ("1.0.0", "1.1.0")
         for kind in ("trial_started", "soak_started", "committed")
     ]
-    assert site.centre.reports[-1].session == 2
+    first, last = site.centre.reports[0].session, site.centre.reports[-1].session
+    assert last == first + 1
     assert site.end(signal.SIGTERM) == 0
     assert site.read("status.json") == {}
 
@@ -287,6 +306,83 @@ def test_two_agents_do_not_share_a_data_directory(site: Site) -> None:
     assert second.returncode == EXIT_USAGE
     assert "Another agent uses the data directory" in second.stderr
     assert "Traceback" not in second.stderr
+
+
+@pytest.fixture
+def silent_broker(site: Site) -> Iterator[None]:
+    """Something accepts connections on the broker's port and never says a word."""
+    with socket.create_server(("127.0.0.1", site.centre.port)):
+        yield
+
+
+def workers_of(pid: int) -> list[int]:
+    mine = f"--parent-pid={pid}"
+    found = psutil.process_iter(["cmdline"])
+    return [each.pid for each in found if mine in (each.info["cmdline"] or [])]
+
+
+@pytest.mark.parametrize("moment", ["download", "trial"])
+def test_told_to_stop_in_the_middle_it_ends_in_time_and_goes_on_later(
+    site: Site, silent_broker: None, moment: str
+) -> None:
+    assert site.enroll() == 0
+    settings = site.config.read_text()
+    site.config.write_text("manifest_poll_seconds = 0.1\n" + settings)
+    model = looping(1) if moment == "download" else looping()
+    a = site.fleet.model_release("1.0.0", model=model, samples=golden(1.0, 0.0))
+    site.server.manifest = site.fleet.current(a)
+    site.server.stalls = moment == "download"
+    site.run()
+    assert site.agent is not None
+    pid = site.agent.pid
+    data = site.config.parent / "data"
+    if moment == "download":
+        until(lambda: any(path.stat().st_size for path in (data / "staging").glob("*.part")))
+    else:
+        until(lambda: site.phase() == "trial" and workers_of(pid))
+    began = time.monotonic()
+
+    assert site.end(signal.SIGTERM) == 0
+
+    assert time.monotonic() - began < 5
+    until(lambda: not workers_of(pid))
+    site.server.stalls = False
+    site.run()
+    if moment == "download":
+        until(lambda: site.serves("1.0.0"))
+    else:
+        until(lambda: site.phase() == "trial" and workers_of(site.agent.pid))  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_told_to_stop_while_its_worker_hangs_it_ends_in_time(
+    site: Site, silent_broker: None
+) -> None:
+    assert site.enroll() == 0
+    settings = site.config.read_text()
+    site.config.write_text("manifest_poll_seconds = 0.1\n" + settings)
+    site.server.manifest = site.fleet.current(site.fleet.model_release("1.0.0"))
+    site.run()
+    assert site.agent is not None
+    pid = site.agent.pid
+    until(lambda: site.serves("1.0.0"))
+    for worker in workers_of(pid):
+        os.kill(worker, signal.SIGSTOP)
+
+    def ask() -> None:
+        with pytest.raises((urllib.error.URLError, ConnectionError)):
+            infer(site, [0, 0, 0, 0])
+
+    client = threading.Thread(target=ask)
+    client.start()
+    time.sleep(0.3)
+    began = time.monotonic()
+
+    assert site.end(signal.SIGTERM) == 0
+
+    assert time.monotonic() - began < 10
+    client.join()
+    until(lambda: not workers_of(pid))
 
 
 def test_enrolling_again_keeps_the_key_and_what_was_set_by_hand(site: Site) -> None:

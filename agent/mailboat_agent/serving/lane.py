@@ -23,6 +23,7 @@ from mailboat_agent.serving.process import (
     Worker,
     WorkerDied,
     WorkerHung,
+    WorkerNotStarted,
 )
 from mailboat_agent.serving.requirements import worker_options
 from mailboat_agent.serving.tensors import BadTensors, Tensor
@@ -34,6 +35,7 @@ QUEUE_REQUESTS_MAX = 64  # a second of waiting at 15 ms each; a longer queue onl
 INFERENCE_SECONDS_MAX = 30  # from its start; a worker that takes longer is taken for hung
 RESTART_DELAY_SECONDS_MAX = 64  # none, 1, 2, 4 … s between starts of a worker that keeps dying
 RESTART_CALM_SECONDS = 60  # a worker that has lived so long has recovered
+OUT_OF_MEMORY_IN_A_ROW_MAX = 3  # one request may ask for too much; three say that it has leaked
 IDLE_LOOK_SECONDS = 0.5  # how soon a worker that died while nobody asked is started again
 
 Answer = TypeVar("Answer")
@@ -97,6 +99,7 @@ class Lane:
         self._lock = threading.Lock()  # of accepting a job and of retiring
         self._retired = threading.Event()
         self._restarts_in_a_row = 0
+        self._out_of_memory_in_a_row = 0
         self._peak_memory_bytes = 0
         try:
             self._worker, self.description = self._start_worker()
@@ -214,14 +217,22 @@ class Lane:
         except Exception as error:  # noqa: BLE001 - the thread outlives whatever one answer does
             self.counters.count_error()
             job.future.set_exception(error)
+            if isinstance(error, InferenceFailed) and error.kind == "out_of_memory":
+                self._out_of_memory_in_a_row += 1
+                if self._out_of_memory_in_a_row >= OUT_OF_MEMORY_IN_A_ROW_MAX:
+                    self._worker.kill()
+                    self._restart("its memory was used up")
         else:
+            self._out_of_memory_in_a_row = 0
             self.counters.count_ok((time.monotonic() - started) * 1000)
             job.future.set_result(answer)
 
     def _restart(self, why: str) -> None:
         """Start the worker again, as often as it takes, until it stands or the lane is retired."""
         self._ready = False
+        self._out_of_memory_in_a_row = 0
         self._note_peak_memory()
+        self.counters.count_restart()
         if time.monotonic() - self._started > RESTART_CALM_SECONDS:
             self._restarts_in_a_row = 0
         while not self._retired.is_set():
@@ -240,10 +251,13 @@ class Lane:
                     break
             try:
                 self._worker, self.description = self._start_worker()
-            except MailboatError as error:
+            except WorkerNotStarted as error:
                 why = error.what
                 continue
-            self.counters.count_restart()
+            except MailboatError as error:
+                why = error.what
+                self.counters.count_restart()  # it came up, and the model ended it again
+                continue
             self._started = time.monotonic()
             self._ready = True
             return

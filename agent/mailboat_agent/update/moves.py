@@ -12,8 +12,13 @@ from mailboat_schemas.reports import ModelPhase
 VERDICTS = frozenset({EventKind.TRIAL_FAILED, EventKind.ROLLED_BACK})
 
 
-def started_trial(state: ModelState, candidate: Candidate, *, tries: int) -> ModelState:
-    """The switch: the record names the candidate, what serves becomes its predecessor."""
+def started_trial(
+    state: ModelState, candidate: Candidate, *, tries: int, install: int
+) -> ModelState:
+    """The switch: the record names the candidate, what serves becomes its predecessor.
+
+    ``install`` is a number that no install on this device has had.
+    """
     return replace(
         state,
         phase=advance(advance(state.phase, Trigger.STAGE), Trigger.SWITCH),
@@ -21,7 +26,7 @@ def started_trial(state: ModelState, candidate: Candidate, *, tries: int) -> Mod
         previous=state.active,
         spare=state.previous,
         tries=tries,
-        install=state.install + 1,
+        install=install,
         retry_epoch=candidate.retry_epoch,
         outcome="",
         outcome_version="",

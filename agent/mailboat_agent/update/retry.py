@@ -1,9 +1,14 @@
-"""How long to wait before trying again."""
+"""How long to wait before trying again, and when to give up."""
 
 import random
 
+from mailboat_schemas.events import EventKind
+from mailboat_schemas.reports import ModelPhase
+
 RETRY_SECONDS_MIN = 1.0
 RETRY_SECONDS_MAX = 300.0
+LOAD_ATTEMPTS_MAX = 3  # at a release that passed its trial, before that is a verdict on it
+COMMITTED_LOAD_ATTEMPTS_MAX = 10  # at one that has served here: some ten minutes
 
 
 def retry_delay_seconds(
@@ -41,3 +46,21 @@ class Backoff:
 
     def forget(self) -> None:
         self.attempts, self._not_before = 0, 0.0
+
+
+def left_as(phase: ModelPhase, *, attempts: int, rejected: bool) -> EventKind | None:
+    """What to call it when a release that cannot be loaded is left for its predecessor.
+
+    None while it is to be tried again. ``rejected`` is the runtime's own no, which ends the matter.
+    """
+    match phase:
+        case ModelPhase.TRIAL:
+            return EventKind.TRIAL_FAILED if rejected or attempts >= LOAD_ATTEMPTS_MAX else None
+        case ModelPhase.SOAK:
+            return EventKind.ROLLED_BACK if rejected or attempts >= LOAD_ATTEMPTS_MAX else None
+        case ModelPhase.COMMITTED:
+            # It has served here, so it is no verdict: the runtime may be another one by now.
+            given_up = rejected or attempts >= COMMITTED_LOAD_ATTEMPTS_MAX
+            return EventKind.RETURNED if given_up else None
+        case ModelPhase.ABSENT | ModelPhase.STAGING:
+            return None

@@ -22,6 +22,7 @@ class SoakStats:
     requests_error: int
     p95_ms: float | None
     worker_restarts: int
+    ready: bool = True  # whether its worker stands
 
     @property
     def requests(self) -> int:
@@ -46,6 +47,8 @@ def judge_soak(soak: Soak, stats: SoakStats, elapsed_seconds: float) -> Judgemen
         return Judgement(
             Verdict.WAIT, f"soaking for {soak.seconds:g} s, {elapsed_seconds:.0f} s have passed"
         )
+    if not stats.ready:
+        return Judgement(Verdict.WAIT, "its worker process is being started again")
     if stats.requests < soak.requests_min:
         return Judgement(
             Verdict.WAIT, f"{stats.requests} of at least {soak.requests_min} requests were served"

@@ -5,10 +5,13 @@ names the one action that comes next. Staging is not recorded: it happens beside
 what it leaves behind are files that either hash to their name or do not count.
 """
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import islice
 
+from mailboat_agent.update.time_floor import BUILT_AT
 from mailboat_schemas.reports import ModelPhase
 
 FAILED_MAX = 64  # releases of one model that failed here; an older failure may be tried again
@@ -31,7 +34,7 @@ class ModelState:
     previous: Installed | None = None  # what served before; where a rollback goes
     spare: Installed | None = None  # what was before `previous`, until the install has ended
     tries: int = 0  # attempts left of the trial or soak
-    install: int = 0  # counts installs, never reused: part of event ids
+    install: int = 0  # the number of the last install, never reused: part of event ids
     retry_epoch: int = 0  # of the assignment that led to this install
     # How the last install ended, and of which release: the event can be told again from this.
     outcome: str = ""  # "", committed, trial_failed, rolled_back, returned
@@ -66,4 +69,28 @@ class DeviceState:
     time_floor: int = 0  # seconds since 1970 UTC; the clock cannot truthfully be before it
     manifest_counter: int = 0
     director_keyid: str = ""  # whose counter that is
+    installs_from: int = 0  # no install has a number up to this one
     models: Mapping[str, ModelState] = field(default_factory=dict)
+
+    @property
+    def next_install(self) -> int:
+        """A number that no install on this device has had, of whatever model."""
+        return 1 + max([self.installs_from, *(each.install for each in self.models.values())])
+
+
+def first_record(now: datetime, rng: random.Random) -> DeviceState:
+    """Where a device begins that has no record: a new one, or one that has lost it.
+
+    Its counters must not come again: the controller takes a session below the newest, or an event
+    id it knows, for old news. Time goes up faster than restarts and installs do; where the clock is
+    wrong, chance keeps two lives of a device apart.
+    """
+    seconds = max(int(now.timestamp()), BUILT_AT)
+    return DeviceState(
+        session=seconds, installs_from=seconds * 1_000_000 + rng.randrange(1_000_000)
+    )
+
+
+def after_damage(state: DeviceState) -> DeviceState:
+    """The record of one generation ago: what has been counted since is passed over."""
+    return replace(state, session=state.session + 1, installs_from=state.next_install)

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from mailboat_agent.serving.lane import (
+    OUT_OF_MEMORY_IN_A_ROW_MAX,
     QUEUE_REQUESTS_MAX,
     RESTART_DELAY_SECONDS_MAX,
     DeadlinePassed,
@@ -151,6 +152,40 @@ def test_a_worker_that_dies_again_is_waited_for_and_requests_are_told_how_long(
 
     assert refused.value.retry_after is not None
     assert refused.value.retry_after.total_seconds() >= 2
+
+
+def test_a_worker_that_cannot_be_started_again_is_counted_each_time(
+    runtime: Runtime, bench: Any, models: Any
+) -> None:
+    """A soak looks at this number: a release that stays down has not held."""
+    runtime.serve(bench.release(models.affine()))
+    (bench.directory / "0.bin").write_bytes(b"rotten")
+    os.kill(runtime.worker_pid("m"), signal.SIGKILL)
+
+    def restarts() -> int:
+        stats = runtime.snapshot("m")
+        assert stats is not None
+        return stats.worker_restarts
+
+    wait_until(lambda: restarts() >= 2)
+    assert not runtime.ready("m")
+
+
+def test_a_worker_whose_memory_stays_used_up_is_started_again(
+    runtime: Runtime, bench: Any, models: Any
+) -> None:
+    runtime.serve(bench.release(models.hungry(2 << 30)))
+    first = runtime.worker_pid("m")
+    for number in range(OUT_OF_MEMORY_IN_A_ROW_MAX):
+        assert runtime.worker_pid("m") == first, number
+        with pytest.raises(InferenceFailed) as failed:
+            ask(runtime).result()
+        assert failed.value.kind == "out_of_memory"
+
+    wait_until(lambda: runtime.worker_pid("m") != first and runtime.ready("m"))
+    stats = runtime.snapshot("m")
+    assert stats is not None
+    assert (stats.requests_error, stats.worker_restarts) == (OUT_OF_MEMORY_IN_A_ROW_MAX, 1)
 
 
 def test_the_restart_delay_doubles_up_to_its_bound() -> None:

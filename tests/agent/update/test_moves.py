@@ -8,13 +8,15 @@ import pytest
 
 from mailboat_agent.update import moves
 from mailboat_agent.update.events import implied_events, refusal_event
-from mailboat_agent.update.retry import Backoff, retry_delay_seconds
+from mailboat_agent.update.retry import Backoff, left_as, retry_delay_seconds
 from mailboat_agent.update.state import Installed, ModelState
 from mailboat_agent.update.steps import GoBack, Refusal
 from mailboat_agent.update.time_floor import (
+    AHEAD_SECONDS_MAX,
     BUILT_AT,
     SKEW_SECONDS_MAX,
-    clock_is_plausible,
+    stands_before,
+    stands_far_ahead,
     time_floor,
 )
 from mailboat_schemas.eligibility import Candidate, Check
@@ -48,7 +50,7 @@ def kinds(state: ModelState) -> list[EventKind]:
 
 
 def test_the_switch_names_the_candidate_and_keeps_both_predecessors() -> None:
-    state = moves.started_trial(RUNS_OLD, candidate(), tries=3)
+    state = moves.started_trial(RUNS_OLD, candidate(), tries=3, install=5)
 
     assert (state.phase, state.active, state.previous, state.spare) == (
         ModelPhase.TRIAL,
@@ -61,7 +63,7 @@ def test_the_switch_names_the_candidate_and_keeps_both_predecessors() -> None:
 
 
 def test_after_a_failed_trial_there_is_still_something_to_go_back_to() -> None:
-    state = moves.started_trial(RUNS_OLD, candidate(), tries=3)
+    state = moves.started_trial(RUNS_OLD, candidate(), tries=3, install=5)
 
     state = moves.went_back(state, replace(BACK, kind=EventKind.TRIAL_FAILED))
 
@@ -69,14 +71,16 @@ def test_after_a_failed_trial_there_is_still_something_to_go_back_to() -> None:
 
 
 def test_a_rollback_remembers_the_release_as_failed_and_a_return_does_not() -> None:
-    soaking = moves.began_soak(moves.started_trial(RUNS_OLD, candidate(), tries=3), tries=3)
+    soaking = moves.began_soak(
+        moves.started_trial(RUNS_OLD, candidate(), tries=3, install=5), tries=3
+    )
 
     assert moves.went_back(soaking, BACK).failed == {NEW.digest: 2}
     assert moves.went_back(soaking, replace(BACK, kind=EventKind.RETURNED)).failed == {}
 
 
 def test_the_whole_install_tells_its_story_in_order_and_the_same_each_time() -> None:
-    state = moves.started_trial(RUNS_OLD, candidate(), tries=3)
+    state = moves.started_trial(RUNS_OLD, candidate(), tries=3, install=5)
     assert kinds(state) == [EventKind.TRIAL_STARTED]
     state = moves.began_soak(state, tries=3)
     assert kinds(state) == [EventKind.TRIAL_STARTED, EventKind.SOAK_STARTED]
@@ -94,7 +98,9 @@ def test_the_whole_install_tells_its_story_in_order_and_the_same_each_time() -> 
 
 
 def test_a_rollback_is_told_with_what_serves_now() -> None:
-    soaking = moves.began_soak(moves.started_trial(RUNS_OLD, candidate(), tries=3), tries=3)
+    soaking = moves.began_soak(
+        moves.started_trial(RUNS_OLD, candidate(), tries=3, install=5), tries=3
+    )
 
     told = implied_events("vad", moves.went_back(soaking, BACK), NOON)[-1]
 
@@ -157,8 +163,8 @@ def test_the_time_floor_never_goes_down_and_ignores_what_is_no_time() -> None:
 def test_a_clock_a_little_behind_the_signer_is_right_enough() -> None:
     floor = int(NOON.timestamp())
 
-    assert clock_is_plausible(NOON - timedelta(seconds=SKEW_SECONDS_MAX), floor)
-    assert not clock_is_plausible(NOON - timedelta(seconds=SKEW_SECONDS_MAX + 1), floor)
+    assert not stands_before(NOON - timedelta(seconds=SKEW_SECONDS_MAX), floor)
+    assert stands_before(NOON - timedelta(seconds=SKEW_SECONDS_MAX + 1), floor)
 
 
 def test_a_withdrawn_release_with_no_other_leaves_nothing_to_serve() -> None:
@@ -172,7 +178,33 @@ def test_a_withdrawn_release_with_no_other_leaves_nothing_to_serve() -> None:
 
 
 def test_a_first_trial_that_fails_is_not_told_as_a_loss() -> None:
-    first = moves.started_trial(ModelState(), candidate(), tries=3)
+    first = moves.started_trial(ModelState(), candidate(), tries=3, install=1)
     failed = replace(BACK, to=None, kind=EventKind.TRIAL_FAILED, code="golden_mismatch")
 
     assert kinds(moves.went_back(first, failed))[-1] is EventKind.TRIAL_FAILED
+
+
+def test_a_clock_is_far_ahead_of_what_is_known_only_after_more_than_a_year() -> None:
+    floor = int(NOON.timestamp())
+
+    assert not stands_far_ahead(NOON + timedelta(seconds=AHEAD_SECONDS_MAX), floor)
+    assert stands_far_ahead(NOON + timedelta(seconds=AHEAD_SECONDS_MAX + 1), floor)
+
+
+@pytest.mark.parametrize(
+    ("phase", "attempts", "rejected", "left"),
+    [
+        (ModelPhase.TRIAL, 1, True, EventKind.TRIAL_FAILED),
+        (ModelPhase.TRIAL, 2, False, None),
+        (ModelPhase.TRIAL, 3, False, EventKind.TRIAL_FAILED),
+        (ModelPhase.SOAK, 3, False, EventKind.ROLLED_BACK),
+        (ModelPhase.COMMITTED, 9, False, None),
+        (ModelPhase.COMMITTED, 10, False, EventKind.RETURNED),
+        (ModelPhase.COMMITTED, 1, True, EventKind.RETURNED),
+        (ModelPhase.ABSENT, 99, True, None),
+    ],
+)
+def test_a_release_that_cannot_be_loaded_is_left_as_its_phase_says(
+    phase: ModelPhase, attempts: int, rejected: bool, left: EventKind | None
+) -> None:
+    assert left_as(phase, attempts=attempts, rejected=rejected) is left

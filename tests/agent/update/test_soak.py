@@ -7,9 +7,19 @@ from mailboat_schemas.documents.release import Soak
 
 
 def served(
-    ok: int = 0, error: int = 0, p95_ms: float | None = None, restarts: int = 0
+    ok: int = 0,
+    error: int = 0,
+    p95_ms: float | None = None,
+    restarts: int = 0,
+    ready: bool = True,
 ) -> SoakStats:
-    return SoakStats(requests_ok=ok, requests_error=error, p95_ms=p95_ms, worker_restarts=restarts)
+    return SoakStats(
+        requests_ok=ok,
+        requests_error=error,
+        p95_ms=p95_ms,
+        worker_restarts=restarts,
+        ready=ready,
+    )
 
 
 HUNDRED_SECONDS = Soak(seconds=100, error_rate_max=0.01, latency_p95_ms_max=50)
@@ -70,3 +80,10 @@ def test_a_worker_may_die_once_but_not_twice(restarts: int, verdict: Verdict) ->
 
 def test_a_soak_of_no_time_and_no_requests_passes_at_once() -> None:
     assert judge_soak(Soak(seconds=0), served(), 0).verdict is Verdict.PASSED
+
+
+def test_a_soak_does_not_end_well_while_the_worker_is_down() -> None:
+    judgement = judge_soak(HUNDRED_SECONDS, served(ok=1000, restarts=1, ready=False), 200)
+
+    assert judgement.verdict is Verdict.WAIT
+    assert judgement.because == "its worker process is being started again"

@@ -1,0 +1,52 @@
+"""When a download may begin, and why it does not."""
+
+import random
+from datetime import timedelta
+
+from mailboat_agent.staging import REJECTED_AGAIN_SECONDS, Staging
+from mailboat_schemas import cohort
+from mailboat_schemas.errors import DigestMismatch, ServerUnavailable
+
+DIGEST = "a" * 64
+WRONG_BYTES = DigestMismatch("m.onnx", DIGEST, "b" * 64)
+
+
+def staging(start_jitter_seconds: float = 0) -> Staging:
+    return Staging("kiosk-1", start_jitter_seconds=start_jitter_seconds, rng=random.Random(1))
+
+
+def test_it_begins_after_its_jitter_which_is_the_devices_own() -> None:
+    waiting = staging(1000)
+    begins_at = 1000 * cohort.start_fraction(DIGEST, "kiosk-1")
+
+    assert not waiting.may_begin(DIGEST, 0.0)
+    assert not waiting.may_begin(DIGEST, begins_at - 1)
+    assert waiting.may_begin(DIGEST, begins_at + 1)
+
+
+def test_wrong_bytes_are_asked_for_again_but_not_soon() -> None:
+    waiting = staging()
+    waiting.failed(WRONG_BYTES, 0.0)
+
+    assert not waiting.may_begin(DIGEST, REJECTED_AGAIN_SECONDS - 1)
+    assert waiting.may_begin(DIGEST, REJECTED_AGAIN_SECONDS + 1)
+    assert "has sha256 bbb" in waiting.trouble
+
+
+def test_a_server_that_says_when_is_not_asked_before() -> None:
+    waiting = staging()
+    busy = ServerUnavailable("busy", next_step="wait", retry_after=timedelta(seconds=60))
+    waiting.failed(busy, 0.0)
+
+    assert not waiting.may_begin(DIGEST, 59.0)
+    assert waiting.may_begin(DIGEST, 61.0)
+
+
+def test_a_new_manifest_forgets_what_failed() -> None:
+    waiting = staging()
+    waiting.failed(WRONG_BYTES, 0.0)
+
+    waiting.forget()
+
+    assert waiting.may_begin(DIGEST, 1.0)
+    assert waiting.trouble == ""
