@@ -14,7 +14,7 @@ from mailboat_controller.incoming import Incoming
 from mailboat_controller.intake import Accepted, Approval, Held, Rejected, judge_submission
 from mailboat_controller.reconcile import Reconciler
 from mailboat_controller.rollout.decide import Rollout
-from mailboat_controller.rollout.state import FINAL, Phase
+from mailboat_controller.rollout.state import FINAL, Phase, Trigger, move
 from mailboat_controller.store import (
     audit,
     outbox,
@@ -25,12 +25,12 @@ from mailboat_controller.store import (
     trust_roles,
 )
 from mailboat_controller.store.engine import Store
-from mailboat_controller.store.rollouts import RolloutRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.codec import decode
 from mailboat_schemas.documents.release import document_digest
 from mailboat_schemas.errors import Conflict, MailboatError, OperatorNeeded, ReleaseRejected
-from mailboat_schemas.submission import Submission, SubmissionReply
+from mailboat_schemas.plan import Plan
+from mailboat_schemas.submission import Submission, SubmissionReply, submission_bytes
 from mailboat_schemas.topics import TOPICS, Channel, parse
 
 REASONS_MAX = 50
@@ -55,6 +55,7 @@ class Admission:
         Raises:
             Transient: the database cannot take it now; nothing of it was kept.
         """
+        content = submission_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
         try:
             with self._store.transaction() as tx:
@@ -106,7 +107,7 @@ class Admission:
             documents={row.digest: row.document for row in releases.every(tx)},
         )
         judged = judge_submission(
-            submission, held, lambda file: self._artifacts.has(file.sha256, file.length)
+            submission, held, lambda file: self._artifacts.has(file.sha256, file.length), now
         )
         if isinstance(judged, Rejected):
             return _rejected(
@@ -135,7 +136,7 @@ class Admission:
             )
         created, notes = [], []
         for approval in accepted.approvals:
-            note = _take_approval(tx, approval, now)
+            note = _take_approval(tx, approval, sender, now)
             if note is None:
                 created.append(approval.plan.rollout)
             else:
@@ -177,7 +178,7 @@ class Admission:
             )
 
 
-def _take_approval(tx: Transaction, approval: Approval, now: datetime) -> str | None:
+def _take_approval(tx: Transaction, approval: Approval, sender: str, now: datetime) -> str | None:
     """Create the rollout of an approval, or give its plan to the one that has its name.
 
     Returns:
@@ -196,17 +197,32 @@ def _take_approval(tx: Transaction, approval: Approval, now: datetime) -> str | 
             f"The rollout name {rollout.name} belongs to {rollout.model} {rollout.version}.",
             next_step="approve under another rollout name.",
         )
-    if rollout.phase in FINAL:
+    if rollout.phase in FINAL or rollout.phase is Phase.COMPLETED:
+        # A class that the new plan adds would get a completed release at once, by no wave.
         return (
-            f"rollout {rollout.name} is {rollout.phase}; approve under a new rollout name to "
-            "run it again"
+            f"rollout {rollout.name} is {rollout.phase} and keeps its plan; approve under a new "
+            "rollout name to run it again"
         )
-    rollouts.save(tx, _with_plan(known, approval), now)
-    return f"rollout {rollout.name} goes on with the new plan"
+    changed = _with_plan(rollout, approval.plan)
+    rollouts.save(tx, replace(known, rollout=changed), now)
+    note = f"rollout {rollout.name} goes on with the new plan"
+    if changed.phase is Phase.HALTED:
+        note = f"rollout {rollout.name} was halted: {changed.because}"
+    audit.append(
+        tx,
+        at=now,
+        actor=sender,
+        action="rollout.plan",
+        subject=rollout.name,
+        reason=note,
+        details={"from": rollout.phase.value, "to": changed.phase.value},
+    )
+    return note
 
 
 def _planned(tx: Transaction, approval: Approval) -> Rollout:
-    failed_in = outcomes.highest_failed_epoch(tx, approval.digest)
+    offered = rollouts.highest_retry_epoch(tx, approval.model)
+    failed_in = outcomes.highest_failed_epoch(tx, approval.digest, offered=offered)
     return Rollout(
         name=approval.plan.rollout,
         model=approval.model,
@@ -220,8 +236,22 @@ def _planned(tx: Transaction, approval: Approval) -> Rollout:
     )
 
 
-def _with_plan(row: RolloutRow, approval: Approval) -> RolloutRow:
-    return replace(row, rollout=replace(row.rollout, plan=approval.plan))
+def _with_plan(rollout: Rollout, plan: Plan) -> Rollout:
+    """The rollout on its new plan; halted when an open wave would now be for other devices.
+
+    Devices read the ring of a wave from the plan and its width from the offer, which was counted
+    out for the old ring: many more than the wave names could find themselves in.
+    """
+    opened = rollout.plan.waves[: rollout.waves_open]
+    same = all(old.ring == new.ring for old, new in zip(opened, plan.waves, strict=False))
+    if same:
+        return replace(rollout, plan=plan)
+    return replace(
+        rollout,
+        plan=plan,
+        phase=move(rollout.name, rollout.phase, Trigger.HALT),
+        because="the approver changed the ring of a wave that is open",
+    )
 
 
 def _rejected(

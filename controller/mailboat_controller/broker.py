@@ -252,6 +252,12 @@ def _runs(pid: int) -> bool:
 
 
 def _free_port(host: str) -> int:
-    with socket.create_server((host, 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    try:
+        with socket.create_server((host, 0)) as listener:
+            port: int = listener.getsockname()[1]
+            return port
+    except OSError as error:
+        raise ConfigurationInvalid(
+            f"The embedded broker cannot listen on {host}: {error.strerror or error}.",
+            next_step="set mqtt_host in controller.toml to an address of this machine.",
+        ) from error

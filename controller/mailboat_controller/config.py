@@ -50,7 +50,6 @@ class ControllerSettings(BaseSettings):
 
     device_certificate_days: int = Field(default=90, ge=1, le=3650)
     tick_seconds: float = Field(default=1.0, gt=0, le=60)
-    seen_within_hours: float = Field(default=24, gt=0, le=24 * 365)
     log_format: Literal["auto", "console", "json"] = "auto"
 
     @classmethod

@@ -5,20 +5,21 @@ it any more, so a crash between any two steps is repaired by the next call.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from mailboat_controller.authority.online import OnlineKeys
-from mailboat_controller.store import trust_roles
+from mailboat_controller.authority.online import ONLINE_ROLES, OnlineKeys
+from mailboat_controller.store import audit, trust_roles
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.errors import ConfigurationInvalid, SignatureInvalid
 from mailboat_schemas.trust import ROLE_BYTES_MAX, Standing, TrustView
 
 TIMESTAMP_AGE_MAX = timedelta(hours=24)
 SNAPSHOT_AGE_MAX = timedelta(days=15)  # half of its life: a fortnight to notice that it fails
+ACTOR = "controller"
 _ONLINE = frozenset({"snapshot", "timestamp"})
 _TOP_LEVEL = frozenset({"root", "snapshot", "timestamp"})
 
@@ -61,6 +62,26 @@ def read(tx: Transaction) -> HeldTrust:
     return HeldTrust(roles=roles, roots=roots, view=TrustView(roots[0], files))
 
 
+def require_named(keys: OnlineKeys, trust: HeldTrust) -> None:
+    """Every signature of another key would be refused by every device, without a word to us.
+
+    Raises:
+        ConfigurationInvalid: an online key is not the one that the offline roles name.
+    """
+    targets = trust.view.targets
+    delegations = None if targets is None else targets.delegations
+    delegated = {} if delegations is None else delegations.roles or {}
+    named = {**trust.view.root.signed.roles, **delegated}
+    for role in ONLINE_ROLES:
+        keyid = getattr(keys, role).public_key.keyid
+        if role not in named or keyid not in named[role].keyids:
+            raise ConfigurationInvalid(
+                f"The key {role}.pem is not the one that the trust metadata names for {role}.",
+                next_step="put the keys and the trust files of one ceremony into the data "
+                "directory; `mailboat trust init` made them together.",
+            )
+
+
 def import_directory(tx: Transaction, directory: Path, now: datetime) -> tuple[str, ...]:
     """Take newer roots and offline roles from files named as the ceremony names them.
 
@@ -83,6 +104,7 @@ def import_directory(tx: Transaction, directory: Path, now: datetime) -> tuple[s
         taken.append(f"{role} {version}")
     if taken:
         read(tx)
+        _record(tx, now, "trust.import", taken, "newer files in the trust directory")
     return tuple(taken)
 
 
@@ -114,6 +136,9 @@ def renew(tx: Transaction, keys: OnlineKeys, now: datetime) -> tuple[str, ...]:
         content = keys.sign_timestamp(timestamp.content, snapshot.content, now=now)
         trust_roles.put(tx, "timestamp", timestamp.version + 1, content, now)
         signed.append("timestamp")
+    if signed:
+        why = "a role changed" if changed else "signed again before it grows old"
+        _record(tx, now, "trust.sign", signed, why)
     return tuple(signed)
 
 
@@ -138,6 +163,11 @@ def _held(tx: Transaction, role: str) -> _Held:
             next_step="copy the trust directory of `mailboat trust init` into the data directory.",
         )
     return _Held(*held)
+
+
+def _record(tx: Transaction, now: datetime, action: str, roles: Sequence[str], reason: str) -> None:
+    subject = ", ".join(roles)
+    audit.append(tx, at=now, actor=ACTOR, action=action, subject=subject, reason=reason)
 
 
 def _signed(content: bytes) -> dict[str, Any]:

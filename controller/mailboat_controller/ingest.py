@@ -15,15 +15,18 @@ from types import MappingProxyType
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from mailboat_controller.batch_reading import UNREAD_CODE, read_events, read_telemetry
 from mailboat_controller.incoming import Incoming
 from mailboat_controller.store import (
     devices,
     events,
     outcomes,
     quarantine,
+    tables,
     telemetry,
     watermarks,
 )
+from mailboat_controller.store.events import UnreadRow
 from mailboat_controller.store.savepoint import savepoint
 from mailboat_controller.store.transaction import Transaction
 from mailboat_controller.watermark_rule import DeviceStreams
@@ -35,8 +38,8 @@ from mailboat_schemas.errors import (
     PayloadTooLarge,
     WrongTopic,
 )
-from mailboat_schemas.events import EventBatch
-from mailboat_schemas.reports import Ack, Hello, Presence, ReportedState, TelemetryBatch
+from mailboat_schemas.events import Event
+from mailboat_schemas.reports import Ack, Hello, Presence, ReportedState, TelemetryWindow
 from mailboat_schemas.topics import TOPICS, Channel, Topic, parse
 
 
@@ -50,6 +53,7 @@ class Ingested:
     events: Mapping[str, int]  # stored, by kind
     windows: int
     quarantined: Mapping[str, int]  # by error code
+    dropped: int = 0  # of older messages in the quarantine
 
 
 def ingest(tx: Transaction, messages: Iterable[Incoming], *, fleet: str, now: datetime) -> Ingested:
@@ -71,6 +75,7 @@ class _Batch:
         self._events: Counter[str] = Counter()
         self._windows = 0
         self._quarantined: Counter[str] = Counter()
+        self._poisoned: set[str] = set()
         self._take: Mapping[Channel, Callable[[DeviceStreams, Incoming], None]] = MappingProxyType(
             {
                 Channel.EVENTS: self._take_events,
@@ -88,18 +93,28 @@ class _Batch:
                 self._submissions.append(message)
                 return
             device = self._device(topic)
-            with savepoint(self._tx):
-                self._take[topic.channel](device, message)
+            before = device.copy()
+            try:
+                with savepoint(self._tx):
+                    self._take[topic.channel](device, message)
+            except MailboatError:
+                # What was undone in the database is undone here too.
+                self._devices[topic["device"]] = before
+                raise
         except MailboatError as error:
-            self._quarantined[error.code] += 1
-            quarantine.put(
-                self._tx,
-                topic=message.topic,
-                code=error.code,
-                problem=error.what,
-                payload=message.payload,
-                at=self._now,
-            )
+            self._set_aside(message, error.code, error.what)
+
+    def _set_aside(self, message: Incoming, code: str, problem: str) -> None:
+        self._quarantined[code] += 1
+        self._poisoned.add(message.topic)
+        quarantine.put(
+            self._tx,
+            topic=message.topic,
+            code=code,
+            problem=problem,
+            payload=message.payload,
+            at=self._now,
+        )
 
     def finish(self) -> Ingested:
         acks: list[tuple[str, Ack]] = []
@@ -116,6 +131,7 @@ class _Batch:
             events=dict(self._events),
             windows=self._windows,
             quarantined=dict(self._quarantined),
+            dropped=quarantine.trim(self._tx, self._poisoned),
         )
 
     def _admit(self, message: Incoming) -> Topic:
@@ -159,10 +175,10 @@ class _Batch:
     def _take_events(self, device: DeviceStreams, message: Incoming) -> None:
         name = device.row.device
         payload = _open(device, message, PayloadType.EVENT_BATCH)
-        batch = decode(EventBatch, payload)
+        batch = read_events(payload)
         _require_own(name, batch.device)
         mark = device.mark(self._tx, batch.epoch, self._now)
-        fresh = device.unstored(batch.epoch, batch.events, batch.first, mark.events)
+        fresh = device.unstored(batch.epoch, batch.rows, batch.first, mark.events)
         if fresh:
             stored = fresh
             if len(device.marks) > 1:
@@ -171,24 +187,37 @@ class _Batch:
                 told = events.already_told(self._tx, name, [e.event_id for e in fresh])
                 stored = tuple(event for event in fresh if event.event_id not in told)
             events.append(self._tx, name, batch.epoch, stored, self._now)
-            changed = outcomes.fold(self._tx, name, stored, self._now)
+            read = [event for event in stored if isinstance(event, Event)]
+            changed = outcomes.fold(self._tx, name, read, self._now)
             self._changed = self._changed or changed
-            self._events.update(event.kind.value for event in stored)
+            self._events.update(event.kind.value for event in read)
+            self._events.update([tables.UNKNOWN_KIND] * (len(stored) - len(read)))
+            self._note_unread(message, stored)
             device.advance(batch.epoch, replace(mark, events=fresh[-1].sequence))
         device.to_ack.add(batch.epoch)
         device.seen = True
 
     def _take_telemetry(self, device: DeviceStreams, message: Incoming) -> None:
-        batch = decode(TelemetryBatch, message.payload)
+        batch = read_telemetry(message.payload)
         _require_own(device.row.device, batch.device)
         mark = device.mark(self._tx, batch.epoch, self._now)
-        fresh = device.unstored(batch.epoch, batch.windows, batch.first, mark.telemetry)
+        fresh = device.unstored(batch.epoch, batch.rows, batch.first, mark.telemetry)
         if fresh:
-            telemetry.append(self._tx, device.row.device, batch.epoch, fresh, self._now)
-            self._windows += len(fresh)
+            # A window that cannot be read is passed over: the next one tells how things stand.
+            read = [window for window in fresh if isinstance(window, TelemetryWindow)]
+            telemetry.append(self._tx, device.row.device, batch.epoch, read, self._now)
+            self._windows += len(read)
+            self._note_unread(message, fresh)
             device.advance(batch.epoch, replace(mark, telemetry=fresh[-1].sequence))
         device.to_ack.add(batch.epoch)
         device.seen = True
+
+    def _note_unread(self, message: Incoming, rows: Iterable[object]) -> None:
+        unread = [row for row in rows if isinstance(row, UnreadRow)]
+        if unread:
+            numbers = f"{unread[0].sequence} ({unread[0].problem})"
+            problem = f"{len(unread)} rows cannot be read here, the first is {numbers}"
+            self._set_aside(message, UNREAD_CODE, problem)
 
     def _take_hello(self, device: DeviceStreams, message: Incoming) -> None:
         hello = decode(Hello, message.payload)

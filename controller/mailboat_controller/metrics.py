@@ -42,6 +42,11 @@ class Metrics:
             ["code"],
             registry=self._registry,
         )
+        self._dropped = Counter(
+            "mailboat_quarantine_messages_dropped",
+            "Messages pushed out of the quarantine by newer ones.",
+            registry=self._registry,
+        )
         self._acks = Counter(
             "mailboat_acks_sent", "Acknowledgements sent to devices.", registry=self._registry
         )
@@ -78,6 +83,7 @@ class Metrics:
         for code, count in ingested.quarantined.items():
             self._quarantined.labels(code).inc(count)
         self._windows.inc(ingested.windows)
+        self._dropped.inc(ingested.dropped)
         self._batches.observe(seconds)
 
     def count_acks(self, sent: int, rewinds: int) -> None:
@@ -135,8 +141,8 @@ class _StoreCollector(Collector):
                 enrolled.add_metric([count.hardware_class, state], getattr(count, state))
         yield enrolled
         counter = GaugeMetricFamily(
-            "mailboat_manifest_counter",
-            "Counter of the newest manifest of a class.",
+            "mailboat_manifest_number",
+            "The counter in the newest manifest of a class.",
             labels=["hardware_class"],
         )
         for hardware_class, value in counters.items():

@@ -165,7 +165,7 @@ class Authority:
         """The server certificate on disk, made anew when it ends soon or names other hosts."""
         files = self._files("server")
         wanted = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
-        held = _load_certificate(files.certificate)
+        held = _held(files)
         fresh = held is not None and held.not_valid_after_utc - now > RENEW_SERVER_WITHIN
         if held is None or not fresh or _names(held) != wanted:
             self._keep(files, self.issue_server(hosts, now=now))
@@ -174,7 +174,7 @@ class Authority:
     def controller_files(self, *, now: datetime) -> TlsFiles:
         """The controller's own client certificate for the broker, renewed likewise."""
         files = self._files(CONTROLLER_NAME)
-        held = _load_certificate(files.certificate)
+        held = _held(files)
         if held is None or held.not_valid_after_utc - now <= RENEW_SERVER_WITHIN:
             self._keep(files, self.issue_credential(Kind.CONTROLLER, CONTROLLER_NAME, now=now))
         return files
@@ -304,11 +304,15 @@ def _names(certificate: x509.Certificate) -> x509.SubjectAlternativeName:
     return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
 
 
-def _load_certificate(path: Path) -> x509.Certificate | None:
+def _held(files: TlsFiles) -> x509.Certificate | None:
+    """The certificate on disk; None when it or its key is missing, damaged or of another pair:
+    either way both are made again."""
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError):
-        return None  # missing or damaged: either way it is made again
+        certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+        key = serialization.load_pem_private_key(files.key.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError):
+        return None
+    return certificate if key.public_key() == certificate.public_key() else None
 
 
 def _pem(certificate: x509.Certificate) -> bytes:

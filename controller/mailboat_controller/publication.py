@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.bundle import compose_bundle
@@ -33,6 +33,9 @@ from mailboat_schemas.trust import approval_role, release_role
 # Devices tell which counter they have seen. After a restored backup ours may be behind theirs, and
 # they would refuse everything; so we go on from theirs, but not from a number out of a hat.
 COUNTER_LEAD_MAX = 1_000_000
+# One compromised device may claim a new counter every second; it must not make us send the same
+# manifest to its whole class each time. Whatever changes is sent at once, counted from there.
+LEAD_REST = timedelta(minutes=10)
 _EVERY_BUNDLE = ("targets", "snapshot", "timestamp")
 TIMESTAMP_FILE = "timestamp.json"
 
@@ -118,7 +121,9 @@ def publish_changed(
         behind = counter < ahead <= counter + COUNTER_LEAD_MAX
         parts = _parts(tx, wish, trust)
         content_digest = _content_digest(wish, parts, keys.director_keyid)
-        if row is not None and row.content_digest == content_digest and not behind:
+        told = row is not None and now - row.published_at < LEAD_REST
+        unchanged = row is not None and row.content_digest == content_digest
+        if unchanged and (told or not behind):
             continue
         try:
             bundle = _bundle(

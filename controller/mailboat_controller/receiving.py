@@ -114,6 +114,7 @@ class Receiver:
                     payload=message.payload,
                     at=self._now(),
                 )
+                quarantine.trim(tx, [message.topic])
             return Ingested(
                 acks=(),
                 changed=False,

@@ -19,6 +19,7 @@ from mailboat_controller.publication import ClassWish, Published
 from mailboat_controller.rollout.decide import Decision, Rollout, decide
 from mailboat_controller.rollout.members import Member
 from mailboat_controller.rollout.state import FINAL, OFFERED, Phase, Trigger, move
+from mailboat_controller.rollout_facts import Classes
 from mailboat_controller.store import audit, classes, rollouts
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.rollouts import AssignmentRow, RolloutRow
@@ -111,15 +112,19 @@ class Reconciler:
             self.reconcile(tx, now)
             return rollouts.get(tx, name).rollout
 
-    def status(self, name: str | None = None) -> tuple[Mapping[str, Any], ...]:
-        """One rollout, or all, as people see them.
+    def status(self, name: str) -> Mapping[str, Any]:
+        """One rollout as people see it, with its counts.
 
         Raises:
             NotFound: no such rollout.
         """
         with self._store.read() as tx:
-            rows = rollouts.every(tx) if name is None else (rollouts.get(tx, name),)
-            return tuple(rollout_facts.status(tx, row) for row in rows)
+            return rollout_facts.status(tx, rollouts.get(tx, name), Classes(tx))
+
+    def summaries(self) -> tuple[Mapping[str, Any], ...]:
+        """Every rollout without its counts, oldest first: there may be hundreds."""
+        with self._store.read() as tx:
+            return tuple(rollout_facts.summary(row) for row in rollouts.every(tx))
 
     def assert_retained(self, now: datetime) -> int:
         with self._store.transaction() as tx:
@@ -136,6 +141,7 @@ class _Fleet:
         self._classes = {
             name: rollout_facts.covered_classes(tx, row.rollout) for name, row in self._rows.items()
         }
+        self._devices = Classes(tx)
         self._members: dict[tuple[str, bool], Mapping[str, tuple[Member, ...]]] = {}
 
     def decide_all(self, now: datetime) -> tuple[str, ...]:
@@ -207,7 +213,9 @@ class _Fleet:
     def _members_of(self, rollout: Rollout) -> Mapping[str, tuple[Member, ...]]:
         key = (rollout.name, rollout.phase is Phase.COMPLETED)
         if key not in self._members:
-            self._members[key] = rollout_facts.load(self._tx, rollout, self._classes[rollout.name])
+            self._members[key] = rollout_facts.load(
+                self._tx, rollout, self._classes[rollout.name], self._devices
+            )
         return self._members[key]
 
     def _standing_releases(self, hardware_class: str, model: str) -> list[ReleaseRef]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mailboat_controller.held_trust import HeldTrust
-from mailboat_controller.rollout.counts import count_class, count_waves
+from mailboat_controller.rollout.counts import count_class
 from mailboat_controller.rollout.decide import Facts, Rollout
 from mailboat_controller.rollout.members import Member, Outcome, stronger
 from mailboat_controller.rollout.state import Phase
@@ -12,7 +12,6 @@ from mailboat_controller.store import devices, outcomes, releases
 from mailboat_controller.store.outcomes import OutcomeRow
 from mailboat_controller.store.rollouts import RolloutRow
 from mailboat_controller.store.transaction import Transaction
-from mailboat_schemas.reports import ModelPhase
 
 NOT_STARTED = frozenset({Phase.PLANNED, Phase.ABORTED})
 
@@ -26,27 +25,47 @@ def covered_classes(tx: Transaction, rollout: Rollout) -> tuple[str, ...]:
     return tuple(sorted(name for name in named if rollout.plan.covers(name)))
 
 
+class Classes:
+    """The devices of each class, read once however many rollouts ask for them."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+        self._held: dict[str, tuple[devices.Member, ...]] = {}
+
+    def members(self, hardware_class: str) -> tuple[devices.Member, ...]:
+        if hardware_class not in self._held:
+            self._held[hardware_class] = devices.members(self._tx, hardware_class)
+        return self._held[hardware_class]
+
+
 def load(
-    tx: Transaction, rollout: Rollout, classes: Iterable[str]
+    tx: Transaction, rollout: Rollout, names: Iterable[str], classes: Classes
 ) -> dict[str, tuple[Member, ...]]:
-    """The devices of each class with their outcomes.
+    """The devices of each named class with their outcomes.
 
     A completed rollout only waits for bad news, so only the bearers of bad news are loaded: it may
-    cover the whole fleet.
+    cover the whole fleet, and stays completed for years.
     """
-    by_device = _outcomes(tx, rollout)
-    only: frozenset[str] | None = None
-    if rollout.phase is Phase.COMPLETED:
-        only = frozenset(d for d, row in by_device.items() if row.outcome is Outcome.FAILED)
-        if not only:
-            return dict.fromkeys(classes, ())
+    if rollout.phase is not Phase.COMPLETED:
+        by_device = _outcomes(tx, rollout)
+        return {
+            name: tuple(_member(row, by_device.get(row.device)) for row in classes.members(name))
+            for name in names
+        }
+    failed = {
+        row.device: row
+        for row in outcomes.failures(tx, rollout.digest)
+        if row.retry_epoch >= rollout.retry_epoch
+    }
+    if not failed:
+        return dict.fromkeys(names, ())
     return {
-        hardware_class: tuple(
-            _member(row, by_device.get(row.device))
-            for row in devices.members(tx, hardware_class)
-            if only is None or row.device in only
+        name: tuple(
+            _member(row, failed[row.device])
+            for row in classes.members(name)
+            if row.device in failed
         )
-        for hardware_class in classes
+        for name in names
     }
 
 
@@ -64,6 +83,8 @@ def facts(
         for other in others
         if other.rollout.name != mine.name
         and other.rollout.phase not in NOT_STARTED
+        # Until it lets somebody in, it would take the place of this one with nothing.
+        and other.rollout.waves_open > 0
         and (other.start_number or 0) > (rollout.start_number or 0)
         and not set(classes_of[other.rollout.name]).isdisjoint(classes_of[mine.name])
     ]
@@ -76,26 +97,9 @@ def facts(
     )
 
 
-def status(tx: Transaction, row: RolloutRow) -> dict[str, Any]:
-    """A rollout as people see it, with counts that add up."""
+def summary(row: RolloutRow) -> dict[str, Any]:
+    """A rollout as people see it in a list: what its own row says."""
     rollout = row.rollout
-    classes = covered_classes(tx, rollout)
-    # As if it ran, so that a completed one counts its whole fleet too.
-    by_device = _outcomes(tx, rollout)
-    counted = {}
-    for hardware_class in classes:
-        members = tuple(
-            _member(member, by_device.get(member.device))
-            for member in devices.members(tx, hardware_class)
-        )
-        waves = rollout.opened.get(hardware_class, ())
-        total = count_class(rollout.plan, rollout.digest, waves, members)
-        counted[hardware_class] = {
-            **total.to_json(),
-            "waves": [
-                wave.to_json() for wave in count_waves(rollout.plan, rollout.digest, waves, members)
-            ],
-        }
     return {
         "name": rollout.name,
         "model": rollout.model,
@@ -112,8 +116,21 @@ def status(tx: Transaction, row: RolloutRow) -> dict[str, Any]:
         if rollout.wave_opened_at is None
         else rollout.wave_opened_at.isoformat(),
         "completed_at": None if row.completed_at is None else row.completed_at.isoformat(),
-        "classes": counted,
     }
+
+
+def status(tx: Transaction, row: RolloutRow, classes: Classes) -> dict[str, Any]:
+    """The same, with counts that add up. Reads every device of its classes."""
+    rollout = row.rollout
+    # Of a completed one too: `load` would bring the bearers of bad news alone.
+    by_device = _outcomes(tx, rollout)
+    counted = {}
+    for name in covered_classes(tx, rollout):
+        members = (_member(row, by_device.get(row.device)) for row in classes.members(name))
+        waves = rollout.opened.get(name, ())
+        total, by_wave = count_class(rollout.plan, rollout.digest, waves, members)
+        counted[name] = {**total.to_json(), "waves": [wave.to_json() for wave in by_wave]}
+    return {**summary(row), "classes": counted}
 
 
 def _outcomes(tx: Transaction, rollout: Rollout) -> dict[str, OutcomeRow]:
@@ -127,20 +144,11 @@ def _outcomes(tx: Transaction, rollout: Rollout) -> dict[str, OutcomeRow]:
                 found[row.device] = row
         elif row.outcome is Outcome.OK:
             earlier[row.device] = row
-    for device, row in earlier.items():
-        # A device that runs the release already has no reason to try it, and to say so, again.
-        if device not in found and _runs(tx, device, rollout.digest):
-            found[device] = row
+    # A device that runs the release already has no reason to try it, and to say so, again.
+    unheard = [device for device in earlier if device not in found]
+    for device in devices.committed_to(tx, rollout.digest, unheard):
+        found[device] = earlier[device]
     return found
-
-
-def _runs(tx: Transaction, device: str, digest: str) -> bool:
-    row = devices.by_name(tx, device)
-    models = [] if row is None or row.report is None else row.report["models"]
-    return any(
-        model["serving_digest"] == digest and model["phase"] == ModelPhase.COMMITTED
-        for model in models
-    )
 
 
 def _member(row: devices.Member, outcome: OutcomeRow | None) -> Member:
@@ -151,5 +159,4 @@ def _member(row: devices.Member, outcome: OutcomeRow | None) -> Member:
         revoked=row.revoked,
         outcome=None if outcome is None else outcome.outcome,
         because="" if outcome is None else outcome.because or outcome.code,
-        last_seen_at=row.last_seen_at,
     )

@@ -14,34 +14,29 @@ import signal
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
-from mailboat_controller import held_trust, logs, stats
+from mailboat_controller import logs, stats
 from mailboat_controller.admission import Admission
 from mailboat_controller.api.app import build_app
 from mailboat_controller.api.context import ApiContext
-from mailboat_controller.artifacts import Artifacts
-from mailboat_controller.authority.online import OnlineKeys
-from mailboat_controller.broker import MosquittoBroker
 from mailboat_controller.config import ControllerSettings
 from mailboat_controller.data_directory import Addresses, addresses_of
 from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
+from mailboat_controller.ground import Ground, open_ground
 from mailboat_controller.https_server import HttpsServer
 from mailboat_controller.metrics import Metrics
 from mailboat_controller.mqtt import Link
-from mailboat_controller.pki import Authority, TlsFiles
+from mailboat_controller.pki import TlsFiles
 from mailboat_controller.receiving import Receiver
-from mailboat_controller.reconcile import Reconciler
 from mailboat_controller.rollout.state import Trigger
 from mailboat_controller.sending import Sender
 from mailboat_controller.store import telemetry
-from mailboat_controller.store.engine import Store
 from mailboat_controller.wake import Wake
-from mailboat_schemas.errors import MailboatError
+from mailboat_schemas.errors import MailboatError, Transient
 from mailboat_schemas.submission import SubmissionReply
 
 # Nothing depends on this: it repairs lost wake-ups and notices hours that have come.
@@ -76,72 +71,20 @@ async def serve(settings: ControllerSettings, *, stop: asyncio.Event | None = No
         # Not in the main thread (tests, the demo): whoever runs us sets the event.
         with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
             loop.add_signal_handler(number, stopped.set)
-    ground = await asyncio.to_thread(_open_ground, settings)
+    ground = await asyncio.to_thread(open_ground, settings, now())
     try:
         await _Controller(settings, ground).run(stopped)
+    except* MailboatError as group:
+        raise _first(group) from None
     finally:
         settings.serving_file.unlink(missing_ok=True)
         await asyncio.shield(asyncio.to_thread(ground.close))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ground:
-    """What is on this disk, opened and checked before anybody can connect."""
-
-    store: Store
-    authority: Authority
-    server: TlsFiles
-    client: TlsFiles
-    artifacts: Artifacts
-    reconciler: Reconciler
-    broker: MosquittoBroker | None
-
-    def close(self) -> None:
-        if self.broker is not None:
-            self.broker.stop()
-        self.store.close()
-
-
-def _open_ground(settings: ControllerSettings) -> _Ground:
-    store = Store(settings.store_url)
-    store.migrate()
-    at = now()
-    keys = OnlineKeys.load(settings.keys_dir)
-    with store.transaction() as tx:
-        taken = held_trust.import_directory(tx, settings.trust_dir, at)
-    if taken:
-        _log.info("trust metadata imported", roles=taken)
-    reconciler = Reconciler(store, keys, settings.fleet)
-    reconciler.run(at)
-    authority = Authority.load(settings.pki_dir)
-    server = authority.server_files(settings.certificate_names(), now=at)
-    artifacts = Artifacts(settings.artifacts_dir)
-    artifacts.remove_parts()
-    broker: MosquittoBroker | None = None
-    if settings.embedded_broker:
-        broker = MosquittoBroker(
-            settings.broker_dir,
-            fleet=settings.fleet,
-            files=server,
-            host=settings.mqtt_host,
-            port=settings.mqtt_port,
-        )
-        broker.start()
-    return _Ground(
-        store=store,
-        authority=authority,
-        server=server,
-        client=authority.controller_files(now=at),
-        artifacts=artifacts,
-        reconciler=reconciler,
-        broker=broker,
-    )
-
-
 class _Controller:
     """The loops, and what they are woken by."""
 
-    def __init__(self, settings: ControllerSettings, ground: _Ground) -> None:
+    def __init__(self, settings: ControllerSettings, ground: Ground) -> None:
         self._settings = settings
         self._ground = ground
         self._changed = Wake()  # a rollout may decide otherwise
@@ -224,6 +167,7 @@ class _Controller:
                 now=now,
                 submit=self._submit,
                 order=self._order,
+                rollouts=ground.reconciler.summaries,
                 rollout_status=ground.reconciler.status,
                 wake=self._changed.set,
                 metrics=self._metrics.render,
@@ -286,9 +230,12 @@ class _Controller:
         while True:
             started = time.monotonic()
             self._metrics.broker_connected.set(link.connected)
-            found = await asyncio.to_thread(self._roll_ups)
-            for topic, payload in self._stats.news(found, now()):
-                link.send(topic, payload, retain=True)
+            try:
+                found = await asyncio.to_thread(self._roll_ups)
+                for topic, payload in self._stats.news(found, now()):
+                    link.send(topic, payload, retain=True)
+            except Transient as error:
+                _log.warning("the roll-ups wait", problem=str(error))
             await asyncio.sleep(_rest_seconds(started, STATS_SECONDS_MIN))
             await self._news.wait(STATS_SECONDS_MAX)
 
@@ -298,7 +245,10 @@ class _Controller:
 
     async def _forget(self) -> None:
         while True:
-            await asyncio.to_thread(self._forget_telemetry)
+            try:
+                await asyncio.to_thread(self._forget_telemetry)
+            except Transient as error:
+                _log.warning("old telemetry stays for now", problem=str(error))
             await asyncio.sleep(FORGET_SECONDS)
 
     def _forget_telemetry(self) -> None:
@@ -318,6 +268,15 @@ class _Controller:
                 await asyncio.to_thread(broker.start)
             except MailboatError as error:
                 _log.error("the embedded broker does not start", problem=str(error))
+
+
+def _first(group: BaseExceptionGroup[MailboatError]) -> MailboatError:
+    """One of the errors that ended the loops; whoever called knows what to do with each of them."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, MailboatError)  # noqa: S101  `except*` let nothing else through
+    return error
 
 
 def _rest_seconds(started: float, seconds_min: float) -> float:

@@ -6,12 +6,13 @@ and drops a field whose type changes; so numbers stay numbers and are never null
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from mailboat_controller import rollout_facts
-from mailboat_controller.rollout.state import FINAL
+from mailboat_controller.rollout.state import OFFERED, Phase
+from mailboat_controller.rollout_facts import Classes
 from mailboat_controller.store import devices, manifests, rollouts
 from mailboat_controller.store.rollouts import RolloutRow
 from mailboat_controller.store.transaction import Transaction
@@ -19,6 +20,7 @@ from mailboat_schemas.topics import Channel, build
 
 SHOWN_AFTER_END = timedelta(days=7)
 ROLLOUTS_SHOWN_MAX = 50  # the newest; older ones are in the API and in the database
+UNDER_WAY = OFFERED | {Phase.PLANNED}
 TIME_KEY = "t"
 
 RollUp = Mapping[str, float | int | str]
@@ -52,8 +54,9 @@ def roll_ups(tx: Transaction, fleet: str, now: datetime) -> dict[str, RollUp]:
             "manifest_counter": counters.get(count.hardware_class, 0),
         }
     found[f"fleet/{fleet}"] = totals
-    for row in _shown(rollouts.every(tx), now):
-        found[f"rollout/{row.rollout.name}"] = _rollout(rollout_facts.status(tx, row))
+    classes = Classes(tx)
+    for row in _shown(tx, now):
+        found[f"rollout/{row.rollout.name}"] = _rollout(rollout_facts.status(tx, row, classes))
     return found
 
 
@@ -83,11 +86,19 @@ class Publisher:
         return build(Channel.STATS, fleet=self._fleet, scope=scope, name=what)
 
 
-def _shown(rows: Iterable[RolloutRow], now: datetime) -> list[RolloutRow]:
+def _shown(tx: Transaction, now: datetime) -> list[RolloutRow]:
+    """Counting one reads its whole fleet, so those that nobody waits for any more are left out."""
+    current = {
+        (row.model, row.current.digest)
+        for row in rollouts.assignments(tx)
+        if row.current is not None
+    }
     shown = [
         row
-        for row in rows
-        if row.rollout.phase not in FINAL or now - row.updated_at < SHOWN_AFTER_END
+        for row in rollouts.every(tx)
+        if now - row.updated_at < SHOWN_AFTER_END
+        or row.rollout.phase in UNDER_WAY
+        or (row.rollout.model, row.rollout.digest) in current
     ]
     return shown[-ROLLOUTS_SHOWN_MAX:]
 

@@ -4,19 +4,22 @@ A row is stored only when everything before it is. What the device itself no lon
 over, never silently: the audit log says which rows were lost.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Protocol, TypeVar
 
 from mailboat_controller.store import audit
 from mailboat_controller.store.devices import DeviceRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_controller.store.watermarks import Watermark
-from mailboat_schemas.errors import MalformedPayload
+from mailboat_schemas.errors import MalformedPayload, NotPermitted
 from mailboat_schemas.reports import Ack, Hello, Span
 from mailboat_schemas.topics import Channel, build
 
+# Each loss is an entry in the audit log, which is never thinned, and a hello costs nothing to send.
+LOSSES_PER_DAY_MAX = 100
+DAY = timedelta(days=1)
 SEQUENCE_MAX = (1 << 63) - 1  # what the database can hold
 EPOCH_NEW_ACTION = "device.new_epoch"
 ROWS_LOST_ACTION = "device.rows_lost"
@@ -42,20 +45,27 @@ class DeviceStreams:
     to_ack: set[str] = field(default_factory=set)
     seen: bool = False
 
+    def copy(self) -> "DeviceStreams":
+        return replace(
+            self,
+            marks=dict(self.marks),
+            touched=set(self.touched),
+            rewind=set(self.rewind),
+            to_ack=set(self.to_ack),
+        )
+
     def mark(self, tx: Transaction, epoch: str, now: datetime) -> Watermark:
         """The watermark of an epoch; a new epoch is written down at once."""
         known = self.marks.get(epoch)
         if known is not None:
             return known
         if self.marks:
-            audit.append(
+            self._note_loss(
                 tx,
-                at=now,
-                actor=_ACTOR,
-                action=EPOCH_NEW_ACTION,
-                subject=self.row.device,
-                reason="the device began a new outbox; what the old one still held is lost",
-                details={"epoch": epoch},
+                now,
+                EPOCH_NEW_ACTION,
+                "the device began a new outbox; what the old one still held is lost",
+                {"epoch": epoch},
             )
         self.advance(epoch, Watermark())
         return self.marks[epoch]
@@ -123,14 +133,30 @@ class DeviceStreams:
                 f"A hello says that its {stream} begin at {span.first}.",
                 next_step="look at the version of the agent.",
             )
-        audit.append(
+        self._note_loss(
             tx,
-            at=now,
-            actor=_ACTOR,
-            action=ROWS_LOST_ACTION,
-            subject=self.row.device,
-            reason=f"the device's outbox no longer holds {stream} {reached + 1} "
-            f"to {span.first - 1}, and neither do we",
-            details={"epoch": epoch, "stream": stream, "from": reached + 1, "to": span.first - 1},
+            now,
+            ROWS_LOST_ACTION,
+            f"the device's outbox no longer holds {stream} {reached + 1} to {span.first - 1}, "
+            "and neither do we",
+            {"epoch": epoch, "stream": stream, "from": reached + 1, "to": span.first - 1},
         )
         return span.first - 1
+
+    def _note_loss(
+        self, tx: Transaction, now: datetime, action: str, reason: str, details: Mapping[str, Any]
+    ) -> None:
+        """
+        Raises:
+            NotPermitted: the device lost something too often; its streams wait until tomorrow.
+        """
+        device = self.row.device
+        if audit.count_since(tx, device, actor=_ACTOR, since=now - DAY) >= LOSSES_PER_DAY_MAX:
+            raise NotPermitted(
+                f"Device {device} has lost its outbox or a part of it {LOSSES_PER_DAY_MAX} times "
+                "within a day.",
+                next_step="look at its disk, or revoke it: its events are taken again tomorrow.",
+            )
+        audit.append(
+            tx, at=now, actor=_ACTOR, action=action, subject=device, reason=reason, details=details
+        )

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from controller_core import Core, plan
+from controller_core import EVERYBODY, Core, plan
 from enrolled_fleet import FLEET
 from mailboat_controller.incoming import Incoming
 from mailboat_controller.rollout.state import Phase
 from mailboat_controller.store import audit, releases, rollouts
+from mailboat_schemas.events import EventKind
+from mailboat_schemas.plan import PlanWave
 from mailboat_schemas.topics import Channel, build
 
 REPLY = build(Channel.REPLY, fleet=FLEET, pipeline="build", job="j1")
@@ -106,6 +108,47 @@ def test_a_new_plan_under_the_same_name_is_followed(core: Core) -> None:
     assert reply.rollouts == ()
     assert reply.reasons == ("rollout first goes on with the new plan",)
     assert core.rollout("first").plan.expires == 1 << 40
+
+
+def test_a_new_plan_is_in_the_audit_log(core: Core) -> None:
+    core.release("1.0.0", plan("first"))
+    core.trust.release("1.0.0", plan("first", expires=1 << 40))
+    core.submit("approval-vad")
+
+    with core.store.read() as tx:
+        (entry,) = [row for row in audit.page(tx, limit=500) if row.action == "rollout.plan"]
+    assert (entry.subject, entry.actor) == ("first", "ci:build")
+
+
+def test_a_completed_rollout_keeps_its_plan_and_takes_no_class_in(core: Core) -> None:
+    pilot = core.fleet.enrol("pilot")
+    digest = core.release("1.0.0", plan("first", PlanWave(pilots=("pilot",))))
+    core.tell(pilot, EventKind.COMMITTED, digest)
+    assert core.rollout("first").phase is Phase.COMPLETED
+
+    core.trust.release("1.0.0", plan("first", expires=1 << 40))
+    reply = core.submit("approval-vad")
+
+    assert reply.status == "accepted"
+    (note,) = reply.reasons
+    assert note.startswith("rollout first is completed and keeps its plan; approve under a new")
+    assert core.rollout("first").plan.expires == 0
+
+
+def test_changing_the_ring_of_an_open_wave_halts_it_before_anybody_sees_it(core: Core) -> None:
+    lab = EVERYBODY.model_copy(update={"ring": {"ring": "lab"}})
+    core.fleet.enrol("lab-1", labels={"ring": "lab"})
+    core.release("1.0.0", plan("first", lab))
+    assert core.assignment().offer is not None
+
+    core.trust.release("1.0.0", plan("first"))  # everybody, at the width counted for the lab
+    reply = core.submit("approval-vad")
+
+    assert core.rollout("first").phase is Phase.HALTED
+    assert core.assignment().offer is None
+    assert reply.reasons == (
+        "rollout first was halted: the approver changed the ring of a wave that is open",
+    )
 
 
 def test_the_answer_goes_to_the_response_topic_with_its_correlation_data(core: Core) -> None:

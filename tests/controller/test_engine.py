@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from mailboat_controller.store import classes, engine
-from mailboat_controller.store.engine import Store
+from mailboat_controller.store.engine import DatabaseUnusable, Store
 from mailboat_schemas.errors import ConfigurationInvalid, ServerUnavailable
 
 
@@ -104,3 +104,29 @@ def test_another_process_that_holds_the_database_for_too_long_is_a_passing_troub
 def test_a_database_that_would_not_keep_anything_or_is_unknown_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationInvalid, match=r"sqlite|database"):
         Store(url)
+
+
+@pytest.mark.parametrize("content", [b"no database " * 1000, None])
+def test_a_file_that_is_no_database_is_explained(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "mailboat.db"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+
+    with pytest.raises(DatabaseUnusable, match="cannot be used"):
+        Store(f"sqlite:///{path}").migrate()
+
+
+def test_a_damaged_database_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "mailboat.db"
+    store = Store(f"sqlite:///{path}")
+    store.migrate()
+    store.close()
+    content = bytearray(path.read_bytes())
+    for page in range(4096, len(content), 4096):
+        content[page : page + 2048] = b"\xff" * 2048
+    path.write_bytes(content)
+
+    with pytest.raises(DatabaseUnusable, match="malformed"):
+        Store(f"sqlite:///{path}").migrate()

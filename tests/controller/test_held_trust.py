@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from controller_core import Core, plan
 from mailboat_controller import held_trust
 from mailboat_controller.authority import roles
 from mailboat_controller.authority.keys import load_key
-from mailboat_controller.store import trust_roles
+from mailboat_controller.store import audit, trust_roles
 from mailboat_controller.store.engine import Store
 from mailboat_schemas.errors import ConfigurationInvalid, MailboatError, TrustRefused
 from trust_fleet import TrustFleet
@@ -101,3 +102,33 @@ def test_nothing_is_signed_while_everything_is_fresh(core: Core) -> None:
         assert held_trust.renew(tx, core.trust.online, almost) == ()
         later = almost + timedelta(seconds=1)
         assert held_trust.renew(tx, core.trust.online, later) == ("timestamp",)
+
+
+def actions(core: Core) -> list[tuple[str, str]]:
+    with core.store.read() as tx:
+        return [(row.action, row.subject) for row in audit.page(tx) if row.action[:5] == "trust"]
+
+
+def test_what_is_imported_and_what_is_signed_is_in_the_audit_log(core: Core) -> None:
+    (core.trust_directory / "targets.json").write_bytes(newer_targets(core))
+    with core.store.transaction() as tx:
+        held_trust.import_directory(tx, core.trust_directory, core.now)
+    core.run()
+    core.run()
+
+    assert actions(core)[-2:] == [
+        ("trust.import", "targets 2"),
+        ("trust.sign", "snapshot, timestamp"),
+    ]
+
+
+@pytest.mark.parametrize("role", ["snapshot", "timestamp", "director"])
+def test_a_key_that_the_metadata_does_not_name_is_found_at_the_start(core: Core, role: str) -> None:
+    keys = core.trust.online
+    other = keys.director if role != "director" else keys.snapshot
+    with core.store.read() as tx:
+        trust = held_trust.read(tx)
+    held_trust.require_named(keys, trust)
+
+    with pytest.raises(ConfigurationInvalid, match=rf"{role}\.pem is not the one"):
+        held_trust.require_named(replace(keys, **{role: other}), trust)

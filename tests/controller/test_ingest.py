@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import ClassVar
 
+import msgpack
 import pytest
+from sqlalchemy import select, update
 
 from enrolled_fleet import CLASS, DIGEST, EPOCH, NOON, EnrolledDevice, EnrolledFleet
+from mailboat_controller import batch_reading, watermark_rule
 from mailboat_controller.incoming import Incoming
 from mailboat_controller.ingest import Ingested
 from mailboat_controller.rollout.members import Outcome
@@ -19,11 +23,13 @@ from mailboat_controller.store import (
     events,
     outcomes,
     quarantine,
+    tables,
     telemetry,
     watermarks,
 )
 from mailboat_controller.watermark_rule import EPOCH_NEW_ACTION, ROWS_LOST_ACTION
 from mailboat_schemas.codec import encode
+from mailboat_schemas.envelope import PayloadType, sign_as_device
 from mailboat_schemas.events import Event, EventKind
 from mailboat_schemas.reports import Ack, Hello, Presence, Span
 from mailboat_schemas.topics import Channel
@@ -49,6 +55,11 @@ def stored(fleet: EnrolledFleet) -> list[int]:
 def quarantined(fleet: EnrolledFleet) -> list[str]:
     with fleet.store.read() as tx:
         return [row["code"] for row in quarantine.page(tx)]
+
+
+def poison(device: EnrolledDevice, count: int) -> list[Incoming]:
+    topic = device.topic(Channel.EVENTS)
+    return [Incoming(topic=topic, payload=bytes([n])) for n in range(count)]
 
 
 def actions(fleet: EnrolledFleet) -> list[str]:
@@ -328,6 +339,14 @@ class TestRefusals:
         assert stored(fleet) == [1, 2]
         assert quarantined(fleet) == ["E-PAYLOAD-MALFORMED"]
 
+    def test_a_retry_epoch_that_no_column_holds_blocks_nothing(
+        self, fleet: EnrolledFleet, device: EnrolledDevice
+    ) -> None:
+        far = device.tells(1, EventKind.COMMITTED, retry_epoch=(1 << 64) - 1, because="a\0b")
+
+        assert the_ack(fleet.take(far)).events_acked == 1
+        assert outcomes_of(fleet) == [Outcome.OK]
+
     def test_whatever_evidence_a_device_sends_can_be_stored(
         self, fleet: EnrolledFleet, device: EnrolledDevice
     ) -> None:
@@ -346,18 +365,184 @@ class TestRefusals:
         }
         assert row.observed_at_ms == events.OBSERVED_MS_MAX
 
-    def test_a_flood_of_poison_pushes_out_the_oldest(
+    def test_a_flood_of_poison_pushes_out_its_own_oldest_and_nobody_elses(
         self, fleet: EnrolledFleet, device: EnrolledDevice, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(quarantine, "MESSAGES_MAX", 3)
-        poison = [
-            Incoming(topic=device.topic(Channel.EVENTS), payload=bytes([n])) for n in range(5)
-        ]
+        monkeypatch.setattr(quarantine, "MESSAGES_PER_TOPIC_MAX", 3)
+        other = fleet.enrol("dev-2")
+        fleet.take(Incoming(topic=other.topic(Channel.EVENTS), payload=b"x"))
 
-        fleet.take(*poison)
+        result = fleet.take(*poison(device, 5))
 
         with fleet.store.read() as tx:
-            assert [row["payload"] for row in quarantine.page(tx)] == [b"\2", b"\3", b"\4"]
+            kept = [row["payload"] for row in quarantine.page(tx)]
+        assert kept == [b"x", b"\2", b"\3", b"\4"]
+        assert (result.dropped, result.quarantined) == (2, {"E-PAYLOAD-MALFORMED": 5})
+
+    def test_all_poison_together_is_bounded_too(
+        self, fleet: EnrolledFleet, device: EnrolledDevice, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(quarantine, "MESSAGES_MAX", 4)
+        fleet.take(*poison(device, 3))
+
+        result = fleet.take(*poison(fleet.enrol("dev-2"), 3))
+
+        with fleet.store.read() as tx:
+            assert quarantine.count(tx) == 4
+        assert result.dropped == 2
+
+    def test_the_quarantine_stays_under_sixty_megabytes_whatever_comes(self) -> None:
+        row_bytes_max = (
+            quarantine.PAYLOAD_KEPT_BYTES_MAX
+            + quarantine.PROBLEM_LENGTH_MAX
+            + quarantine.TOPIC_LENGTH_MAX
+        )
+
+        assert quarantine.MESSAGES_MAX * row_bytes_max < 60_000_000
+
+    def test_a_device_that_begins_outbox_after_outbox_fills_no_log(
+        self, fleet: EnrolledFleet, device: EnrolledDevice, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(watermark_rule, "LOSSES_PER_DAY_MAX", 3)
+        for n in range(10):
+            device.epoch = f"{n:016x}"
+            fleet.take(device.hello(1, 1))
+        assert actions(fleet) == [EPOCH_NEW_ACTION] * 3
+        assert quarantined(fleet) == ["E-NOT-PERMITTED"] * 6
+
+        tomorrow = NOON + timedelta(days=1, seconds=1)
+        assert the_ack(fleet.take(device.numbered(1, 1), now=tomorrow)).events_acked == 1
+
+    def test_what_a_refused_message_began_is_undone_with_it(
+        self, fleet: EnrolledFleet, device: EnrolledDevice
+    ) -> None:
+        fleet.take(device.numbered(1, 1))
+        device.epoch = "b" * 16
+        first = watermark_rule.SEQUENCE_MAX + 1
+
+        fleet.take(device.hello(first, first))
+        fleet.take(device.numbered(1, 1))
+
+        assert actions(fleet) == [EPOCH_NEW_ACTION]  # at the message that was taken
+
+
+class TestRowsFromANewerAgent:
+    """A row that this program cannot read is kept, and holds up nothing behind it."""
+
+    def batch(self, device: EnrolledDevice, *changes: dict[str, object]) -> Incoming:
+        """Consecutive events of one signed batch, each changed as a newer agent might have."""
+        rows = [
+            {**device.event(n).model_dump(mode="python"), **each}
+            for n, each in enumerate(changes, start=1)
+        ]
+        content = {"v": 1, "device": device.name, "epoch": device.epoch, "first": 1, "events": rows}
+        envelope = sign_as_device(
+            PayloadType.EVENT_BATCH, msgpack.packb(content), device.key, device.name
+        )
+        return Incoming(topic=device.topic(Channel.EVENTS), payload=encode(envelope))
+
+    NEWER: ClassVar[dict[str, object]] = {
+        "kind": "drill_passed",
+        "event_id": "vad:7:drill",
+        "drill": {"a": 1},
+    }
+
+    def test_an_event_of_an_unknown_kind_is_stored_raw_and_acknowledged(
+        self, fleet: EnrolledFleet, device: EnrolledDevice
+    ) -> None:
+        result = fleet.take(self.batch(device, {}, self.NEWER, {}))
+
+        assert the_ack(result).events_acked == 3
+        assert result.events == {"trust_stale": 2, "unknown": 1}
+        with fleet.store.read() as tx:
+            rows = events.page(tx)
+        assert [row.kind for row in rows] == ["trust_stale", "unknown", "trust_stale"]
+        assert rows[1].event_id == "vad:7:drill"
+        assert rows[1].content["drill"] == {"a": 1}
+
+    def test_it_leaves_a_note_in_the_quarantine_once(
+        self, fleet: EnrolledFleet, device: EnrolledDevice
+    ) -> None:
+        message = self.batch(device, {}, self.NEWER)
+
+        fleet.take(message, message)
+
+        with fleet.store.read() as tx:
+            (note,) = quarantine.page(tx)
+        assert note["code"] == batch_reading.UNREAD_CODE
+        assert note["problem"].startswith("1 rows cannot be read here, the first is 2 (kind: ")
+
+    def test_a_row_that_is_no_map_keeps_its_place(
+        self, fleet: EnrolledFleet, device: EnrolledDevice
+    ) -> None:
+        content = {"v": 1, "device": device.name, "epoch": EPOCH, "first": 1, "events": [7, None]}
+        payload = msgpack.packb(content)
+        envelope = sign_as_device(PayloadType.EVENT_BATCH, payload, device.key, device.name)
+        message = Incoming(topic=device.topic(Channel.EVENTS), payload=encode(envelope))
+
+        assert the_ack(fleet.take(message)).events_acked == 2
+        with fleet.store.read() as tx:
+            rows = events.page(tx)
+        assert [(row.sequence, row.content) for row in rows] == [
+            (1, {"row": 7}),
+            (2, {"row": None}),
+        ]
+        assert {row.event_id for row in rows} == {f"unread:{EPOCH}:1", f"unread:{EPOCH}:2"}
+
+    def test_a_gap_among_rows_that_cannot_be_read_is_a_gap(
+        self, fleet: EnrolledFleet, device: EnrolledDevice
+    ) -> None:
+        fleet.take(self.batch(device, {}, {**self.NEWER, "sequence": 9}))
+
+        assert stored(fleet) == []
+        assert quarantined(fleet) == ["E-PAYLOAD-MALFORMED"]
+
+    def test_a_batch_nobody_signed_is_not_read_at_all(
+        self, fleet: EnrolledFleet, device: EnrolledDevice
+    ) -> None:
+        fleet.take(self.batch(EnrolledDevice(device.name), self.NEWER))
+
+        assert stored(fleet) == []
+        assert quarantined(fleet) == ["E-SIGNATURE"]
+
+    def test_a_newer_program_reads_it_and_acts_on_it(
+        self, fleet: EnrolledFleet, device: EnrolledDevice
+    ) -> None:
+        failed = {"kind": "trial_failed", "digest": DIGEST, "code": "p95"}
+        fleet.take(self.batch(device, {**failed, "code": "x" * 65}, {"kind": "still_unknown"}))
+        assert outcomes_of(fleet) == []
+        with fleet.store.transaction() as tx:  # what was too long is not, from this version on
+            ours = tx.execute(select(tables.events.c.content).limit(1)).scalar_one()
+            tx.execute(
+                update(tables.events)
+                .where(tables.events.c.sequence == 1)
+                .values(content={**ours, "code": "p95"})
+            )
+
+        with fleet.store.transaction() as tx:
+            assert batch_reading.reread(tx, NOON) == 1
+            assert batch_reading.reread(tx, NOON) == 0
+
+        assert outcomes_of(fleet) == [Outcome.FAILED]
+        with fleet.store.read() as tx:
+            assert [row.kind for row in events.page(tx)] == ["trial_failed", "unknown"]
+
+    def test_a_window_that_cannot_be_read_is_passed_over(
+        self, fleet: EnrolledFleet, device: EnrolledDevice
+    ) -> None:
+        message = device.telemetry(1, 3)
+        content = msgpack.unpackb(message.payload)
+        content["windows"][1]["seconds"] = -1.0
+
+        result = fleet.take(replace(message, payload=msgpack.packb(content)))
+
+        assert (the_ack(result).telemetry_acked, result.windows) == (3, 2)
+        assert quarantined(fleet) == [batch_reading.UNREAD_CODE]
+
+
+def outcomes_of(fleet: EnrolledFleet) -> list[Outcome]:
+    with fleet.store.read() as tx:
+        return [row.outcome for row in outcomes.of_release(tx, DIGEST)]
 
 
 class TestOutcomes:
@@ -393,7 +578,7 @@ class TestOutcomes:
 
         with fleet.store.read() as tx:
             rows = outcomes.of_release(tx, DIGEST)
-            assert outcomes.highest_failed_epoch(tx, DIGEST) == 0
+            assert outcomes.highest_failed_epoch(tx, DIGEST, offered=9) == 0
         assert [(row.retry_epoch, row.outcome) for row in rows] == [
             (0, Outcome.FAILED),
             (1, Outcome.OK),

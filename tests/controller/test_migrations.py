@@ -1,13 +1,18 @@
 """The database that migrations make is the one that the tables describe."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, text
 
-from mailboat_controller.store import tables
+from mailboat_controller.store import engine, quarantine, tables
 from mailboat_controller.store.engine import Store
+
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
 def test_migrations_lead_to_exactly_the_tables_of_the_metadata(tmp_path: Path) -> None:
@@ -15,18 +20,18 @@ def test_migrations_lead_to_exactly_the_tables_of_the_metadata(tmp_path: Path) -
     store = Store(url)
     store.migrate()
     store.close()
-    engine = create_engine(url)
+    made = create_engine(url)
 
-    with engine.connect() as connection:
+    with made.connect() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "compare_server_default": True}
         )
         differences = compare_metadata(context, tables.metadata)
         revision = context.get_current_revision()
-    engine.dispose()
+    made.dispose()
 
     assert differences == []
-    assert revision == "0001"
+    assert revision == "0002"
 
 
 def test_enrolment_numbers_and_audit_sequences_are_never_given_twice(tmp_path: Path) -> None:
@@ -35,17 +40,35 @@ def test_enrolment_numbers_and_audit_sequences_are_never_given_twice(tmp_path: P
     store = Store(url)
     store.migrate()
     store.close()
-    engine = create_engine(url)
+    made = create_engine(url)
 
-    with engine.connect() as connection:
-        made: dict[str, str] = dict(
+    with made.connect() as connection:
+        statements: dict[str, str] = dict(
             connection.execute(
                 text("SELECT name, sql FROM sqlite_master WHERE type = 'table'")
             ).fetchall()
         )
         names = set(inspect(connection).get_table_names())
-    engine.dispose()
+    made.dispose()
 
-    assert "AUTOINCREMENT" in made["devices"]
-    assert "AUTOINCREMENT" in made["audit"]
+    assert "AUTOINCREMENT" in statements["devices"]
+    assert "AUTOINCREMENT" in statements["audit"]
     assert names == {*tables.metadata.tables, "alembic_version"}
+
+
+def test_a_database_of_the_first_version_is_brought_here_with_what_it_holds(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'mailboat.db'}")
+    store.migrate()
+    config = Config()
+    config.set_main_option("script_location", str(engine.MIGRATIONS))
+    with store.transaction() as tx:
+        quarantine.put(tx, topic="t", code="c", problem="p", payload=b"x", at=NOON)
+        config.attributes["connection"] = tx
+        command.downgrade(config, "0001")
+
+    store.migrate()
+
+    with store.read() as tx:
+        assert quarantine.count(tx) == 1
+        assert tx.execute(text("SELECT version_num FROM alembic_version")).scalar() == "0002"
+    store.close()

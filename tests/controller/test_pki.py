@@ -1,3 +1,4 @@
+import ssl
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -194,6 +195,18 @@ class TestOurOwnCertificates:
         authority.controller_files(now=NOON)
 
         assert holder_of(files.certificate.read_bytes()).kind is Kind.CONTROLLER
+
+    @pytest.mark.parametrize("key", ["damaged", "of another pair"])
+    def test_are_made_anew_when_the_key_does_not_fit(self, authority: Authority, key: str) -> None:
+        files = authority.server_files(["localhost"], now=NOON)
+        first = files.certificate.read_bytes()
+        other = authority.issue_server(["localhost"], now=NOON)
+        files.key.write_bytes(b"" if key == "damaged" else other.key or b"")
+
+        authority.server_files(["localhost"], now=NOON)
+
+        assert files.certificate.read_bytes() != first
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.key)
 
 
 def test_a_certificate_of_another_layout_has_no_holder() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from controller_core import PPM, Core, plan
+from controller_core import EVERYBODY, PPM, Core, plan
 from enrolled_fleet import CLASS, FLEET
+from mailboat_controller.publication import LEAD_REST
 from mailboat_controller.rollout.state import Phase, Trigger
 from mailboat_controller.store import audit, manifests, rollouts
 from mailboat_schemas.codec import decode
@@ -25,6 +26,11 @@ def core(tmp_path: Path) -> Iterator[Core]:
     core = Core(tmp_path)
     yield core
     core.store.close()
+
+
+def offered(core: Core) -> str | None:
+    offer = core.assignment().offer
+    return None if offer is None else offer.release.digest
 
 
 class TestPublishing:
@@ -87,11 +93,37 @@ class TestPublishing:
     ) -> None:
         device = core.fleet.enrol("dev-1")
         core.run()
+        core.now += LEAD_REST
         core.fleet.take(device.report(manifest_counter=40))
 
         assert core.run().published.classes == (CLASS,)
         assert core.desired().counter == 41
         assert core.run().published.classes == ()
+
+    def test_a_device_that_makes_counters_up_does_not_make_us_send_to_its_class_each_time(
+        self, core: Core
+    ) -> None:
+        device = core.fleet.enrol("dev-1")
+        core.run()
+        sent = 0
+        for second in range(20):
+            core.now += timedelta(minutes=2)
+            counter = core.desired().counter + 7
+            core.fleet.take(device.report(manifest_counter=counter, observed_at=second))
+            sent += len(core.run().published.classes)
+
+        assert sent == timedelta(minutes=40) // LEAD_REST
+
+    def test_what_really_changes_is_sent_at_once_and_counted_from_what_was_seen(
+        self, core: Core
+    ) -> None:
+        device = core.fleet.enrol("dev-1")
+        core.run()
+        core.fleet.take(device.report(manifest_counter=40))
+
+        core.release("1.0.0", plan("first"))
+
+        assert core.desired().counter == 41
 
     def test_a_counter_out_of_a_hat_is_not_believed(self, core: Core) -> None:
         device = core.fleet.enrol("dev-1")
@@ -200,6 +232,88 @@ class TestRollout:
         assert offer is not None
         assert offer.release.digest == new
 
+    def test_a_newer_rollout_that_lets_nobody_in_yet_takes_the_place_of_nothing(
+        self, core: Core
+    ) -> None:
+        core.fleet.enrol("dev-1")
+        old = core.release("1.0.0", plan("first"))
+        tomorrow = int((core.now + timedelta(days=1)).timestamp())
+        new = core.release(
+            "1.1.0", plan("second", EVERYBODY.model_copy(update={"earliest": tomorrow}))
+        )
+
+        assert core.rollout("second").phase is Phase.RUNNING
+        assert core.rollout("first").phase is Phase.RUNNING
+        assert offered(core) == old
+
+        core.now += timedelta(days=1)
+        core.run()
+
+        assert core.rollout("first").phase is Phase.ABORTED
+        assert offered(core) == new
+
+    def test_an_expired_plan_is_never_started_and_disturbs_nothing(self, core: Core) -> None:
+        core.fleet.enrol("dev-1")
+        old = core.release("1.0.0", plan("first"))
+        core.release("1.1.0", plan("second", expires=int(core.now.timestamp())))
+
+        assert core.rollout("second").phase is Phase.ABORTED
+        assert offered(core) == old
+
+    def test_a_rollout_approved_before_its_devices_were_enrolled_opens_for_them(
+        self, core: Core
+    ) -> None:
+        core.fleet.enrol("desk", labels={"ring": "desk"})
+        lab = EVERYBODY.model_copy(update={"ring": {"ring": "lab"}})
+        core.release("1.0.0", plan("first", lab))
+        assert core.rollout("first").waves_open == 0
+
+        core.fleet.enrol("late", labels={"ring": "lab"})
+        core.run()
+
+        assert core.rollout("first").opened[CLASS][0].roster == 2
+
+    def test_a_device_enrolled_after_completion_gets_what_is_current(self, core: Core) -> None:
+        digest = core.release("1.0.0", plan("first"))
+        core.tell(core.fleet.enrol("dev-1"), EventKind.COMMITTED, digest)
+        core.empty_outbox()
+
+        core.fleet.enrol("late")
+        core.run()
+
+        current = core.assignment().current
+        assert current is not None
+        assert current.digest == digest
+        assert core.outbox() == []  # it is retained already
+
+    def test_two_models_of_one_class_go_their_own_ways(self, tmp_path: Path) -> None:
+        core = Core(tmp_path / "two", models=("vad", "wake"))
+        device = core.fleet.enrol("dev-1")
+        vad = core.release("1.0.0", plan("vad-1"))
+        wake = core.release("1.0.0", plan("wake-1"), model="wake")
+        core.empty_outbox()
+
+        core.tell(device, EventKind.ROLLED_BACK, vad)
+
+        assert core.rollout("vad-1").phase is Phase.HALTED
+        assert core.rollout("wake-1").phase is Phase.RUNNING
+        assert len(core.outbox()) == 1
+        offers = {each.model: each.offer for each in core.desired().assignments}
+        assert offers["vad"] is None
+        assert offers["wake"] is not None
+        assert offers["wake"].release.digest == wake
+        core.store.close()
+
+    def test_a_class_without_a_variant_is_told_nothing_of_a_release(self, core: Core) -> None:
+        core.add_class("other")
+        core.fleet.enrol("dev-1")
+        core.fleet.enrol("cam-1", hardware_class="other")
+
+        core.release("1.0.0", plan("first"))
+
+        assert core.desired("other").assignments == ()
+        assert set(core.reconciler.status("first")["classes"]) == {CLASS}
+
     def test_a_rollout_of_another_class_does_not_supersede(self, core: Core) -> None:
         core.add_class("other")
         core.fleet.enrol("dev-1")
@@ -221,6 +335,33 @@ class TestRollout:
         assert core.rollout("again").phase is Phase.RUNNING
         assert core.assignment().retry_epoch == 1
         core.tell(device, EventKind.COMMITTED, digest, retry_epoch=1)
+        assert core.rollout("again").phase is Phase.COMPLETED
+
+    def test_a_device_cannot_use_up_the_retry_epochs(self, core: Core) -> None:
+        device = core.fleet.enrol("dev-1")
+        digest = core.release("1.0.0", plan("first"))
+        core.tell(device, EventKind.TRIAL_FAILED, digest, retry_epoch=(1 << 63) - 1)
+        assert core.rollout("first").phase is Phase.HALTED
+
+        core.trust.release("1.0.0", plan("again"))
+        assert core.submit("approval-vad").status == "accepted"
+
+        assert core.rollout("again").retry_epoch == 0
+
+    def test_devices_that_run_a_release_already_count_as_good_when_it_is_tried_again(
+        self, core: Core
+    ) -> None:
+        good, bad = core.fleet.enrol("good"), core.fleet.enrol("bad")
+        digest = core.release("1.0.0", plan("first"))
+        core.tell(good, EventKind.COMMITTED, digest)
+        core.tell(bad, EventKind.TRIAL_FAILED, digest)
+        running = {"model": "vad", "phase": "committed", "serving_digest": digest}
+        core.fleet.take(good.report(models=[running]))
+
+        core.trust.release("1.0.0", plan("again"))
+        core.submit("approval-vad")
+        core.tell(bad, EventKind.COMMITTED, digest, retry_epoch=1)
+
         assert core.rollout("again").phase is Phase.COMPLETED
 
     def test_devices_of_a_class_that_came_later_join_with_the_next_wave(self, core: Core) -> None:
@@ -306,7 +447,7 @@ class TestStatus:
         core.tell(devices[0], EventKind.COMMITTED, digest)
         core.tell(devices[1], EventKind.TRIAL_STARTED, digest)
 
-        (status,) = core.reconciler.status("first")
+        status = core.reconciler.status("first")
 
         counted = status["classes"][CLASS]
         assert {k: counted[k] for k in ("devices", "ok", "in_progress", "waiting")} == {
@@ -317,6 +458,15 @@ class TestStatus:
         }
         assert [wave["devices"] for wave in counted["waves"]] == [1, 2]
         assert status["waves_open"] == 2
+
+    def test_a_list_of_rollouts_reads_no_device(self, core: Core) -> None:
+        core.fleet.enrol("dev-1")
+        core.release("1.0.0", plan("first"))
+
+        (row,) = core.reconciler.summaries()
+
+        assert (row["name"], row["phase"], row["waves_open"]) == ("first", "running", 1)
+        assert "classes" not in row
 
 
 class TestFreshness:

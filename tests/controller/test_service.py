@@ -25,18 +25,18 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from enrolled_fleet import CLASS, FLEET, EnrolledDevice
-from mailboat_controller import data_directory
+from mailboat_controller import data_directory, stats
 from mailboat_controller.artifacts import Artifacts
 from mailboat_controller.config import ControllerSettings, load
 from mailboat_controller.pki import Authority
 from mailboat_controller.service import serve
-from mailboat_controller.store import classes, devices, events
+from mailboat_controller.store import classes, devices, events, telemetry
 from mailboat_controller.store.engine import Store
 from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.desired import ManifestBundle
 from mailboat_schemas.documents.hardware_class import HardwareClass
 from mailboat_schemas.enrolment import Kind
-from mailboat_schemas.errors import ConfigurationInvalid
+from mailboat_schemas.errors import ConfigurationInvalid, DiskFull
 from mailboat_schemas.reports import Ack
 from mailboat_schemas.submission import Submission
 from mailboat_schemas.topics import Channel, build
@@ -192,6 +192,10 @@ def acks(heard: list[MQTTMessage]) -> list[int]:
     return [decode(Ack, bytes(m.payload)).events_acked for m in heard if m.topic.endswith("/ack")]
 
 
+def manifests_heard(heard: list[MQTTMessage]) -> list[bytes]:
+    return [bytes(message.payload) for message in heard if message.topic == MANIFEST]
+
+
 def offers(heard: list[MQTTMessage]) -> list[int]:
     bundles = [decode(ManifestBundle, bytes(m.payload)) for m in heard if m.topic == MANIFEST]
     return [bundle.counter for bundle in bundles if bundle.documents]
@@ -221,6 +225,24 @@ def test_from_a_submission_to_a_manifest_and_from_an_event_to_its_ack(
     with store.read() as tx:
         assert [row.sequence for row in events.page(tx)] == [1, 2, 3]
     store.close()
+
+
+def test_a_disk_that_is_full_for_a_while_stops_nothing(
+    installed: Installed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+
+    def full(*_args: object) -> int:
+        asked.set()
+        raise DiskFull("The disk is full.", next_step="free space.")
+
+    monkeypatch.setattr(telemetry, "forget", full)
+    monkeypatch.setattr(stats, "roll_ups", full)
+    with served(installed.settings):
+        serving = installed.serving()
+        assert asked.wait(SECONDS)
+        with device_client(installed, serving["mqtt_port"]) as (_client, heard):
+            until(lambda: any(m.topic == MANIFEST for m in heard))
 
 
 def _submit_over_mqtt(installed: Installed, port: int) -> None:
@@ -254,8 +276,11 @@ def test_kill_9_of_the_controller_loses_no_event_and_it_comes_back(installed: In
         topic = installed.device.topic(Channel.EVENTS)
         client.publish(topic, installed.device.numbered(1, 2).payload, qos=1)
         until(lambda: 2 in acks(heard))
+        until(lambda: manifests_heard(heard))
+        before = manifests_heard(heard)[-1]
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
+        heard.clear()
         client.publish(topic, installed.device.numbered(3, 4).payload, qos=1)
         installed.settings.serving_file.unlink()
 
@@ -265,6 +290,11 @@ def test_kill_9_of_the_controller_loses_no_event_and_it_comes_back(installed: In
             # The broker may have died with what it had queued; the outbox of the device has not.
             client.publish(topic, installed.device.numbered(3, 5).payload, qos=1)
             until(lambda: 5 in acks(heard))
+            # What the broker kept, and what the controller asserts once: the same bytes.
+            until(lambda: manifests_heard(heard))
+            time.sleep(1)
+            assert set(manifests_heard(heard)) == {before}
+            assert len(manifests_heard(heard)) <= 2
         finally:
             second.send_signal(signal.SIGTERM)
             assert second.wait(SECONDS) == 0

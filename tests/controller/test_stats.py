@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -112,3 +113,32 @@ def test_the_metrics_tell_what_came_and_where_everything_stands(core: Core) -> N
     ):
         assert line in text.splitlines()
     assert "dev-1" not in text  # no label per device
+
+
+def test_every_name_is_what_prometheus_expects(core: Core) -> None:
+    """What `promtool check metrics` says, where it is not installed: base units, suffixes for
+    counters alone, no kind of metric in a name."""
+    core.fleet.enrol("dev-1")
+    core.release("1.0.0", plan("first"))
+    text = Metrics(core.store, lambda: roll_ups(core)).render().decode()
+
+    kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
+    helps = dict(re.findall(r"^# HELP (\S+) (.+)$", text, re.MULTILINE))
+    assert kinds.keys() == helps.keys()
+    for name, kind in kinds.items():
+        assert re.fullmatch(r"mailboat(_[a-z]+)+", name)
+        assert name.endswith("_total") == (kind == "counter")
+        assert not set(name.split("_")) & {"counter", "gauge", "histogram", "ms", "ns", "count"}
+
+
+def test_a_completed_release_is_counted_while_it_is_current_and_a_week_longer(core: Core) -> None:
+    device = core.fleet.enrol("dev-1")
+    old = core.release("1.0.0", plan("first"))
+    core.tell(device, EventKind.COMMITTED, old)
+    core.now += stats.SHOWN_AFTER_END + timedelta(days=1)
+    assert "rollout/first" in roll_ups(core)
+
+    new = core.release("1.1.0", plan("second"))
+    core.tell(device, EventKind.COMMITTED, new)
+
+    assert set(roll_ups(core)) == {f"fleet/{FLEET}", f"class/{CLASS}", "rollout/second"}

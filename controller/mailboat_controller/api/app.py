@@ -18,7 +18,7 @@ from mailboat_controller.api import (
     submissions,
 )
 from mailboat_controller.api.context import ApiContext
-from mailboat_controller.api.limits import BodyLimit
+from mailboat_controller.api.limits import BodyLimit, HeadAsGet
 
 
 def build_app(context: ApiContext) -> FastAPI:
@@ -37,6 +37,7 @@ def make_app() -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
+        responses=dict(problems.RESPONSES),
     )
     for noun in (
         artifacts,
@@ -52,5 +53,7 @@ def make_app() -> FastAPI:
     ):
         app.include_router(noun.router)
     app.add_middleware(BodyLimit)
+    app.add_middleware(HeadAsGet)
     problems.install(app)
+    problems.describe(app)
     return app

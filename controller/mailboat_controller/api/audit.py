@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Reader
+from mailboat_controller.api.limits import NUMBER_MAX, PRINTED
 from mailboat_controller.store import audit
 
 PAGE_ROWS_MAX = 500
@@ -42,9 +43,11 @@ class Verification(BaseModel):
 def list_entries(
     _reader: Reader,
     context: Context,
-    after: Annotated[int, Query(ge=0)] = 0,
+    after: Annotated[int, Query(ge=0, le=NUMBER_MAX)] = 0,
     limit: Annotated[int, Query(ge=1, le=PAGE_ROWS_MAX)] = 100,
-    subject: Annotated[str | None, Query(max_length=audit.SUBJECT_LENGTH_MAX)] = None,
+    subject: Annotated[
+        str | None, Query(max_length=audit.SUBJECT_LENGTH_MAX, pattern=PRINTED)
+    ] = None,
 ) -> list[Entry]:
     with context.store.read() as tx:
         rows = audit.page(tx, after=after, limit=limit, subject=subject)

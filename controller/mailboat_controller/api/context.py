@@ -29,8 +29,8 @@ class ApiContext:
     submit: takes a submission's bytes and its sender (kind:name), in one transaction.
     order: moves a rollout (name, trigger, actor, reason) in one transaction, with its audit entry;
         raises NotFound, or Conflict for a move that is not in the table.
-    rollout_status: one rollout (or all, for None) as JSON objects with counts that add up;
-        raises NotFound.
+    rollouts: every rollout as a JSON object, oldest first.
+    rollout_status: one of them with counts that add up; raises NotFound.
     wake: the loop looks at the stored state now instead of at its next tick.
     metrics: the Prometheus exposition.
     roll_ups: the newest of what is published on stats/, by scope/name.
@@ -43,7 +43,8 @@ class ApiContext:
     now: Callable[[], datetime]
     submit: Callable[[bytes, str], SubmissionReply]
     order: Callable[[str, Trigger, str, str], None]
-    rollout_status: Callable[[str | None], Sequence[Mapping[str, Any]]]
+    rollouts: Callable[[], Sequence[Mapping[str, Any]]]
+    rollout_status: Callable[[str], Mapping[str, Any]]
     wake: Callable[[], None]
     metrics: Callable[[], bytes]
     roll_ups: Callable[[], Mapping[str, Mapping[str, Any]]]

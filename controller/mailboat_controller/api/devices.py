@@ -4,10 +4,11 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, StringConstraints
+from pydantic import BaseModel
 
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Operator, Reader
+from mailboat_controller.api.limits import NUMBER_MAX, Reason
 from mailboat_controller.store import audit, devices, events
 from mailboat_schemas.names import ClassName, DeviceId, SiteName
 
@@ -15,7 +16,7 @@ PAGE_ROWS_MAX = 1000
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
-After = Annotated[int, Query(ge=0, description="the last number of the page before")]
+After = Annotated[int, Query(ge=0, le=NUMBER_MAX, description="the last number of the page before")]
 Limit = Annotated[int, Query(ge=1, le=PAGE_ROWS_MAX)]
 
 
@@ -46,7 +47,7 @@ class DeviceEvent(BaseModel):
 
 
 class Revocation(BaseModel):
-    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
+    reason: Reason
 
 
 @router.get("")

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.identity import Operator
+from mailboat_controller.api.limits import PRINTED
 from mailboat_controller.certificates import public_key_of_request
 from mailboat_controller.store import audit, classes, credentials, devices, tokens, trust_roles
 from mailboat_controller.store.transaction import Transaction
@@ -26,7 +27,7 @@ class TokenOrder(BaseModel):
 
     hardware_class: ClassName
     site: SiteName = DIRECT_SITE
-    labels: dict[Label, Annotated[str, Field(max_length=256)]] = Field(
+    labels: dict[Label, Annotated[str, Field(max_length=256, pattern=PRINTED)]] = Field(
         default_factory=dict, max_length=32
     )
     uses: int = Field(default=1, ge=1, le=USES_MAX)

@@ -1,14 +1,18 @@
 """Errors as ``application/problem+json`` (RFC 9457) with our stable code and the next step."""
 
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from mailboat_controller.api.identity import CertificateRequired
+from mailboat_controller.store.engine import DatabaseUnusable
 from mailboat_schemas.errors import (
     ArtifactMissing,
     Conflict,
@@ -25,6 +29,27 @@ from mailboat_schemas.errors import (
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
 
+
+class Problem(BaseModel):
+    """RFC 9457, with two members of ours."""
+
+    type: Literal["about:blank"]
+    title: str
+    status: int
+    code: str = Field(description="stable; docs/errors.md explains it")
+    detail: str
+    next_step: str = Field(description="what a person does about it")
+
+
+# For the OpenAPI document; every error of every route has this form.
+RESPONSES: Mapping[int | str, dict[str, Any]] = {
+    group: {
+        "description": description,
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    for group, description in (("4XX", "The request is at fault."), ("5XX", "Try again later."))
+}
+
 # The first that fits; leaves stand before their branches.
 _STATUS: tuple[tuple[type[MailboatError], HTTPStatus], ...] = (
     (CertificateRequired, HTTPStatus.UNAUTHORIZED),
@@ -35,6 +60,7 @@ _STATUS: tuple[tuple[type[MailboatError], HTTPStatus], ...] = (
     (PayloadTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (DigestMismatch, HTTPStatus.UNPROCESSABLE_ENTITY),
     (MalformedPayload, HTTPStatus.BAD_REQUEST),
+    (DatabaseUnusable, HTTPStatus.SERVICE_UNAVAILABLE),
     (DiskFull, HTTPStatus.INSUFFICIENT_STORAGE),
     (Transient, HTTPStatus.SERVICE_UNAVAILABLE),
     (MailboatError, HTTPStatus.UNPROCESSABLE_ENTITY),
@@ -58,6 +84,18 @@ def problem(status: int, *, code: str, detail: str, next_step: str) -> JSONRespo
         status,
         media_type=MEDIA_TYPE,
     )
+
+
+def describe(app: FastAPI) -> None:
+    """Add `Problem` to the app's OpenAPI document: FastAPI knows models of JSON answers alone."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
 
 
 def install(app: FastAPI) -> None:

@@ -1,13 +1,14 @@
 """Rollouts: how far they are, and the four orders a person can give."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, StringConstraints
+from pydantic import BaseModel
 
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Operator, Reader
+from mailboat_controller.api.limits import Reason
 from mailboat_controller.rollout.state import Trigger
 from mailboat_schemas.names import Label
 
@@ -24,18 +25,19 @@ _TRIGGERS = {
 class Order(BaseModel):
     """An order without a reason helps nobody later."""
 
-    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
+    reason: Reason
 
 
 @router.get("")
 def list_rollouts(_reader: Reader, context: Context) -> list[Mapping[str, Any]]:
-    """All of them, oldest first, with counts that add up."""
-    return list(context.rollout_status(None))
+    """All of them, oldest first, without counts: those of one are at its own address."""
+    return list(context.rollouts())
 
 
 @router.get("/{name}")
 def get_rollout(name: Label, _reader: Reader, context: Context) -> Mapping[str, Any]:
-    return context.rollout_status(name)[0]
+    """Phase, reason, and per class and wave the counts that add up."""
+    return context.rollout_status(name)
 
 
 @router.post("/{name}/{verb}")
@@ -49,4 +51,4 @@ def order_rollout(
     """Start, pause, resume or abort; answers with what came of it."""
     context.order(name, _TRIGGERS[verb], str(operator), order.reason)
     context.wake()
-    return context.rollout_status(name)[0]
+    return context.rollout_status(name)

@@ -48,40 +48,22 @@ class Counts:
 
 def count_class(
     plan: Plan, digest: str, waves: Sequence[OfferWave], members: Iterable[Member]
-) -> Counts:
-    """One class of a rollout, over all of its open waves."""
-    devices = tuple(members)
-    reasons: Counter[str] = Counter()
-    places: Counter[str] = Counter()
-    for member in devices:
-        reason = _excluded_now(member, plan)
-        if reason is not None:
-            reasons[reason] += 1
-        else:
-            opened = first_wave(plan, digest, waves, member) is not None
-            places[_place(member, opened=opened)] += 1
-    return _counts(len(devices), reasons, places)
+) -> tuple[Counts, tuple[Counts, ...]]:
+    """One class of a rollout: over all of its open waves, and wave by wave.
 
-
-def count_waves(
-    plan: Plan, digest: str, waves: Sequence[OfferWave], members: Iterable[Member]
-) -> tuple[Counts, ...]:
-    """One class, wave by wave; a device counts in the first wave that lets it in."""
-    reasons: list[Counter[str]] = [Counter() for _ in waves]
-    places: list[Counter[str]] = [Counter() for _ in waves]
+    A device counts in the first wave that lets it in.
+    """
+    total, by_wave = _Tally(), tuple(_Tally() for _ in waves)
     for member in members:
         index = first_wave(plan, digest, waves, member)
-        if index is None:
-            continue
         reason = _excluded_now(member, plan)
-        if reason is not None:
-            reasons[index][reason] += 1
-        else:
-            places[index][_place(member, opened=True)] += 1
-    return tuple(
-        _counts(reason.total() + place.total(), reason, place)
-        for reason, place in zip(reasons, places, strict=True)
-    )
+        tallies = (total,) if index is None else (total, by_wave[index])
+        for tally in tallies:
+            if reason is None:
+                tally.places[_place(member, opened=index is not None)] += 1
+            else:
+                tally.reasons[reason] += 1
+    return total.counts(), tuple(tally.counts() for tally in by_wave)
 
 
 def first_wave(plan: Plan, digest: str, waves: Sequence[OfferWave], member: Member) -> int | None:
@@ -113,13 +95,18 @@ def _place(member: Member, *, opened: bool) -> str:
             return "waiting" if opened else "not_open"
 
 
-def _counts(devices: int, reasons: Counter[str], places: Counter[str]) -> Counts:
-    return Counts(
-        devices=devices,
-        excluded=dict(sorted(reasons.items())),
-        not_open=places["not_open"],
-        waiting=places["waiting"],
-        in_progress=places["in_progress"],
-        ok=places["ok"],
-        failed=places["failed"],
-    )
+class _Tally:
+    def __init__(self) -> None:
+        self.reasons: Counter[str] = Counter()
+        self.places: Counter[str] = Counter()
+
+    def counts(self) -> Counts:
+        return Counts(
+            devices=self.reasons.total() + self.places.total(),
+            excluded=dict(sorted(self.reasons.items())),
+            not_open=self.places["not_open"],
+            waiting=self.places["waiting"],
+            in_progress=self.places["in_progress"],
+            ok=self.places["ok"],
+            failed=self.places["failed"],
+        )

@@ -45,7 +45,7 @@ class Facts:
 
     members: Mapping[str, tuple[Member, ...]]
     approved: bool  # by the newest approval role, with this digest
-    superseded_by: str | None = None  # a newer rollout of the same model and class that has started
+    superseded_by: str | None = None  # a newer rollout of model and class with an open wave
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +62,16 @@ def decide(rollout: Rollout, facts: Facts, now: datetime) -> Decision:
         case Phase.HALTED | Phase.ABORTED:
             return Decision(phase=rollout.phase, because=rollout.because)
         case Phase.PLANNED:
-            return _planned(rollout, facts)
+            return _planned(rollout, facts, now)
         case Phase.RUNNING | Phase.PAUSED | Phase.COMPLETED:
             return _bad_news(rollout, facts, now) or _good_news(rollout, facts, now)
 
 
-def _planned(rollout: Rollout, facts: Facts) -> Decision:
+def _planned(rollout: Rollout, facts: Facts, now: datetime) -> Decision:
     if not facts.approved:
         return _to(rollout, Trigger.ABORT, "its approval was withdrawn before it started")
+    if _expired(rollout.plan, now):
+        return _to(rollout, Trigger.ABORT, "its plan expired before it started")
     if rollout.plan.manual_start:
         return _stay(rollout, "waits to be started: its plan says so")
     return _to(rollout, Trigger.START, "approved")
@@ -93,7 +95,7 @@ def _bad_news(rollout: Rollout, facts: Facts, now: datetime) -> Decision | None:
         return _to(rollout, Trigger.ABORT, because)
     if _exceeds(rollout.plan, rollout.opened):
         return _to(rollout, Trigger.HALT, "the approver narrowed the plan below what is open")
-    if rollout.plan.expires and now.timestamp() >= rollout.plan.expires:
+    if _expired(rollout.plan, now):
         return _to(rollout, Trigger.HALT, "its plan expired before the last wave passed")
     return None
 
@@ -120,7 +122,11 @@ def _judge(rollout: Rollout, facts: Facts) -> tuple[bool, str]:
     for hardware_class, members in sorted(facts.members.items()):
         waves = rollout.opened.get(hardware_class, ())
         if index >= len(waves):
-            # The class came after this wave had opened; the next wave is its first.
+            # The class joined the plan after this wave had opened; the next wave is its first.
+            # Without a next one it would become current there on no verdict at all.
+            if members and index + 1 == len(rollout.plan.waves):
+                passed = False
+                reasons.append(f"{hardware_class}: joined the plan after its last wave had opened")
             continue
         inside = [
             m
@@ -152,8 +158,24 @@ def _open_next(rollout: Rollout, facts: Facts, now: datetime, passed_because: st
         )
         for hardware_class, members in facts.members.items()
     }
+    if not _lets_anybody_in(rollout, opens, facts):
+        # An open wave never changes: opened now, it would keep out everybody who enrols later.
+        return _stay(rollout, f"{name} would let in no enrolled device")
     because = f"{name} opened" + (f"; {passed_because}" if passed_because else "")
     return Decision(phase=rollout.phase, because=because, opens=opens)
+
+
+def _lets_anybody_in(rollout: Rollout, opens: Mapping[str, OfferWave], facts: Facts) -> bool:
+    approved = rollout.plan.waves[rollout.waves_open]
+    return any(
+        not member.revoked and admits(opens[hardware_class], approved, rollout.digest, member)
+        for hardware_class, members in facts.members.items()
+        for member in members
+    )
+
+
+def _expired(plan: Plan, now: datetime) -> bool:
+    return plan.expires > 0 and now.timestamp() >= plan.expires
 
 
 def _exceeds(plan: Plan, opened: Opened) -> bool:

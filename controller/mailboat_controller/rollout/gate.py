@@ -29,10 +29,15 @@ def judge_class(wave: PlanWave, members: Sequence[Member], opened_at: datetime |
     ok = sum(1 for m in asked if m.outcome is Outcome.OK)
     if not asked:
         return Gate(False, f"all {len(members)} devices refused the release; no verdict at all")
-    if wave.ok_min and len(asked) >= wave.ok_min:
-        if ok >= wave.ok_min:
-            return Gate(True, f"{ok} good verdicts, {wave.ok_min} needed")
-        return Gate(False, f"{ok} of {wave.ok_min} good verdicts; {_silent(asked, opened_at)}")
+    if wave.ok_min:
+        # A small class cannot bring more than it has; refusals do not make the number smaller.
+        needed = min(wave.ok_min, len(members))
+        if ok >= needed:
+            return Gate(True, f"{ok} good verdicts, {needed} needed")
+        missing = f"{len(members) - len(asked)} refused the release"
+        if ok < len(asked):
+            missing = _silent(asked, opened_at)
+        return Gate(False, f"{ok} of {needed} good verdicts; {missing}")
     if ok == len(asked):
         return Gate(True, f"all {ok} good" if ok > 1 else "the one device is good")
     return Gate(False, _silent(asked, opened_at))

@@ -6,7 +6,6 @@ themselves with. Waves are only added, so nobody who is in is ever put out by a 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -43,7 +42,6 @@ class Member:
     revoked: bool = False
     outcome: Outcome | None = None  # None: silent
     because: str = ""  # of a refusal or a failure
-    last_seen_at: datetime | None = None
 
 
 def excluded(member: Member, plan: Plan) -> str | None:
@@ -61,10 +59,11 @@ def admits(wave: OfferWave, approved: PlanWave, digest: str, member: Member) -> 
     """Whether an open wave lets this device in: the same comparison that the device makes."""
     if member.device in wave.pilots:
         return True
+    # The cheap questions first: this is asked for every device of a class.
     return (
-        approved.matches(dict(member.labels))
-        and member.enrolment_number <= wave.roster
-        and cohort.position(digest, member.device) <= wave.upto
+        member.enrolment_number <= wave.roster
+        and (not approved.ring or approved.matches(dict(member.labels)))
+        and (wave.upto == cohort.UPTO_ALL or cohort.position(digest, member.device) <= wave.upto)
     )
 
 

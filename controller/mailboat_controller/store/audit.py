@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, func, insert, select
 
 from mailboat_controller.store import tables
 from mailboat_controller.store.instants import from_ms, to_ms
@@ -103,6 +103,13 @@ def page(
     if subject is not None:
         query = query.where(_audit.c.subject == subject)
     return tuple(_read(row) for row in tx.execute(query.limit(limit)))
+
+
+def count_since(tx: Connection, subject: str, *, actor: str, since: datetime) -> int:
+    """How many entries an actor made about a subject."""
+    c = _audit.c
+    those = (c.subject == subject, c.actor == actor, c.at >= to_ms(since))
+    return tx.execute(select(func.count()).select_from(_audit).where(*those)).scalar_one()
 
 
 def _seal(content: Mapping[str, Any]) -> str:

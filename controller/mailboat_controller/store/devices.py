@@ -1,16 +1,34 @@
 """The registry: which devices there are, whose keys they hold, and when they were last heard of."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Row,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from mailboat_controller.store import tables
 from mailboat_controller.store.instants import from_ms, to_ms
 from mailboat_schemas.errors import Conflict, NotFound
-from mailboat_schemas.reports import ReportedState
+from mailboat_schemas.reports import ModelPhase, ReportedState
+
+NAMES_AT_ONCE = 500  # in one query; databases bound the number of parameters
 
 _devices = tables.devices
 
@@ -34,16 +52,13 @@ class DeviceRow:
     report: Mapping[str, Any] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class Member(NamedTuple):
     """What a rollout needs to know of a device; light enough to load a whole class."""
 
-    enrolment_number: int
     device: str
-    site: str
+    enrolment_number: int
     labels: Mapping[str, str]
     revoked: bool
-    last_seen_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,13 +166,31 @@ def members(tx: Connection, hardware_class: str) -> tuple[Member, ...]:
     """Every device of a class, revoked ones too, by enrolment number."""
     c = _devices.c
     rows = tx.execute(
-        select(c.enrolment_number, c.device, c.site, c.labels, c.revoked, c.last_seen_at)
+        # The labels as text: thousands of devices share a few sets of them, parsed once each.
+        select(c.device, c.enrolment_number, cast(c.labels, Text), c.revoked)
         .where(c.hardware_class == hardware_class)
         .order_by(c.enrolment_number)
     )
     return tuple(
-        Member(**{**row._mapping, "last_seen_at": _instant(row.last_seen_at)}) for row in rows
+        Member(device, number, _labels(labels), revoked)
+        for device, number, labels, revoked in rows.fetchall()
     )
+
+
+def committed_to(tx: Connection, digest: str, names: Sequence[str]) -> frozenset[str]:
+    """Which of these devices say in their newest report that they run this release for good."""
+    c = _devices.c
+    found: set[str] = set()
+    for first in range(0, len(names), NAMES_AT_ONCE):
+        some = c.device.in_(names[first : first + NAMES_AT_ONCE])
+        for device, report in tx.execute(select(c.device, c.report).where(some)):
+            models = [] if report is None else report["models"]
+            if any(
+                model["serving_digest"] == digest and model["phase"] == ModelPhase.COMMITTED
+                for model in models
+            ):
+                found.add(device)
+    return frozenset(found)
 
 
 def count_by_class(tx: Connection) -> tuple[ClassCount, ...]:
@@ -239,6 +272,11 @@ def revoke(tx: Connection, device: str) -> bool:
         update(_devices).where(_devices.c.device == device).values(revoked=True, online=False)
     )
     return True
+
+
+@lru_cache(maxsize=1024)
+def _labels(text: str) -> Mapping[str, str]:
+    return MappingProxyType(json.loads(text))
 
 
 def _order(report: Mapping[str, Any] | None) -> tuple[int, int]:

@@ -13,11 +13,16 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from mailboat_controller.store import tables
-from mailboat_schemas.errors import ConfigurationInvalid, DiskFull, ServerUnavailable
+from mailboat_schemas.errors import (
+    ConfigurationInvalid,
+    DiskFull,
+    OperatorNeeded,
+    ServerUnavailable,
+)
 
 BUSY_TIMEOUT_SECONDS = 10  # another process (the command line on the same file) may be writing
 # FastAPI runs plain handlers on 40 threads; a read that finds no connection waits, then gives up.
@@ -170,9 +175,28 @@ def _translated() -> Iterator[None]:
             ) from error
         if "locked" in problem or "connection" in problem:
             raise _busy(problem) from error
+        if "unable to open" in problem or "readonly" in problem or "disk I/O" in problem:
+            raise _unusable(problem) from error
+        raise
+    except DatabaseError as error:
+        # SQLite alone: what is there is no database, or not a whole one.
+        if "not a database" in str(error.orig) or "malformed" in str(error.orig):
+            raise _unusable(str(error.orig)) from error
         raise
     except PoolTimeout as error:
         raise _busy("all connections are in use") from error
+
+
+class DatabaseUnusable(OperatorNeeded):
+    code = "E-DATABASE"
+
+
+def _unusable(problem: str) -> DatabaseUnusable:
+    return DatabaseUnusable(
+        f"The database cannot be used: {problem}.",
+        next_step="look at the file and the rights of its directory where database_url points; if "
+        "it is damaged, restore it from a backup: devices send again what it has not seen.",
+    )
 
 
 def _busy(problem: str) -> ServerUnavailable:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from mailboat_controller.store import tables
 from mailboat_controller.store.instants import from_ms, to_ms
 from mailboat_controller.store.plain_json import plain
 from mailboat_schemas.events import Event
 
+RETRY_EPOCH_MAX = (1 << 31) - 1  # what the column holds; a device may say anything
 OBSERVED_MS_MAX = 1 << 53  # a device's clock may say anything; a column may not hold everything
 
 _events = tables.events
@@ -36,31 +37,52 @@ class EventRow:
     received_at: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadRow:
+    """A row of a batch that this program cannot read: of a newer agent, or wrong.
+
+    ``event_id`` is empty where the row has none.
+    """
+
+    sequence: int
+    event_id: str
+    content: Any
+    problem: str
+
+
 def append(
-    tx: Connection, device: str, epoch: str, events: Sequence[Event], received_at: datetime
+    tx: Connection,
+    device: str,
+    epoch: str,
+    events: Sequence[Event | UnreadRow],
+    received_at: datetime,
 ) -> None:
     if not events:
         return
+    origin = {"device": device, "epoch": epoch, "received_at": to_ms(received_at)}
     tx.execute(
         insert(_events),
         [
             {
-                "device": device,
-                "epoch": epoch,
+                **origin,
                 "sequence": event.sequence,
-                "event_id": event.event_id,
-                "kind": event.kind.value,
-                "model": event.model,
-                "version": event.version,
-                "digest": event.digest,
-                "retry_epoch": event.retry_epoch,
-                "content": plain(event.model_dump(mode="python")),
-                "observed_at": max(0, min(event.observed_at, OBSERVED_MS_MAX)),
-                "received_at": to_ms(received_at),
+                **(_read(event) if isinstance(event, Event) else _unread(event, epoch)),
             }
             for event in events
         ],
     )
+
+
+def unread(tx: Connection, *, after: int = 0, limit: int = 500) -> tuple[EventRow, ...]:
+    """Events kept as they came, in the order they were stored, those with an id above ``after``."""
+    c = _events.c
+    query = select(_events).where(c.kind == tables.UNKNOWN_KIND, c.id > after)
+    return tuple(_row(row) for row in tx.execute(query.order_by(c.id).limit(limit)))
+
+
+def replace_unread(tx: Connection, row_id: int, event: Event) -> None:
+    """What an unread row turned out to say."""
+    tx.execute(update(_events).where(_events.c.id == row_id).values(**_read(event)))
 
 
 def already_told(tx: Connection, device: str, event_ids: Iterable[str]) -> frozenset[str]:
@@ -77,20 +99,41 @@ def page(
     query = select(_events).where(_events.c.id > after)
     if device is not None:
         query = query.where(_events.c.device == device)
-    rows = tx.execute(query.order_by(_events.c.id).limit(limit))
-    return tuple(
-        EventRow(
-            **{
-                name: value
-                for name, value in row._mapping.items()
-                if name not in {"observed_at", "received_at"}
-            },
-            observed_at_ms=row.observed_at,
-            received_at=from_ms(row.received_at),
-        )
-        for row in rows
-    )
+    return tuple(_row(row) for row in tx.execute(query.order_by(_events.c.id).limit(limit)))
 
 
 def count(tx: Connection) -> int:
     return tx.execute(select(func.count()).select_from(_events)).scalar_one()
+
+
+def _read(event: Event) -> dict[str, Any]:
+    return {
+        "event_id": event.event_id,
+        "kind": event.kind.value,
+        "model": event.model,
+        "version": event.version,
+        "digest": event.digest,
+        "retry_epoch": min(event.retry_epoch, RETRY_EPOCH_MAX),
+        "content": plain(event.model_dump(mode="python")),
+        "observed_at": max(0, min(event.observed_at, OBSERVED_MS_MAX)),
+    }
+
+
+def _unread(row: UnreadRow, epoch: str) -> dict[str, Any]:
+    content = plain(row.content)
+    return {
+        "event_id": row.event_id or f"unread:{epoch}:{row.sequence}",
+        "kind": tables.UNKNOWN_KIND,
+        "model": None,
+        "version": None,
+        "digest": None,
+        "retry_epoch": 0,
+        "content": content if isinstance(content, dict) else {"row": content},
+        "observed_at": 0,
+    }
+
+
+def _row(row: Row[Any]) -> EventRow:
+    content = dict(row._mapping)
+    observed_at_ms, received_at = content.pop("observed_at"), content.pop("received_at")
+    return EventRow(**content, observed_at_ms=observed_at_ms, received_at=from_ms(received_at))

@@ -1,17 +1,27 @@
 """The fold of a device's events for one release, kept up to date as events arrive."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, func, insert, select, update
 
 from mailboat_controller.rollout.members import Outcome, stronger
 from mailboat_controller.store import tables
+from mailboat_controller.store.events import RETRY_EPOCH_MAX
 from mailboat_controller.store.instants import to_ms
+from mailboat_controller.store.plain_json import plain
 from mailboat_schemas.events import Event, EventKind
 
 _outcomes = tables.outcomes
+_asked = select(
+    _outcomes.c.device,
+    _outcomes.c.retry_epoch,
+    _outcomes.c.outcome,
+    _outcomes.c.code,
+    _outcomes.c.because,
+)
+_OUTCOME = {outcome.value: outcome for outcome in Outcome}
 
 OUTCOME_OF = {
     EventKind.RELEASE_REFUSED: Outcome.REFUSED,
@@ -24,8 +34,7 @@ OUTCOME_OF = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomeRow:
+class OutcomeRow(NamedTuple):
     device: str
     retry_epoch: int
     outcome: Outcome
@@ -47,16 +56,18 @@ def _fold_one(
     tx: Connection, device: str, event: Event, digest: str, told: Outcome, now: datetime
 ) -> bool:
     c = _outcomes.c
-    here = (c.digest == digest, c.device == device, c.retry_epoch == event.retry_epoch)
+    retry_epoch = min(event.retry_epoch, RETRY_EPOCH_MAX)
+    here = (c.digest == digest, c.device == device, c.retry_epoch == retry_epoch)
     held = tx.execute(select(_outcomes).where(*here)).first()
     exposed_at = None if told is Outcome.REFUSED else to_ms(now)
-    news = {"code": event.code, "because": event.because, "updated_at": to_ms(now)}
+    code, because = plain(event.code), plain(event.because)
+    news = {"code": code, "because": because, "updated_at": to_ms(now)}
     if held is None:
         tx.execute(
             insert(_outcomes).values(
                 digest=digest,
                 device=device,
-                retry_epoch=event.retry_epoch,
+                retry_epoch=retry_epoch,
                 outcome=told.value,
                 exposed_at=exposed_at,
                 **news,
@@ -71,34 +82,43 @@ def _fold_one(
         )
         return True
     # Of two equal outcomes the words of one are kept, the same one in whatever order they come.
-    if told is held_outcome and (event.code, event.because) < (held.code, held.because):
+    if told is held_outcome and (code, because) < (held.code, held.because):
         tx.execute(update(_outcomes).where(*here).values(news))
     return False
 
 
 def of_release(tx: Connection, digest: str) -> tuple[OutcomeRow, ...]:
+    """By device and retry epoch."""
     c = _outcomes.c
-    rows = tx.execute(
-        select(c.device, c.retry_epoch, c.outcome, c.code, c.because)
-        .where(c.digest == digest)
-        .order_by(c.device, c.retry_epoch)
-    )
-    return tuple(
-        OutcomeRow(
-            device=row.device,
-            retry_epoch=row.retry_epoch,
-            outcome=Outcome(row.outcome),
-            code=row.code,
-            because=row.because,
-        )
-        for row in rows
+    return _read(
+        tx.execute(_asked.where(c.digest == digest).order_by(c.device, c.retry_epoch)).fetchall()
     )
 
 
-def highest_failed_epoch(tx: Connection, digest: str) -> int | None:
-    """The newest retry epoch in which the release failed anywhere, or None."""
+def failures(tx: Connection, digest: str) -> tuple[OutcomeRow, ...]:
+    """In any order: sorting them would cost SQLite the index that finds the few among thousands."""
+    c = _outcomes.c
+    failed = c.outcome == Outcome.FAILED.value
+    return _read(tx.execute(_asked.where(c.digest == digest, failed)).fetchall())
+
+
+def highest_failed_epoch(tx: Connection, digest: str, *, offered: int) -> int | None:
+    """The newest retry epoch in which the release failed anywhere, or None.
+
+    Args:
+        offered: the newest epoch that devices were told of; what they say beyond it is made up.
+    """
     c = _outcomes.c
     newest: int | None = tx.execute(
-        select(func.max(c.retry_epoch)).where(c.digest == digest, c.outcome == Outcome.FAILED.value)
+        select(func.max(c.retry_epoch)).where(
+            c.digest == digest, c.outcome == Outcome.FAILED.value, c.retry_epoch <= offered
+        )
     ).scalar()
     return newest
+
+
+def _read(rows: Sequence[Any]) -> tuple[OutcomeRow, ...]:
+    return tuple(
+        OutcomeRow(device, retry_epoch, _OUTCOME[told], code, because)
+        for device, retry_epoch, told, code, because in rows
+    )

@@ -1,6 +1,6 @@
 """Messages that could not be taken: kept for a look, so that they can be acknowledged."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +12,10 @@ from mailboat_controller.store.instants import to_ms
 PAYLOAD_KEPT_BYTES_MAX = 4096
 PROBLEM_LENGTH_MAX = 1000
 TOPIC_LENGTH_MAX = 512
-MESSAGES_MAX = 10_000  # then the oldest go; a flood of them is one look, not a full disk
+# Beyond these the oldest go: a flood is one look, not a full disk. All of it stays under 60 MB, and
+# one device's flood pushes out no other's messages.
+MESSAGES_MAX = 10_000
+MESSAGES_PER_TOPIC_MAX = 100
 
 _quarantine = tables.quarantine
 
@@ -20,17 +23,32 @@ _quarantine = tables.quarantine
 def put(
     tx: Connection, *, topic: str, code: str, problem: str, payload: bytes, at: datetime
 ) -> None:
-    inserted = tx.execute(
+    """Keep a message. Call `trim` before the transaction ends."""
+    tx.execute(
         insert(_quarantine).values(
-            topic=topic.replace("\0", "")[:TOPIC_LENGTH_MAX],
+            topic=_kept(topic),
             code=code[:64],
             problem=problem.replace("\0", "")[:PROBLEM_LENGTH_MAX],
             payload=payload[:PAYLOAD_KEPT_BYTES_MAX],
             received_at=to_ms(at),
         )
     )
-    newest: int = inserted.inserted_primary_key[0]  # type: ignore[index]  # there always is one
-    tx.execute(delete(_quarantine).where(_quarantine.c.id <= newest - MESSAGES_MAX))
+
+
+def trim(tx: Connection, topics: Collection[str]) -> int:
+    """Drop the oldest beyond the bounds; returns how many.
+
+    Args:
+        topics: of the messages put since the last time.
+    """
+    c = _quarantine.c
+    dropped = 0
+    for topic in sorted({_kept(topic) for topic in topics}):
+        newest = select(c.id).where(c.topic == topic).order_by(c.id.desc())
+        dropped += _drop_from(tx, newest.offset(MESSAGES_PER_TOPIC_MAX), c.topic == topic)
+    if topics:
+        dropped += _drop_from(tx, select(c.id).order_by(c.id.desc()).offset(MESSAGES_MAX))
+    return dropped
 
 
 def page(tx: Connection, *, after: int = 0, limit: int = 100) -> tuple[Mapping[str, Any], ...]:
@@ -42,3 +60,15 @@ def page(tx: Connection, *, after: int = 0, limit: int = 100) -> tuple[Mapping[s
 
 def count(tx: Connection) -> int:
     return tx.execute(select(func.count()).select_from(_quarantine)).scalar_one()
+
+
+def _drop_from(tx: Connection, newest_first: Any, *those: Any) -> int:
+    """Drop the first row of the query and everything older."""
+    oldest_kept = tx.execute(newest_first.limit(1)).scalar()
+    if oldest_kept is None:
+        return 0
+    return tx.execute(delete(_quarantine).where(_quarantine.c.id <= oldest_kept, *those)).rowcount
+
+
+def _kept(topic: str) -> str:
+    return topic.replace("\0", "")[:TOPIC_LENGTH_MAX]

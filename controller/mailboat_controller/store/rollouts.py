@@ -108,6 +108,13 @@ def next_number(tx: Connection) -> int:
     return 1 + max(number or 0 for number in newest)
 
 
+def highest_retry_epoch(tx: Connection, model: str) -> int:
+    """The newest that any rollout of a model had; 0 while there is none."""
+    c = _rollouts.c
+    newest = tx.execute(select(func.max(c.retry_epoch)).where(c.model == model)).scalar()
+    return newest or 0
+
+
 def assignments(tx: Connection, hardware_class: str | None = None) -> tuple[AssignmentRow, ...]:
     """By class and model."""
     c = _assignments.c

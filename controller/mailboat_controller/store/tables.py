@@ -32,6 +32,10 @@ metadata = MetaData(
 RowId = BigInteger().with_variant(Integer, "sqlite")
 
 
+# Of an event that this program could not read and kept as it came; no EventKind has this name.
+UNKNOWN_KIND = "unknown"
+
+
 def _now(name: str, *, nullable: bool = False) -> Column[int]:
     return Column(name, BigInteger, nullable=nullable)
 
@@ -111,6 +115,9 @@ events = Table(
     _now("received_at"),
 )
 Index("ix_events_device", events.c.device, events.c.id)
+# What a newer program may be able to read: looked for at every start.
+_unread = events.c.kind == UNKNOWN_KIND
+Index("ix_events_unread", events.c.id, sqlite_where=_unread, postgresql_where=_unread)
 
 telemetry = Table(
     "telemetry",
@@ -152,6 +159,8 @@ outcomes = Table(
     _now("updated_at"),
 )
 Index("ix_outcomes_device", outcomes.c.device)
+# Completed rollouts wait for bad news alone, and there are many of them.
+Index("ix_outcomes_digest_outcome", outcomes.c.digest, outcomes.c.outcome)
 
 quarantine = Table(
     "quarantine",
@@ -163,6 +172,8 @@ quarantine = Table(
     Column("payload", LargeBinary, nullable=False),  # the first kilobytes
     _now("received_at"),
 )
+
+Index("ix_quarantine_topic", quarantine.c.topic, quarantine.c.id)
 
 trust_roles = Table(
     "trust_roles",
@@ -270,4 +281,4 @@ audit = Table(
     Column("hash", String(64), nullable=False),
     sqlite_autoincrement=True,
 )
-
+Index("ix_audit_subject", audit.c.subject, audit.c.sequence)

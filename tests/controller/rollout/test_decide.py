@@ -153,13 +153,57 @@ def test_a_wave_that_everybody_refused_does_not_pass_on_nothing() -> None:
     assert "all 3 devices refused the release; no verdict at all" in decision.because
 
 
-def test_a_wave_whose_pilots_are_not_enrolled_waits_for_them() -> None:
-    rollout = after(started(), decide(started(), facts(silent("xyz")), NOON))
+def test_a_wave_that_would_let_nobody_in_opens_when_somebody_comes() -> None:
+    early = decide(started(), facts(silent("xyz")), NOON)
+    late = decide(after(started(), early), facts(silent("xyza")), NOON)
 
-    decision = decide(rollout, facts(silent("xyz")), NOON)
+    assert (early.opens, early.because) == (None, "wave 1 of 2 would let in no enrolled device")
+    assert late.opens is not None
+
+
+def test_a_wave_whose_devices_are_all_revoked_holds() -> None:
+    gone = {CLASS: tuple(replace(member, revoked=True) for member in silent()[CLASS])}
+
+    decision = decide(opened(), facts(gone), NOON)
+
+    assert (decision.opens, decision.because) == (None, "wave 1 of 2 lets in no enrolled device")
+
+
+def test_refusals_do_not_lower_the_number_of_verdicts_an_approver_asked_for() -> None:
+    plan = Plan(rollout="r", waves=(PILOTS.model_copy(update={"ok_min": 2}), EVERYBODY))
+    one_ok = devices(a=Outcome.OK, b=Outcome.REFUSED, c=Outcome.REFUSED, d=None)
+
+    decision = decide(opened(plan), facts(one_ok), NOON)
 
     assert decision.opens is None
-    assert decision.because == "wave 1 of 2 lets in no enrolled device"
+    assert decision.because == "wave 1 of 2: kiosk: 1 of 2 good verdicts; 2 refused the release"
+
+
+def test_a_class_smaller_than_the_verdicts_asked_for_brings_all_it_has() -> None:
+    plan = Plan(rollout="r", waves=(PILOTS.model_copy(update={"ok_min": 9}), EVERYBODY))
+    all_ok = devices(a=Outcome.OK, b=Outcome.OK, c=Outcome.OK, d=None)
+
+    assert decide(opened(plan), facts(all_ok), NOON).opens is not None
+
+
+def test_a_class_that_joined_after_the_last_wave_is_never_completed_unseen() -> None:
+    plan = Plan(rollout="r", waves=(PILOTS,))
+    good = devices(a=Outcome.OK, b=Outcome.OK, c=Outcome.OK)
+    joined = {**good, "late": (Member(device="z", enrolment_number=9),)}
+
+    decision = decide(opened(plan), facts(joined), NOON)
+
+    assert decision.phase is Phase.RUNNING
+    assert "late: joined the plan after its last wave had opened" in decision.because
+
+
+def test_a_plan_that_expired_before_its_start_never_starts() -> None:
+    plan = PLAN.model_copy(update={"expires": int(NOON.timestamp())})
+    planned = replace(started(plan), phase=Phase.PLANNED)
+
+    decision = decide(planned, facts(silent()), NOON)
+
+    assert decision == Decision(phase=Phase.ABORTED, because="its plan expired before it started")
 
 
 def test_one_class_without_a_verdict_holds_the_others() -> None:

@@ -1,0 +1,96 @@
+"""What a controller stands on: opened and checked before anybody can connect."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from mailboat_controller import batch_reading, held_trust
+from mailboat_controller.artifacts import Artifacts
+from mailboat_controller.authority.online import OnlineKeys
+from mailboat_controller.broker import MosquittoBroker
+from mailboat_controller.config import ControllerSettings
+from mailboat_controller.pki import Authority, TlsFiles
+from mailboat_controller.reconcile import Reconciler
+from mailboat_controller.store.engine import Store
+from mailboat_schemas.errors import ConfigurationInvalid
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """Everything on this disk, and the broker if it is ours."""
+
+    store: Store
+    authority: Authority
+    server: TlsFiles
+    client: TlsFiles
+    artifacts: Artifacts
+    reconciler: Reconciler
+    broker: MosquittoBroker | None
+
+    def close(self) -> None:
+        if self.broker is not None:
+            self.broker.stop()
+        self.store.close()
+
+
+def open_ground(settings: ControllerSettings, now: datetime) -> Ground:
+    """
+    Raises:
+        OperatorNeeded: it cannot be served: no trust metadata, a wrong key, a damaged database, no
+            broker. Nothing is left running.
+    """
+    try:
+        store = Store(settings.store_url)
+        try:
+            return _open(settings, store, now)
+        except BaseException:
+            store.close()
+            raise
+    except OSError as error:
+        raise ConfigurationInvalid(
+            f"The data directory {settings.data_dir} cannot be used: {error}.",
+            next_step="let the user that runs `mailboat serve` own it and everything in it.",
+        ) from error
+
+
+def _open(settings: ControllerSettings, store: Store, now: datetime) -> Ground:
+    keys = OnlineKeys.load(settings.keys_dir)
+    authority = Authority.load(settings.pki_dir)
+    store.migrate()
+    with store.transaction() as tx:
+        taken = held_trust.import_directory(tx, settings.trust_dir, now)
+        held_trust.require_named(keys, held_trust.read(tx))
+        read = batch_reading.reread(tx, now)
+    _log.info("opened", trust_imported=taken, events_read_again=read)
+    reconciler = Reconciler(store, keys, settings.fleet)
+    reconciler.run(now)
+    server = authority.server_files(settings.certificate_names(), now=now)
+    client = authority.controller_files(now=now)
+    artifacts = Artifacts(settings.artifacts_dir)
+    artifacts.remove_parts()
+    return Ground(
+        store=store,
+        authority=authority,
+        server=server,
+        client=client,
+        artifacts=artifacts,
+        reconciler=reconciler,
+        broker=_started_broker(settings, server),  # last: a child that nobody else would end
+    )
+
+
+def _started_broker(settings: ControllerSettings, files: TlsFiles) -> MosquittoBroker | None:
+    if not settings.embedded_broker:
+        return None
+    broker = MosquittoBroker(
+        settings.broker_dir,
+        fleet=settings.fleet,
+        files=files,
+        host=settings.mqtt_host,
+        port=settings.mqtt_port,
+    )
+    broker.start()
+    return broker
