@@ -19,7 +19,13 @@ from mailboat_agent.trust_store import TrustStore
 from mailboat_agent.update.decide import Known
 from mailboat_agent.update.time_floor import ISSUED_FIELD
 from mailboat_schemas.codec import decode
-from mailboat_schemas.desired import Assignment, DesiredState, FreshTimestamp, ManifestBundle
+from mailboat_schemas.desired import (
+    Assignment,
+    DesiredState,
+    FreshTimestamp,
+    ManifestBundle,
+    ReleaseRef,
+)
 from mailboat_schemas.documents.release import DOCUMENT_BYTES_MAX, ReleaseDocument
 from mailboat_schemas.envelope import Envelope
 from mailboat_schemas.errors import (
@@ -265,9 +271,9 @@ class Manifest:
 
 def named_digests(assignments: Iterable[Assignment]) -> set[str]:
     """The release documents that assignments name."""
-    refs = [a.current for a in assignments] + [
-        None if a.offer is None else a.offer.release for a in assignments
-    ]
+    refs: list[ReleaseRef | None] = []
+    for each in assignments:
+        refs += [each.current, None if each.offer is None else each.offer.release, *each.kept]
     return {ref.digest for ref in refs if ref is not None}
 
 

@@ -12,13 +12,14 @@ from datetime import datetime, timedelta
 from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.bundle import compose_bundle
 from mailboat_controller.held_trust import HeldTrust
-from mailboat_controller.rollout.state import OFFERED
+from mailboat_controller.rollout.state import OFFERED, Phase
 from mailboat_controller.store import manifests, outbox, releases
 from mailboat_controller.store.manifests import ManifestRow
 from mailboat_controller.store.rollouts import AssignmentRow, RolloutRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.desired import (
+    KEPT_MAX,
     Assignment,
     DesiredState,
     FreshTimestamp,
@@ -72,12 +73,18 @@ def wish_for(
     documents: set[str] = set()
     for row in assignments:
         offer = _offer(row, rollouts)
+        kept = _kept(row, rollouts)
         wishes.append(
             Assignment(
-                model=row.model, current=row.current, offer=offer, retry_epoch=row.retry_epoch
+                model=row.model,
+                current=row.current,
+                offer=offer,
+                kept=kept,
+                retry_epoch=row.retry_epoch,
             )
         )
-        refs = (row.current, None if offer is None else offer.release, previous.get(row.model))
+        offered = None if offer is None else offer.release
+        refs = (row.current, offered, previous.get(row.model), *kept)
         documents |= {ref.digest for ref in refs if ref is not None}
     return ClassWish(
         hardware_class=hardware_class,
@@ -98,6 +105,24 @@ def _offer(row: AssignmentRow, rollouts: Sequence[RolloutRow]) -> Offer | None:
                 waves=waves,
             )
     return None
+
+
+def _kept(row: AssignmentRow, rollouts: Sequence[RolloutRow]) -> tuple[ReleaseRef, ...]:
+    """Releases of superseded rollouts since the current one began, newest first.
+
+    They were good where they went: sending those devices back until the newest release reaches
+    them would undo a good update, most of all where devices come home rarely.
+    """
+    kept: list[ReleaseRef] = []
+    for each in rollouts:
+        rollout = each.rollout
+        if rollout.model != row.model:
+            continue
+        if row.current is not None and rollout.digest == row.current.digest:
+            break
+        if rollout.phase is Phase.SUPERSEDED and rollout.opened.get(row.hardware_class):
+            kept.append(ReleaseRef(version=rollout.version, digest=rollout.digest))
+    return tuple(kept[:KEPT_MAX])
 
 
 def publish_changed(

@@ -14,6 +14,7 @@ from mailboat_controller.store.rollouts import RolloutRow
 from mailboat_controller.store.transaction import Transaction
 
 NOT_STARTED = frozenset({Phase.PLANNED, Phase.ABORTED})
+AWAITS_BAD_NEWS = frozenset({Phase.COMPLETED, Phase.SUPERSEDED})
 
 
 def covered_classes(tx: Transaction, rollout: Rollout) -> tuple[str, ...]:
@@ -43,10 +44,10 @@ def load(
 ) -> dict[str, tuple[Member, ...]]:
     """The devices of each named class with their outcomes.
 
-    A completed rollout only waits for bad news, so only the bearers of bad news are loaded: it may
-    cover the whole fleet, and stays completed for years.
+    A completed or superseded rollout only waits for bad news, so only the bearers of bad news are
+    loaded: it may cover the whole fleet, and stays as it is for years.
     """
-    if rollout.phase is not Phase.COMPLETED:
+    if rollout.phase not in AWAITS_BAD_NEWS:
         by_device = _outcomes(tx, rollout)
         return {
             name: tuple(_member(row, by_device.get(row.device)) for row in classes.members(name))

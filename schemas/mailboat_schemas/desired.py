@@ -17,6 +17,7 @@ from mailboat_schemas.names import ClassName, DeviceId, Digest, FleetId, ModelNa
 ASSIGNMENTS_MAX = 64  # models of one class
 TRUST_FILES_MAX = 512
 DOCUMENTS_MAX = 256
+KEPT_MAX = 8  # superseded rollouts since the last completed one
 
 Upto = Annotated[str, StringConstraints(pattern=r"^(?:|[0-9a-f]{16})$")]
 TrustFileName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.%-]{0,127}\.json$")]
@@ -47,11 +48,16 @@ class Offer(WireModel):
 
 
 class Assignment(WireModel):
-    """One model of the class: ``current`` is for all, ``offer`` for those its waves let in."""
+    """One model of the class: ``current`` is for all, ``offer`` for those its waves let in.
+
+    ``kept`` names releases of rollouts that a newer one superseded: who runs one of them may keep
+    it until the offer, or a new current release, reaches the device.
+    """
 
     model: ModelName
     current: ReleaseRef | None = None
     offer: Offer | None = None
+    kept: tuple[ReleaseRef, ...] = Field(default=(), max_length=KEPT_MAX)
     retry_epoch: int = Field(default=0, ge=0, description="raised to offer a failed release again")
 
 

@@ -64,6 +64,7 @@ def play(tmp_path: Path, moments: list[tuple[int, bool]]) -> None:
     run_on_small_disk(tmp_path / "disk", 24 << 20, program)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_before_an_install_costs_nothing(tmp_path: Path) -> None:
     play(tmp_path, [(0, False)])
 

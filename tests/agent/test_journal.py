@@ -250,6 +250,7 @@ def test_a_file_that_is_no_database_is_moved_aside(tmp_path: Path, content: byte
     assert (tmp_path / "journal.db.damaged-1").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_every_corrupted_page_ends_in_a_journal_that_works(tmp_path: Path) -> None:
     """Each page in turn is overwritten with noise; some are found at once, some in use."""
     with closing(open_journal(tmp_path)) as journal:

@@ -338,7 +338,7 @@ class Network:
                 self.outbox.on_ack(self.controller.receive(self.up.pop(0)), self.now)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(moves=st.lists(st.sampled_from(MOVES), min_size=5, max_size=60))
 def test_every_row_arrives_exactly_once_and_in_order(moves: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:

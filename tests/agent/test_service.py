@@ -260,6 +260,7 @@ def test_from_the_kit_to_a_served_release_and_back_after_a_kill(site: Site, brok
     assert site.read("status.json") == {}
 
 
+@pytest.mark.slow
 def test_without_a_broker_the_manifest_comes_over_https(site: Site) -> None:
     assert site.enroll() == 0
     settings = site.config.read_text()
@@ -321,7 +322,7 @@ def workers_of(pid: int) -> list[int]:
     return [each.pid for each in found if mine in (each.info["cmdline"] or [])]
 
 
-@pytest.mark.parametrize("moment", ["download", "trial"])
+@pytest.mark.parametrize("moment", [pytest.param("download", marks=pytest.mark.slow), "trial"])
 def test_told_to_stop_in_the_middle_it_ends_in_time_and_goes_on_later(
     site: Site, silent_broker: None, moment: str
 ) -> None:

@@ -121,6 +121,7 @@ def test_expired_metadata_is_refused_as_stale(
     assert timestamp_version(store) == 2
 
 
+@pytest.mark.slow
 def test_accepting_may_die_anywhere_and_leaves_one_whole_set(
     fleet: TrustFleet, bundles: list[ManifestBundle], tmp_path: Path
 ) -> None:

@@ -226,11 +226,38 @@ class TestRollout:
         core.release("1.0.0", plan("first"))
         new = core.release("1.1.0", plan("second"))
 
-        assert core.rollout("first").phase is Phase.ABORTED
+        assert core.rollout("first").phase is Phase.SUPERSEDED
         assert core.rollout("first").because == "superseded by rollout second"
         offer = core.assignment().offer
         assert offer is not None
         assert offer.release.digest == new
+
+    def test_devices_of_a_superseded_rollout_may_keep_its_release_until_bad_news_of_it(
+        self, core: Core
+    ) -> None:
+        first, second = core.fleet.enrol("dev-1"), core.fleet.enrol("dev-2")
+        done = core.release("0.9.0", plan("done"))
+        for device in (first, second):
+            core.tell(device, EventKind.COMMITTED, done)
+        old = core.release("1.0.0", plan("first"))
+        core.tell(first, EventKind.COMMITTED, old)
+        core.release("1.1.0", plan("second"))
+
+        assert [ref.digest for ref in core.assignment().kept] == [old]
+
+        core.tell(second, EventKind.ROLLED_BACK, old)
+
+        assert core.rollout("first").phase is Phase.HALTED
+        assert core.assignment().kept == ()
+
+    def test_nothing_older_than_the_current_release_is_kept(self, core: Core) -> None:
+        device = core.fleet.enrol("dev-1")
+        core.release("1.0.0", plan("first"))
+        new = core.release("1.1.0", plan("second"))
+        core.tell(device, EventKind.COMMITTED, new)
+
+        assert core.rollout("second").phase is Phase.COMPLETED
+        assert core.assignment().kept == ()
 
     def test_a_newer_rollout_that_lets_nobody_in_yet_takes_the_place_of_nothing(
         self, core: Core
@@ -249,7 +276,7 @@ class TestRollout:
         core.now += timedelta(days=1)
         core.run()
 
-        assert core.rollout("first").phase is Phase.ABORTED
+        assert core.rollout("first").phase is Phase.SUPERSEDED
         assert offered(core) == new
 
     def test_an_expired_plan_is_never_started_and_disturbs_nothing(self, core: Core) -> None:

@@ -108,7 +108,7 @@ def _in_soak(situation: Situation, active: Installed, now: datetime) -> Step:
     state = situation.state
     if not _intact(situation, active):
         return _leave(situation, "storage_damaged", f"files of {active.version} were damaged")
-    if not _named(situation, active):
+    if not (_named(situation, active) or _kept(situation, active)):
         because = f"{active.version} is not wanted any more"
         if fall_back_to(situation) is not None:
             return _leave(situation, "superseded", because)
@@ -142,12 +142,15 @@ def _committed(situation: Situation, active: Installed, now: datetime) -> Step:
     step, refusals = _offered(situation, now)
     if step is not None:
         return step
+    if _kept(situation, active):
+        because = f"{active.version} stays until the next release reaches this device"
+        return Keep(because=_because(because, refusals), refusals=refusals)
     if current is None:
         return Keep(because=_because("no release is current", refusals), refusals=refusals)
     if current.digest == active.digest:
         return Keep(because=_because(f"{active.version} is current", refusals), refusals=refusals)
     previous = fall_back_to(situation)
-    if previous is not None and previous.digest == current.digest:
+    if previous is not None and (previous.digest == current.digest or _kept(situation, previous)):
         # It ran here before and is still approved: no new trial.
         return GoBack(
             to=previous,
@@ -240,6 +243,12 @@ def _named(situation: Situation, active: Installed) -> bool:
     return any(
         ref is not None and ref.digest == active.digest for ref in (assignment.current, offered)
     )
+
+
+def _kept(situation: Situation, release: Installed) -> bool:
+    """Whether it may stay though a newer rollout is on its way; its approval is checked apart."""
+    assignment = situation.assignment
+    return assignment is not None and release.digest in {ref.digest for ref in assignment.kept}
 
 
 def fall_back_to(situation: Situation) -> Installed | None:

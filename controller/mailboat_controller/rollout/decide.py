@@ -63,7 +63,7 @@ def decide(rollout: Rollout, facts: Facts, now: datetime) -> Decision:
             return Decision(phase=rollout.phase, because=rollout.because)
         case Phase.PLANNED:
             return _planned(rollout, facts, now)
-        case Phase.RUNNING | Phase.PAUSED | Phase.COMPLETED:
+        case Phase.RUNNING | Phase.PAUSED | Phase.COMPLETED | Phase.SUPERSEDED:
             return _bad_news(rollout, facts, now) or _good_news(rollout, facts, now)
 
 
@@ -92,7 +92,7 @@ def _bad_news(rollout: Rollout, facts: Facts, now: datetime) -> Decision | None:
         return None
     if facts.superseded_by is not None:
         because = f"superseded by rollout {facts.superseded_by}"
-        return _to(rollout, Trigger.ABORT, because)
+        return _to(rollout, Trigger.SUPERSEDE, because)
     if _exceeds(rollout.plan, rollout.opened):
         return _to(rollout, Trigger.HALT, "the approver narrowed the plan below what is open")
     if _expired(rollout.plan, now):

@@ -14,6 +14,7 @@ class Phase(StrEnum):
     COMPLETED = "completed"  # its release is current for every device of its classes
     HALTED = "halted"  # bad news; good news never reopens it, a new approval does
     ABORTED = "aborted"  # taken back without bad news
+    SUPERSEDED = "superseded"  # a newer one has begun; who runs its release may keep it till then
 
 
 class Trigger(StrEnum):
@@ -23,6 +24,7 @@ class Trigger(StrEnum):
     FINISH = "finish"
     HALT = "halt"
     ABORT = "abort"
+    SUPERSEDE = "supersede"
 
 
 TRANSITIONS: Mapping[tuple[Phase, Trigger], Phase] = MappingProxyType(
@@ -33,11 +35,15 @@ TRANSITIONS: Mapping[tuple[Phase, Trigger], Phase] = MappingProxyType(
         (Phase.RUNNING, Trigger.FINISH): Phase.COMPLETED,
         (Phase.RUNNING, Trigger.HALT): Phase.HALTED,
         (Phase.RUNNING, Trigger.ABORT): Phase.ABORTED,
+        (Phase.RUNNING, Trigger.SUPERSEDE): Phase.SUPERSEDED,
         (Phase.PAUSED, Trigger.RESUME): Phase.RUNNING,
         (Phase.PAUSED, Trigger.HALT): Phase.HALTED,
         (Phase.PAUSED, Trigger.ABORT): Phase.ABORTED,
+        (Phase.PAUSED, Trigger.SUPERSEDE): Phase.SUPERSEDED,
         # A device may bring bad news days late, so completed is not the end.
         (Phase.COMPLETED, Trigger.HALT): Phase.HALTED,
+        (Phase.SUPERSEDED, Trigger.HALT): Phase.HALTED,
+        (Phase.SUPERSEDED, Trigger.ABORT): Phase.ABORTED,
     }
 )
 

@@ -330,6 +330,7 @@ def test_an_address_in_use_is_said_with_a_next_step(gateway: Gateway, runtime: R
         Gateway(runtime, port=gateway.address[1])
 
 
+@pytest.mark.slow
 def test_many_clients_and_a_swap_lose_nothing(
     gateway: Gateway, runtime: Runtime, bench: Any, models: Any
 ) -> None:

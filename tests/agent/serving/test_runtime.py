@@ -126,6 +126,7 @@ def test_a_worker_killed_in_flight_fails_that_request_and_comes_back(
     assert stats.peak_memory_bytes > 20 << 20
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_while_idle_is_started_again(
     runtime: Runtime, bench: Any, models: Any
 ) -> None:
@@ -137,6 +138,7 @@ def test_a_worker_that_dies_while_idle_is_started_again(
     assert ask(runtime).result() == ("1.0.0", 3.0)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_again_is_waited_for_and_requests_are_told_how_long(
     runtime: Runtime, bench: Any, models: Any
 ) -> None:

@@ -66,6 +66,7 @@ def assigned(
     current: str | None = None, offer: str | None = None, *, upto: str = "f" * 16, **more: Any
 ) -> Assignment:
     epoch = more.pop("retry_epoch", 0)
+    kept = tuple(ref(digest) for digest in more.pop("kept", ()))
     return Assignment(
         model="vad",
         current=None if current is None else ref(current),
@@ -75,6 +76,7 @@ def assigned(
             release=ref(offer), rollout="all", waves=(OfferWave(upto=upto, roster=9),), **more
         ),
         retry_epoch=epoch,
+        kept=kept,
     )
 
 
@@ -308,6 +310,40 @@ def test_when_the_offer_is_gone_the_device_returns_without_a_new_trial() -> None
 
     assert isinstance(step, GoBack)
     assert (step.kind, step.to) == (EventKind.RETURNED, installed(A))
+
+
+def test_a_release_that_a_newer_rollout_superseded_stays_until_the_newer_one_arrives() -> None:
+    state = replace(RUNS_A, active=installed(B), previous=installed(A))
+
+    step = decide(situation(state, assigned(current=A, kept=[B])), NOON)
+
+    assert step == Keep(because="2.0.0 stays until the next release reaches this device")
+
+
+def test_a_kept_release_makes_way_for_the_offer_that_lets_the_device_in() -> None:
+    state = replace(RUNS_A, active=installed(A))
+
+    step = decide(situation(state, assigned(offer=B, kept=[A])), NOON)
+
+    assert isinstance(step, StartTrial)
+    assert step.candidate.digest == B
+
+
+def test_a_kept_release_that_was_withdrawn_is_left_all_the_same() -> None:
+    state = replace(RUNS_A, active=installed(B), previous=installed(A))
+    withdrawn = {B: known(B, approved=False)}
+
+    step = decide(situation(state, assigned(current=A, kept=[B]), standings=withdrawn), NOON)
+
+    assert isinstance(step, GoBack)
+    assert step.to == installed(A)
+
+
+def test_a_superseded_soak_goes_on_and_a_superseded_trial_does_not() -> None:
+    kept = assigned(current=A, kept=[B])
+
+    assert isinstance(decide(situation(soaking(B, A), kept, attempt_running=True), NOON), WatchSoak)
+    assert isinstance(decide(situation(trying(B, A), kept), NOON), GoBack)
 
 
 def test_when_the_rollout_completed_the_device_has_nothing_to_do() -> None:

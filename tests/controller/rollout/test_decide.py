@@ -265,7 +265,7 @@ def test_a_newer_rollout_of_the_same_model_takes_the_place_of_this_one() -> None
 
     decision = decide(opened(), newer, NOON)
 
-    assert decision == Decision(phase=Phase.ABORTED, because="superseded by rollout next")
+    assert decision == Decision(phase=Phase.SUPERSEDED, because="superseded by rollout next")
 
 
 def test_a_plan_narrowed_below_what_is_open_halts() -> None:
