@@ -82,6 +82,7 @@ class Link:
         self._ended = asyncio.Event()
         self._unconfirmed: dict[int, asyncio.Future[ReasonCode]] = {}
         self._window = asyncio.Semaphore(INFLIGHT_MESSAGES_MAX)
+        self._on_connected: Callable[[], None] = lambda: None
         self.connections = 0
 
     @property
@@ -95,12 +96,13 @@ class Link:
         """Connect, stay connected, come back with full jitter. Ends only by cancellation.
 
         Args:
-            on_connected: called in the loop after every connect, once subscriptions are sent.
+            on_connected: called in the loop after every connect, once it is subscribed.
         """
         attempt = 0
+        self._on_connected = on_connected
         while True:
             self._ended.clear()
-            client = self._fresh_client(on_connected)
+            client = self._fresh_client()
             try:
                 await asyncio.to_thread(self._connect, client)
                 client.loop_start()
@@ -175,7 +177,7 @@ class Link:
                 "acl (broker-config/mosquitto/acl).",
             )
 
-    def _fresh_client(self, on_connected: Callable[[], None]) -> Client:
+    def _fresh_client(self) -> Client:
         client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
@@ -187,7 +189,7 @@ class Link:
             client.tls_set_context(self._tls)
         client.connect_timeout = CONNECT_SECONDS_MAX
         client.max_inflight_messages_set(INFLIGHT_MESSAGES_MAX)
-        client.on_connect = self._on_connect(on_connected)
+        client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
@@ -208,34 +210,24 @@ class Link:
         self._client = client
 
     def _on_connect(
-        self, on_connected: Callable[[], None]
-    ) -> Callable[[Client, Any, ConnectFlags, ReasonCode, Properties | None], None]:
-        def connected() -> None:
-            self.connections += 1
-            self._connected.set()
-            on_connected()
-
-        def handle(
-            client: Client,
-            _userdata: Any,
-            flags: ConnectFlags,
-            reason: ReasonCode,
-            _properties: Properties | None,
-        ) -> None:
-            if reason.is_failure:
-                _log.error(
-                    "broker refused the connection",
-                    reason=str(reason),
-                    next_step="look at the broker's log; the controller's certificate must have "
-                    "the name 'controller'.",
-                )
-                return
-            _log.info("broker connected", session_present=flags.session_present)
-            # Always: the broker may have lost the session while saying otherwise.
-            client.subscribe([(subscription(c, fleet=self._fleet), 1) for c in _SUBSCRIPTIONS])
-            self._call(connected)
-
-        return handle
+        self,
+        client: Client,
+        _userdata: Any,
+        flags: ConnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            _log.error(
+                "broker refused the connection",
+                reason=str(reason),
+                next_step="look at the broker's log; the controller's certificate must have "
+                "the name 'controller'.",
+            )
+            return
+        _log.info("broker connected", session_present=flags.session_present)
+        # Always: the broker may have lost the session while saying otherwise.
+        client.subscribe([(subscription(c, fleet=self._fleet), 1) for c in _SUBSCRIPTIONS])
 
     def _on_disconnect(
         self,
@@ -255,12 +247,13 @@ class Link:
 
     def _on_subscribe(
         self,
-        _client: Client,
+        client: Client,
         _userdata: Any,
         _mid: int,
         reasons: list[ReasonCode],
         _properties: Properties | None,
     ) -> None:
+        """Connected counts from here: before, nobody's message would reach us."""
         for channel, reason in zip(_SUBSCRIPTIONS, reasons, strict=False):
             if reason.value >= _REFUSED:
                 _log.error(
@@ -269,6 +262,14 @@ class Link:
                     reason=str(reason),
                     next_step="see broker-config/mosquitto/README.md",
                 )
+
+        def connected() -> None:
+            if client is self._client:
+                self.connections += 1
+                self._connected.set()
+                self._on_connected()
+
+        self._call(connected)
 
     def _on_message(self, client: Client, _userdata: Any, message: MQTTMessage) -> None:
         properties = message.properties
