@@ -5,6 +5,7 @@ that sends more gets 413 and its connection is closed. Uploads stream and count 
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
@@ -19,6 +20,10 @@ from mailboat_schemas.errors import MailboatError, PayloadTooLarge, ServerUnavai
 BODY_BYTES_MAX = 1 << 20  # the largest is a submission, 512 KiB
 # Without a certificate there is only an enrolment to send; anybody could make us hold more.
 STRANGERS_BODY_BYTES_MAX = 64 * 1024
+# Read and thrown away of a body that is too large: a client that still sends when the connection is
+# closed sees a broken pipe in place of the answer that says why.
+DRAINED_BYTES_MAX = 4 << 20
+DRAIN_SECONDS_MAX = 5.0
 BODY_SECONDS_MAX = 30.0  # one that drips keeps a connection from somebody else
 STREAMED_PREFIX = "/v1/artifacts/"
 NUMBER_MAX = (1 << 63) - 1  # what a database column holds
@@ -104,6 +109,7 @@ async def _read(scope: Message, receive: Receive, bytes_max: int) -> bytes | Non
     body, more = bytearray(), True
     while more:
         if max(size_bytes, len(body)) > bytes_max:
+            await _drain(receive)
             raise PayloadTooLarge("request body", max(size_bytes, len(body)), bytes_max)
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -113,6 +119,16 @@ async def _read(scope: Message, receive: Receive, bytes_max: int) -> bytes | Non
     if len(body) > bytes_max:
         raise PayloadTooLarge("request body", len(body), bytes_max)
     return bytes(body)
+
+
+async def _drain(receive: Receive) -> None:
+    drained, more = 0, True
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS_MAX):
+            while more and drained <= DRAINED_BYTES_MAX:
+                message = await receive()
+                drained += len(message.get("body", b""))
+                more = message.get("more_body", False)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
