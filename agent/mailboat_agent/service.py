@@ -146,8 +146,8 @@ class Agent:
         except TimeoutError:
             _log.warning("Not everything ended in %g s; it ends now.", CLOSE_SECONDS_MAX)
         finally:
-            self._journal.close()
             self._status.clear()
+            self._journal.close()
 
     # --- the tasks -------------------------------------------------------------------------------
 

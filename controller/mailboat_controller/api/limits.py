@@ -23,7 +23,7 @@ STRANGERS_BODY_BYTES_MAX = 64 * 1024
 # Read and thrown away of a body that is too large: a client that still sends when the connection is
 # closed sees a broken pipe in place of the answer that says why.
 DRAINED_BYTES_MAX = 4 << 20
-DRAIN_SECONDS_MAX = 5.0
+DRAIN_SECONDS_MAX = 1.0
 BODY_SECONDS_MAX = 30.0  # one that drips keeps a connection from somebody else
 STREAMED_PREFIX = "/v1/artifacts/"
 NUMBER_MAX = (1 << 63) - 1  # what a database column holds
