@@ -28,7 +28,7 @@ DRAWERS = {"utils", "util", "helpers", "helper", "common", "base", "misc", "mana
 
 # One library lives in one place, so that replacing it changes one place.
 HOMES = {
-    "paho": {"agent/mqtt.py", "controller/mqtt.py", "controller/ci_client.py"},
+    "paho": {"agent/mqtt.py", "controller/mqtt/", "controller/ci_client.py"},
     # The thief of the demo speaks for itself: it must not go through the controller's own link.
     "aiomqtt": {"controller/ci_client.py", "controller/demo/thief.py"},
     "sqlalchemy": {"controller/store/"},
@@ -41,8 +41,7 @@ HOMES = {
     "tuf": {
         "schemas/trust.py",
         "controller/authority/",
-        "controller/intake.py",
-        "controller/bundle.py",
+        "controller/trust/",
         "agent/update/time_floor.py",
         "controller/demo/thief.py",
     },

@@ -10,8 +10,7 @@ from datetime import datetime
 import structlog
 
 from mailboat_controller.artifacts import Artifacts
-from mailboat_controller.incoming import Incoming
-from mailboat_controller.intake import Accepted, Approval, Held, Rejected, judge_submission
+from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.reconcile import Reconciler
 from mailboat_controller.rollout.decide import Rollout
 from mailboat_controller.rollout.state import FINAL, Phase, Trigger, move
@@ -26,6 +25,7 @@ from mailboat_controller.store import (
 )
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.transaction import Transaction
+from mailboat_controller.trust.intake import Accepted, Approval, Held, Rejected, judge_submission
 from mailboat_schemas.codec import decode
 from mailboat_schemas.documents.release import document_digest
 from mailboat_schemas.errors import Conflict, MailboatError, OperatorNeeded, ReleaseRejected

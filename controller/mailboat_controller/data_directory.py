@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from mailboat_controller.config import CONFIG_FILE, ControllerSettings, load
 from mailboat_controller.connection_file import FILE_NAME, save_connection
 from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
-from mailboat_controller.pki import CREDENTIAL_DAYS, Authority
+from mailboat_controller.pki.issuing import CREDENTIAL_DAYS, Authority
 from mailboat_controller.store import audit, credentials, devices
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.transaction import Transaction

@@ -5,14 +5,15 @@ from datetime import datetime
 
 import structlog
 
-from mailboat_controller import batch_reading, held_trust
 from mailboat_controller.artifacts import Artifacts
 from mailboat_controller.authority.online import OnlineKeys
-from mailboat_controller.broker import MosquittoBroker
+from mailboat_controller.broker.embedded import MosquittoBroker
 from mailboat_controller.config import ControllerSettings
-from mailboat_controller.pki import Authority, TlsFiles
+from mailboat_controller.ingest import batch_reading
+from mailboat_controller.pki.issuing import Authority, TlsFiles
 from mailboat_controller.reconcile import Reconciler
 from mailboat_controller.store.engine import Store
+from mailboat_controller.trust import held_trust
 from mailboat_schemas.errors import ConfigurationInvalid
 
 _log = structlog.get_logger(__name__)

@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from mailboat_controller.pki import TlsFiles
+from mailboat_controller.pki.issuing import TlsFiles
 from mailboat_schemas.errors import ConfigurationInvalid
 
 EXTENSION = "tls"

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from mailboat_controller.ingest import Ingested
+from mailboat_controller.ingest.batch import Ingested
 from mailboat_controller.stats import RollUp
 from mailboat_controller.store import devices, manifests, outbox, quarantine, trust_roles
 from mailboat_controller.store.engine import Store

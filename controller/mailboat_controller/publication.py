@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from mailboat_controller.authority.online import OnlineKeys
-from mailboat_controller.bundle import compose_bundle
-from mailboat_controller.held_trust import HeldTrust
 from mailboat_controller.rollout.state import OFFERED, Phase
 from mailboat_controller.store import manifests, outbox, releases
 from mailboat_controller.store.manifests import ManifestRow
 from mailboat_controller.store.rollouts import AssignmentRow, RolloutRow
 from mailboat_controller.store.transaction import Transaction
+from mailboat_controller.trust.bundle import compose_bundle
+from mailboat_controller.trust.held_trust import HeldTrust
 from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.desired import (
     KEPT_MAX,

@@ -12,9 +12,8 @@ from typing import Any
 
 import structlog
 
-from mailboat_controller import held_trust, publication, rollout_facts
+from mailboat_controller import publication, rollout_facts
 from mailboat_controller.authority.online import OnlineKeys
-from mailboat_controller.held_trust import HeldTrust
 from mailboat_controller.publication import ClassWish, Published
 from mailboat_controller.rollout.decide import Decision, Rollout, decide
 from mailboat_controller.rollout.members import Member
@@ -24,6 +23,8 @@ from mailboat_controller.store import audit, classes, rollouts
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.rollouts import AssignmentRow, RolloutRow
 from mailboat_controller.store.transaction import Transaction
+from mailboat_controller.trust import held_trust
+from mailboat_controller.trust.held_trust import HeldTrust
 from mailboat_schemas.desired import OfferWave, ReleaseRef
 from mailboat_schemas.documents.rollout import WAVES_MAX
 from mailboat_schemas.errors import Conflict

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mailboat_controller.held_trust import HeldTrust
 from mailboat_controller.rollout.counts import count_class
 from mailboat_controller.rollout.decide import Facts, Rollout
 from mailboat_controller.rollout.members import Member, Outcome, stronger
@@ -12,6 +11,7 @@ from mailboat_controller.store import devices, outcomes, releases
 from mailboat_controller.store.outcomes import OutcomeRow
 from mailboat_controller.store.rollouts import RolloutRow
 from mailboat_controller.store.transaction import Transaction
+from mailboat_controller.trust.held_trust import HeldTrust
 
 NOT_STARTED = frozenset({Phase.PLANNED, Phase.ABORTED})
 AWAITS_BAD_NEWS = frozenset({Phase.COMPLETED, Phase.SUPERSEDED})

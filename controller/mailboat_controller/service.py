@@ -29,11 +29,11 @@ from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
 from mailboat_controller.ground import Ground, open_ground
 from mailboat_controller.https_server import HttpsServer
 from mailboat_controller.metrics import Metrics
-from mailboat_controller.mqtt import Link
-from mailboat_controller.pki import TlsFiles
-from mailboat_controller.receiving import Receiver
+from mailboat_controller.mqtt.link import Link
+from mailboat_controller.mqtt.receiving import Receiver
+from mailboat_controller.mqtt.sending import Sender
+from mailboat_controller.pki.issuing import TlsFiles
 from mailboat_controller.rollout.state import Trigger
-from mailboat_controller.sending import Sender
 from mailboat_controller.store import telemetry
 from mailboat_controller.wake import Wake
 from mailboat_schemas.errors import MailboatError, Transient

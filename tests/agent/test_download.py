@@ -16,7 +16,7 @@ import pytest
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.download import RETRY_AFTER_SECONDS_MAX, HttpsSource
 from mailboat_agent.identity import tls_context
-from mailboat_controller.pki import Authority
+from mailboat_controller.pki.issuing import Authority
 from mailboat_schemas.desired import ManifestBundle
 from mailboat_schemas.enrolment import EnrolmentRequest, EnrolmentResponse
 from mailboat_schemas.errors import (

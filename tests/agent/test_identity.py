@@ -17,7 +17,7 @@ from mailboat_agent.identity import (
     make_key,
     tls_context,
 )
-from mailboat_controller.pki import Authority
+from mailboat_controller.pki.issuing import Authority
 from mailboat_schemas.errors import ConfigurationInvalid
 
 NOW = datetime.now(UTC)

@@ -8,7 +8,7 @@ import pytest
 
 from controller_core import EVERYBODY, Core, plan
 from enrolled_fleet import FLEET
-from mailboat_controller.incoming import Incoming
+from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.rollout.state import Phase
 from mailboat_controller.store import audit, releases, rollouts
 from mailboat_schemas.events import EventKind

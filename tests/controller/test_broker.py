@@ -19,9 +19,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from mailboat_controller import broker
-from mailboat_controller.broker import BrokerDied, MosquittoBroker, find_mosquitto
-from mailboat_controller.pki import Authority, TlsFiles
+from mailboat_controller.broker import embedded as broker
+from mailboat_controller.broker.embedded import BrokerDied, MosquittoBroker, find_mosquitto
+from mailboat_controller.pki.issuing import Authority, TlsFiles
 from mailboat_schemas.enrolment import Kind
 from mailboat_schemas.errors import ConfigurationInvalid, OperatorNeeded
 from running_api import certificate_request, write_key

@@ -8,7 +8,7 @@ import pytest
 
 from mailboat_controller.authority import roles
 from mailboat_controller.authority.keys import load_key
-from mailboat_controller.bundle import compose_bundle, trust_file_name
+from mailboat_controller.trust.bundle import compose_bundle, trust_file_name
 from mailboat_schemas.codec import decode
 from mailboat_schemas.desired import ManifestBundle
 from mailboat_schemas.errors import PayloadTooLarge

@@ -14,7 +14,7 @@ from mailboat_controller.authority import roles
 from mailboat_controller.authority.ceremony import KEYS_PER_ROLE_MAX, Ceremony, Quorum, hold
 from mailboat_controller.authority.keys import PASSPHRASE_VARIABLE, create_key, load_key
 from mailboat_controller.authority.online import OnlineKeys
-from mailboat_controller.bundle import trust_file_name
+from mailboat_controller.trust.bundle import trust_file_name
 from mailboat_schemas.errors import ConfigurationInvalid, Conflict, SignatureInvalid
 from mailboat_schemas.trust import TrustView, accept_trust
 

@@ -16,9 +16,9 @@ import pytest
 
 from mailboat_controller import ci_client
 from mailboat_controller.artifacts import Artifacts
-from mailboat_controller.broker import find_mosquitto
+from mailboat_controller.broker.embedded import find_mosquitto
 from mailboat_controller.connection_file import load_connection
-from mailboat_controller.pki import Authority
+from mailboat_controller.pki.issuing import Authority
 from mailboat_schemas.codec import encode
 from mailboat_schemas.enrolment import Connection, Kind
 from mailboat_schemas.errors import (

@@ -14,7 +14,8 @@ import pytest
 import structlog
 
 from enrolled_fleet import FLEET
-from mailboat_controller import broker, data_directory
+from mailboat_controller import data_directory
+from mailboat_controller.broker import embedded as broker
 from mailboat_controller.config import load
 from mailboat_controller.ground import Ground, open_ground
 from mailboat_controller.service import serve

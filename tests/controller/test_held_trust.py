@@ -7,11 +7,11 @@ import pytest
 from tuf.api.metadata import Metadata, Targets
 
 from controller_core import Core, plan
-from mailboat_controller import held_trust
 from mailboat_controller.authority import roles
 from mailboat_controller.authority.keys import load_key
 from mailboat_controller.store import audit, trust_roles
 from mailboat_controller.store.engine import Store
+from mailboat_controller.trust import held_trust
 from mailboat_schemas.errors import ConfigurationInvalid, MailboatError, TrustRefused
 from trust_fleet import TrustFleet
 

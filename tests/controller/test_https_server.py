@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from mailboat_controller import https_server
-from mailboat_controller.certificates import holder_of
 from mailboat_controller.https_server import HttpsServer
-from mailboat_controller.pki import Authority, TlsFiles
+from mailboat_controller.pki.certificates import holder_of
+from mailboat_controller.pki.issuing import Authority, TlsFiles
 from mailboat_schemas.errors import ConfigurationInvalid
 
 NOW = datetime.now(UTC)

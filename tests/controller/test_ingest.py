@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy import select, update
 
 from enrolled_fleet import CLASS, DIGEST, EPOCH, NOON, EnrolledDevice, EnrolledFleet
-from mailboat_controller import batch_reading, watermark_rule
-from mailboat_controller.incoming import Incoming
-from mailboat_controller.ingest import Ingested
+from mailboat_controller.ingest import batch_reading, watermark_rule
+from mailboat_controller.ingest.batch import Ingested
+from mailboat_controller.ingest.watermark_rule import EPOCH_NEW_ACTION, ROWS_LOST_ACTION
+from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.rollout.members import Outcome
 from mailboat_controller.store import (
     audit,
@@ -27,7 +28,6 @@ from mailboat_controller.store import (
     telemetry,
     watermarks,
 )
-from mailboat_controller.watermark_rule import EPOCH_NEW_ACTION, ROWS_LOST_ACTION
 from mailboat_schemas.codec import encode
 from mailboat_schemas.envelope import PayloadType, sign_as_device
 from mailboat_schemas.events import Event, EventKind

@@ -16,7 +16,7 @@ from tuf.api.metadata import DelegatedRole, Delegations, Metadata, TargetFile, T
 from mailboat_controller.authority import roles
 from mailboat_controller.authority.ceremony import Quorum
 from mailboat_controller.authority.keys import load_key
-from mailboat_controller.intake import (
+from mailboat_controller.trust.intake import (
     ISSUED_AHEAD_MAX,
     MISSING_LISTED_MAX,
     REASON_CHARS_MAX,

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from enrolled_fleet import FLEET, EnrolledFleet
-from mailboat_controller import inbox, mqtt
-from mailboat_controller.inbox import Delivery
-from mailboat_controller.mqtt import Link
+from mailboat_controller.mqtt import inbox
+from mailboat_controller.mqtt import link as mqtt
+from mailboat_controller.mqtt.inbox import Delivery
+from mailboat_controller.mqtt.link import Link
 from mailboat_schemas.errors import NotPermitted, ServerUnavailable
 from mailboat_schemas.topics import Channel, build
 from plain_broker import Peer, PlainBroker, plain_broker

@@ -9,13 +9,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from mailboat_controller.certificates import (
+from mailboat_controller.pki.certificates import (
     Holder,
     holder_of,
     public_key_of,
     public_key_of_request,
 )
-from mailboat_controller.pki import Authority, Issued
+from mailboat_controller.pki.issuing import Authority, Issued
 from mailboat_schemas.enrolment import PEM_BYTES_MAX, Kind
 from mailboat_schemas.errors import ConfigurationInvalid, MalformedPayload, NotPermitted
 from running_api import certificate_request

@@ -5,11 +5,11 @@ import pytest
 
 from controller_core import Core, plan
 from enrolled_fleet import FLEET
-from mailboat_controller import receiving
-from mailboat_controller.incoming import Incoming
-from mailboat_controller.ingest import ingest
+from mailboat_controller.ingest.batch import ingest
 from mailboat_controller.metrics import Metrics
-from mailboat_controller.receiving import UNEXPECTED_CODE, Receiver
+from mailboat_controller.mqtt import receiving
+from mailboat_controller.mqtt.incoming import Incoming
+from mailboat_controller.mqtt.receiving import UNEXPECTED_CODE, Receiver
 from mailboat_controller.store import events, quarantine
 from mailboat_schemas.errors import DiskFull
 from mailboat_schemas.topics import Channel, build

@@ -11,10 +11,10 @@ import pytest
 
 from controller_core import Core, plan
 from enrolled_fleet import CLASS, FLEET
-from mailboat_controller import mqtt
 from mailboat_controller.metrics import Metrics
-from mailboat_controller.mqtt import Link
-from mailboat_controller.sending import REFUSED_RETRY_SECONDS, Sender
+from mailboat_controller.mqtt import link as mqtt
+from mailboat_controller.mqtt.link import Link
+from mailboat_controller.mqtt.sending import REFUSED_RETRY_SECONDS, Sender
 from mailboat_controller.store import outbox
 from mailboat_controller.wake import Wake
 from mailboat_schemas.topics import Channel, build

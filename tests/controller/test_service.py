@@ -28,7 +28,7 @@ from enrolled_fleet import CLASS, FLEET, EnrolledDevice
 from mailboat_controller import data_directory, stats
 from mailboat_controller.artifacts import Artifacts
 from mailboat_controller.config import ControllerSettings, load
-from mailboat_controller.pki import Authority
+from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.service import serve
 from mailboat_controller.store import classes, devices, events, telemetry
 from mailboat_controller.store.engine import Store

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from mailboat_agent.identity import certificate_request
 from mailboat_controller.config import load
-from mailboat_controller.pki import Authority
+from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.store import devices, manifests
 from mailboat_controller.store.engine import Store
 from mailboat_schemas import topics

@@ -5,7 +5,6 @@ from datetime import datetime
 from pathlib import Path
 
 from enrolled_fleet import CLASS, FLEET, NOON, EnrolledDevice, EnrolledFleet
-from mailboat_controller import held_trust
 from mailboat_controller.admission import Admission
 from mailboat_controller.artifacts import Artifacts
 from mailboat_controller.reconcile import Reconciled, Reconciler
@@ -13,6 +12,7 @@ from mailboat_controller.rollout.decide import Rollout
 from mailboat_controller.store import classes, manifests, outbox, rollouts
 from mailboat_controller.store.manifests import ManifestRow
 from mailboat_controller.store.outbox import OutboxRow
+from mailboat_controller.trust import held_trust
 from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.desired import Assignment, DesiredState, ManifestBundle
 from mailboat_schemas.documents.hardware_class import HardwareClass

@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from mailboat_controller.incoming import Incoming
-from mailboat_controller.ingest import Ingested, ingest
+from mailboat_controller.ingest.batch import Ingested, ingest
+from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.store import devices
 from mailboat_controller.store.engine import Store
 from mailboat_schemas.codec import encode

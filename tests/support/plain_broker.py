@@ -14,7 +14,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from mailboat_controller.broker import find_mosquitto
+from mailboat_controller.broker.embedded import find_mosquitto
 
 START_SECONDS_MAX = 5.0
 

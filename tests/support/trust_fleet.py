@@ -9,7 +9,7 @@ from mailboat_controller.authority import roles
 from mailboat_controller.authority.ceremony import Ceremony, Quorum, hold
 from mailboat_controller.authority.keys import load_key
 from mailboat_controller.authority.online import OnlineKeys
-from mailboat_controller.bundle import compose_bundle
+from mailboat_controller.trust.bundle import compose_bundle
 from mailboat_schemas.codec import decode
 from mailboat_schemas.desired import Assignment, DesiredState, ManifestBundle
 from mailboat_schemas.documents.release import ReleaseDocument, document_digest

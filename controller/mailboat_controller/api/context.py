@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 
 from mailboat_controller.artifacts import Artifacts
 from mailboat_controller.config import ControllerSettings
-from mailboat_controller.pki import Authority
+from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.rollout.state import Trigger
 from mailboat_controller.store.engine import Store
 from mailboat_schemas.submission import SubmissionReply

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.identity import Operator
 from mailboat_controller.api.limits import PRINTED
-from mailboat_controller.certificates import public_key_of_request
+from mailboat_controller.pki.certificates import public_key_of_request
 from mailboat_controller.store import audit, classes, credentials, devices, tokens, trust_roles
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.enrolment import EnrolmentKit, EnrolmentRequest, EnrolmentResponse

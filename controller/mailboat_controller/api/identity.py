@@ -10,8 +10,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from mailboat_controller.api.context import ApiContext, context_of
-from mailboat_controller.certificates import Holder, holder_of, public_key_of
 from mailboat_controller.https_server import CLIENT_CERTIFICATE, EXTENSION
+from mailboat_controller.pki.certificates import Holder, holder_of, public_key_of
 from mailboat_controller.store import credentials, devices
 from mailboat_schemas.enrolment import Kind
 from mailboat_schemas.errors import NotPermitted

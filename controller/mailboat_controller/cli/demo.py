@@ -42,7 +42,7 @@ def demo(
     Needs no root and listens on loopback only. With --json the last line on standard output is one
     JSON object; the exit status is 0 only if every step held.
     """
-    from mailboat_controller.broker import find_mosquitto
+    from mailboat_controller.broker.embedded import find_mosquitto
     from mailboat_controller.demo.fleet import Fleet
     from mailboat_controller.demo.narrator import Narrator, StepFailed, write_result
     from mailboat_controller.demo.story import Story

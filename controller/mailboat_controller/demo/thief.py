@@ -16,11 +16,11 @@ from tuf.api.metadata import Metadata, Targets
 
 from mailboat_controller.authority import roles
 from mailboat_controller.authority.online import OnlineKeys
-from mailboat_controller.bundle import compose_bundle
 from mailboat_controller.client import ApiClient
 from mailboat_controller.demo.fleet import FLEET, Fleet
 from mailboat_controller.demo.models import CLASSES, MODEL_NAME
 from mailboat_controller.release_build import Build
+from mailboat_controller.trust.bundle import compose_bundle
 from mailboat_schemas import topics
 from mailboat_schemas.codec import encode
 from mailboat_schemas.desired import Assignment, DesiredState, ReleaseRef

@@ -2,7 +2,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from mailboat_controller.certificates import holder_of
+from mailboat_controller.pki.certificates import holder_of
 from mailboat_schemas.enrolment import EnrolmentKit
 from mailboat_schemas.trust import TrustView
 from running_api import RunningApi, certificate_request

@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mailboat_controller import data_directory
-from mailboat_controller.pki import Authority
+from mailboat_controller.pki.issuing import Authority
 from mailboat_schemas.enrolment import Kind
 from running_api import RunningApi, certificate_request, write_key
 from trust_fleet import CLASS

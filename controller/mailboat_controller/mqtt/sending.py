@@ -7,7 +7,7 @@ from datetime import datetime
 import structlog
 
 from mailboat_controller.metrics import Metrics
-from mailboat_controller.mqtt import Link
+from mailboat_controller.mqtt.link import Link
 from mailboat_controller.reconcile import Reconciler
 from mailboat_controller.store import outbox
 from mailboat_controller.store.engine import Store

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from mailboat_controller.certificates import load_request, serial_of, single_value
 from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
+from mailboat_controller.pki.certificates import load_request, serial_of, single_value
 from mailboat_schemas.enrolment import Kind
 from mailboat_schemas.errors import ConfigurationInvalid
 from mailboat_schemas.names import RESERVED_NAMES, is_label

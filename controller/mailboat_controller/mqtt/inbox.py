@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mailboat_controller.incoming import Incoming
+from mailboat_controller.mqtt.incoming import Incoming
 
 BATCH_MESSAGES_MAX = 500
 LINGER_SECONDS = 0.005

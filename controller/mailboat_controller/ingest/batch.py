@@ -15,8 +15,9 @@ from types import MappingProxyType
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from mailboat_controller.batch_reading import UNREAD_CODE, read_events, read_telemetry
-from mailboat_controller.incoming import Incoming
+from mailboat_controller.ingest.batch_reading import UNREAD_CODE, read_events, read_telemetry
+from mailboat_controller.ingest.watermark_rule import DeviceStreams
+from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.store import (
     devices,
     events,
@@ -29,7 +30,6 @@ from mailboat_controller.store import (
 from mailboat_controller.store.events import UnreadRow
 from mailboat_controller.store.savepoint import savepoint
 from mailboat_controller.store.transaction import Transaction
-from mailboat_controller.watermark_rule import DeviceStreams
 from mailboat_schemas.codec import decode
 from mailboat_schemas.envelope import Envelope, PayloadType, open_from_device
 from mailboat_schemas.errors import (

@@ -8,10 +8,10 @@ from datetime import datetime
 import structlog
 
 from mailboat_controller.admission import Admission
-from mailboat_controller.incoming import Incoming
-from mailboat_controller.ingest import Ingested, ingest
+from mailboat_controller.ingest.batch import Ingested, ingest
 from mailboat_controller.metrics import Metrics
-from mailboat_controller.mqtt import Link
+from mailboat_controller.mqtt.incoming import Incoming
+from mailboat_controller.mqtt.link import Link
 from mailboat_controller.store import quarantine
 from mailboat_controller.store.engine import Store
 from mailboat_controller.wake import Wake

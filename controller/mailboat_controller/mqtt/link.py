@@ -22,8 +22,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from mailboat_controller.inbox import Delivery, Inbox
-from mailboat_controller.incoming import Incoming
+from mailboat_controller.mqtt.inbox import Delivery, Inbox
+from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_schemas.errors import NotPermitted, ServerUnavailable
 from mailboat_schemas.topics import Channel, subscription
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
-from mailboat_controller.pki import TlsFiles
+from mailboat_controller.pki.issuing import TlsFiles
 from mailboat_schemas.errors import ConfigurationInvalid, OperatorNeeded
 
 # Debian keeps it in /usr/sbin, which is not on the PATH of ordinary users.
@@ -55,7 +55,7 @@ def find_mosquitto() -> Path:
 
 def template_directory() -> Path:
     """``broker-config/mosquitto``: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "broker_config"
     return (installed if installed.is_dir() else package.parents[1] / "broker-config") / "mosquitto"
 

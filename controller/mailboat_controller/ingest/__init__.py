@@ -1,0 +1,1 @@
+"""From messages of devices to rows: each once, in order, acknowledged when committed."""

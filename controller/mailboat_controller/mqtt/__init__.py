@@ -1,0 +1,1 @@
+"""The broker's side: the link, and what goes over it in both directions."""
