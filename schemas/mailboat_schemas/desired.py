@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, StringConstraints
 
 from mailboat_schemas.codec import WireModel
+from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.documents.rollout import PILOTS_MAX, WAVES_MAX
 from mailboat_schemas.names import ClassName, DeviceId, Digest, FleetId, ModelName, Version
 
@@ -69,6 +70,10 @@ class DesiredState(WireModel):
     counter: int = Field(ge=1, lt=1 << 63)
     issued: int = Field(ge=0, description="seconds since 1970 UTC, for people; decides nothing")
     assignments: tuple[Assignment, ...] = Field(max_length=ASSIGNMENTS_MAX)
+    failure_mode: FailureMode = Field(
+        default=FailureMode.FAIL_SAFE,
+        description="of the class; a release or device may be stricter",
+    )
 
 
 class ManifestBundle(WireModel):

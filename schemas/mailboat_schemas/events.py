@@ -30,6 +30,7 @@ class EventKind(StrEnum):
     CLOCK_UNTRUSTED = "clock_untrusted"
     STORAGE_DAMAGED = "storage_damaged"  # a file or the journal was damaged and set aside
     NOTHING_TO_SERVE = "nothing_to_serve"
+    SECURITY = "security"  # somebody else tried something; ``code`` says what was refused
 
 
 class Event(WireModel):

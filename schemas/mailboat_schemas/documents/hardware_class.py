@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from mailboat_schemas.documents.document import Document, SizeBytes, Strict, VersionRange
+from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.names import ClassName
 
 
@@ -15,13 +16,6 @@ class WhenDisconnected(StrEnum):
     NORMAL = "normal"
     EXPECTED = "expected"
     ERROR = "error"
-
-
-class FailureMode(StrEnum):
-    """What a device does when nothing it holds is approved any more."""
-
-    FAIL_SAFE = "fail_safe"  # keep a declared fallback, flagged
-    FAIL_CLOSED = "fail_closed"  # stop serving
 
 
 class ClassRuntime(Strict):

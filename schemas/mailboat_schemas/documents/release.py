@@ -8,11 +8,18 @@ sha256 is what the release and approval roles sign and what the cohort seed is.
 import hashlib
 import json
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from mailboat_schemas.documents.document import Document, SizeBytes, Strict, VersionRange
+from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.errors import MalformedPayload, PayloadTooLarge
 from mailboat_schemas.names import ClassName, Digest, FileName, ModelName, Version
 
@@ -148,6 +155,9 @@ class SourceSpec(Strict):
     fallback: Version | None = Field(
         default=None, description="release to keep when nothing is approved"
     )
+    failure_mode: FailureMode | None = Field(
+        default=None, description="stricter than the class, if it must be"
+    )
 
 
 class ReleaseSource(Document):
@@ -159,11 +169,31 @@ class ReleaseSource(Document):
 # --- as CI builds it -----------------------------------------------------------------------------
 
 
+class Sealed(Strict):
+    """The encrypted form of a file: what is uploaded, downloaded and kept on the device.
+
+    ``File.sha256`` and ``File.length`` are always those of the plaintext.
+    """
+
+    scheme: Literal["aes-256-gcm-segments/1"] = "aes-256-gcm-segments/1"
+    content_key: str = Field(pattern=r"^[0-9a-f]{32}$", description="id of the key; not the key")
+    sha256: Digest
+    length: int = Field(
+        ge=0, le=ARTIFACT_BYTES_MAX + (ARTIFACT_BYTES_MAX >> 8), description="bytes"
+    )
+
+
 class File(Strict):
     path: FileName
     role: FileRole
     sha256: Digest
     length: int = Field(ge=0, le=ARTIFACT_BYTES_MAX, description="bytes")
+    sealed: Sealed | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Documents from before a field existed keep their canonical bytes, and so their digest.
+        return {k: v for k, v in write(self).items() if k != "sealed" or v is not None}
 
 
 class Variant(Strict):
@@ -207,6 +237,12 @@ class ReleaseDocument(Strict):
     compatibility: Compatibility
     provenance: Provenance
     fallback: Version | None = None
+    failure_mode: FailureMode | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As in `File`.
+        return {k: v for k, v in write(self).items() if k != "failure_mode" or v is not None}
 
     @model_validator(mode="after")
     def _each_class_once(self) -> Self:
