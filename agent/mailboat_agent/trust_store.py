@@ -27,11 +27,14 @@ from mailboat_agent.atomic_file import (
     replace_durably,
     write_new_durably,
 )
-from mailboat_schemas.errors import RollbackRefused, TrustRefused
+from mailboat_schemas.errors import FastForwardRefused, RollbackRefused, TrustRefused
 from mailboat_schemas.trust import ROLE_BYTES_MAX, TrustView, accept_trust
 
 MANIFESTS_KEPT = 3
 MANIFEST_BYTES_MAX = 1 << 20
+# How far a version may be ahead of the one held: signing every minute takes two years. Who holds a
+# stolen key cannot shut out its owner at one stroke, and is heard of before.
+VERSION_STEP_MAX = 1 << 20
 _INDEX = "index.json"
 _HIGHEST = "highest.json"
 _INDEX_BYTES_MAX = 1 << 20
@@ -170,6 +173,8 @@ class TrustStore:
                     f"this device has accepted {reached.version}.",
                     next_step="look for a restored backup or an old retained message.",
                 )
+            if offered is not None and same_keys:
+                refuse_fast_forward(f"Role {role}", offered.version, reached.version)
         # A role that is not in this set keeps its mark for the day it comes back.
         return view, {**highest, **roles}
 
@@ -222,6 +227,17 @@ class TrustStore:
             with suppress(OSError, ValueError):
                 return _read_bounded(self._manifests / str(counter), MANIFEST_BYTES_MAX)
         return None
+
+
+def refuse_fast_forward(what: str, offered: int, held: int) -> None:
+    """
+    Raises:
+        FastForwardRefused: more than `VERSION_STEP_MAX` ahead of what is held.
+
+    Source: TUF specification, "Fast-forward attacks"; recovery is section 5.3.11.
+    """
+    if offered - held > VERSION_STEP_MAX:
+        raise FastForwardRefused(what, offered, held)
 
 
 def _numbers(directory: Path) -> list[int]:

@@ -98,13 +98,77 @@ class TrustRefused(ReleaseRejected):
 
 
 class SignatureInvalid(TrustRefused):
+    """Not one valid signature of a key that may sign here."""
+
     code = "E-SIGNATURE"
+
+
+class ThresholdNotMet(SignatureInvalid):
+    """Signed by some of the keys that may, by fewer than must; the same key twice counts once."""
+
+    code = "E-THRESHOLD"
 
 
 class RollbackRefused(TrustRefused):
     """Older trust metadata or an older desired state than this device has already accepted."""
 
     code = "E-ROLLBACK"
+
+
+class RootChainGap(TrustRefused):
+    """A root whose predecessor is missing: nobody this device knows vouches for it."""
+
+    code = "E-ROOT-GAP"
+
+
+class FastForwardRefused(TrustRefused):
+    """A version so far ahead that no honest signer ever reaches it."""
+
+    code = "E-FAST-FORWARD"
+
+    def __init__(self, what: str, offered: int, held: int) -> None:
+        super().__init__(
+            f"{what} is offered in version {offered}, this device has accepted {held}: "
+            "nobody signs so often.",
+            next_step="the key that signed it is stolen or its signer broken: rotate that key; "
+            "with new keys its versions may begin anew.",
+        )
+
+
+class MixedMetadata(TrustRefused):
+    """Roles that are each well signed and were never published together."""
+
+    code = "E-MIXED"
+
+
+class MetadataMissing(TrustRefused):
+    """A role that its signer says exists is not there: somebody hides it."""
+
+    code = "E-METADATA-MISSING"
+
+
+class MetadataMalformed(TrustRefused):
+    """Bytes that are no metadata of that role."""
+
+    code = "E-METADATA-MALFORMED"
+
+
+class MetadataTooLarge(TrustRefused):
+    """A role over its bound of bytes."""
+
+    code = "E-METADATA-TOO-LARGE"
+
+
+class WrongFleet(TrustRefused):
+    """Well signed, and meant for another fleet."""
+
+    code = "E-WRONG-FLEET"
+
+
+class WrongClass(TrustRefused):
+    """Well signed, and meant for another hardware class."""
+
+    code = "E-WRONG-CLASS"
 
 
 class TrustStale(Transient):
@@ -140,6 +204,18 @@ class ArtifactMissing(Transient):
 
 class DownloadInterrupted(Transient):
     code = "E-DOWNLOAD-INTERRUPTED"
+
+
+class TransferTooSlow(DownloadInterrupted):
+    """Below the rate, or beyond the deadline, of anybody who means to deliver."""
+
+    code = "E-TOO-SLOW"
+
+
+class TransferTooLong(DownloadInterrupted):
+    """More bytes than were signed."""
+
+    code = "E-TOO-LONG"
 
 
 class DiskFull(Transient):

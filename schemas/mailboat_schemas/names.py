@@ -36,7 +36,9 @@ Version = Annotated[str, StringConstraints(pattern=VERSION_PATTERN, max_length=6
 
 DIRECT_SITE = "-"
 # Certificate names with a meaning of their own; no device or pipeline may be called so.
-RESERVED_NAMES = frozenset({"controller", "grafana", "operator", "broker", "api", "root"})
+RESERVED_NAMES = frozenset(
+    {"controller", "grafana", "operator", "broker", "api", "root", "self", "pending"}
+)
 
 _LABEL = re.compile(LABEL_PATTERN)
 

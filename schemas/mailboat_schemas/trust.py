@@ -9,7 +9,6 @@ Source: The Update Framework specification 1.0.34, section 5 (client workflow).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,14 +21,10 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 from mailboat_schemas.codec import decode
 from mailboat_schemas.desired import DesiredState, ManifestBundle
 from mailboat_schemas.envelope import Envelope, PayloadType
-from mailboat_schemas.errors import (
-    RollbackRefused,
-    SignatureInvalid,
-    TrustRefused,
-    TrustStale,
-)
+from mailboat_schemas.errors import RootChainGap, SignatureInvalid, WrongClass, WrongFleet
 from mailboat_schemas.names import approval_path, release_path
 from mailboat_schemas.plan import Plan
+from mailboat_schemas.trust_refusals import Scene, refusals, refuse_root_gap
 
 DIRECTOR_ROLE = "director"
 ROOT_ROTATIONS_MAX = 256  # a device may have slept through many; each costs about a millisecond
@@ -69,14 +64,15 @@ class Standing:
 class _BundleFetcher(FetcherInterface):
     """Answers the updater from the bundle; what is not there does not exist."""
 
-    def __init__(self, files: Mapping[str, bytes]) -> None:
-        self._files = files
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
 
     def _fetch(self, url: str) -> Iterator[bytes]:
         name = url.removeprefix(_BASE)
-        if name not in self._files:
+        self._scene.asked = name
+        if name not in self._scene.offered:
             raise exceptions.DownloadHTTPError(f"The bundle has no {name}", 404)
-        yield self._files[name]
+        yield self._scene.offered[name]
 
 
 class TrustView:
@@ -91,7 +87,8 @@ class TrustView:
         Raises:
             TrustRefused: a file does not verify against the chain from the factory root.
         """
-        with _refusals():
+        self._delegated: dict[str, Targets | None] = {}  # verified once: the bytes are these
+        with refusals():
             self._held = held
             self.root = _walk_roots(factory_root, held)
             self._versions = {"root": self.root.signed.version}
@@ -130,10 +127,15 @@ class TrustView:
         Raises:
             TrustRefused: it is not signed by its delegation's threshold of keys.
         """
+        if role not in self._delegated:
+            self._delegated[role] = self._read_delegated(role)
+        return self._delegated[role]
+
+    def _read_delegated(self, role: str) -> Targets | None:
         content = self._held.get(f"{role}.json")
         if content is None or self.targets is None:
             return None
-        with _refusals():
+        with refusals():
             metadata: Metadata[Targets] = Metadata[Targets].from_bytes(content)
             self.targets.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
         return metadata.signed
@@ -194,8 +196,7 @@ def accept_trust(
 
     Raises:
         TrustStale: something has expired.
-        RollbackRefused: something is older than what is held.
-        TrustRefused: anything else that does not hold; SignatureInvalid where a threshold failed.
+        TrustRefused: it does not hold; its leaves say which attack that would be.
     """
     for name, content in held.items():
         path = scratch / name
@@ -206,11 +207,12 @@ def accept_trust(
         targets_max_length=ROLE_BYTES_MAX,
         snapshot_max_length=ROLE_BYTES_MAX,
     )
-    with _refusals():
+    scene = Scene(offered=offered, scratch=scratch)
+    with refusals(scene):
         updater = Updater(
             str(scratch),
             _BASE,
-            fetcher=_BundleFetcher(offered),
+            fetcher=_BundleFetcher(scene),
             config=config,
             bootstrap=factory_root,
         )
@@ -219,6 +221,7 @@ def accept_trust(
             # Any path of the role makes the updater load it; whether it is listed is asked later.
             updater.get_targetinfo(release_path(model, "0.0.0"))
             updater.get_targetinfo(approval_path(model, "0.0.0"))
+    refuse_root_gap(scene)
     return {
         str(path.relative_to(scratch)): path.read_bytes()
         for path in sorted(scratch.rglob("*.json"))
@@ -234,16 +237,19 @@ def open_desired(
     Raises:
         SignatureInvalid: not signed by the director.
         MalformedPayload: signed, but unreadable by this version.
-        TrustRefused: meant for another fleet or class, whatever topic brought it.
+        WrongFleet, WrongClass: meant for somebody else, whatever topic brought it.
     """
     payload = view.open_from_director(decode(Envelope, bundle.desired), PayloadType.DESIRED_STATE)
     desired = decode(DesiredState, payload)
-    if (desired.fleet, desired.hardware_class) != (fleet, hardware_class):
-        raise TrustRefused(
-            f"This desired state is for {desired.fleet}/{desired.hardware_class}, "
-            f"this device is {fleet}/{hardware_class}.",
-            next_step="look at who publishes on this class's manifest topic.",
-        )
+    for kind, meant, ours in (
+        (WrongFleet, desired.fleet, fleet),
+        (WrongClass, desired.hardware_class, hardware_class),
+    ):
+        if meant != ours:
+            raise kind(
+                f"This desired state is for {meant}, this device is of {ours}.",
+                next_step="look at who publishes on this class's manifest topic.",
+            )
     return desired
 
 
@@ -265,7 +271,7 @@ def expires_at(view_files: HeldFiles) -> datetime | None:
     content = view_files.get("timestamp.json")
     if content is None:
         return None
-    with _refusals():
+    with refusals():
         metadata: Metadata[Timestamp] = Metadata[Timestamp].from_bytes(content)
     return metadata.signed.expires
 
@@ -280,42 +286,12 @@ def _walk_roots(factory_root: bytes, held: HeldFiles) -> Metadata[Root]:
         for signer in (current.signed, following.signed):
             signer.verify_delegate("root", following.signed_bytes, following.signatures)
         if following.signed.version != current.signed.version + 1:
-            raise exceptions.BadVersionNumberError("root chain has a gap")
+            raise RootChainGap(
+                f"Root {following.signed.version} stands where {current.signed.version + 1} must.",
+                next_step="nothing, if the next manifest repairs it; otherwise look at the disk.",
+            )
         current = following
 
 
 def _sha256(target: TargetFile | None) -> str | None:
     return None if target is None else target.hashes.get("sha256")
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turns python-tuf's errors into ours, by what the caller does next."""
-    try:
-        yield
-    except exceptions.ExpiredMetadataError as error:
-        raise TrustStale(
-            f"Trust metadata has expired: {error}.",
-            next_step="check the device's clock and that the controller signs its timestamp "
-            "daily; the device keeps serving what it has.",
-        ) from error
-    except exceptions.BadVersionNumberError as error:
-        raise RollbackRefused(
-            f"Trust metadata is older than what has been accepted, or skips a version: {error}.",
-            next_step="look for a restored backup or an old retained message.",
-        ) from error
-    except exceptions.UnsignedMetadataError as error:
-        raise SignatureInvalid(
-            f"Too few valid signatures: {error}.",
-            next_step="sign with the keys the delegation names, or rotate the delegation.",
-        ) from error
-    except (
-        exceptions.RepositoryError,
-        exceptions.DownloadError,
-        DeserializationError,
-        ValueError,
-    ) as error:
-        raise TrustRefused(
-            f"Trust metadata does not hold: {error}.",
-            next_step="publish the complete set of roles again.",
-        ) from error
