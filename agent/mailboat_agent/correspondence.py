@@ -2,18 +2,22 @@
 concern. Every message is acknowledged to the broker after it was dealt with."""
 
 import logging
+from collections.abc import Callable
 from datetime import datetime
 
+from mailboat_agent.acknowledgement import AckForged, AckReader
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.facts import Device
+from mailboat_agent.flapping import Flapping
+from mailboat_agent.ledger import Ledger
 from mailboat_agent.mqtt import Incoming, Link, LinkDown, LinkUp, Message
 from mailboat_agent.outbox import Outbox
 from mailboat_agent.reconcile import Reconciler
 from mailboat_agent.report import Reporter, says_the_same
 from mailboat_schemas import topics
-from mailboat_schemas.codec import decode
 from mailboat_schemas.errors import DiskFull, MailboatError, WrongTopic
-from mailboat_schemas.reports import Ack, ReportedState
+from mailboat_schemas.events import EventKind
+from mailboat_schemas.reports import ReportedState
 from mailboat_schemas.topics import TOPICS, Channel
 
 _log = logging.getLogger(__name__)
@@ -42,6 +46,8 @@ class Correspondence:
         outbox: Outbox,
         reporter: Reporter,
         reconciler: Reconciler,
+        acks: AckReader,
+        ledger: Ledger,
         report_seconds_min: float,
     ) -> None:
         self._device = device
@@ -49,10 +55,14 @@ class Correspondence:
         self._outbox = outbox
         self._reporter = reporter
         self._reconciler = reconciler
+        self._acks = acks
+        self._ledger = ledger
         self._report_seconds_min = report_seconds_min
+        self.named_manifest: Callable[[int], object] = bool  # nobody listens yet
+        self._flapping = Flapping()
         self._reported: ReportedState | None = None  # what the broker has
         self._reported_at = 0.0
-        self.heard_at = 0.0  # when the controller's side last said something, monotonic
+        self.heard_at = 0.0  # when something last came that held and was news, monotonic
 
     @property
     def connected(self) -> bool:
@@ -73,10 +83,16 @@ class Correspondence:
         match item:
             case LinkUp():
                 _log.info("Connected to the broker.")
+                self._flapping.up(monotonic)
                 self._outbox.on_connected(monotonic)
                 self._reported = None  # a broker may have forgotten what it retained
             case LinkDown():
                 _log.info("The link to the broker is down: %s", item.reason)
+                if item.problem is not None:
+                    self._tell("link", item.problem, now)
+                taken = self._flapping.down(monotonic, item.reason)
+                if taken is not None:
+                    self._tell("session", taken, now)
                 self._outbox.on_disconnected()
             case Message():
                 self._handle_message(item, now, monotonic)
@@ -92,19 +108,30 @@ class Correspondence:
                 )
             match channel:
                 case Channel.MANIFEST:
-                    self.heard_at = monotonic
-                    self._reconciler.take_manifest(message.payload, now)
+                    if self._reconciler.take_manifest(message.payload, now):
+                        self.heard_at = monotonic
                 case Channel.FRESH:
-                    self.heard_at = monotonic
                     self._reconciler.take_fresh(message.payload, now)
                 case Channel.ACK:
+                    ack = self._acks.read(message.payload, now)
                     self.heard_at = monotonic
-                    self._outbox.on_ack(decode(Ack, message.payload), monotonic)
+                    self._outbox.on_ack(ack, monotonic)
+                    self.named_manifest(ack.manifest_counter)
+                case Channel.DESIRED:
+                    if message.payload:  # empty: there never was one, or it was cleared
+                        self._acks.refuse_forged_order(message.payload)
                 case _:
                     _log.info("A message on %s is of a kind that is not used yet.", message.topic)
         except MailboatError as error:
             # It would be no better the next time, so it is acknowledged all the same.
             _log.warning("A message on %s was dropped: %s", message.topic[:200], error)
+            if not isinstance(error, AckForged):  # told by the reader, when they repeat
+                self._tell("message", error, now)
+
+    def _tell(self, what: str, error: MailboatError, now: datetime) -> None:
+        """A security event; one for each kind in a session, however often it is tried."""
+        event_id = f"security:{self._ledger.state.session}:{what}:{error.code}"
+        self._ledger.tell_trouble(EventKind.SECURITY, event_id, error, now)
 
     # --- out -------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The device's link to the broker: the only module here that knows paho.
+"""The device's link to the broker; paho is known here and in `mqtt_client`.
 
 MQTT 5, a persistent session, and nothing relied upon: after every connect it subscribes again and
 the outbox asks for its watermark, because a broker may have forgotten both. Messages are
@@ -19,27 +19,27 @@ from functools import partial
 from typing import Any
 
 from paho.mqtt import client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from mailboat_agent.background import in_background
+from mailboat_agent.mqtt_client import PACKET_BYTES_MAX, CarefulClient
 from mailboat_agent.update.retry import retry_delay_seconds
 from mailboat_schemas.codec import encode
+from mailboat_schemas.envelope import PayloadType
+from mailboat_schemas.errors import MailboatError
 from mailboat_schemas.reports import Presence
-from mailboat_schemas.topics import TOPICS
 
 SESSION_EXPIRY_SECONDS = 7 * 86_400  # a device that is away for longer starts from hello anyway
 RECEIVE_MAX = 20  # unacknowledged messages the broker may have out to us
 INCOMING_MAX = 64  # items between paho's thread and asyncio; more than RECEIVE_MAX, so only QoS 0
 # messages can find it full, and those are repaired by hello
 OUTGOING_MAX = 64  # published and not yet acknowledged by the broker
-PACKET_BYTES_MAX = max(rule.payload_bytes_max for rule in TOPICS.values()) + 4096
 CONNECT_SECONDS = 10
 STABLE_SECONDS = 30  # a connection that lasted so long starts the back-off anew
 CLOSE_SECONDS = 2  # for the last presence message to leave
-REASON_CHARS_MAX = 300
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class LinkUp:
 @dataclass(frozen=True, slots=True)
 class LinkDown:
     reason: str
+    problem: MailboatError | None = None  # what the broker did that no broker does
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +102,17 @@ class Link:
         session: int,
         status_topic: str,
         subscriptions: Sequence[tuple[str, int]],
+        seal: Callable[[str, bytes], bytes],
         rng: random.Random,
     ) -> None:
-        """``subscriptions`` are (topic, QoS). ``session`` orders births and wills."""
+        """``subscriptions`` are (topic, QoS). ``session`` orders births and wills; ``seal`` signs
+        them with the device's key (payload type, payload -> envelope)."""
         self._broker = broker
         self._device = device
         self._session = session
         self._status_topic = status_topic
         self._subscriptions = list(subscriptions)
+        self._seal = seal
         self._rng = rng
         self._incoming: asyncio.Queue[Incoming] = asyncio.Queue(INCOMING_MAX)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -135,6 +139,11 @@ class Link:
                 seconds_max=self._broker.reconnect_seconds_max,
             )
             await asyncio.sleep(delay_seconds)
+
+    def reconnect(self) -> None:
+        """End the connection and make a new one, as with a new certificate."""
+        if self.connected:
+            self._ended.set()
 
     async def receive(self) -> Incoming:
         """The next thing that happened on the link, in order."""
@@ -203,8 +212,8 @@ class Link:
 
     def _new_client(self, connection: int) -> paho.Client:
         """A fresh one for each connection: what an old one had queued, the outbox sends again."""
-        client = _Client(
-            lambda reason: self._hand_over(connection, LinkDown(reason)),
+        client = CarefulClient(
+            lambda reason, problem: self._hand_over(connection, LinkDown(reason, problem)),
             CallbackAPIVersion.VERSION2,
             client_id=self._device,
             protocol=paho.MQTTv5,
@@ -225,7 +234,8 @@ class Link:
         return client
 
     def _presence(self, *, online: bool) -> bytes:
-        return encode(Presence(device=self._device, session=self._session, online=online))
+        presence = Presence(device=self._device, session=self._session, online=online)
+        return self._seal(PayloadType.PRESENCE, encode(presence))
 
     # --- paho's thread ---------------------------------------------------------------------------
 
@@ -288,27 +298,6 @@ class Link:
         # makes the broker send what was not acknowledged once more.
         _log.warning("More messages arrive than are handled; the connection is made anew.")
         self._ended.set()
-
-
-class _Client(paho.Client):
-    """paho, which says so when its thread fails.
-
-    An exception ends that thread without a word, and a malformed packet of a broker raises one: a
-    device that did not notice would be deaf until it is started again.
-    """
-
-    def __init__(self, on_failure: Callable[[str], None], *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._on_failure = on_failure
-
-    def loop_forever(
-        self, timeout: float = 1.0, retry_first_connection: bool = False
-    ) -> MQTTErrorCode:
-        try:
-            return super().loop_forever(timeout, retry_first_connection)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the link is made anew
-            self._on_failure(f"what the broker sent cannot be read: {error!r}"[:REASON_CHARS_MAX])
-            return MQTTErrorCode.MQTT_ERR_PROTOCOL
 
 
 def _connect_properties() -> Properties:

@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 
 from mailboat_agent.journal import Journal
 from mailboat_agent.update.retry import retry_delay_seconds
-from mailboat_schemas.codec import encode
+from mailboat_schemas.codec import WireModel, encode
+from mailboat_schemas.envelope import PayloadType
 from mailboat_schemas.events import EVENTS_PER_BATCH_MAX, EventBatch
 from mailboat_schemas.reports import Ack, Hello, Span, TelemetryBatch, TelemetryWindow
 from mailboat_schemas.topics import Channel
+
+Seal = Callable[[str, bytes], bytes]  # payload type, payload -> bytes of the signed envelope
 
 HELLO_AFTER_SECONDS = 3.0  # without progress while rows wait
 HELLO_AFTER_SECONDS_MAX = 60.0
@@ -88,10 +91,8 @@ class _Stream:
 class Outbox:
     """Ask `due` for what to publish; tell it what happens. Times are of a monotonic clock."""
 
-    def __init__(
-        self, device: str, rows: Journal, seal: Callable[[bytes], bytes], rng: random.Random
-    ) -> None:
-        """``seal`` turns an encoded `EventBatch` into the bytes of its signed envelope."""
+    def __init__(self, device: str, rows: Journal, seal: Seal, rng: random.Random) -> None:
+        """``seal`` signs with the device's key: nothing leaves that others could have said."""
         self._device = device
         self._rows = rows
         self._seal = seal
@@ -128,7 +129,7 @@ class Outbox:
         self._ask(now + HELLO_AFTER_SECONDS)
 
     def on_ack(self, ack: Ack, now: float) -> None:
-        """The controller's watermark, from whoever says so; it can only move us forward."""
+        """The controller's watermark, its signature verified; it can only move us forward."""
         if ack.epoch != self._epoch:
             return
         moved = False
@@ -205,7 +206,7 @@ class Outbox:
             events=self._rows.span_events(),
             telemetry=self._rows.span_telemetry(),
         )
-        return Outgoing(Channel.HELLO, encode(hello))
+        return self._sealed(Channel.HELLO, PayloadType.HELLO, hello)
 
     def _hello_delay_seconds(self) -> float:
         """3 s, then growing to a minute, half of it jitter: a fleet must not ask in step."""
@@ -230,7 +231,7 @@ class Outbox:
                 first=events[0].sequence,
                 events=tuple(events),
             )
-            outgoing.append(Outgoing(Channel.EVENTS, self._seal(encode(batch))))
+            outgoing.append(self._sealed(Channel.EVENTS, PayloadType.EVENT_BATCH, batch))
             self._events.note_sent(events[-1].sequence)
         return outgoing
 
@@ -248,9 +249,12 @@ class Outbox:
                 first=windows[0].sequence,
                 windows=tuple(windows),
             )
-            outgoing.append(Outgoing(Channel.TELEMETRY, encode(batch)))
+            outgoing.append(self._sealed(Channel.TELEMETRY, PayloadType.TELEMETRY_BATCH, batch))
             self._telemetry.note_sent(windows[-1].sequence)
         return outgoing
+
+    def _sealed(self, channel: Channel, payload_type: str, payload: WireModel) -> Outgoing:
+        return Outgoing(channel, self._seal(payload_type, encode(payload)))
 
 
 def _length(span: Span) -> int:

@@ -170,7 +170,9 @@ EXAMPLES: dict[str, WireModel] = {
     "FreshTimestamp": FreshTimestamp(
         fleet="demo", hardware_class="kiosk-x86", timestamp=b'{"signatures":[],"signed":{}}'
     ),
-    "Ack": Ack(epoch=_EPOCH, events_acked=4, telemetry_acked=12),
+    "Ack": Ack(
+        device="kiosk-1", manifest_counter=7, epoch=_EPOCH, events_acked=4, telemetry_acked=12
+    ),
     "Hello": Hello(
         device="kiosk-1",
         epoch=_EPOCH,

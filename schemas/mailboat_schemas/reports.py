@@ -80,6 +80,8 @@ class Span(WireModel):
 
 
 class Hello(WireModel):
+    """What the outbox holds. Signed by the device: nobody else may have its rows passed over."""
+
     wire_bytes_max: ClassVar[int] = 4096
 
     device: DeviceId
@@ -89,18 +91,28 @@ class Hello(WireModel):
 
 
 class Ack(WireModel):
-    """Committed on the controller's disk up to here; ``rewind`` asks to send again from there."""
+    """Committed on the controller's disk up to here; ``rewind`` asks to send again from there.
+
+    Signed by the director: a device forgets its events on this word.
+    """
 
     wire_bytes_max: ClassVar[int] = 4096
 
+    device: DeviceId
     epoch: Epoch = Field(pattern=_EPOCH)
     events_acked: int = Field(ge=0)
     telemetry_acked: int = Field(ge=0)
     rewind: bool = False
+    manifest_counter: int = Field(
+        default=0,
+        ge=0,
+        description="newest desired state of the device's class: a broker that withholds it shows",
+    )
 
 
 class Presence(WireModel):
-    """Birth, or last will. A will of an older session than the newest birth changes nothing."""
+    """Birth, or last will, signed by the device. A will of an older session than the newest birth
+    changes nothing."""
 
     wire_bytes_max: ClassVar[int] = 4096
 
@@ -141,6 +153,8 @@ class TelemetryWindow(WireModel):
 
 
 class TelemetryBatch(WireModel):
+    """Consecutive windows of one outbox, sealed in an `Envelope` by the device's key."""
+
     wire_bytes_max: ClassVar[int] = 256 * 1024
     unpacked_bytes_max: ClassVar[int] = 2 * 1024 * 1024
 

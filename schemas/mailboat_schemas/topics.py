@@ -89,7 +89,7 @@ TOPICS: Mapping[Channel, TopicRule] = MappingProxyType(
             retain=False,
             payload_bytes_max=4 * KIB,
             payload="Ack",
-            summary="On the controller's disk up to here; the outbox may forget it.",
+            summary="On the controller's disk up to here; signed by the director.",
         ),
         Channel.HELLO: TopicRule(
             template=_DEVICE + "/up/hello",
@@ -98,7 +98,7 @@ TOPICS: Mapping[Channel, TopicRule] = MappingProxyType(
             retain=False,
             payload_bytes_max=4 * KIB,
             payload="Hello",
-            summary="What the outbox holds; answered by an ack.",
+            summary="What the outbox holds, signed by the device; answered by an ack.",
         ),
         Channel.REPORT: TopicRule(
             template=_DEVICE + "/up/report",
@@ -125,7 +125,7 @@ TOPICS: Mapping[Channel, TopicRule] = MappingProxyType(
             retain=False,
             payload_bytes_max=256 * KIB,
             payload="TelemetryBatch",
-            summary="Summaries per window: counters and latency sketches.",
+            summary="Counters and latency sketches per window, signed by the device.",
         ),
         Channel.STATUS: TopicRule(
             template=_DEVICE + "/st",
@@ -134,7 +134,7 @@ TOPICS: Mapping[Channel, TopicRule] = MappingProxyType(
             retain=True,
             payload_bytes_max=4 * KIB,
             payload="Presence",
-            summary="Birth and last will with a session number.",
+            summary="Birth and last will with a session number, signed by the device.",
         ),
         Channel.SUBMIT: TopicRule(
             template=ROOT + "/{fleet}/ci/{pipeline}/submit",

@@ -107,6 +107,7 @@ def link_to(broker: Mosquitto, session: int = 1) -> Link:
         session=session,
         status_topic=STATUS,
         subscriptions=[(WISHES, 1)],
+        seal=lambda _kind, payload: payload,
         rng=random.Random(1),
     )
 
@@ -313,7 +314,8 @@ def test_a_packet_that_cannot_be_read_makes_it_connect_again(packet: bytes) -> N
             device="kiosk-1",
             session=1,
             status_topic=STATUS,
-            subscriptions=[],
+            subscriptions=[(WISHES, 1)],
+            seal=lambda _kind, payload: payload,
             rng=random.Random(1),
         )
         running = asyncio.create_task(link.run())
@@ -328,3 +330,40 @@ def test_a_packet_that_cannot_be_read_makes_it_connect_again(packet: bytes) -> N
             await link.receive()
 
     asyncio.run(story())
+
+
+def test_a_packet_above_the_maximum_is_not_read_but_told() -> None:
+    """256 MiB is what MQTT lets a broker announce; nothing of it may be held."""
+    problems: list[str] = []
+
+    async def hostile(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1024)
+        # CONNACK, then a PUBLISH of the largest length there is, and a first part of it.
+        writer.write(bytes([0x20, 3, 0, 0, 0, 0x30, 0xFF, 0xFF, 0xFF, 0x7F]) + bytes(65_536))
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+            await reader.read()
+        writer.close()
+
+    async def story() -> None:
+        server = await asyncio.start_server(hostile, "127.0.0.1", 0)
+        link = Link(
+            Broker("127.0.0.1", server.sockets[0].getsockname()[1], None, 60, 0.01, 0.02),
+            device="kiosk-1",
+            session=1,
+            status_topic=STATUS,
+            subscriptions=[(WISHES, 1)],
+            seal=lambda _kind, payload: payload,
+            rng=random.Random(1),
+        )
+        running = asyncio.create_task(link.run())
+        while not problems:
+            down = await next_of(link, LinkDown)
+            if down.problem is not None:
+                problems.append(down.problem.code)
+        await stopped(running)
+        server.close()
+
+    asyncio.run(story())
+
+    assert problems == ["E-PACKET-TOO-LARGE"]

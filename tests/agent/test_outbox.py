@@ -43,7 +43,7 @@ def window(number: int) -> TelemetryWindow:
 
 
 def outbox_of(journal: Journal) -> Outbox:
-    return Outbox("kiosk-1", journal, lambda batch: batch, random.Random(1))
+    return Outbox("kiosk-1", journal, lambda _kind, payload: payload, random.Random(1))
 
 
 @pytest.fixture
@@ -85,6 +85,7 @@ class Controller:
 
     def ack(self, *, rewind: bool = False) -> Ack:
         return Ack(
+            device="kiosk-1",
             epoch=self.epoch,
             events_acked=self.events_acked,
             telemetry_acked=self.telemetry_acked,
@@ -97,7 +98,7 @@ def connected(outbox: Outbox, journal: Journal, at: float = 0.0, acked: int = 0)
     outbox.on_connected(at)
     (hello,) = outbox.due(at)
     assert hello.channel is Channel.HELLO
-    outbox.on_ack(Ack(epoch=journal.epoch, events_acked=acked, telemetry_acked=0), at)
+    outbox.on_ack(Ack(device="kiosk-1", epoch=journal.epoch, events_acked=acked, telemetry_acked=0), at)
 
 
 def firsts(outgoing: list[Outgoing]) -> list[int]:
@@ -114,7 +115,7 @@ def test_nothing_is_sent_before_the_hello_is_answered(journal: Journal) -> None:
 
     assert decode(Hello, hello.payload).events.last == 1
     assert outbox.due(1.0) == []
-    outbox.on_ack(Ack(epoch=journal.epoch, events_acked=0, telemetry_acked=0), 1.0)
+    outbox.on_ack(Ack(device="kiosk-1", epoch=journal.epoch, events_acked=0, telemetry_acked=0), 1.0)
     assert firsts(outbox.due(1.0)) == [1]
 
 
@@ -140,7 +141,7 @@ def test_state_events_go_before_telemetry(journal: Journal) -> None:
 
     assert {item.channel for item in first} == {Channel.EVENTS}
     assert len(first) == BATCHES_IN_FLIGHT_MAX
-    acked = Ack(epoch=journal.epoch, events_acked=800, telemetry_acked=0)
+    acked = Ack(device="kiosk-1", epoch=journal.epoch, events_acked=800, telemetry_acked=0)
     outbox.on_ack(acked, 0.1)
     assert [item.channel for item in outbox.due(0.1)] == [Channel.EVENTS, Channel.TELEMETRY]
 
@@ -159,7 +160,7 @@ def test_a_lost_batch_is_sent_again_once_a_hello_has_asked(
 
     assert outbox.due(HELLO_AFTER_SECONDS - 0.1) == []
     assert [item.channel for item in outbox.due(HELLO_AFTER_SECONDS)] == [Channel.HELLO]
-    outbox.on_ack(Ack(epoch=journal.epoch, events_acked=0, telemetry_acked=0), 4.0)
+    outbox.on_ack(Ack(device="kiosk-1", epoch=journal.epoch, events_acked=0, telemetry_acked=0), 4.0)
 
     assert [item.channel for item in outbox.due(4.0)] == [channel]
 
@@ -172,7 +173,7 @@ def test_rows_are_deleted_on_the_watermark_only(journal: Journal) -> None:
     outbox.due(0.0)
     assert outbox.depth == 3
 
-    outbox.on_ack(Ack(epoch=journal.epoch, events_acked=2, telemetry_acked=0), 1.0)
+    outbox.on_ack(Ack(device="kiosk-1", epoch=journal.epoch, events_acked=2, telemetry_acked=0), 1.0)
 
     assert outbox.depth == 1
 
@@ -183,7 +184,7 @@ def test_an_ack_of_another_epoch_means_nothing(journal: Journal) -> None:
     connected(outbox, journal)
     outbox.due(0.0)
 
-    outbox.on_ack(Ack(epoch="f" * 16, events_acked=1, telemetry_acked=0), 1.0)
+    outbox.on_ack(Ack(device="kiosk-1", epoch="f" * 16, events_acked=1, telemetry_acked=0), 1.0)
 
     assert outbox.depth == 1
 
@@ -193,7 +194,7 @@ def test_an_ack_for_more_than_was_ever_sent_is_forged_and_ignored(journal: Journ
     connected(outbox, journal)
     journal.record_event(event(1))
 
-    outbox.on_ack(Ack(epoch=journal.epoch, events_acked=1, telemetry_acked=9), 1.0)
+    outbox.on_ack(Ack(device="kiosk-1", epoch=journal.epoch, events_acked=1, telemetry_acked=9), 1.0)
 
     assert outbox.depth == 1
     assert firsts(outbox.due(1.0)) == [1]
@@ -205,7 +206,7 @@ def test_many_rewinds_for_one_gap_resend_once(journal: Journal) -> None:
     outbox = outbox_of(journal)
     connected(outbox, journal)
     assert firsts(outbox.due(0.0)) == [1, 101, 201]
-    gap = Ack(epoch=journal.epoch, events_acked=0, telemetry_acked=0, rewind=True)
+    gap = Ack(device="kiosk-1", epoch=journal.epoch, events_acked=0, telemetry_acked=0, rewind=True)
 
     outbox.on_ack(gap, 0.1)
     assert firsts(outbox.due(0.1)) == [1, 101, 201]

@@ -22,14 +22,15 @@ from mailboat_controller.store import (
     audit,
     devices,
     events,
+    manifests,
     outcomes,
     quarantine,
     tables,
     telemetry,
     watermarks,
 )
-from mailboat_schemas.codec import encode
-from mailboat_schemas.envelope import PayloadType, sign_as_device
+from mailboat_schemas.codec import decode, encode
+from mailboat_schemas.envelope import Envelope, PayloadType, sign_as_device
 from mailboat_schemas.events import Event, EventKind
 from mailboat_schemas.reports import Ack, Hello, Presence, Span
 from mailboat_schemas.topics import Channel
@@ -82,7 +83,7 @@ class TestWatermark:
         assert result.acks == (
             (
                 "mb/1/demo/site/-/dev/dev-1/dn/ack",
-                Ack(epoch=EPOCH, events_acked=3, telemetry_acked=0),
+                Ack(device="dev-1", epoch=EPOCH, events_acked=3, telemetry_acked=0),
             ),
         )
 
@@ -197,7 +198,12 @@ class TestHello:
             telemetry=Span(first=1, last=0),
         )
 
-        fleet.take(Incoming(topic=device.topic(Channel.HELLO), payload=encode(far)))
+        fleet.take(
+            Incoming(
+                topic=device.topic(Channel.HELLO),
+                payload=device.sealed(PayloadType.HELLO, far),
+            )
+        )
 
         assert quarantined(fleet) == ["E-PAYLOAD-MALFORMED"]
 
@@ -332,7 +338,10 @@ class TestRefusals:
         self, fleet: EnrolledFleet, device: EnrolledDevice
     ) -> None:
         far = Presence(device=device.name, session=(1 << 64) - 1, online=True)
-        message = Incoming(topic=device.topic(Channel.STATUS), payload=encode(far))
+        message = Incoming(
+            topic=device.topic(Channel.STATUS),
+            payload=device.sealed(PayloadType.PRESENCE, far),
+        )
 
         fleet.take(device.numbered(1, 1), message, device.numbered(2, 2))
 
@@ -531,10 +540,12 @@ class TestRowsFromANewerAgent:
         self, fleet: EnrolledFleet, device: EnrolledDevice
     ) -> None:
         message = device.telemetry(1, 3)
-        content = msgpack.unpackb(message.payload)
+        content = msgpack.unpackb(decode(Envelope, message.payload).payload)
         content["windows"][1]["seconds"] = -1.0
+        kind = PayloadType.TELEMETRY_BATCH
+        newer = sign_as_device(kind, msgpack.packb(content), device.key, device.name)
 
-        result = fleet.take(replace(message, payload=msgpack.packb(content)))
+        result = fleet.take(replace(message, payload=encode(newer)))
 
         assert (the_ack(result).telemetry_acked, result.windows) == (3, 2)
         assert quarantined(fleet) == [batch_reading.UNREAD_CODE]
@@ -664,3 +675,64 @@ class TestReportsAndPresence:
         fleet.take(device.numbered(1, 1))
 
         assert fleet.row(device).last_seen_at == NOON
+
+
+class TestForgedMessages:
+    """A broker, or a device with another's topic, can withhold what a device says; not say it."""
+
+    def forged(self, device: EnrolledDevice) -> list[Incoming]:
+        thief = EnrolledDevice(device.name)  # the same name, another key
+        return [
+            thief.hello(6, 9),
+            thief.telemetry(1, 1),
+            thief.presence(99, online=False),
+            thief.numbered(1, 1),
+            thief.report(session=99),
+        ]
+
+    def test_what_another_key_signed_is_set_aside(
+        self, fleet: EnrolledFleet, device: EnrolledDevice
+    ) -> None:
+        result = fleet.take(*self.forged(device))
+
+        assert quarantined(fleet) == ["E-SIGNATURE"] * 5
+        assert result.acks == ()
+        assert actions(fleet) == []
+        assert fleet.row(device).last_seen_at is None
+
+    def test_a_hello_nobody_signed_passes_over_no_rows(
+        self, fleet: EnrolledFleet, device: EnrolledDevice
+    ) -> None:
+        span = Span(first=100, last=99)
+        hello = Hello(device=device.name, epoch=EPOCH, events=span, telemetry=span)
+
+        fleet.take(Incoming(topic=device.topic(Channel.HELLO), payload=encode(hello)))
+        fleet.take(device.numbered(1, 2))
+
+        assert quarantined(fleet) == ["E-PAYLOAD-MALFORMED"]
+        assert stored(fleet) == [1, 2]
+
+    def test_one_kind_of_message_does_not_pass_for_another(
+        self, fleet: EnrolledFleet, device: EnrolledDevice
+    ) -> None:
+        presence = device.presence(1, online=True)
+
+        fleet.take(replace(presence, topic=device.topic(Channel.HELLO)))
+
+        assert quarantined(fleet) == ["E-SIGNATURE"]
+
+    def test_an_acknowledgement_names_the_newest_manifest_of_the_class(
+        self, fleet: EnrolledFleet, device: EnrolledDevice
+    ) -> None:
+        row = manifests.ManifestRow(
+            hardware_class=CLASS,
+            counter=41,
+            bundle=b"",
+            etag="0" * 64,
+            content_digest="0" * 64,
+            published_at=NOON,
+        )
+        with fleet.store.transaction() as tx:
+            manifests.put(tx, row)
+
+        assert the_ack(fleet.take(device.hello(1, 0))).manifest_counter == 41

@@ -40,6 +40,7 @@ def receiver(core: Core) -> Receiver:
         metrics=Metrics(core.store, dict),
         changed=Counted(),  # type: ignore[arg-type]
         queued=Counted(),  # type: ignore[arg-type]
+        sign_ack=core.reconciler.sign_ack,
         now=lambda: core.now,
     )
 

@@ -11,7 +11,7 @@ from mailboat_schemas.desired import ManifestBundle
 from mailboat_schemas.errors import MailboatError, MalformedPayload, PayloadTooLarge
 from mailboat_schemas.reports import Ack, Presence
 
-ACK = Ack(epoch="0123456789abcdef", events_acked=7, telemetry_acked=3)
+ACK = Ack(device="kiosk-1", epoch="0123456789abcdef", events_acked=7, telemetry_acked=3)
 BUNDLE = ManifestBundle(
     fleet="demo",
     hardware_class="kiosk",

@@ -36,6 +36,7 @@ async def consume(port: int, database: Path) -> None:
         metrics=Metrics(store, dict),
         changed=Wake(),
         queued=Wake(),
+        sign_ack=online.sign_ack,
         now=lambda: datetime.now(UTC),
     )
     link = Link(host="127.0.0.1", port=port, fleet=FLEET, tls=None, rng=random.Random(1))

@@ -14,7 +14,7 @@ from mailboat_controller.ingest.batch import Ingested, ingest
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.store import devices
 from mailboat_controller.store.engine import Store
-from mailboat_schemas.codec import encode
+from mailboat_schemas.codec import WireModel, encode
 from mailboat_schemas.envelope import PayloadType, sign_as_device
 from mailboat_schemas.events import Event, EventBatch, EventKind
 from mailboat_schemas.reports import (
@@ -50,6 +50,9 @@ class EnrolledDevice:
 
     def topic(self, channel: Channel) -> str:
         return build(channel, fleet=FLEET, site=self.site, device=self.name)
+
+    def sealed(self, kind: str, payload: WireModel) -> bytes:
+        return encode(sign_as_device(kind, encode(payload), self.key, self.name))
 
     def event(
         self, sequence: int, kind: EventKind = EventKind.TRUST_STALE, **more: object
@@ -88,7 +91,9 @@ class EnrolledDevice:
             events=Span(first=first, last=last),
             telemetry=Span(first=telemetry[0], last=telemetry[1]),
         )
-        return Incoming(topic=self.topic(Channel.HELLO), payload=encode(hello))
+        return Incoming(
+            topic=self.topic(Channel.HELLO), payload=self.sealed(PayloadType.HELLO, hello)
+        )
 
     def telemetry(self, first: int, last: int) -> Incoming:
         batch = TelemetryBatch(
@@ -109,7 +114,10 @@ class EnrolledDevice:
                 for n in range(first, last + 1)
             ),
         )
-        return Incoming(topic=self.topic(Channel.TELEMETRY), payload=encode(batch))
+        return Incoming(
+            topic=self.topic(Channel.TELEMETRY),
+            payload=self.sealed(PayloadType.TELEMETRY_BATCH, batch),
+        )
 
     def report(self, *, retain: bool = False, **more: object) -> Incoming:
         content: dict[str, object] = {
@@ -127,7 +135,8 @@ class EnrolledDevice:
         return Incoming(topic=self.topic(Channel.REPORT), payload=encode(envelope), retain=retain)
 
     def presence(self, session: int, *, online: bool) -> Incoming:
-        payload = encode(Presence(device=self.name, session=session, online=online))
+        presence = Presence(device=self.name, session=session, online=online)
+        payload = self.sealed(PayloadType.PRESENCE, presence)
         return Incoming(topic=self.topic(Channel.STATUS), payload=payload)
 
 

@@ -21,6 +21,7 @@ from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.store import (
     devices,
     events,
+    manifests,
     outcomes,
     quarantine,
     tables,
@@ -76,6 +77,7 @@ class _Batch:
         self._windows = 0
         self._quarantined: Counter[str] = Counter()
         self._poisoned: set[str] = set()
+        self._counters: dict[str, int] = {}
         self._take: Mapping[Channel, Callable[[DeviceStreams, Incoming], None]] = MappingProxyType(
             {
                 Channel.EVENTS: self._take_events,
@@ -121,7 +123,8 @@ class _Batch:
         for name, device in self._devices.items():
             for epoch in sorted(device.touched):
                 watermarks.put(self._tx, name, epoch, device.marks[epoch], self._now)
-            acks += [device.ack(self._fleet, epoch) for epoch in sorted(device.to_ack)]
+            counter = self._manifest_counter(device.row.hardware_class)
+            acks += [device.ack(self._fleet, epoch, counter) for epoch in sorted(device.to_ack)]
         seen = {name: self._now for name, device in self._devices.items() if device.seen}
         devices.mark_seen_many(self._tx, seen)
         return Ingested(
@@ -133,6 +136,11 @@ class _Batch:
             quarantined=dict(self._quarantined),
             dropped=quarantine.trim(self._tx, self._poisoned),
         )
+
+    def _manifest_counter(self, hardware_class: str) -> int:
+        if hardware_class not in self._counters:
+            self._counters[hardware_class] = manifests.counter_of(self._tx, hardware_class)
+        return self._counters[hardware_class]
 
     def _admit(self, message: Incoming) -> Topic:
         """Everything that can be said before reading the payload."""
@@ -198,7 +206,8 @@ class _Batch:
         device.seen = True
 
     def _take_telemetry(self, device: DeviceStreams, message: Incoming) -> None:
-        batch = read_telemetry(message.payload)
+        payload = _open(device, message, PayloadType.TELEMETRY_BATCH)
+        batch = read_telemetry(payload)
         _require_own(device.row.device, batch.device)
         mark = device.mark(self._tx, batch.epoch, self._now)
         fresh = device.unstored(batch.epoch, batch.rows, batch.first, mark.telemetry)
@@ -220,7 +229,7 @@ class _Batch:
             self._set_aside(message, UNREAD_CODE, problem)
 
     def _take_hello(self, device: DeviceStreams, message: Incoming) -> None:
-        hello = decode(Hello, message.payload)
+        hello = decode(Hello, _open(device, message, PayloadType.HELLO))
         _require_own(device.row.device, hello.device)
         mark = device.mark(self._tx, hello.epoch, self._now)
         device.pass_over_lost(self._tx, hello, mark, self._now)
@@ -250,7 +259,7 @@ class _Batch:
             self._changed = True
 
     def _take_status(self, device: DeviceStreams, message: Incoming) -> None:
-        presence = decode(Presence, message.payload)
+        presence = decode(Presence, _open(device, message, PayloadType.PRESENCE))
         _require_own(device.row.device, presence.device)
         devices.set_presence(
             self._tx, device.row.device, session=presence.session, online=presence.online

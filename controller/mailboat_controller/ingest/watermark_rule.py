@@ -106,11 +106,13 @@ class DeviceStreams:
         if Watermark(**reached) != mark:
             self.advance(hello.epoch, Watermark(**reached))
 
-    def ack(self, fleet: str, epoch: str) -> tuple[str, Ack]:
-        """Topic and payload."""
+    def ack(self, fleet: str, epoch: str, manifest_counter: int) -> tuple[str, Ack]:
+        """Topic and payload. ``manifest_counter``: of the device's class."""
         mark = self.marks[epoch]
         topic = build(Channel.ACK, fleet=fleet, site=self.row.site, device=self.row.device)
         return topic, Ack(
+            device=self.row.device,
+            manifest_counter=manifest_counter,
             epoch=epoch,
             events_acked=mark.events,
             telemetry_acked=mark.telemetry,

@@ -15,8 +15,8 @@ from mailboat_controller.mqtt.link import Link
 from mailboat_controller.store import quarantine
 from mailboat_controller.store.engine import Store
 from mailboat_controller.wake import Wake
-from mailboat_schemas.codec import encode
 from mailboat_schemas.errors import Transient
+from mailboat_schemas.reports import Ack
 
 RETRY_SECONDS = 1.0
 UNEXPECTED_CODE = "E-UNEXPECTED"
@@ -36,10 +36,12 @@ class Receiver:
         metrics: Metrics,
         changed: Wake,
         queued: Wake,
+        sign_ack: Callable[[Ack], bytes],
         now: Callable[[], datetime],
     ) -> None:
         """
         Args:
+            sign_ack: the envelope's bytes, signed by the director.
             changed: set when a rollout may decide otherwise.
             queued: set when something waits in the outbox.
         """
@@ -49,6 +51,7 @@ class Receiver:
         self._metrics = metrics
         self._changed = changed
         self._queued = queued
+        self._sign_ack = sign_ack
         self._now = now
 
     async def run(self, link: Link) -> None:
@@ -57,10 +60,20 @@ class Receiver:
             results = await self._committed([delivery.message for delivery in deliveries])
             # A crash before this line brings the batch again; taking it twice changes nothing.
             link.acknowledge(deliveries)
+            acks = [each for result in results for each in result.acks]
+            signed = await asyncio.to_thread(self._signed, [ack for _, ack in acks])
+            sent = [
+                ack
+                for (topic, ack), envelope in zip(acks, signed, strict=True)
+                if link.send(topic, envelope)
+            ]
+            self._metrics.count_acks(len(sent), sum(ack.rewind for ack in sent))
             for result in results:
-                self._acknowledge_devices(link, result)
                 if result.changed:
                     self._changed.set()
+
+    def _signed(self, acks: Sequence[Ack]) -> list[bytes]:
+        return [self._sign_ack(ack) for ack in acks]
 
     async def _committed(self, messages: Sequence[Incoming]) -> list[Ingested]:
         """Take a batch, again and again while the database cannot."""
@@ -123,7 +136,3 @@ class Receiver:
                 windows=0,
                 quarantined={UNEXPECTED_CODE: 1},
             )
-
-    def _acknowledge_devices(self, link: Link, result: Ingested) -> None:
-        sent = [ack for topic, ack in result.acks if link.send(topic, encode(ack))]
-        self._metrics.count_acks(len(sent), sum(ack.rewind for ack in sent))

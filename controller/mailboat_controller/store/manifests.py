@@ -40,6 +40,13 @@ def of_class(tx: Connection, hardware_class: str) -> ManifestRow | None:
     return rows[0] if rows else None
 
 
+def counter_of(tx: Connection, hardware_class: str) -> int:
+    """0 before the first one."""
+    query = select(_manifests.c.counter).where(_manifests.c.hardware_class == hardware_class)
+    found = tx.execute(query).scalar()
+    return 0 if found is None else int(found)
+
+
 def every(tx: Connection) -> tuple[ManifestRow, ...]:
     return _select(tx, None)
 
