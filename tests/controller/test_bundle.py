@@ -47,6 +47,8 @@ def test_roles_stand_under_the_names_that_clients_ask_for(fleet: TrustFleet) -> 
         "1.targets.json",
         "2.release-vad.json",
         "2.approval-vad.json",
+        "1.policy.json",
+        "1.config.json",
         "1.root.json",
     }
     assert (bundle.fleet, bundle.hardware_class, bundle.counter) == (FLEET, CLASS, 3)

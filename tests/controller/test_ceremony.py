@@ -25,6 +25,8 @@ OFFLINE = (
     "root",
     "targets",
     *(f"{kind}-{model}" for kind in ("release", "approval") for model in MODELS),
+    "policy",
+    "config",
 )
 
 
@@ -84,6 +86,8 @@ class TestWhoHoldsWhat:
             "controller/keys/director",
             "controller/keys/snapshot",
             "controller/keys/timestamp",
+            "fleet/config",
+            "fleet/policy",
             "offline/root",
             "offline/targets",
         ]
@@ -137,7 +141,14 @@ class TestQuorums:
 
         assert names == {
             f"{name}-{number}.pem"
-            for name in ("offline/root", "offline/targets", "approver/vad", "approver/asr")
+            for name in (
+                "offline/root",
+                "offline/targets",
+                "approver/vad",
+                "approver/asr",
+                "fleet/policy",
+                "fleet/config",
+            )
             for number in (1, 2, 3)
         }
         assert (quorate / "ci" / "vad.pem").exists()
@@ -191,7 +202,7 @@ class TestVerification:
         assert set(view.versions().values()) == {1}
         assert sorted(view.roles()) == sorted({"director", *OFFLINE} - {"root", "targets"})
         for role in view.roles():
-            if role != "director":
+            if role not in ("director", *roles.FLEET_ROLES):  # which devices do not read
                 delegated = view.delegated(role)
                 assert delegated is not None
                 assert (delegated.version, delegated.targets) == (1, {})

@@ -127,8 +127,8 @@ def test_a_key_that_the_metadata_does_not_name_is_found_at_the_start(core: Core,
     keys = core.trust.online
     other = keys.director if role != "director" else keys.snapshot
     with core.store.read() as tx:
-        trust = held_trust.read(tx)
-    held_trust.require_named(keys, trust)
+        assert held_trust.named_keys(tx, keys) == keys
 
-    with pytest.raises(ConfigurationInvalid, match=rf"{role}\.pem is not the one"):
-        held_trust.require_named(replace(keys, **{role: other}), trust)
+        with pytest.raises(ConfigurationInvalid, match=rf"{role}\.pem is not the one") as refused:
+            held_trust.named_keys(tx, replace(keys, directory=None, **{role: other}))
+    assert refused.value.code == "E-ONLINE-KEY"

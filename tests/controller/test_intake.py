@@ -289,11 +289,11 @@ class TestWhoSigned:
         once = signed_by("approver/vad-1")
         doubled = json.loads(once)
         doubled["signatures"] *= 2
-        assert code_of(desk.judge({APPROVAL: once})) == "E-SIGNATURE"
+        assert code_of(desk.judge({APPROVAL: once})) == "E-THRESHOLD"
         judged = desk.judge({APPROVAL: json.dumps(doubled).encode()})
         assert code_of(judged) == "E-PAYLOAD-MALFORMED"
         assert code_of(desk.judge({APPROVAL: signed_by("approver/vad-1", "ci/vad")})) == (
-            "E-SIGNATURE"
+            "E-THRESHOLD"
         )
         desk.take({APPROVAL: signed_by("approver/vad-1", "approver/vad-3")})
 

@@ -52,6 +52,8 @@ class TestSnapshot:
             "targets.json": 1,
             "release-vad.json": 2,
             "approval-vad.json": 1,
+            "policy.json": 1,
+            "config.json": 1,
         }
 
     def test_never_loses_an_entry(self, fleet: TrustFleet) -> None:

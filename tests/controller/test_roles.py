@@ -23,6 +23,8 @@ EXPIRY = {
     "targets": "2027-06-01T12:00:00Z",
     "release-vad": "2027-06-01T12:00:00Z",
     "approval-vad": "2026-07-01T12:00:00Z",
+    "policy": "2027-06-01T12:00:00Z",
+    "config": "2027-06-01T12:00:00Z",
     "snapshot": "2026-07-01T12:00:00Z",
     "timestamp": "2026-06-08T12:00:00Z",
 }
@@ -216,13 +218,16 @@ def test_the_paths_of_both_roles_never_meet(first: TrustFleet) -> None:
 def test_a_model_is_delegated_beside_the_others(first: TrustFleet, tmp_path: Path) -> None:
     key = create_key(tmp_path / "new.pem").public_key
     targets = Metadata[Targets].from_bytes(first.roles["targets"]).signed
-    roles.delegate_model(targets, "asr", release_keys=[key], approval_keys=[key])
+    roles.delegate(targets, "release-asr", [key])
+    roles.delegate(targets, "approval-asr", [key])
 
     assert targets.delegations is not None
     assert list(targets.delegations.roles) == [
         "director",
         "release-vad",
         "approval-vad",
+        "policy",
+        "config",
         "release-asr",
         "approval-asr",
     ]

@@ -4,10 +4,13 @@
 DIR/offline/      root-1.pem …, targets-1.pem …   to be carried away and kept apart
 DIR/ci/           <model>.pem                      to the pipeline that releases the model
 DIR/approver/     <model>.pem                      to the people who approve it
+DIR/fleet/        policy.pem, config.pem           to those who decide for the whole fleet
 DIR/controller/   keys/{snapshot,timestamp,director}.pem   trust/*.json   to the controller
 DIR/root.json     the factory root, to every device
 ```
-The controller's folder contains no key that could release or approve anything.
+The controller's folder contains no key that could release or approve anything. Every key has a
+name for people, which the metadata carries. ``policy`` and ``config`` have keys of their own: the
+approver of one model has no say over the others, and a stolen key is retired in one place.
 """
 
 from dataclasses import dataclass
@@ -15,15 +18,15 @@ from datetime import datetime
 from pathlib import Path
 
 from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Targets
 
 from mailboat_controller.authority import roles
+from mailboat_controller.authority.changes import KEYS_PER_ROLE_MAX
 from mailboat_controller.authority.keys import create_key
 from mailboat_controller.authority.online import ONLINE_ROLES
 from mailboat_schemas.errors import ConfigurationInvalid, Conflict
 from mailboat_schemas.names import is_label
 from mailboat_schemas.trust import approval_role, release_role
-
-KEYS_PER_ROLE_MAX = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +75,12 @@ def hold(ceremony: Ceremony, directory: Path, now: datetime) -> Path:
             f"{directory} is not an empty directory.", next_step="choose a new directory."
         )
     offline = {
-        role: _make_keys(directory / "offline", role, quorum, ceremony.passphrase)
+        role: _make_keys(directory / "offline", role, role, quorum, ceremony.passphrase)
         for role, quorum in (("root", ceremony.root), ("targets", ceremony.targets))
     }
     online = {
-        role: create_key(directory / "controller" / "keys" / f"{role}.pem") for role in ONLINE_ROLES
+        role: create_key(directory / "controller" / "keys" / f"{role}.pem", name=role)
+        for role in ONLINE_ROLES
     }
     files = _first_roles(ceremony, directory, offline, online, now)
     trust = directory / "controller" / "trust"
@@ -106,23 +110,7 @@ def _first_roles(
         now,
     )
     targets = roles.make_targets(online["director"].public_key, now)
-    delegated: dict[str, bytes] = {}
-    for model in ceremony.models:
-        ci = create_key(directory / "ci" / f"{model}.pem", passphrase=ceremony.passphrase)
-        approvers = _make_keys(
-            directory / "approver", model, ceremony.approval, ceremony.passphrase
-        )
-        roles.delegate_model(
-            targets,
-            model,
-            release_keys=[ci.public_key],
-            approval_keys=[approver.public_key for approver in approvers],
-            approval_threshold=ceremony.approval.threshold,
-        )
-        released = roles.empty_role(now, roles.RELEASE_ROLE_VALID)
-        approved = roles.empty_role(now, roles.APPROVAL_ROLE_VALID)
-        delegated[release_role(model)] = roles.sign(released, [ci])
-        delegated[approval_role(model)] = roles.sign(approved, approvers)
+    delegated = _delegate(ceremony, directory, targets, now)
     snapshot = roles.sign(
         roles.make_snapshot({"targets": 1, **dict.fromkeys(delegated, 1)}, now),
         [online["snapshot"]],
@@ -137,9 +125,34 @@ def _first_roles(
     }
 
 
+def _delegate(
+    ceremony: Ceremony, directory: Path, targets: Targets, now: datetime
+) -> dict[str, bytes]:
+    """Keys, delegation and empty version 1 of every role below targets."""
+    one = Quorum(threshold=1, keys=1)
+    wanted: list[tuple[str, str, str, str, Quorum]] = []
+    for model in ceremony.models:
+        wanted += [
+            (release_role(model), "ci", model, f"{model} pipeline", one),
+            (approval_role(model), "approver", model, f"{model} approver", ceremony.approval),
+        ]
+    wanted += [(role, "fleet", role, role, ceremony.approval) for role in roles.FLEET_ROLES]
+    delegated: dict[str, bytes] = {}
+    for role, folder, file, name, quorum in wanted:
+        signers = _make_keys(directory / folder, file, name, quorum, ceremony.passphrase)
+        keys = [signer.public_key for signer in signers]
+        roles.delegate(targets, role, keys, quorum.threshold)
+        delegated[role] = roles.sign(roles.empty_role(now, roles.valid_for(role)), signers)
+    return delegated
+
+
 def _make_keys(
-    directory: Path, name: str, quorum: Quorum, passphrase: bytes | None
+    directory: Path, file: str, name: str, quorum: Quorum, passphrase: bytes | None
 ) -> list[CryptoSigner]:
-    """One key is called ``name.pem``, several ``name-1.pem``, ``name-2.pem``, …"""
-    names = [name] if quorum.keys == 1 else [f"{name}-{n + 1}" for n in range(quorum.keys)]
-    return [create_key(directory / f"{each}.pem", passphrase=passphrase) for each in names]
+    """One key is called ``file.pem``, several ``file-1.pem``, ``file-2.pem``, …"""
+    if quorum.keys == 1:
+        return [create_key(directory / f"{file}.pem", passphrase=passphrase, name=name)]
+    return [
+        create_key(directory / f"{file}-{n}.pem", passphrase=passphrase, name=f"{name} {n}")
+        for n in range(1, quorum.keys + 1)
+    ]

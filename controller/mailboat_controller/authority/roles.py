@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from securesystemslib.signer import CryptoSigner, Signer
+from securesystemslib.signer import Signer
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
@@ -25,8 +25,8 @@ from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
 from mailboat_schemas.errors import MalformedPayload, NotFound
-from mailboat_schemas.names import approval_path, release_path
-from mailboat_schemas.trust import DIRECTOR_ROLE, approval_role, release_role
+from mailboat_schemas.names import approval_path, is_label, release_path
+from mailboat_schemas.trust import DIRECTOR_ROLE
 
 ISSUED_FIELD = "x-mailboat-issued"
 ISSUED_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
@@ -38,8 +38,11 @@ APPROVAL_ROLE_VALID = timedelta(days=30)
 SNAPSHOT_VALID = timedelta(days=30)
 TIMESTAMP_VALID = timedelta(days=7)
 
-_SERIALIZER = JSONSerializer(compact=True)
-
+RELEASE_PREFIX = "release-"
+APPROVAL_PREFIX = "approval-"
+# What holds for the whole fleet, whatever the model. Devices do not read them yet.
+FLEET_ROLES = ("policy", "config")
+SERIALIZER = JSONSerializer(compact=True)
 
 TopOrDelegated = TypeVar("TopOrDelegated", Root, Timestamp, Snapshot, Targets)
 
@@ -49,7 +52,7 @@ def sign(signed: TopOrDelegated, signers: Iterable[Signer]) -> bytes:
     metadata: Metadata[TopOrDelegated] = Metadata(signed)
     for signer in signers:
         metadata.sign(signer, append=True)
-    return metadata.to_bytes(_SERIALIZER)
+    return metadata.to_bytes(SERIALIZER)
 
 
 def stamp(signed: Root | Targets, now: datetime) -> None:
@@ -58,6 +61,30 @@ def stamp(signed: Root | Targets, now: datetime) -> None:
 
 def expiry(now: datetime, valid: timedelta) -> datetime:
     return (now.astimezone(UTC) + valid).replace(microsecond=0)
+
+
+def valid_for(role: str) -> timedelta:
+    """How long a version of a role that people sign is good for."""
+    if role.startswith(APPROVAL_PREFIX):
+        return APPROVAL_ROLE_VALID
+    return {"root": ROOT_VALID, "targets": TARGETS_VALID}.get(role, RELEASE_ROLE_VALID)
+
+
+def paths_of(role: str) -> list[str]:
+    """What a role below targets may list. No two roles share a path, because a client's search
+    stops at the first role that has it.
+
+    Raises:
+        ValueError: targets delegates to no such role.
+    """
+    for prefix in (RELEASE_PREFIX, APPROVAL_PREFIX):
+        if role.startswith(prefix) and is_label(model := role.removeprefix(prefix)):
+            return [f"{prefix[:-1]}/{model}/*"]
+    if role in FLEET_ROLES:
+        return [f"{role}/*"]
+    if role == DIRECTOR_ROLE:
+        return []  # it signs desired states, and lists nothing
+    raise ValueError(f"there is no role {role}")
 
 
 def make_root(
@@ -87,28 +114,15 @@ def make_targets(director: Key, now: datetime) -> Targets:
     return targets
 
 
-def delegate_model(
-    targets: Targets,
-    model: str,
-    *,
-    release_keys: Iterable[Key],
-    approval_keys: Iterable[Key],
-    approval_threshold: int = 1,
-) -> None:
-    """Name who may release, and who may approve, a model. Their paths are disjoint, because a
-    client's search stops at the first role that has a path."""
+def delegate(targets: Targets, role: str, keys: Iterable[Key], threshold: int = 1) -> None:
+    """Name the keys of a role below targets, the first time or anew."""
     if targets.delegations is None or targets.delegations.roles is None:
         raise ValueError("targets has no delegations")
-    wanted = (
-        (release_role(model), [f"release/{model}/*"], list(release_keys), 1),
-        (approval_role(model), [f"approval/{model}/*"], list(approval_keys), approval_threshold),
+    named = {key.keyid: key for key in keys}
+    targets.delegations.roles[role] = DelegatedRole(
+        role, list(named), threshold, terminating=False, paths=paths_of(role)
     )
-    for name, paths, keys, threshold in wanted:
-        ids = [key.keyid for key in keys]
-        targets.delegations.roles[name] = DelegatedRole(
-            name, ids, threshold, terminating=False, paths=paths
-        )
-        targets.delegations.keys.update({key.keyid: key for key in keys})
+    targets.delegations.keys.update(named)
 
 
 def empty_role(now: datetime, valid: timedelta) -> Targets:
@@ -124,16 +138,21 @@ def next_version(
 ) -> Targets:
     """The following version of a delegated role with its targets replaced."""
     role = _read(current)
-    role.version += 1
-    role.expires = expiry(now, valid)
     role.targets = dict(targets)
-    stamp(role, now)
+    move_on(role, now, valid)
     return role
+
+
+def move_on(signed: Root | Targets, now: datetime, valid: timedelta) -> None:
+    """Make it the following version, signed today."""
+    signed.version += 1
+    signed.expires = expiry(now, valid)
+    stamp(signed, now)
 
 
 def add_release(
     current: bytes,
-    signer: CryptoSigner,
+    signer: Signer,
     *,
     model: str,
     version: str,
@@ -149,7 +168,7 @@ def add_release(
 
 def add_approval(
     current: bytes,
-    signers: Iterable[CryptoSigner],
+    signers: Iterable[Signer],
     *,
     model: str,
     version: str,
@@ -167,7 +186,7 @@ def add_approval(
 
 
 def remove_approval(
-    current: bytes, signers: Iterable[CryptoSigner], *, model: str, version: str, now: datetime
+    current: bytes, signers: Iterable[Signer], *, model: str, version: str, now: datetime
 ) -> bytes:
     """The approval role without a release: it is withdrawn wherever this version arrives.
 

@@ -2,11 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from mailboat_controller.cli import options, output
+from mailboat_controller.cli import options, output, trust_source
 from mailboat_schemas.errors import ConfigurationInvalid
 
 app = typer.Typer(no_args_is_help=True, help="Keys and roles: who may release, approve, assign.")
@@ -33,25 +33,23 @@ def init(
 ) -> None:
     """Make every key and version 1 of every role, sorted by who may hold them.
 
-    Set MAILBOAT_KEY_PASSPHRASE to encrypt the offline, CI and approver keys. The controller's own
-    keys stay unencrypted: it starts without a person.
+    Set MAILBOAT_KEY_PASSPHRASE, or MAILBOAT_KEY_PASSPHRASE_FILE, to encrypt all keys but the
+    controller's own: it starts without a person.
     """
-    import os
-
     from mailboat_controller.authority.ceremony import Ceremony, Quorum, hold
-    from mailboat_controller.authority.keys import PASSPHRASE_VARIABLE
+    from mailboat_controller.authority.keys import known_passphrase
 
     quorums = {}
     for role, text in (("root", root), ("targets", targets), ("approval", approval)):
         threshold, keys = _quorum(text)
         quorums[role] = Quorum(threshold=threshold, keys=keys)
-    passphrase = os.environ.get(PASSPHRASE_VARIABLE)
+    passphrase = known_passphrase()
     ceremony = Ceremony(
         models=tuple(model),
         root=quorums["root"],
         targets=quorums["targets"],
         approval=quorums["approval"],
-        passphrase=passphrase.encode() if passphrase else None,
+        passphrase=passphrase,
     )
     factory_root = hold(ceremony, directory, options.now())
     output.tell(
@@ -65,8 +63,64 @@ def init(
         f"  {directory}/offline      carry away and keep apart\n"
         f"  {directory}/ci           to the pipeline that releases\n"
         f"  {directory}/approver     to the people who approve\n"
+        f"  {directory}/fleet        to those who decide for the whole fleet\n"
         f"  {directory}/controller   to the controller: "
         f"mailboat init --trust {directory}/controller\n"
         f"  {factory_root}   to every device (the enrolment kit carries it)",
         as_json=as_json,
     )
+
+
+_COLUMNS = {
+    "role": "ROLE",
+    "version": "VERSION",
+    "expires": "EXPIRES",
+    "days_left": "DAYS LEFT",
+    "level": "LEVEL",
+    "signers": "SIGNERS",
+    "next_step": "NEXT STEP",
+}
+
+
+@app.command()
+def status(
+    source: trust_source.From = None,
+    connection: options.ConnectionOption = None,
+    as_json: options.Json = False,
+) -> None:
+    """When each role expires, who may sign it, and what to do. Exit code 3: something needs you."""
+    content = _status_of(source) if source else _status_at(connection)
+    if as_json:
+        output.show_json(content)
+    else:
+        rows = [*content["roles"], *content["certificates"]]
+        output.show_rows([_row(each) for each in rows], _COLUMNS, as_json=False)
+    if content["attention"]:
+        raise typer.Exit(output.EXIT_DIFFERENT)
+
+
+def _status_at(connection: Path | None) -> dict[str, Any]:
+    with options.client(connection) as api:
+        found: dict[str, Any] = api.get("/v1/trust/status")
+    return found
+
+
+def _status_of(directory: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from mailboat_controller.trust import expiry
+    from mailboat_controller.trust.role_files import read_roles
+
+    found = expiry.role_statuses(read_roles(directory), options.now())
+    return {
+        "attention": expiry.needs_attention(found),
+        "roles": [asdict(each) for each in found],
+        "certificates": [],
+    }
+
+
+def _row(status: dict[str, Any]) -> dict[str, Any]:
+    name = status.get("role") or f"certificate: {status['certificate']}"
+    keys = status.get("keys") or ()
+    signers = f"{status['threshold']} of {', '.join(keys)}" if keys else "-"
+    return {"version": "-", **status, "role": name, "signers": signers}

@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from tuf.api.metadata import Metadata, Root
+
 from mailboat_controller.authority.online import ONLINE_ROLES, OnlineKeys
 from mailboat_controller.store import audit, trust_roles
 from mailboat_controller.store.transaction import Transaction
@@ -53,40 +55,43 @@ def read(tx: Transaction) -> HeldTrust:
     roots = trust_roles.roots(tx)
     roles = {role: content for role, content in trust_roles.newest(tx).items() if role != "root"}
     if not roots or not {"targets", *_ONLINE} <= roles.keys():
-        raise ConfigurationInvalid(
-            "The controller holds no trust metadata.",
-            next_step="make it with `mailboat trust init` and import it with `mailboat init`.",
-        )
+        raise _nothing_held()
     files = {f"root_history/{version_of(root)}.root.json": root for root in roots}
     files |= {f"{role}.json": content for role, content in roles.items()}
     return HeldTrust(roles=roles, roots=roots, view=TrustView(roots[0], files))
 
 
-def require_named(keys: OnlineKeys, trust: HeldTrust) -> None:
-    """Every signature of another key would be refused by every device, without a word to us.
+def named_keyids(tx: Transaction) -> dict[str, tuple[str, ...]]:
+    """Who may sign what online, by the newest root and targets."""
+    newest_root, newest_targets = (trust_roles.newest_of(tx, r) for r in ("root", "targets"))
+    if newest_root is None or newest_targets is None:
+        raise _nothing_held()
+    root = _signed(newest_root[1])["roles"]
+    delegated = _signed(newest_targets[1])["delegations"]["roles"]
+    named = {**root, **{role["name"]: role for role in delegated}}
+    return {role: tuple(named.get(role, {}).get("keyids", ())) for role in ONLINE_ROLES}
+
+
+def named_keys(tx: Transaction, keys: OnlineKeys) -> OnlineKeys:
+    """The keys to sign with: those that the newest metadata names.
 
     Raises:
-        ConfigurationInvalid: an online key is not the one that the offline roles name.
+        OnlineKeyNotNamed: it names one that this controller does not have.
+        ConfigurationInvalid: nothing has been imported yet.
     """
-    targets = trust.view.targets
-    delegations = None if targets is None else targets.delegations
-    delegated = {} if delegations is None else delegations.roles or {}
-    named = {**trust.view.root.signed.roles, **delegated}
-    for role in ONLINE_ROLES:
-        keyid = getattr(keys, role).public_key.keyid
-        if role not in named or keyid not in named[role].keyids:
-            raise ConfigurationInvalid(
-                f"The key {role}.pem is not the one that the trust metadata names for {role}.",
-                next_step="put the keys and the trust files of one ceremony into the data "
-                "directory; `mailboat trust init` made them together.",
-            )
+    return keys.named(named_keyids(tx))
 
 
-def import_directory(tx: Transaction, directory: Path, now: datetime) -> tuple[str, ...]:
+def import_directory(
+    tx: Transaction, directory: Path, now: datetime, keys: OnlineKeys | None = None
+) -> tuple[str, ...]:
     """Take newer roots and offline roles from files named as the ceremony names them.
 
     The ceremony's snapshot and timestamp are taken once; from then on they are signed here and
     those of the directory are old. Everything is verified before the caller's transaction ends.
+
+    Args:
+        keys: sign snapshot and timestamp again at once, where a new root names new keys.
 
     Returns:
         What was taken, as role and version.
@@ -103,13 +108,16 @@ def import_directory(tx: Transaction, directory: Path, now: datetime) -> tuple[s
         trust_roles.put(tx, role, version, content, now)
         taken.append(f"{role} {version}")
     if taken:
+        if keys is not None:
+            renew(tx, named_keys(tx, keys), now)
         read(tx)
         _record(tx, now, "trust.import", taken, "newer files in the trust directory")
     return tuple(taken)
 
 
 def renew(tx: Transaction, keys: OnlineKeys, now: datetime) -> tuple[str, ...]:
-    """Sign snapshot and timestamp again when what they cover changed, or when they grow old.
+    """Sign snapshot and timestamp again when what they cover changed, when they grow old, or when
+    their keys were rotated.
 
     Returns:
         Which of the two were signed; nothing on most calls.
@@ -126,20 +134,37 @@ def renew(tx: Transaction, keys: OnlineKeys, now: datetime) -> tuple[str, ...]:
         listed.get(f"{role}.json", {}).get("version") != version
         for role, version in versions.items()
     )
-    if changed or now - snapshot.received_at > SNAPSHOT_AGE_MAX:
+    rotated = _unsigned(tx, {"snapshot": snapshot.content, "timestamp": timestamp.content})
+    if changed or "snapshot" in rotated or now - snapshot.received_at > SNAPSHOT_AGE_MAX:
         content = keys.sign_snapshot(snapshot.content, versions, now=now)
         trust_roles.put(tx, "snapshot", snapshot.version + 1, content, now)
         snapshot = _Held(snapshot.version + 1, content, now)
         signed.append("snapshot")
     pinned = _signed(timestamp.content)["meta"]["snapshot.json"]["version"]
-    if pinned != snapshot.version or now - timestamp.received_at > TIMESTAMP_AGE_MAX:
+    stale = now - timestamp.received_at > TIMESTAMP_AGE_MAX
+    if pinned != snapshot.version or "timestamp" in rotated or stale:
         content = keys.sign_timestamp(timestamp.content, snapshot.content, now=now)
         trust_roles.put(tx, "timestamp", timestamp.version + 1, content, now)
         signed.append("timestamp")
     if signed:
         why = "a role changed" if changed else "signed again before it grows old"
+        why = "its keys changed" if rotated else why
         _record(tx, now, "trust.sign", signed, why)
     return tuple(signed)
+
+
+def _unsigned(tx: Transaction, held: Mapping[str, bytes]) -> set[str]:
+    """Which of these the newest root's keys have not signed."""
+    newest = trust_roles.newest_of(tx, "root")
+    if newest is None:
+        raise _nothing_held()
+    root = Metadata[Root].from_bytes(newest[1]).signed
+    found: set[str] = set()
+    for role, content in held.items():
+        metadata: Metadata[Any] = Metadata.from_bytes(content)
+        if not root.get_verification_result(role, metadata.signed_bytes, metadata.signatures):
+            found.add(role)
+    return found
 
 
 def version_of(content: bytes) -> int:
@@ -163,6 +188,13 @@ def _held(tx: Transaction, role: str) -> _Held:
             next_step="copy the trust directory of `mailboat trust init` into the data directory.",
         )
     return _Held(*held)
+
+
+def _nothing_held() -> ConfigurationInvalid:
+    return ConfigurationInvalid(
+        "The controller holds no trust metadata.",
+        next_step="make it with `mailboat trust init` and import it with `mailboat init`.",
+    )
 
 
 def _record(tx: Transaction, now: datetime, action: str, roles: Sequence[str], reason: str) -> None:

@@ -17,7 +17,12 @@ from tuf.api.serialization import DeserializationError
 
 from mailboat_controller.authority.roles import ISSUED_FIELD, ISSUED_FORMAT
 from mailboat_schemas.documents.release import File, Interface, ReleaseDocument, document_digest
-from mailboat_schemas.errors import MailboatError, MalformedPayload, SignatureInvalid
+from mailboat_schemas.errors import (
+    MailboatError,
+    MalformedPayload,
+    SignatureInvalid,
+    ThresholdNotMet,
+)
 from mailboat_schemas.names import DIGEST_PATTERN, approval_path, release_path
 from mailboat_schemas.plan import Plan
 from mailboat_schemas.submission import Submission
@@ -118,7 +123,7 @@ def _judge(
             withdrawn += _withdrawals(role, old, new)
     _require_released(approvals, offered, held)
     _require_semver(releases, known)
-    missing = sorted({file.sha256 for file in _files(releases) if not has_artifact(file)})
+    missing = sorted({file.artifact_digest for file in _files(releases) if not has_artifact(file)})
     if missing:
         reason = f"{len(missing)} artifacts are not in the store, or have another length."
         return Rejected(
@@ -153,12 +158,18 @@ def _verified(role: str, content: bytes, held: Held) -> tuple[Targets, Targets]:
         raise _Refusal("E-ROLE-SHAPE", f"Role {role} is of type {offered.signed.type}.")
     parent = Metadata[Targets].from_bytes(held.roles["targets"]).signed
     try:
-        parent.verify_delegate(role, offered.signed_bytes, offered.signatures)
+        result = parent.get_verification_result(role, offered.signed_bytes, offered.signatures)
     except (RepositoryError, ValueError) as error:
+        # No canonical form (numbers that are none), or nobody to sign it.
         raise _Refusal(
-            SignatureInvalid.code,
-            f"Role {role} is not signed by enough of the keys its delegation names: {error}.",
+            SignatureInvalid.code, f"Role {role} has nothing that could be signed: {error}."
         ) from error
+    if not result:
+        raise _Refusal(
+            ThresholdNotMet.code if result.signed else SignatureInvalid.code,
+            f"Role {role} is not signed by enough of the keys its delegation names: "
+            f"{len(result.signed)} of {result.threshold}.",
+        )
     old = Metadata[Targets].from_bytes(held.roles[role]).signed
     if offered.signed.version != old.version + 1:
         raise _Refusal(
