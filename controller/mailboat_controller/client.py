@@ -14,9 +14,10 @@ from typing import Any, Self
 
 import httpx2
 
-from mailboat_controller.connection_file import load_connection
+from mailboat_controller.connection_file import load_connection, load_token
 from mailboat_schemas.enrolment import Connection
 from mailboat_schemas.errors import (
+    ArtifactMissing,
     ConfigurationInvalid,
     Conflict,
     MailboatError,
@@ -32,7 +33,18 @@ ATTEMPTS_MAX = 4
 RETRY_AFTER_SECONDS_MAX = 10.0
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
+ERROR_CODE_HEADER = "mailboat-error-code"  # of answers without a body
+TOKEN_ENDS_HEADER = "mailboat-token-ends"  # noqa: S105  a name
+_BUSY = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS})
 _CHUNK_BYTES = 256 * 1024
+
+# Of refusals that an answer without a body can only name.
+_NEXT_STEPS = {
+    "E-REVOKED": "issue a new credential, if this holder should be let in again.",
+    "E-NOT-PERMITTED": "use a connection of a kind that may do this.",
+    "E-TOKEN-EXPIRED": "ask for a new token: `mailboat token issue` on the controller's machine.",
+    "E-TOKEN-REVOKED": "ask for a new token: `mailboat token issue` on the controller's machine.",
+}
 
 Progress = Callable[[int], None]  # bytes sent since the last call
 
@@ -41,6 +53,7 @@ _BY_STATUS: Mapping[int, type[MailboatError]] = {
     HTTPStatus.FORBIDDEN: NotPermitted,
     HTTPStatus.NOT_FOUND: NotFound,
     HTTPStatus.CONFLICT: Conflict,
+    HTTPStatus.TOO_MANY_REQUESTS: ServerUnavailable,
     HTTPStatus.SERVICE_UNAVAILABLE: ServerUnavailable,
     HTTPStatus.INSUFFICIENT_STORAGE: ServerUnavailable,
 }
@@ -55,27 +68,32 @@ class ApiClient:
         directory: Path,
         *,
         sleep: Callable[[float], None] = time.sleep,
+        remind: Callable[[str], None] = lambda _text: None,
     ) -> None:
         """
         Args:
             directory: where the connection file stands; its paths are relative to that.
+            remind: takes a sentence for the person, once, when their token ends soon.
 
         Raises:
-            ConfigurationInvalid: certificate, key or CA cannot be read.
+            ConfigurationInvalid: token, certificate, key or CA cannot be used.
         """
         self.connection = connection
         self._sleep = sleep
+        self._remind: Callable[[str], None] | None = remind
         self._client = httpx2.Client(
             base_url=connection.api_url,
             verify=_tls(connection, directory),
+            headers=_authorization(connection, directory),
+            follow_redirects=False,  # a token goes to the address in the connection file alone
             timeout=httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
             trust_env=False,  # a proxy in the environment cannot carry our client certificate
         )
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, remind: Callable[[str], None] = lambda _text: None) -> Self:
         """The client of a connection file."""
-        return cls(load_connection(path), path.parent)
+        return cls(load_connection(path), path.parent, remind=remind)
 
     def __enter__(self) -> Self:
         return self
@@ -96,8 +114,8 @@ class ApiClient:
     def post(self, path: str, content: Mapping[str, Any]) -> Any:
         return self._request("POST", path, json=dict(content)).json()
 
-    def put(self, path: str, content: Mapping[str, Any]) -> Any:
-        return self._request("PUT", path, json=dict(content)).json()
+    def put(self, path: str, content: Mapping[str, Any], **parameters: Any) -> Any:
+        return self._request("PUT", path, json=dict(content), params=parameters).json()
 
     def pages(self, path: str, key: str, **parameters: Any) -> Iterator[Any]:
         """Every row of a paged list; ``key`` names the number that pages go by."""
@@ -120,7 +138,7 @@ class ApiClient:
     def has_artifact(self, digest: str) -> bool:
         try:
             self._request("HEAD", f"/v1/artifacts/sha256/{digest}")
-        except NotFound:
+        except (NotFound, ArtifactMissing):
             return False
         return True
 
@@ -166,7 +184,7 @@ class ApiClient:
     ) -> httpx2.Response:
         """One request, tried again while the server is busy or cannot be reached.
 
-        Trying again is safe: the server answers 503 only when it has kept nothing.
+        Trying again is safe: the server answers 503 and 429 only when it has kept nothing.
         """
         for attempt in range(ATTEMPTS_MAX):
             try:
@@ -178,15 +196,22 @@ class ApiClient:
                 again = isinstance(error, httpx2.ConnectError)
                 wait_seconds = float(2**attempt)
             else:
+                self._look_at_end(response)
                 if response.is_success or response.status_code in answers:
                     return response
                 failure = _problem(response)
-                again = response.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+                again = response.status_code in _BUSY
                 wait_seconds = _retry_after(response, float(2**attempt))
             if not again or attempt == ATTEMPTS_MAX - 1:
                 raise failure
             self._sleep(min(wait_seconds, RETRY_AFTER_SECONDS_MAX))
         raise AssertionError("the loop returns or raises")
+
+    def _look_at_end(self, response: httpx2.Response) -> None:
+        ends = response.headers.get(TOKEN_ENDS_HEADER, "")[:10]
+        if ends and ends.isprintable() and self._remind is not None:
+            remind, self._remind = self._remind, None
+            remind(f"Your token ends on {ends}: renew it with `mailboat token renew`.")
 
     def _unreachable(self, error: httpx2.HTTPError) -> ServerUnavailable:
         return ServerUnavailable(
@@ -200,7 +225,8 @@ class ApiClient:
 def _tls(connection: Connection, directory: Path) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=str(directory / connection.ca))
-        context.load_cert_chain(directory / connection.certificate, directory / connection.key)
+        if connection.certificate is not None and connection.key is not None:
+            context.load_cert_chain(directory / connection.certificate, directory / connection.key)
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationInvalid(
             f"The certificate of connection {connection.name} cannot be used: {error}.",
@@ -208,6 +234,18 @@ def _tls(connection: Connection, directory: Path) -> ssl.SSLContext:
             "or issue the credential again.",
         ) from error
     return context
+
+
+def _authorization(connection: Connection, directory: Path) -> dict[str, str]:
+    if connection.token is None:
+        return {}
+    if not connection.api_url.lower().startswith("https://"):
+        raise ConfigurationInvalid(
+            f"The token of connection {connection.name} would travel unencrypted to "
+            f"{connection.api_url[:200]!r}.",
+            next_step="write api_url with https:// in the connection file.",
+        )
+    return {"Authorization": f"Bearer {load_token(directory / connection.token).text()}"}
 
 
 def _read(path: Path, progress: Progress | None) -> Iterator[bytes]:
@@ -230,8 +268,9 @@ def _problem(response: httpx2.Response) -> MailboatError:
         code, what, next_step = (str(content[key]) for key in ("code", "detail", "next_step"))
     except (ValueError, KeyError, TypeError):
         # A HEAD has no body; a proxy in between speaks no problem+json.
-        code, what = "", f"The controller answered {response.status_code}."
-        next_step = "look at the controller's log."
+        code = response.headers.get(ERROR_CODE_HEADER, "")
+        what = f"The controller answered {response.status_code}{code and f' ({code})'}."
+        next_step = _NEXT_STEPS.get(code, "look at the controller's log.")
     kind = _leaves().get(code) or _BY_STATUS.get(response.status_code, OperatorNeeded)
     error = kind.__new__(kind)  # leaves have parameters of their own; the words are made already
     if isinstance(error, Transient):

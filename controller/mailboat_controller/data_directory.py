@@ -18,7 +18,7 @@ from mailboat_schemas.errors import ConfigurationInvalid, Conflict, NotFound
 from mailboat_schemas.names import is_label
 
 ONLINE_KEYS = ("snapshot.pem", "timestamp.pem", "director.pem")
-ISSUABLE = (Kind.CI, Kind.OPERATOR, Kind.DASHBOARD)
+ISSUABLE = (Kind.CI, Kind.DASHBOARD, Kind.SITE)  # people have tokens: `token_directory.py`
 TRUST_FILE_BYTES_MAX = 4 << 20
 
 
@@ -92,7 +92,7 @@ def import_trust(settings: ControllerSettings, trust: Path) -> None:
 def issue_credential(
     settings: ControllerSettings, kind: Kind, name: str, out: Path, *, actor: str, now: datetime
 ) -> Path:
-    """Key, certificate and connection file for a pipeline, a person or a dashboard.
+    """Key, certificate and connection file for a pipeline or a dashboard.
 
     Returns:
         The path of ``connection.toml`` in ``out``.
@@ -104,7 +104,7 @@ def issue_credential(
     if kind not in ISSUABLE:
         raise ConfigurationInvalid(
             f"A credential of kind {kind} is not issued by hand.",
-            next_step=f"choose one of {', '.join(ISSUABLE)}; devices enrol.",
+            next_step=f"choose one of {', '.join(ISSUABLE)}; devices enrol, people get tokens.",
         )
     addresses = addresses_of(settings)
     authority = Authority.load(settings.pki_dir)

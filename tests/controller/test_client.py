@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 import ssl
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mailboat_controller import ci_client
 from mailboat_controller.client import ATTEMPTS_MAX, ApiClient
 from mailboat_controller.connection_file import load_connection
 from mailboat_schemas.errors import (
@@ -156,6 +158,100 @@ def impatient(api: RunningApi, url: str, slept: list[float]) -> ApiClient:
 
 
 BUSY = (503, {"Retry-After": "3"}, b"{}")
+TOO_OFTEN = (429, {"Retry-After": "2", "Mailboat-Error-Code": "E-RATE-LIMITED"}, b"{}")
+
+
+def test_a_server_that_says_too_often_is_asked_again_when_it_said(api: RunningApi) -> None:
+    slept: list[float] = []
+    with (
+        scripted(api, TOO_OFTEN, (200, {}, b"[]")) as asked,
+        impatient(api, asked[0], slept) as client,
+    ):
+        assert client.get("/v1/devices") == []
+    assert slept == [2.0]
+
+    with (
+        scripted(api, *[TOO_OFTEN] * ATTEMPTS_MAX) as asked,
+        impatient(api, asked[0], slept) as client,
+        pytest.raises(ServerUnavailable) as refused,
+    ):
+        client.get("/v1/devices")
+    assert "E-RATE-LIMITED" in str(refused.value)
+
+
+def test_an_answer_without_a_body_says_by_its_header_what_is_wrong(api: RunningApi) -> None:
+    with (
+        ApiClient.open(api.connection_file("vera")) as client,
+        pytest.raises(NotPermitted, match="E-NOT-PERMITTED"),
+    ):
+        client.has_artifact("ab" * 32)
+
+
+class TestTheTokenFile:
+    @pytest.fixture
+    def place(self, api: RunningApi, tmp_path: Path) -> Path:
+        """A copy of Vera's connection, to do harm to."""
+        copy = tmp_path / "vera"
+        shutil.copytree(api.connection_file("vera").parent, copy)
+        return copy / "connection.toml"
+
+    def test_is_all_that_a_person_needs(self, place: Path) -> None:
+        with ApiClient.open(place) as client:
+            assert client.get("/v1/access-tokens/self")["name"] == "vera"
+
+    def test_may_be_read_by_a_group_and_not_by_everybody(self, place: Path) -> None:
+        place.with_name("token").chmod(0o640)
+        ApiClient.open(place).__exit__(None, None, None)
+        for mode in (0o604, 0o644, 0o602):
+            place.with_name("token").chmod(mode)
+            with pytest.raises(ConfigurationInvalid, match="everybody") as refused:
+                ApiClient.open(place)
+            assert "chmod 600" in refused.value.next_step
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"swordfish", b"mbt_swordfish\n", b"\xff" * 85, b"swordfish" * 10_000]
+    )
+    def test_that_holds_no_token_is_not_repeated(self, place: Path, content: bytes) -> None:
+        place.with_name("token").write_bytes(content)
+
+        with pytest.raises(ConfigurationInvalid, match="token") as refused:
+            ApiClient.open(place)
+        assert "swordfish" not in str(refused.value)
+
+    def test_that_is_missing_is_explained(self, place: Path) -> None:
+        place.with_name("token").unlink()
+
+        with pytest.raises(ConfigurationInvalid, match="No such file"):
+            ApiClient.open(place)
+
+    def test_does_not_open_the_broker(self, place: Path) -> None:
+        with pytest.raises(ConfigurationInvalid, match="no certificate") as refused:
+            ci_client.submit(b"x", load_connection(place), place.parent, timeout_seconds=1)
+        assert "--http" in refused.value.next_step
+
+    def test_is_never_sent_without_encryption(self, place: Path) -> None:
+        connection = load_connection(place).model_copy(update={"api_url": "http://127.0.0.1:1"})
+
+        with pytest.raises(ConfigurationInvalid, match="unencrypted"):
+            ApiClient(connection, place.parent)
+
+    def test_is_not_followed_to_another_address(self, api: RunningApi) -> None:
+        elsewhere = (302, {"Location": "https://127.0.0.1:1/"}, b"")
+        slept: list[float] = []
+        with (
+            scripted(api, elsewhere) as asked,
+            impatient(api, asked[0], slept) as client,
+            pytest.raises(OperatorNeeded, match="302"),
+        ):
+            client.get("/v1/devices")
+        assert slept == []
+
+    def test_does_not_show_when_the_client_is_printed(self, api: RunningApi) -> None:
+        secret = api.tokens["vera"].rpartition("_")[2]
+        with ApiClient.open(api.connection_file("vera")) as client:
+            printed = f"{client.__dict__} {client._client.headers!r}"
+
+        assert secret not in printed
 
 
 def test_a_busy_server_is_asked_again_when_it_said(api: RunningApi, tmp_path: Path) -> None:

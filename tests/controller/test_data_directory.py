@@ -99,7 +99,7 @@ class TestCredentials:
         with pytest.raises(Conflict, match="device"):
             issue(settings, Kind.CI, "dev-1", tmp_path / "x")
         with pytest.raises(Conflict, match="ci"):
-            issue(settings, Kind.OPERATOR, "build", tmp_path / "x")
+            issue(settings, Kind.DASHBOARD, "build", tmp_path / "x")
         issue(settings, Kind.CI, "build", tmp_path / "again")
         assert not (tmp_path / "x").exists()
 
@@ -158,6 +158,24 @@ def test_a_connection_file_reads_as_it_was_written(tmp_path: Path) -> None:
     save_connection(tmp_path / "connection.toml", connection)
 
     assert load_connection(tmp_path / "connection.toml") == connection
+
+
+@pytest.mark.parametrize(
+    ("named", "problem"),
+    [
+        ({}, "a token, or a certificate"),
+        ({"certificate": "a.pem"}, "go together"),
+        ({"token": "token", "key": "a.key"}, "go together"),
+    ],
+)
+def test_a_connection_says_as_whom(tmp_path: Path, named: dict[str, str], problem: str) -> None:
+    about = {"fleet": "demo", "name": "a", "api_url": "https://c", "mqtt_host": "c", "ca": "ca.pem"}
+    path = tmp_path / "connection.toml"
+    lines = [f'{key} = "{value}"' for key, value in (about | named).items()]
+    path.write_text("\n".join([*lines, "mqtt_port = 8883"]))
+
+    with pytest.raises(ConfigurationInvalid, match=problem):
+        load_connection(path)
 
 
 @pytest.mark.parametrize("text", ["", "not toml", 'fleet = "demo"\n'])

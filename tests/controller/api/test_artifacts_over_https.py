@@ -38,7 +38,11 @@ class TestDownload:
         assert (answer.status, answer.content) == (206, CONTENT[1_000_000:])
         assert answer.headers["content-range"] == f"bytes 1000000-1279999/{len(CONTENT)}"
 
-    @pytest.mark.parametrize("validator", ['"other"', formatdate(usegmt=True), f'W/"{DIGEST}"'])
+    @pytest.mark.parametrize(
+        "validator",
+        ['"other"', formatdate(usegmt=True), f'W/"{DIGEST}"'],
+        ids=["another file", "a date", "a weak validator"],
+    )
     def test_begins_anew_when_the_caller_holds_a_part_of_something_else(
         self, api: RunningApi, validator: str
     ) -> None:

@@ -1,40 +1,105 @@
+"""Every door and whom it opens for; certificates that do not hold."""
+
 import ssl
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from starlette.routing import Route
 
 from mailboat_controller import data_directory
+from mailboat_controller.api.app import make_app
 from mailboat_controller.pki.issuing import Authority
 from mailboat_schemas.enrolment import Kind
 from running_api import RunningApi, certificate_request, write_key
 from trust_fleet import CLASS
 
-# method, path, who may; everybody else gets 403, nobody at all 401
-RULES = [
-    ("GET", "/v1/devices", {"alice", "wall"}),
-    ("GET", "/v1/devices/dev-1", {"alice", "wall"}),
-    ("GET", "/v1/devices/dev-1/events", {"alice", "wall"}),
-    ("POST", "/v1/devices/dev-1/revoke", {"alice"}),
-    ("POST", "/v1/enrolment-tokens", {"alice"}),
-    ("GET", "/v1/hardware-classes", {"alice", "wall"}),
-    ("PUT", f"/v1/hardware-classes/{CLASS}", {"alice"}),
-    ("GET", f"/v1/manifests/{CLASS}", {"alice", "dev-1"}),
-    ("GET", "/v1/trust/root", {"alice", "build", "dev-1"}),
-    ("GET", "/v1/trust/roles/targets", {"alice", "build", "dev-1"}),
-    ("GET", f"/v1/artifacts/sha256/{'ab' * 32}", {"alice", "build", "dev-1"}),
-    ("PUT", f"/v1/artifacts/sha256/{'ab' * 32}", {"alice", "build"}),
-    ("POST", "/v1/submissions", {"alice", "build"}),
-    ("GET", "/v1/releases", {"alice", "wall"}),
-    ("GET", "/v1/rollouts", {"alice", "wall"}),
-    ("POST", "/v1/rollouts/x/start", {"alice"}),
-    ("GET", "/v1/audit", {"alice", "wall"}),
-    ("GET", "/v1/audit/verify", {"alice", "wall"}),
-    ("GET", "/v1/stats", {"alice", "wall"}),
-    ("GET", "/metrics", {"alice", "wall"}),
+WHO = {
+    "vera": "viewer",
+    "alice": "operator",
+    "paul": "approver",
+    "wall": "dashboard",
+    "build": "ci",
+    "dev-1": "device",
+}
+PEOPLE = {"viewer", "operator", "approver"}
+READERS = PEOPLE | {"dashboard"}
+FETCHERS = {"operator", "approver", "ci", "device"}
+SOME = "ab" * 32
+KEY_ID = "ab" * 16
+RENEWAL = "/v1/devices/self/certificate"
+RELEASE = "/v1/releases/vad/1.0.0"
+
+# method, route, an address of it, who may; everybody else gets 403, nobody at all 401
+CONFIRM = "/v1/devices/self/certificate/confirmation"
+RULES: list[tuple[str, str, str, set[str]]] = [
+    ("GET", "/v1/access-tokens", "/v1/access-tokens", {"operator"}),
+    ("GET", "/v1/access-tokens/self", "/v1/access-tokens/self", PEOPLE),
+    ("POST", "/v1/access-tokens/self/renew", "/v1/access-tokens/self/renew", PEOPLE),
+    ("POST", "/v1/access-tokens/{name}/revoke", "/v1/access-tokens/x/revoke", {"operator"}),
+    ("GET", "/v1/devices", "/v1/devices", READERS),
+    ("GET", "/v1/devices/pending", "/v1/devices/pending", READERS),
+    ("POST", "/v1/devices/self/certificate", "/v1/devices/self/certificate", {"device"}),
+    ("POST", CONFIRM, CONFIRM, {"device"}),
+    ("POST", "/v1/devices/{device}/approve", "/v1/devices/dev-1/approve", {"operator"}),
+    ("POST", "/v1/devices/{device}/reject", "/v1/devices/dev-1/reject", {"operator"}),
+    ("GET", "/v1/devices/{device}", "/v1/devices/dev-1", READERS),
+    ("GET", "/v1/devices/{device}/events", "/v1/devices/dev-1/events", READERS),
+    ("GET", "/v1/devices/pending", "/v1/devices/pending", READERS),
+    ("POST", "/v1/devices/{device}/approve", "/v1/devices/dev-9/approve", {"operator"}),
+    ("POST", "/v1/devices/{device}/reject", "/v1/devices/dev-9/reject", {"operator"}),
+    ("POST", "/v1/devices/self/certificate", RENEWAL, {"device"}),
+    (
+        "POST",
+        "/v1/devices/self/certificate/confirmation",
+        f"{RENEWAL}/confirmation",
+        {"device"},
+    ),
+    ("POST", "/v1/devices/{device}/revoke", "/v1/devices/dev-1/revoke", {"operator"}),
+    ("POST", "/v1/enrolment-tokens", "/v1/enrolment-tokens", {"operator"}),
+    ("GET", "/v1/hardware-classes", "/v1/hardware-classes", READERS),
+    ("GET", "/v1/hardware-classes/{name}", f"/v1/hardware-classes/{CLASS}", READERS),
+    ("PUT", "/v1/hardware-classes/{name}", f"/v1/hardware-classes/{CLASS}", {"operator"}),
+    ("GET", "/v1/manifests/{hardware_class}", f"/v1/manifests/{CLASS}", {"operator", "device"}),
+    ("GET", "/v1/trust/root", "/v1/trust/root", PEOPLE | {"ci", "device"}),
+    ("GET", "/v1/trust/roles/{role}", "/v1/trust/roles/targets", PEOPLE | {"ci", "device"}),
+    ("POST", "/v1/artifacts/tokens", "/v1/artifacts/tokens", FETCHERS),
+    ("GET", "/v1/artifacts/sha256/{digest}", f"/v1/artifacts/sha256/{SOME}", FETCHERS),
+    ("HEAD", "/v1/artifacts/sha256/{digest}", f"/v1/artifacts/sha256/{SOME}", FETCHERS),
+    ("PUT", "/v1/artifacts/sha256/{digest}", f"/v1/artifacts/sha256/{SOME}", {"operator", "ci"}),
+    ("POST", "/v1/submissions", "/v1/submissions", {"operator", "approver", "ci"}),
+    ("GET", "/v1/trust/status", "/v1/trust/status", READERS),
+    ("POST", "/v1/trust/roles", "/v1/trust/roles", {"operator", "approver"}),
+    ("GET", "/v1/content-keys", "/v1/content-keys", READERS),
+    ("GET", "/v1/content-keys/{key_id}", f"/v1/content-keys/{KEY_ID}", {"operator", "ci"}),
+    ("PUT", "/v1/content-keys/{key_id}", f"/v1/content-keys/{KEY_ID}", {"operator", "ci"}),
+    ("POST", "/v1/content-keys/{key_id}", f"/v1/content-keys/{KEY_ID}", {"device"}),
+    ("GET", "/v1/releases", "/v1/releases", READERS),
+    ("GET", "/v1/releases/{model}/{version}", RELEASE, PEOPLE | {"ci", "device"}),
+    ("GET", "/v1/releases/{model}/{version}/standing", f"{RELEASE}/standing", READERS),
+    ("POST", "/v1/releases/{model}/{version}/reject", f"{RELEASE}/reject", {"approver"}),
+    ("GET", "/v1/rollouts", "/v1/rollouts", READERS),
+    ("GET", "/v1/rollouts/{name}", "/v1/rollouts/x", READERS),
+    ("POST", "/v1/rollouts/{name}/{verb}", "/v1/rollouts/x/start", {"operator"}),
+    ("GET", "/v1/audit", "/v1/audit", READERS),
+    ("GET", "/v1/audit/verify", "/v1/audit/verify", READERS),
+    ("GET", "/v1/stats", "/v1/stats", READERS),
+    ("GET", "/metrics", "/metrics", READERS),
 ]
-OPEN = {"/healthz", "/v1/info", "/v1/enrol"}
+# What needs no identity: it tells nothing, or proves who asks in its body.
+OPEN = {
+    ("GET", "/healthz"),
+    ("GET", "/v1/info"),
+    ("GET", "/openapi.json"),
+    ("HEAD", "/openapi.json"),
+    ("POST", "/v1/enrol"),
+    ("POST", "/v1/renewal-challenges"),
+    ("POST", "/v1/renewals"),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,26 +108,38 @@ def device(api: RunningApi) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "allowed"), RULES, ids=[f"{m} {p}" for m, p, _ in RULES]
+    ("method", "path", "allowed"),
+    [(method, path, allowed) for method, _, path, allowed in RULES],
+    ids=[f"{method} {route}" for method, route, _, _ in RULES],
 )
 def test_each_door_opens_for_whom_it_is_meant(
     api: RunningApi, method: str, path: str, allowed: set[str]
 ) -> None:
     assert api.ask(method, path).status == 401
-    for who in ("alice", "build", "wall", "dev-1"):
-        status = api.ask(method, path, by=who).status
-        assert (status not in {401, 403}) == (who in allowed), f"{who}: {status}"
-
-
-def test_no_door_is_missing_from_the_list(api: RunningApi) -> None:
-    paths = api.ask("GET", "/openapi.json").json["paths"]
-    listed = {(method, path.count("/")) for method, path, _ in RULES}
-
-    for path, methods in paths.items():
-        if path in OPEN:
+    for name, kind in WHO.items():
+        # Whoever may renew would end the token that the other tests use.
+        if path.endswith("/renew") and kind in allowed:
             continue
-        for method in methods:
-            assert (method.upper(), path.count("/")) in listed, f"{method} {path} is not tested"
+        answer = api.ask(method, path, by=name)
+        # A handler may have reasons of its own, in words of its own, to refuse one it knows.
+        turned_away = answer.status == 401 or (
+            answer.status == 403 and b"may not do this" in (answer.content or b"may not do this")
+        )
+        assert turned_away == (kind not in allowed), f"{name}: {answer.status}"
+
+
+def routes() -> Iterator[tuple[str, str]]:
+    for included in make_app().routes:
+        router = getattr(included, "original_router", None)
+        for route in [included] if router is None else router.routes:
+            assert isinstance(route, Route)
+            for method in route.methods or set():
+                yield method, route.path
+
+
+def test_no_door_is_missing_from_the_list() -> None:
+    """Whoever adds a route says here whom it is for."""
+    assert set(routes()) == {(method, route) for method, route, _, _ in RULES} | OPEN
 
 
 def test_what_is_open_tells_nothing_to_keep(api: RunningApi) -> None:
@@ -75,10 +152,10 @@ def test_a_certificate_of_another_ca_does_not_pass_the_handshake(
 ) -> None:
     now = datetime.now(UTC)
     other = Authority.create(tmp_path / "pki", "demo", now=now)
-    issued = other.issue_credential(Kind.OPERATOR, "alice", now=now)
-    (tmp_path / "alice.pem").write_bytes(issued.certificate)
-    (tmp_path / "alice.key").write_bytes(issued.key or b"")
-    api.identities["forged"] = (tmp_path / "alice.pem", tmp_path / "alice.key")
+    issued = other.issue_credential(Kind.CI, "build", now=now)
+    (tmp_path / "build.pem").write_bytes(issued.certificate)
+    (tmp_path / "build.key").write_bytes(issued.key or b"")
+    api.identities["forged"] = (tmp_path / "build.pem", tmp_path / "build.key")
 
     with pytest.raises((ssl.SSLError, ConnectionError)):
         api.ask("GET", "/v1/devices", by="forged")
@@ -87,12 +164,46 @@ def test_a_certificate_of_another_ca_does_not_pass_the_handshake(
 def test_a_certificate_of_ours_that_nobody_registered_may_not_ask(
     api: RunningApi, tmp_path: Path
 ) -> None:
-    issued = api.authority.issue_credential(Kind.OPERATOR, "eve", now=datetime.now(UTC))
+    issued = api.authority.issue_credential(Kind.DASHBOARD, "eve", now=datetime.now(UTC))
     (tmp_path / "eve.pem").write_bytes(issued.certificate)
     (tmp_path / "eve.key").write_bytes(issued.key or b"")
     api.identities["eve"] = (tmp_path / "eve.pem", tmp_path / "eve.key")
 
     answer = api.ask("GET", "/v1/devices", by="eve")
+    assert (answer.status, answer.json["code"]) == (403, "E-NOT-PERMITTED")
+
+
+def test_a_certificate_of_our_ca_that_says_operator_opens_nothing(
+    api: RunningApi, tmp_path: Path
+) -> None:
+    """People have tokens; even whoever has the CA's key cannot make an operator with it."""
+    ca_key = serialization.load_pem_private_key(
+        (api.settings.pki_dir / "ca.key").read_bytes(), password=None
+    )
+    ca = x509.load_pem_x509_certificate(api.authority.ca_pem)
+    assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
+    key = ec.generate_private_key(ec.SECP256R1())
+    oid = x509.NameOID
+    parts = {
+        oid.COMMON_NAME: "alice",
+        oid.ORGANIZATION_NAME: "demo",
+        oid.ORGANIZATIONAL_UNIT_NAME: "operator",
+    }
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(*part) for part in parts.items()]))
+        .issuer_name(ca.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(ca.not_valid_before_utc)
+        .not_valid_after(ca.not_valid_after_utc)
+        .sign(ca_key, hashes.SHA256())
+    )
+    path = tmp_path / "operator.pem"
+    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    api.identities["mallory"] = (path, write_key(key, tmp_path / "operator.key"))
+
+    answer = api.ask("GET", "/v1/devices", by="mallory")
     assert (answer.status, answer.json["code"]) == (403, "E-NOT-PERMITTED")
 
 
@@ -110,16 +221,23 @@ def test_a_certificate_over_another_key_does_not_speak_for_a_device(
 
 
 def test_a_revoked_credential_is_refused_from_the_next_request_on(api: RunningApi) -> None:
-    api.issue(Kind.OPERATOR, "bob")
-    assert api.ask("GET", "/v1/devices", by="bob").status == 200
+    api.issue(Kind.DASHBOARD, "hall")
+    assert api.ask("GET", "/v1/devices", by="hall").status == 200
     data_directory.revoke_credential(
         api.settings,
-        Kind.OPERATOR,
-        "bob",
+        Kind.DASHBOARD,
+        "hall",
         reason="left",
         actor="local:test",
         now=datetime.now(UTC),
     )
 
-    answer = api.ask("GET", "/v1/devices", by="bob")
+    answer = api.ask("GET", "/v1/devices", by="hall")
     assert (answer.status, answer.json["code"]) == (403, "E-REVOKED")
+
+
+def test_an_answer_without_a_body_names_the_error_all_the_same(api: RunningApi) -> None:
+    answer = api.ask("HEAD", f"/v1/artifacts/sha256/{SOME}", by="vera")
+
+    assert (answer.status, answer.content) == (403, b"")
+    assert answer.headers["mailboat-error-code"] == "E-NOT-PERMITTED"
