@@ -1,10 +1,13 @@
 """Become known: from an operator's kit to a key, a certificate and an ``agent.toml``.
 
 Every file is durable before the next step, the configuration comes last, and all of it may be
-repeated: a key that exists is kept, so the controller recognises the same device.
+repeated: a key that exists is kept, so the controller recognises the same device. A kit may ask for
+a person's approval; then the device waits, and a later run goes on where this one gave up.
 """
 
+import asyncio
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +17,38 @@ from pydantic import ValidationError
 from mailboat_agent.atomic_file import replace_durably
 from mailboat_agent.config import AgentConfig, to_toml
 from mailboat_agent.download import HttpsSource
-from mailboat_agent.identity import certificate_request, load_identity, make_key, tls_context
-from mailboat_schemas.enrolment import EnrolmentKit, EnrolmentRequest, EnrolmentResponse
-from mailboat_schemas.errors import ConfigurationInvalid
+from mailboat_agent.identity import (
+    certificate_request,
+    key_der,
+    load_identity,
+    make_key,
+    tls_context,
+)
+from mailboat_agent.registration import Registration
+from mailboat_schemas.enrolment import (
+    EnrolmentKit,
+    EnrolmentPending,
+    EnrolmentRequest,
+    EnrolmentResponse,
+    fingerprint,
+)
+from mailboat_schemas.errors import (
+    ConfigurationInvalid,
+    DownloadInterrupted,
+    ServerUnavailable,
+    Transient,
+)
 from mailboat_schemas.names import is_label
 
 KIT_BYTES_MAX = 2 << 20
 IDENTITY_DIRECTORY = "identity"
+APPROVAL_SECONDS_MAX = 900.0  # somebody stands at the device; they may run it again
+
+
+class ApprovalPending(Transient):
+    """Nobody has approved this device yet."""
+
+    code = "E-APPROVAL-PENDING"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +60,18 @@ class Wishes:
     config: Path
     data_dir: Path | None = None
     serve_port: int | None = None
+    approval_seconds: float = APPROVAL_SECONDS_MAX
 
 
-async def enrol(wishes: Wishes) -> AgentConfig:
+async def enrol(
+    wishes: Wishes, on_pending: Callable[[EnrolmentPending], None] = lambda _: None
+) -> AgentConfig:
     """
+    Args:
+        on_pending: told once, when a person has to approve: the fingerprint is to be shown.
+
     Raises:
+        ApprovalPending: nobody has approved for so long; run it again.
         ConfigurationInvalid: the kit or the name cannot be used.
         NotPermitted: the token is spent, expired or unknown.
         Conflict: the name belongs to another device.
@@ -53,22 +88,58 @@ async def enrol(wishes: Wishes) -> AgentConfig:
     replace_durably(directory / "ca.pem", kit.ca.encode())
     replace_durably(directory / "root.json", kit.trust_root.encode())
     key = make_key(directory / "device.key")
-    source = HttpsSource(kit.api_url, tls_context(directory / "ca.pem"))
+    registration = Registration(HttpsSource(kit.api_url, tls_context(directory / "ca.pem")))
+    request = EnrolmentRequest(
+        token=kit.token,
+        device=wishes.device,
+        certificate_request=certificate_request(key, wishes.device, kit.fleet).decode(),
+    )
     try:
-        response = await source.enrol(
-            EnrolmentRequest(
-                token=kit.token,
-                device=wishes.device,
-                certificate_request=certificate_request(key, wishes.device, kit.fleet).decode(),
-            )
-        )
+        response = await _until_decided(registration, request, wishes, on_pending, key_der(key))
     finally:
-        await source.close()
+        await registration.close()
     replace_durably(directory / "device.pem", response.certificate.encode())
     load_identity(directory / "device.key", directory / "device.pem")
     settings = _settings(wishes, kit, response)
     replace_durably(wishes.config, to_toml(settings).encode())
     return AgentConfig.read(wishes.config)
+
+
+async def _until_decided(
+    registration: Registration,
+    request: EnrolmentRequest,
+    wishes: Wishes,
+    on_pending: Callable[[EnrolmentPending], None],
+    public_key: bytes,
+) -> EnrolmentResponse:
+    """Ask, and ask again while a person has yet to decide.
+
+    Raises:
+        ApprovalPending: for too long.
+    """
+    clock = asyncio.get_running_loop().time
+    give_up = clock() + wishes.approval_seconds
+    pending: EnrolmentPending | None = None
+    while True:
+        try:
+            answer = await registration.enrol(request)
+        except (ServerUnavailable, DownloadInterrupted):
+            if pending is None:
+                raise
+            answer = pending  # it was there a moment ago
+        if isinstance(answer, EnrolmentResponse):
+            return answer
+        if pending is None:
+            # What we show is of the key we have, whatever somebody in between would have us show.
+            pending = answer.model_copy(update={"fingerprint": fingerprint(public_key)})
+            on_pending(pending)
+        if clock() >= give_up:
+            raise ApprovalPending(
+                f"Nobody has approved {wishes.device} yet.",
+                next_step="run the same command again when an operator has approved it: "
+                f"`mailboat device approve {wishes.device}`.",
+            )
+        await asyncio.sleep(min(pending.retry_seconds, max(0.0, give_up - clock())))
 
 
 def read_kit(path: Path) -> EnrolmentKit:

@@ -2,7 +2,7 @@
 
 import hashlib
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 
@@ -12,23 +12,41 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from mailboat_agent.atomic_file import disk_errors, replace_durably
+from mailboat_agent.atomic_file import disk_errors, fsync_directory, replace_durably
 from mailboat_schemas.enrolment import CERTIFICATE_CHAIN_BYTES_MAX, PEM_BYTES_MAX, Kind
 from mailboat_schemas.errors import ConfigurationInvalid
+
+SUCCESSOR_SUFFIX = ".next"
+CONFIRMED_SUFFIX = ".confirmed"
+# OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python's ssl does not name.
+_NO_CHECK_TIME = 0x200000
 
 _ENROLL = "run `mailboat-agent enroll` with the kit that an operator made for this device."
 
 
-@dataclass(frozen=True)
+@dataclass
 class Identity:
-    """``keyid`` is the sha256, in hex, of the key's SubjectPublicKeyInfo in DER."""
+    """``keyid`` is the sha256, in hex, of the key's SubjectPublicKeyInfo in DER.
+
+    Held by whoever signs; a renewal changes what it says (`become`), in the event loop's thread.
+    """
 
     device: str
     key: ec.EllipticCurvePrivateKey = field(repr=False)
     certificate_pem: bytes = field(repr=False)
     keyid: str
     enrolment_number: int
+    issued_at: datetime
     expires_at: datetime
+
+    def become(self, other: "Identity") -> None:
+        """Say from now on what ``other`` says, to everybody who holds this one."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(other, each.name))
+
+    def spans(self, now: datetime) -> bool:
+        """Whether the certificate is in force by this clock; else one of the two is wrong."""
+        return self.issued_at <= now <= self.expires_at
 
 
 def make_key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -39,7 +57,7 @@ def make_key(path: Path) -> ec.EllipticCurvePrivateKey:
         DiskFull, DiskFailing
     """
     if path.exists():
-        return _read_key(path)
+        return read_key(path)
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(
         serialization.Encoding.PEM,
@@ -67,18 +85,28 @@ def certificate_request(key: ec.EllipticCurvePrivateKey, device: str, fleet: str
 
 def key_id(key: ec.EllipticCurvePublicKey) -> str:
     """The sha256, in hex, of the key's SubjectPublicKeyInfo in DER."""
-    der = key.public_bytes(
+    return hashlib.sha256(_der(key)).hexdigest()
+
+
+def key_der(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Its public half, as SubjectPublicKeyInfo in DER."""
+    return _der(key.public_key())
+
+
+def _der(key: ec.EllipticCurvePublicKey) -> bytes:
+    return key.public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    return hashlib.sha256(der).hexdigest()
 
 
 def load_identity(key_path: Path, certificate_path: Path) -> Identity:
     """
     Raises:
         ConfigurationInvalid: not enrolled, or key and certificate do not belong together.
+        DiskFull, DiskFailing: a renewal was cut between its two files, and cannot be finished.
     """
-    key = _read_key(key_path)
+    finish_exchange(key_path, certificate_path)
+    key = read_key(key_path)
     pem = _read(certificate_path, CERTIFICATE_CHAIN_BYTES_MAX)
     try:
         certificate = x509.load_pem_x509_certificate(pem)
@@ -95,8 +123,33 @@ def load_identity(key_path: Path, certificate_path: Path) -> Identity:
         certificate_pem=pem,
         keyid=key_id(key.public_key()),
         enrolment_number=enrolment_number,
+        issued_at=certificate.not_valid_before_utc,
         expires_at=certificate.not_valid_after_utc,
     )
+
+
+def successor_of(path: Path) -> Path:
+    """Where a new key or certificate waits until it takes the old one's place."""
+    return path.with_name(path.name + SUCCESSOR_SUFFIX)
+
+
+def confirmed_of(path: Path) -> Path:
+    """Where a certificate waits that the controller counts on already: it must be taken."""
+    return path.with_name(path.name + CONFIRMED_SUFFIX)
+
+
+def finish_exchange(key_path: Path, certificate_path: Path) -> None:
+    """The second half of `renewal.exchange`, if the power failed after the first: the new key is in
+    its place, and the old certificate belongs to no key here.
+
+    Raises:
+        DiskFull, DiskFailing
+    """
+    confirmed = confirmed_of(certificate_path)
+    if confirmed.exists() and not successor_of(key_path).exists():
+        with disk_errors("exchanging the device certificate"):
+            confirmed.replace(certificate_path)
+            fsync_directory(certificate_path.parent)
 
 
 def tls_context(
@@ -121,7 +174,19 @@ def tls_context(
     return context
 
 
-def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+def check_dates(context: ssl.SSLContext, *, check: bool) -> None:
+    """Whether to hold the server's certificate against our clock.
+
+    A device whose clock stands at 1970, or at 2100, must reach its controller to get a certificate
+    and to say so. Then the fleet's CA and the host name are what is checked: the server could be
+    one whose certificate has ended. It can withhold, as any network can; what is installed is
+    decided by signed metadata alone.
+    """
+    flags = int(context.verify_flags) & ~_NO_CHECK_TIME
+    context.verify_flags = ssl.VerifyFlags(flags if check else flags | _NO_CHECK_TIME)
+
+
+def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(_read(path, PEM_BYTES_MAX), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:

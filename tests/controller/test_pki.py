@@ -147,7 +147,7 @@ def test_what_is_no_request_at_all_is_refused(text: str) -> None:
 
 
 class TestCredentials:
-    @pytest.mark.parametrize("kind", [Kind.CI, Kind.OPERATOR, Kind.DASHBOARD])
+    @pytest.mark.parametrize("kind", [Kind.CI, Kind.DASHBOARD])
     def test_name_their_holder(self, authority: Authority, kind: Kind) -> None:
         issued = authority.issue_credential(kind, "somebody", now=NOON)
 

@@ -1,18 +1,25 @@
 """The fleet's devices: what each last said, what it did, and cutting one off."""
 
+import hmac
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from mailboat_controller.api.context import Context
+from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.identity import Operator, Reader
-from mailboat_controller.api.limits import NUMBER_MAX, Reason
-from mailboat_controller.store import audit, devices, events
+from mailboat_controller.api.limits import NUMBER_MAX, OptionalReason, Reason
+from mailboat_controller.store import audit, devices, enrolment_requests, events
+from mailboat_controller.store.device_certificates import key_sha256
+from mailboat_controller.store.enrolment_requests import EnrolmentRequestRow, State
+from mailboat_controller.store.transaction import Transaction
+from mailboat_schemas.enrolment import fingerprint
+from mailboat_schemas.errors import NotPermitted
 from mailboat_schemas.names import ClassName, DeviceId, SiteName
 
 PAGE_ROWS_MAX = 1000
+DECISIONS = {State.APPROVED: "device.approve", State.REJECTED: "device.reject"}
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
@@ -26,6 +33,7 @@ class Device(BaseModel):
     hardware_class: str
     site: str
     labels: dict[str, str]
+    fingerprint: str  # of its key
     revoked: bool
     online: bool | None  # null: never heard of, which is not offline
     enrolled_at: datetime
@@ -50,6 +58,30 @@ class Revocation(BaseModel):
     reason: Reason
 
 
+class Rejection(BaseModel):
+    reason: Reason
+
+
+class DeviceApproval(BaseModel):
+    fingerprint: str = Field(max_length=128, description="as the device shows it")
+    reason: OptionalReason = ""
+
+
+class PendingDevice(BaseModel):
+    device: str
+    fingerprint: str
+    hardware_class: str
+    site: str
+    labels: dict[str, str]
+    state: str  # pending | approved | rejected
+    token_by: str
+    requested_at: datetime
+
+
+class FingerprintDiffers(NotPermitted):
+    code = "E-FINGERPRINT"
+
+
 @router.get("")
 def list_devices(
     _reader: Reader,
@@ -65,6 +97,40 @@ def list_devices(
             tx, after=after, limit=limit, hardware_class=hardware_class, site=site
         )
     return [_shown(row) for row in rows]
+
+
+@router.get("/pending")
+def list_pending(_reader: Reader, context: Context, limit: Limit = 100) -> list[PendingDevice]:
+    """Enrolments that wait for a person, oldest first. No device can be called `pending`."""
+    with context.store.read() as tx:
+        rows = enrolment_requests.pending(tx, context.now(), limit=limit)
+    return [_waiting(row) for row in rows]
+
+
+@router.post("/{device}/approve")
+def approve_device(
+    device: DeviceId, approval: DeviceApproval, operator: Operator, context: Context
+) -> PendingDevice:
+    """Let a waiting device in whose key has the fingerprint that the operator has compared."""
+    with context.store.transaction() as tx:
+        row = enrolment_requests.get(tx, device, context.now())
+        shown = "".join(approval.fingerprint.lower().split())
+        if not hmac.compare_digest(shown, key_sha256(row.public_key)):
+            raise FingerprintDiffers(
+                f"The key that asks to be enrolled as {device} has another fingerprint.",
+                next_step="compare again; if the device really shows this one, somebody else asks "
+                "under its name: reject it.",
+            )
+        return _decide(tx, device, State.APPROVED, approval.reason, str(operator), context)
+
+
+@router.post("/{device}/reject")
+def reject_device(
+    device: DeviceId, rejection: Rejection, operator: Operator, context: Context
+) -> PendingDevice:
+    """Keep a waiting device out."""
+    with context.store.transaction() as tx:
+        return _decide(tx, device, State.REJECTED, rejection.reason, str(operator), context)
 
 
 @router.get("/{device}")
@@ -100,10 +166,7 @@ def list_events(
 def revoke_device(
     device: DeviceId, revocation: Revocation, operator: Operator, context: Context
 ) -> Device:
-    """Cut a device off for good: API and controller refuse it from here on.
-
-    An open broker connection lasts until the broker is told; broker-config/mosquitto/README.md.
-    """
+    """Cut a device off for good: the API refuses it from here on, the broker within seconds."""
     now = context.now()
     with context.store.transaction() as tx:
         if devices.revoke(tx, device):
@@ -116,6 +179,7 @@ def revoke_device(
                 reason=revocation.reason,
             )
         row = devices.get(tx, device)
+    context.access_changed()
     context.wake()
     return _shown(row)
 
@@ -127,6 +191,7 @@ def _shown(row: devices.DeviceRow) -> Device:
         hardware_class=row.hardware_class,
         site=row.site,
         labels=dict(row.labels),
+        fingerprint=fingerprint(row.public_key),
         revoked=row.revoked,
         online=row.online,
         enrolled_at=row.enrolled_at,
@@ -134,4 +199,33 @@ def _shown(row: devices.DeviceRow) -> Device:
         certificate_expires_at=row.certificate_expires_at,
         manifest_counter=row.manifest_counter,
         report=None if row.report is None else dict(row.report),
+    )
+
+
+def _decide(
+    tx: Transaction, device: str, state: State, reason: str, operator: str, context: ApiContext
+) -> PendingDevice:
+    now = context.now()
+    if enrolment_requests.decide(tx, device, state, by=operator, now=now):
+        audit.append(
+            tx,
+            at=now,
+            actor=operator,
+            action=DECISIONS[state],
+            subject=device,
+            reason=reason,
+        )
+    return _waiting(enrolment_requests.get(tx, device, now))
+
+
+def _waiting(row: EnrolmentRequestRow) -> PendingDevice:
+    return PendingDevice(
+        device=row.device,
+        fingerprint=fingerprint(row.public_key),
+        hardware_class=row.hardware_class,
+        site=row.site,
+        labels=dict(row.labels),
+        state=row.state,
+        token_by=row.token_by,
+        requested_at=row.requested_at,
     )

@@ -1,25 +1,54 @@
-"""Enrolment: operators make kits, devices spend them."""
+"""Enrolment: operators make kits, devices spend them, and a person approves where the kit says so.
 
-from datetime import timedelta
+While a person has yet to decide, the device sends the same request again, as often as it likes; its
+token was spent by the first. Whoever approves has compared the key's fingerprint with what the
+device shows.
+"""
+
+import hmac
+from datetime import datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.identity import Operator
 from mailboat_controller.api.limits import PRINTED
 from mailboat_controller.pki.certificates import public_key_of_request
-from mailboat_controller.store import audit, classes, credentials, devices, tokens, trust_roles
+from mailboat_controller.store import (
+    audit,
+    classes,
+    credentials,
+    device_certificates,
+    devices,
+    enrolment_requests,
+    tokens,
+    trust_roles,
+)
+from mailboat_controller.store.enrolment_requests import EnrolmentRequestRow, State
 from mailboat_controller.store.transaction import Transaction
-from mailboat_schemas.enrolment import EnrolmentKit, EnrolmentRequest, EnrolmentResponse
-from mailboat_schemas.errors import Conflict, NotFound
+from mailboat_schemas.enrolment import (
+    EnrolmentKit,
+    EnrolmentPending,
+    EnrolmentRequest,
+    EnrolmentResponse,
+    fingerprint,
+)
+from mailboat_schemas.errors import Conflict, NotFound, NotPermitted
 from mailboat_schemas.names import DIRECT_SITE, RESERVED_NAMES, ClassName, Label, SiteName
 
+PENDING_RETRY_SECONDS = 5.0
 USES_MAX = 10_000
 HOURS_MAX = 24 * 30  # a kit in a drawer for longer is a secret nobody watches
 
 router = APIRouter(prefix="/v1", tags=["enrolment"])
+
+
+class EnrolmentRejected(NotPermitted):
+    """A person has looked at the request and said no."""
+
+    code = "E-ENROLMENT-REJECTED"
 
 
 class TokenOrder(BaseModel):
@@ -32,6 +61,7 @@ class TokenOrder(BaseModel):
     )
     uses: int = Field(default=1, ge=1, le=USES_MAX)
     hours: float = Field(default=24, gt=0, le=HOURS_MAX)
+    approval: bool = Field(default=False, description="a person approves each device")
 
 
 @router.post("/enrolment-tokens", status_code=201)
@@ -50,6 +80,7 @@ def create_kit(order: TokenOrder, operator: Operator, context: Context) -> Enrol
             expires_at=now + timedelta(hours=order.hours),
             at=now,
             created_by=str(operator),
+            approval=order.approval,
         )
         audit.append(
             tx,
@@ -71,24 +102,98 @@ def create_kit(order: TokenOrder, operator: Operator, context: Context) -> Enrol
         ca=context.authority.ca_pem.decode(),
         trust_root=root,
         token=token,
+        approval=order.approval,
     )
 
 
-@router.post("/enrol", status_code=201)
-def enrol(request: EnrolmentRequest, context: Context) -> EnrolmentResponse:
-    """A device's first certificate, for its token. The only write that needs no certificate."""
+@router.post("/enrol", status_code=201, responses={202: {"model": EnrolmentPending}})
+def enrol(
+    request: EnrolmentRequest, context: Context, response: Response
+) -> EnrolmentResponse | EnrolmentPending:
+    """A device's first certificate, for its token. 202: a person has yet to approve."""
     public_key = public_key_of_request(request.certificate_request)
     with context.store.transaction() as tx:
-        return _enrol(tx, request, public_key, context)
+        grant = _grant(tx, request, public_key, context.now())
+        if grant is None:
+            response.status_code = 202
+            return EnrolmentPending(
+                device=request.device,
+                fingerprint=fingerprint(public_key),
+                retry_seconds=PENDING_RETRY_SECONDS,
+            )
+        enrolled = _enrol(tx, request, grant, public_key, context)
+    # Before the device is told: it subscribes at once, and would never be given what is retained.
+    context.access_changed()
+    return enrolled
+
+
+def _grant(
+    tx: Transaction, request: EnrolmentRequest, public_key: bytes, now: datetime
+) -> tokens.Grant | None:
+    """What the device may become; None while a person has yet to decide.
+
+    Raises:
+        NotPermitted: no such token, or rejected. Conflict: the name is somebody else's.
+    """
+    device = request.device
+    _refuse_taken_name(tx, device)
+    waiting = enrolment_requests.find(tx, device, now)
+    if waiting is not None:
+        token = tokens.token_sha256(request.token)
+        if hmac.compare_digest(waiting.token_sha256, token) and waiting.public_key == public_key:
+            return _decided(waiting)
+        if waiting.state is State.PENDING:
+            raise Conflict(
+                f"Another device waits to be enrolled as {device}.",
+                next_step="give this one another name, or have the other one rejected: "
+                "`mailboat device reject`.",
+            )
+    # Spent in the same transaction: a refusal below gives the use back.
+    grant = tokens.use_token(tx, request.token, now)
+    if not grant.approval:
+        return grant
+    devices.refuse_other_key(tx, device, public_key)
+    enrolment_requests.forget(tx, device)
+    enrolment_requests.add(
+        tx,
+        device,
+        token_sha256=tokens.token_sha256(request.token),
+        public_key=public_key,
+        grant=grant,
+        at=now,
+    )
+    audit.append(
+        tx,
+        at=now,
+        actor=f"device:{device}",
+        action="device.enrol_request",
+        subject=device,
+        details={"fingerprint": fingerprint(public_key), "token_by": grant.created_by},
+    )
+    return None
+
+
+def _decided(waiting: EnrolmentRequestRow) -> tokens.Grant | None:
+    match waiting.state:
+        case State.PENDING:
+            return None
+        case State.APPROVED:
+            return waiting.grant
+        case State.REJECTED:
+            raise EnrolmentRejected(
+                f"{waiting.decided_by} has rejected the enrolment of {waiting.device}.",
+                next_step="ask them why, and for a new kit if it was a mistake.",
+            )
 
 
 def _enrol(
-    tx: Transaction, request: EnrolmentRequest, public_key: bytes, context: ApiContext
+    tx: Transaction,
+    request: EnrolmentRequest,
+    grant: tokens.Grant,
+    public_key: bytes,
+    context: ApiContext,
 ) -> EnrolmentResponse:
     now, device = context.now(), request.device
-    # Spent in the same transaction: a refusal below gives the use back.
-    grant = tokens.use_token(tx, request.token, now)
-    _refuse_taken_name(tx, device)
     number = devices.enrol(
         tx,
         device=device,
@@ -98,6 +203,7 @@ def _enrol(
         public_key=public_key,
         at=now,
     )
+    device_certificates.refuse_key_of_another(tx, device, public_key)
     issued = context.authority.issue_device(
         request.certificate_request,
         device=device,
@@ -105,7 +211,14 @@ def _enrol(
         now=now,
         days=context.settings.device_certificate_days,
     )
-    devices.set_certificate(tx, device, serial=issued.serial, expires_at=issued.expires_at)
+    device_certificates.record(
+        tx,
+        device,
+        serial=issued.serial,
+        public_key=public_key,
+        issued_at=now,
+        expires_at=issued.expires_at,
+    )
     audit.append(
         tx,
         at=now,
@@ -117,6 +230,7 @@ def _enrol(
             "site": grant.site,
             "enrolment_number": number,
             "certificate_serial": issued.serial,
+            "fingerprint": fingerprint(public_key),
             "token_by": grant.created_by,
         },
     )

@@ -80,7 +80,8 @@ def fill_in(template: str, values: Mapping[str, str]) -> str:
 
 
 class MosquittoBroker:
-    """One mosquitto child that listens on one port with TLS and our ACL."""
+    """One mosquitto child that listens on one port with TLS and our access rules, which stand in
+    its directory before it is started."""
 
     def __init__(
         self, directory: Path, *, fleet: str, files: TlsFiles, host: str = "127.0.0.1", port: int
@@ -134,7 +135,7 @@ class MosquittoBroker:
         return None if status is None else f"mosquitto ended with status {status}: {self._tail()}"
 
     def reload(self) -> None:
-        """Make it read its ACL again; connections stay."""
+        """Make it read its access rules and revocation list again; connections stay."""
         if self._child is not None and self._child.poll() is None:
             self._child.send_signal(signal.SIGHUP)
 
@@ -165,15 +166,16 @@ class MosquittoBroker:
             "CA_FILE": str(self._files.ca),
             "SERVER_CERTIFICATE": str(self._files.certificate),
             "SERVER_KEY": str(self._files.key),
+            # Both are derived from the registry: `access_files.py`.
             "ACL_FILE": str(self._directory / "acl"),
+            "CRL_FILE": str(self._directory / "crl.pem"),
             "DATA_DIR": f"{data}/",  # mosquitto appends its file name without a slash
             # Started by root it would change to the user mosquitto, who may not enter our data
             # directory. Started by anybody else the setting has no effect.
             "RUN_AS": "root" if os.geteuid() == 0 else "mosquitto",
         }
-        for template, path in (("central.conf", self.config_path), ("acl", values["ACL_FILE"])):
-            content = fill_in((template_directory() / template).read_text(), values)
-            replace_durably(Path(path), content.encode(), mode=PUBLIC_MODE)
+        content = fill_in((template_directory() / "central.conf").read_text(), values)
+        replace_durably(self.config_path, content.encode(), mode=PUBLIC_MODE)
 
     def _end_predecessor(self) -> None:
         """End the child of a controller that was killed: it still has our port and our files."""

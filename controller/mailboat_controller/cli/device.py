@@ -1,4 +1,4 @@
-"""``mailboat device``: kits, the fleet's devices, cutting one off."""
+"""``mailboat device``: kits, the fleet's devices, letting one in and cutting one off."""
 
 import os
 from pathlib import Path
@@ -8,10 +8,13 @@ import typer
 
 from mailboat_controller.cli import options, output
 
-app = typer.Typer(help="Devices: enrolment kits, state, revocation.", no_args_is_help=True)
+app = typer.Typer(
+    help="Devices: kits, approval, state, revocation.", no_args_is_help=True
+)
 
 KIT_MODE = 0o600
 EVENTS_SHOWN = 20
+PENDING_SHOWN = 1000
 _COLUMNS = {
     "device": "DEVICE",
     "hardware_class": "CLASS",
@@ -19,6 +22,13 @@ _COLUMNS = {
     "online": "ONLINE",
     "last_seen_at": "LAST SEEN",
     "revoked": "REVOKED",
+}
+_PENDING_COLUMNS = {
+    "device": "DEVICE",
+    "hardware_class": "CLASS",
+    "site": "SITE",
+    "requested_at": "SINCE",
+    "fingerprint": "FINGERPRINT",
 }
 _EVENT_COLUMNS = {
     "received_at": "RECEIVED",
@@ -38,6 +48,9 @@ def enroll_token(
     ] = None,
     uses: Annotated[int, typer.Option(min=1, help="How many devices may use it.")] = 1,
     hours: Annotated[float, typer.Option(help="How long it is good.")] = 24,
+    approval: Annotated[
+        bool, typer.Option("--approval", help="A person approves each device.")
+    ] = False,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
@@ -50,6 +63,7 @@ def enroll_token(
         "labels": _labels(label or []),
         "uses": uses,
         "hours": hours,
+        "approval": approval,
     }
     with options.client(connection) as client:
         kit = client.post("/v1/enrolment-tokens", order)
@@ -60,17 +74,26 @@ def enroll_token(
     content = {"kit": str(out), "hardware_class": hardware_class, "uses": uses, "hours": hours}
     output.show_fields(content, as_json=as_json)
     output.say(f"\nOn the device: mailboat-agent enroll --kit {out.name} …", as_json=as_json)
+    if approval:
+        output.say("Then here: mailboat device list --pending", as_json=as_json)
 
 
 @app.command("list")
 def list_devices(
     hardware_class: Annotated[str | None, typer.Option("--class")] = None,
     site: Annotated[str | None, typer.Option("--site")] = None,
+    pending: Annotated[
+        bool, typer.Option("--pending", help="Those that wait for approval instead.")
+    ] = False,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
     """All devices, by enrolment."""
     with options.client(connection) as client:
+        if pending:
+            waiting = client.get("/v1/devices/pending", limit=PENDING_SHOWN)
+            output.show_rows(waiting, _PENDING_COLUMNS, as_json=as_json)
+            return
         pages = client.pages(
             "/v1/devices", "enrolment_number", hardware_class=hardware_class, site=site
         )
@@ -101,6 +124,36 @@ def show(
         output.show_rows(events, _EVENT_COLUMNS, as_json=False)
 
 
+@app.command("approve")
+def approve(
+    device: Annotated[str, typer.Argument()],
+    fingerprint: Annotated[
+        str, typer.Option("--fingerprint", help="As the device shows it; compare it there.")
+    ],
+    reason: Annotated[str, typer.Option("--reason", help="For the audit log.")] = "",
+    connection: options.ConnectionOption = None,
+    as_json: options.Json = False,
+) -> None:
+    """Let a waiting device in."""
+    order = {"fingerprint": fingerprint, "reason": reason}
+    with options.client(connection) as client:
+        found = client.post(f"/v1/devices/{device}/approve", order)
+    output.show_fields({key: found[key] for key in ("device", "state")}, as_json=as_json)
+
+
+@app.command("reject")
+def reject(
+    device: Annotated[str, typer.Argument()],
+    reason: options.Reason,
+    connection: options.ConnectionOption = None,
+    as_json: options.Json = False,
+) -> None:
+    """Keep a waiting device out."""
+    with options.client(connection) as client:
+        found = client.post(f"/v1/devices/{device}/reject", {"reason": reason})
+    output.show_fields({key: found[key] for key in ("device", "state")}, as_json=as_json)
+
+
 @app.command("revoke")
 def revoke(
     device: Annotated[str, typer.Argument()],
@@ -108,7 +161,7 @@ def revoke(
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
-    """Cut a device off for good."""
+    """Cut a device off for good: at the API at once, at the broker within seconds."""
     with options.client(connection) as client:
         found = client.post(f"/v1/devices/{device}/revoke", {"reason": reason})
     output.show_fields({key: found[key] for key in ("device", "revoked")}, as_json=as_json)

@@ -15,6 +15,12 @@ from mailboat_schemas.enrolment import PEM_BYTES_MAX, Kind
 from mailboat_schemas.errors import MalformedPayload, NotPermitted
 
 
+class WrongRequestName(NotPermitted):
+    """A certificate request in another's name."""
+
+    code = "E-REQUEST-NAME"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
     """Who a certificate of ours speaks for. ``serial`` is lower-case hex."""
@@ -68,6 +74,23 @@ def public_key_of_request(request_pem: str) -> bytes:
         MalformedPayload: unreadable, not signed by its own key, or another kind of key than P-256.
     """
     return _spki(load_request(request_pem))
+
+
+def require_request_for(request_pem: str, device: str) -> None:
+    """A renewal is for the device that asks, and its request says so.
+
+    Raises:
+        WrongRequestName: it names somebody else. MalformedPayload: it is unreadable.
+    """
+    load_request(request_pem)
+    subject = x509.load_pem_x509_csr(request_pem.encode()).subject
+    names = [str(each.value) for each in subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if names != [device]:
+        raise WrongRequestName(
+            f"Device {device} asks for a certificate in the name of {', '.join(names)[:200]!r}.",
+            next_step="a device renews its own certificate alone; if nobody meddled with it, "
+            "compare the versions of agent and controller.",
+        )
 
 
 def load_request(request_pem: str) -> ec.EllipticCurvePublicKey:

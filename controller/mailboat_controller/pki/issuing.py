@@ -7,8 +7,7 @@ layout. The broker takes the common name as user name whatever the kind, so a na
 holder of one kind: the callers check that against the registry before they ask for a certificate.
 """
 
-import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,17 +19,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
+from mailboat_controller.pki import profile
 from mailboat_controller.pki.certificates import load_request, serial_of, single_value
 from mailboat_schemas.enrolment import Kind
 from mailboat_schemas.errors import ConfigurationInvalid
 from mailboat_schemas.names import RESERVED_NAMES, is_label
 
-BACKDATE = timedelta(minutes=5)  # a device's clock may be a little behind ours
 CA_LIFETIME = timedelta(days=20 * 365)  # a new one means visiting every device
 CREDENTIAL_DAYS = 365
 SERVER_DAYS = 397  # what browsers and some TLS stacks accept at most
 RENEW_SERVER_WITHIN = timedelta(days=30)
 CONTROLLER_NAME = "controller"
+STAND_IN_DAYS = 1
 
 _CA_FILE: Final = "ca.pem"
 _CA_KEY_FILE: Final = "ca.key"
@@ -80,12 +80,12 @@ class Authority:
                 "every enrolled device out.",
             )
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = _subject(fleet=fleet, name=f"{fleet} mailboat CA", kind=None)
+        subject = profile.subject(fleet=fleet, name=f"{fleet} mailboat CA", kind=None)
         certificate = (
-            _builder(subject, subject, key.public_key(), key.public_key(), now)
+            profile.builder(subject, subject, key.public_key(), key.public_key(), now)
             .not_valid_after(now + CA_LIFETIME)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_key_usage(ca=True), critical=True)
+            .add_extension(profile.key_usage(ca=True), critical=True)
             .sign(key, hashes.SHA256())
         )
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -147,11 +147,49 @@ class Authority:
         certificate = self._client(key.public_key(), kind, name, now, days)
         return self._issued(certificate, key)
 
+    def issue_stand_in(self, name: str, *, now: datetime) -> Issued:
+        """Key and certificate of a holder's name, for us: who connects with it takes over, and
+        ends, the session that the holder has at the broker. The API knows no such key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._client(key.public_key(), Kind.CONTROLLER, name, now, STAND_IN_DAYS)
+        return self._issued(certificate, key)
+
+    def revocation_list(
+        self, serials: Iterable[str], *, now: datetime, after: datetime | None = None
+    ) -> bytes:
+        """The list (PEM) of certificates that nobody may use any more.
+
+        Args:
+            serials: lower-case hex.
+            after: when the list before was made. A broker that holds both takes the newer one, and
+                seconds are all that a list tells.
+        """
+        made_at = now - profile.BACKDATE
+        if after is not None:
+            made_at = max(made_at, after + timedelta(seconds=1))
+        # It never ends before the CA does: a broker that could not be told a newer one for a while
+        # would refuse everybody.
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._certificate.subject)
+            .last_update(made_at)
+            .next_update(self._certificate.not_valid_after_utc)
+        )
+        for serial in serials:
+            builder = builder.add_revoked_certificate(
+                x509.RevokedCertificateBuilder()
+                .serial_number(int(serial, 16))
+                .revocation_date(made_at)
+                .build()
+            )
+        signed = builder.sign(self._key, hashes.SHA256())
+        return signed.public_bytes(serialization.Encoding.PEM)
+
     def issue_server(self, hosts: Sequence[str], *, now: datetime) -> Issued:
         """Key and certificate for our own listeners. ``hosts``: DNS names or addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = _subject(fleet=self.fleet, name=hosts[0][:64], kind=Kind.SERVER)
-        names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
+        subject = profile.subject(fleet=self.fleet, name=hosts[0][:64], kind=Kind.SERVER)
+        names = x509.SubjectAlternativeName([profile.general_name(host) for host in hosts])
         builder = self._leaf(subject, key.public_key(), now, SERVER_DAYS)
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
         certificate = (
@@ -164,10 +202,10 @@ class Authority:
     def server_files(self, hosts: Sequence[str], *, now: datetime) -> TlsFiles:
         """The server certificate on disk, made anew when it ends soon or names other hosts."""
         files = self._files("server")
-        wanted = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
+        wanted = x509.SubjectAlternativeName([profile.general_name(host) for host in hosts])
         held = _held(files)
         fresh = held is not None and held.not_valid_after_utc - now > RENEW_SERVER_WITHIN
-        if held is None or not fresh or _names(held) != wanted:
+        if held is None or not fresh or profile.names(held) != wanted:
             self._keep(files, self.issue_server(hosts, now=now))
         return files
 
@@ -204,7 +242,7 @@ class Authority:
         *,
         enrolment_number: int = 0,
     ) -> x509.Certificate:
-        subject = _subject(fleet=self.fleet, name=name, kind=kind, number=enrolment_number)
+        subject = profile.subject(fleet=self.fleet, name=name, kind=kind, number=enrolment_number)
         uri = x509.UniformResourceIdentifier(f"urn:mailboat:{self.fleet}:{kind}:{name}")
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
         return (
@@ -220,10 +258,10 @@ class Authority:
         ends = min(now + timedelta(days=days), self._certificate.not_valid_after_utc)
         issuer = self._certificate.subject
         return (
-            _builder(subject, issuer, public_key, self._key.public_key(), now)
+            profile.builder(subject, issuer, public_key, self._key.public_key(), now)
             .not_valid_after(ends)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(ca=False), critical=True)
+            .add_extension(profile.key_usage(ca=False), critical=True)
         )
 
     @staticmethod
@@ -237,71 +275,13 @@ class Authority:
 
 
 def _refuse_name(kind: Kind, name: str) -> None:
-    own = {Kind.CONTROLLER: CONTROLLER_NAME, Kind.DASHBOARD: "grafana", Kind.OPERATOR: "operator"}
+    own = {Kind.CONTROLLER: CONTROLLER_NAME, Kind.DASHBOARD: "grafana"}
     if not is_label(name) or (name in RESERVED_NAMES and own.get(kind) != name):
         raise ConfigurationInvalid(
             f"{name!r} cannot be the name of a {kind}.",
             next_step="use lower-case letters, digits and inner hyphens, at most 63 characters, "
             f"and none of {', '.join(sorted(RESERVED_NAMES))}.",
         )
-
-
-def _subject(*, fleet: str, name: str, kind: Kind | None, number: int = 0) -> x509.Name:
-    parts = [
-        x509.NameAttribute(NameOID.COMMON_NAME, name),
-        x509.NameAttribute(NameOID.ORGANIZATION_NAME, fleet),
-    ]
-    if kind is not None:
-        parts.append(x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, kind))
-    if number:
-        parts.append(x509.NameAttribute(NameOID.SERIAL_NUMBER, str(number)))
-    return x509.Name(parts)
-
-
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    public_key: ec.EllipticCurvePublicKey,
-    issuer_key: ec.EllipticCurvePublicKey,
-    now: datetime,
-) -> x509.CertificateBuilder:
-    own = x509.SubjectKeyIdentifier.from_public_key(public_key)
-    above = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATE)
-        .add_extension(own, critical=False)
-        .add_extension(above, critical=False)
-    )
-
-
-def _key_usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not ca,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _general_name(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        return x509.DNSName(host)
-
-
-def _names(certificate: x509.Certificate) -> x509.SubjectAlternativeName:
-    return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
 
 
 def _held(files: TlsFiles) -> x509.Certificate | None:

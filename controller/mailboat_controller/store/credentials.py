@@ -49,6 +49,15 @@ def has_name(tx: Connection, name: str) -> bool:
     return tx.execute(found).first() is not None
 
 
+def in_force(tx: Connection, *, name: str, kind: str, now: datetime) -> bool:
+    """Whether this holder has a certificate that is neither revoked nor over."""
+    c = _credentials.c
+    found = select(c.name).where(
+        c.name == name, c.kind == kind, c.revoked.is_(False), c.expires_at > to_ms(now)
+    )
+    return tx.execute(found.limit(1)).first() is not None
+
+
 def every(tx: Connection) -> tuple[CredentialRow, ...]:
     rows = tx.execute(select(_credentials).order_by(_credentials.c.created_at))
     return tuple(_read(row._mapping) for row in rows)

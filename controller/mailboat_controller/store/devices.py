@@ -41,6 +41,7 @@ class DeviceRow:
     site: str
     labels: Mapping[str, str]
     public_key: bytes  # SubjectPublicKeyInfo, DER
+    next_public_key: bytes | None  # of a renewal that the device has not confirmed yet
     certificate_serial: str
     certificate_expires_at: datetime
     revoked: bool
@@ -50,6 +51,11 @@ class DeviceRow:
     session: int
     manifest_counter: int
     report: Mapping[str, Any] | None
+
+    def has_key(self, public_key: bytes) -> bool:
+        """Both count while a renewal is under way, so that an answer that is lost locks nobody
+        out."""
+        return public_key in (self.public_key, self.next_public_key)
 
 
 class Member(NamedTuple):
@@ -108,14 +114,23 @@ def enrol(
         )
         number: int = tx.execute(row.returning(_devices.c.enrolment_number)).scalar_one()
         return number
-    if known.revoked or known.public_key != public_key:
+    refuse_other_key(tx, device, public_key)
+    tx.execute(update(_devices).where(_devices.c.device == device).values(place))
+    return known.enrolment_number
+
+
+def refuse_other_key(tx: Connection, device: str, public_key: bytes) -> None:
+    """
+    Raises:
+        Conflict: the name belongs to another key, or to a revoked device.
+    """
+    known = by_name(tx, device)
+    if known is not None and (known.revoked or not known.has_key(public_key)):
         because = "is revoked" if known.revoked else "is enrolled with another key"
         raise Conflict(
             f"The device name {device} {because}.",
-            next_step="enrol under another name; a name stays with its first key.",
+            next_step="enrol under another name; a name stays with its key.",
         )
-    tx.execute(update(_devices).where(_devices.c.device == device).values(place))
-    return known.enrolment_number
 
 
 def set_certificate(tx: Connection, device: str, *, serial: str, expires_at: datetime) -> None:

@@ -22,6 +22,7 @@ class Grant:
     site: str
     labels: Mapping[str, str]
     created_by: str
+    approval: bool = False  # a person compares the key's fingerprint first
 
 
 def add_token(
@@ -35,10 +36,11 @@ def add_token(
     expires_at: datetime,
     at: datetime,
     created_by: str,
+    approval: bool = False,
 ) -> None:
     tx.execute(
         insert(_tokens).values(
-            token_sha256=_digest(token),
+            token_sha256=token_sha256(token),
             hardware_class=hardware_class,
             site=site,
             labels=dict(labels),
@@ -46,6 +48,7 @@ def add_token(
             expires_at=to_ms(expires_at),
             created_at=to_ms(at),
             created_by=created_by,
+            approval=approval,
         )
     )
 
@@ -58,7 +61,7 @@ def use_token(tx: Connection, token: str, now: datetime) -> Grant:
             anybody who can reach the port.
     """
     c = _tokens.c
-    key = _digest(token)
+    key = token_sha256(token)
     # One conditional update, so that two devices cannot both spend the last use.
     spent = tx.execute(
         update(_tokens)
@@ -71,10 +74,12 @@ def use_token(tx: Connection, token: str, now: datetime) -> Grant:
             next_step="ask the operator for a new kit: `mailboat device enroll-token`.",
         )
     row = tx.execute(
-        select(c.hardware_class, c.site, c.labels, c.created_by).where(c.token_sha256 == key)
+        select(c.hardware_class, c.site, c.labels, c.created_by, c.approval).where(
+            c.token_sha256 == key
+        )
     ).one()
     return Grant(**row._mapping)
 
 
-def _digest(token: str) -> str:
+def token_sha256(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()

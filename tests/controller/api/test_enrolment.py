@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -5,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from mailboat_controller.pki.certificates import holder_of
 from mailboat_schemas.enrolment import EnrolmentKit
 from mailboat_schemas.trust import TrustView
-from running_api import RunningApi, certificate_request
+from running_api import Answer, RunningApi, certificate_request
 from trust_fleet import CLASS, FLEET
 
 
@@ -47,7 +49,7 @@ def test_an_expired_token_is_refused(api: RunningApi) -> None:
     assert api.enrol("late-1", token=api.kit(hours=1e-9)["token"]).status == 403
 
 
-@pytest.mark.parametrize("name", ["controller", "broker", "alice", "build"])
+@pytest.mark.parametrize("name", ["controller", "broker", "wall", "build"])
 def test_a_device_cannot_take_the_name_of_somebody_else_at_the_broker(
     api: RunningApi, name: str
 ) -> None:
@@ -134,3 +136,82 @@ def test_the_certificate_is_short_lived(api: RunningApi) -> None:
     lifetime = certificate.not_valid_after_utc - certificate.not_valid_before_utc
 
     assert lifetime.days == api.settings.device_certificate_days
+
+
+class TestAKitThatAsksForApproval:
+    def ask(self, api: RunningApi, device: str, token: str, key: Any) -> Answer:
+        body = {"token": token, "device": device, "certificate_request": certificate_request(key)}
+        return api.ask("POST", "/v1/enrol", body=body)
+
+    def decide(self, api: RunningApi, device: str, verb: str, **body: str) -> Answer:
+        return api.ask("POST", f"/v1/devices/{device}/{verb}", by="alice", body=body)
+
+    def test_lets_a_device_in_when_a_person_has_compared_its_fingerprint(
+        self, api: RunningApi
+    ) -> None:
+        key, token = ec.generate_private_key(ec.SECP256R1()), api.kit(approval=True)["token"]
+        waiting = self.ask(api, "wait-1", token, key)
+        assert waiting.status == 202
+        assert self.ask(api, "wait-1", token, key).json == waiting.json  # again, after a reboot
+        assert api.ask("GET", "/v1/devices/wait-1", by="alice").status == 404
+        pending = api.ask("GET", "/v1/devices/pending", by="alice").json
+        shown = next(each for each in pending if each["device"] == "wait-1")
+        assert shown["fingerprint"] == waiting.json["fingerprint"]
+
+        approved = self.decide(api, "wait-1", "approve", fingerprint=shown["fingerprint"])
+        assert approved.json["state"] == "approved"
+        answer = self.ask(api, "wait-1", token, key)
+        assert answer.status == 201
+        # The answer is lost: the same request is answered again.
+        again = self.ask(api, "wait-1", token, key)
+        assert again.json["enrolment_number"] == answer.json["enrolment_number"]
+        entries = api.ask("GET", "/v1/audit?limit=500&subject=wait-1", by="alice").json
+        by_action = {entry["action"]: entry["actor"] for entry in entries}
+        assert by_action["device.approve"] == "operator:alice"
+        assert by_action["device.enrol_request"] == "device:wait-1"
+
+    def test_refuses_another_fingerprint(self, api: RunningApi) -> None:
+        token = api.kit(approval=True)["token"]
+        self.ask(api, "wait-2", token, ec.generate_private_key(ec.SECP256R1()))
+        answer = self.decide(api, "wait-2", "approve", fingerprint="00" * 32)
+
+        assert (answer.status, answer.json["code"]) == (403, "E-FINGERPRINT")
+
+    def test_keeps_a_rejected_device_out_for_good(self, api: RunningApi) -> None:
+        key, token = ec.generate_private_key(ec.SECP256R1()), api.kit(approval=True)["token"]
+        shown = self.ask(api, "wait-3", token, key).json["fingerprint"]
+        assert self.decide(api, "wait-3", "reject", reason="not ours").status == 200
+
+        answer = self.ask(api, "wait-3", token, key)
+        assert (answer.status, answer.json["code"]) == (403, "E-ENROLMENT-REJECTED")
+        assert self.decide(api, "wait-3", "approve", fingerprint=shown).status == 409
+
+    def test_does_not_give_a_waiting_name_to_another_key_until_it_is_rejected(
+        self, api: RunningApi
+    ) -> None:
+        squatter, owner = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+        token = api.kit(approval=True, uses=2)["token"]
+        self.ask(api, "wait-4", token, squatter)
+        assert self.ask(api, "wait-4", token, owner).status == 409
+
+        self.decide(api, "wait-4", "reject", reason="not ours")
+        assert self.ask(api, "wait-4", token, owner).status == 202
+
+    def test_is_not_spent_twice_and_needs_its_own_token(self, api: RunningApi) -> None:
+        key, token = ec.generate_private_key(ec.SECP256R1()), api.kit(approval=True)["token"]
+        self.ask(api, "wait-5", token, key)
+
+        assert self.ask(api, "wait-6", token, key).status == 403
+        other = api.kit()["token"]
+        assert self.ask(api, "wait-5", other, key).status == 409
+
+    def test_asks_for_a_reason_to_reject(self, api: RunningApi) -> None:
+        assert self.decide(api, "wait-7", "reject", reason=" ").status == 422
+        assert self.decide(api, "wait-7", "reject", reason="who?").status == 404
+
+
+def test_two_devices_cannot_have_one_key(api: RunningApi) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    assert api.enrol("own-1", key=key).status == 201
+
+    assert api.enrol("own-2", key=key).status == 409

@@ -1,0 +1,123 @@
+"""What the device connects and signs with: one identity, one TLS context, and who uses them.
+
+A renewal changes both in place, so nobody has to be told which certificate counts; connections that
+were made with the old one are made anew.
+"""
+
+import random
+import ssl
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from mailboat_agent.config import AgentConfig
+from mailboat_agent.content_keys import ContentKeys
+from mailboat_agent.facts import Device
+from mailboat_agent.identity import Identity, check_dates, load_identity, tls_context
+from mailboat_agent.renewal import IdentityFiles, Renewal, exchange
+from mailboat_agent.wrapped_keys import WrappedKeys
+from mailboat_schemas.codec import encode
+from mailboat_schemas.envelope import sign_as_device
+from mailboat_schemas.errors import ConfigurationInvalid
+
+if TYPE_CHECKING:
+    from mailboat_agent.download import HttpsSource
+    from mailboat_agent.registration import Registration
+
+
+class Credentials:
+    def __init__(self, config: AgentConfig, wrapped: WrappedKeys, *, now: datetime) -> None:
+        """
+        Raises:
+            ConfigurationInvalid: not enrolled, or as another device.
+            DiskFull, DiskFailing: a renewal that was cut cannot be finished.
+        """
+        self._config = config
+        self._files = IdentityFiles(ca=config.ca, key=config.key, certificate=config.certificate)
+        self._sources: list[HttpsSource] = []
+        device = Device.of(config, enrolment_number=0)
+        self.content_keys = ContentKeys(wrapped, device, self._key, self.https)
+        exchange(self._files, self.content_keys.rewrap)
+        self.identity = _identity_of(config)
+        self.tls = tls_context(config.ca, config.certificate, config.key)
+        check_dates(self.tls, check=self.identity.spans(now))
+
+    def https(self) -> "HttpsSource":
+        """The connection to the controller; the same until the next renewal."""
+        if not self._sources:
+            self._sources.append(self._connect(self.tls))
+        return self._sources[-1]
+
+    def seal(self, payload_type: str, payload: bytes) -> bytes:
+        """The bytes of an envelope, signed with the key this device has now."""
+        identity = self.identity
+        return encode(sign_as_device(payload_type, payload, identity.key, identity.keyid))
+
+    def renewal(
+        self,
+        *,
+        connected: Callable[[], bool],
+        reconnect: Callable[[], None],
+        now: Callable[[], datetime],
+        rng: random.Random,
+    ) -> Renewal:
+        """The task that keeps all this in force.
+
+        Args:
+            connected, reconnect: of the link to the broker.
+        """
+
+        def renewed() -> None:
+            self._begin_new_connection()
+            reconnect()
+
+        return Renewal(
+            identity=self.identity,
+            files=self._files,
+            fleet=self._config.fleet,
+            new_key=self._config.renewal_key == "new",
+            tls=self.tls,
+            registration=self._register,
+            rewrap=self.content_keys.rewrap,
+            renewed=renewed,
+            connected=connected,
+            now=now,
+            monotonic=time.monotonic,
+            rng=rng,
+        )
+
+    async def close(self) -> None:
+        for source in self._sources:
+            await source.close()
+
+    def _begin_new_connection(self) -> None:
+        # A download under way goes on over the old connection; it is closed with the agent. One a
+        # renewal, of which there are few in the life of a process.
+        self._sources.append(self._connect(self.tls))
+
+    def _connect(self, tls: ssl.SSLContext) -> "HttpsSource":
+        from mailboat_agent.download import HttpsSource
+
+        return HttpsSource(self._config.api_url, tls)
+
+    def _register(self, tls: ssl.SSLContext) -> "Registration":
+        from mailboat_agent.registration import Registration
+
+        return Registration(self._connect(tls))
+
+    def _key(self) -> ec.EllipticCurvePrivateKey:
+        return self.identity.key
+
+
+def _identity_of(config: AgentConfig) -> Identity:
+    identity = load_identity(config.key, config.certificate)
+    if identity.device != config.device:
+        raise ConfigurationInvalid(
+            f"The certificate is of device {identity.device}, the configuration says "
+            f"{config.device}.",
+            next_step="correct 'device' in agent.toml, or enrol again.",
+        )
+    return identity
