@@ -5,8 +5,9 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mailboat_schemas.errors import (
     ConfigurationInvalid,
@@ -15,8 +16,12 @@ from mailboat_schemas.errors import (
     TrustRefused,
 )
 
+if TYPE_CHECKING:
+    from mailboat_schemas.enrolment import EnrolmentPending
+
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_AUTH, EXIT_TRUST = 0, 1, 2, 5, 8
 DEFAULT_CONFIG = Path("agent.toml")
+SERVICE_CONFIG = Path("/var/lib/mailboat/agent.toml")
 _EPILOG = """\
 exit status: 0 ok, 1 failure, 2 usage or configuration, 5 not permitted, 8 trust refused
 
@@ -77,6 +82,25 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
     status.add_argument("--json", action="store_true", help="one JSON object")
     status.set_defaults(command=_status)
+
+    doctor = commands.add_parser("doctor", help="what this host lacks, and what to do about it")
+    doctor.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
+    doctor.add_argument("--json", action="store_true", help="one JSON object")
+    doctor.set_defaults(command=_doctor)
+
+    install = commands.add_parser(
+        "install-service", help="write the systemd units of the agent and its workers"
+    )
+    install.add_argument("--config", type=Path, default=SERVICE_CONFIG)
+    install.add_argument("--print", action="store_true", help="show them, write nothing")
+    install.add_argument("--root", type=Path, default=Path("/"), help="of an image being made")
+    install.add_argument(
+        "--key-credential", type=Path, help="the device key as a file that only root can read"
+    )
+    install.add_argument(
+        "--encrypted", action="store_true", help="it was made with systemd-creds encrypt"
+    )
+    install.set_defaults(command=_install_service)
     return parser
 
 
@@ -101,13 +125,24 @@ def _enroll(options: argparse.Namespace) -> int:
                 config=options.config,
                 data_dir=options.data_dir,
                 serve_port=options.serve_port,
-            )
+            ),
+            on_pending=_show_fingerprint,
         )
     )
     print(f"Device {config.device} is enrolled in {config.fleet} ({config.hardware_class}).")
     print(f"Delete {options.kit} unless other devices enrol with it: it holds a token.")
     print(f"next step: mailboat-agent run --config {options.config}")
     return EXIT_OK
+
+
+def _show_fingerprint(pending: "EnrolmentPending") -> None:
+    print(f"Device {pending.device} asks to be enrolled; a person has to approve it.")
+    print(f"fingerprint  {pending.fingerprint}")
+    print(
+        "The operator compares it: mailboat device approve "
+        f"{pending.device} --fingerprint '{pending.fingerprint}'"
+    )
+    print("Waiting. You may stop this and run the same command again later.", flush=True)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -127,6 +162,44 @@ def _status(options: argparse.Namespace) -> int:
 
     status = read_status(AgentConfig.read(options.config).data_dir)
     print(json.dumps(status) if options.json else "\n".join(describe(status)))
+    return EXIT_OK
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from mailboat_agent.doctor.examine import examine, worst
+    from mailboat_agent.doctor.finding import Level
+
+    findings = []
+    for finding in examine(options.config, datetime.now(UTC)):
+        findings.append(finding)
+        if not options.json:
+            print(f"{finding.level:<5} {finding.check:<26} {finding.what}")
+            if finding.fix:
+                print(f"{'':<32} {finding.fix}", flush=True)
+    verdict = worst(findings)
+    if options.json:
+        print(json.dumps({"verdict": verdict, "findings": [each.to_json() for each in findings]}))
+    return EXIT_FAILURE if verdict is Level.FAIL else EXIT_OK
+
+
+def _install_service(options: argparse.Namespace) -> int:
+    from mailboat_agent.install_service import START, Installation, unit_files, write
+
+    files = unit_files(
+        Installation(
+            config=options.config,
+            root=options.root,
+            key_credential=options.key_credential,
+            encrypted=options.encrypted,
+        )
+    )
+    if options.print:
+        for name, content in files.items():
+            print(f"# /{name}\n{content}")
+        return EXIT_OK
+    for path in write(files, options.root):
+        print(f"Wrote {path}.")
+    print(f"next step: {START}")
     return EXIT_OK
 
 

@@ -2,11 +2,18 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import threading
+import time
+from collections.abc import Callable
 
+# Between two decisions. The first waits for a worker to tell what the runtime can do, which takes
+# up to two minutes on the slowest card; what else takes long runs in the background.
+BEAT_SECONDS_MAX = 180.0
 EXIT_SECONDS_MAX = 9.0  # from the signal to the end of the process, whatever hangs
+_log = logging.getLogger(__name__)
 
 
 def notify_supervisor(message: str) -> None:
@@ -18,12 +25,39 @@ def notify_supervisor(message: str) -> None:
             sock.sendto(message.encode(), target)
 
 
-async def keep_the_watchdog_quiet() -> None:
-    """Half of what systemd allows, for as long as the event loop turns."""
-    limit_us = int(os.environ.get("WATCHDOG_USEC") or 0)
-    while limit_us:
-        notify_supervisor("WATCHDOG=1")
-        await asyncio.sleep(limit_us / 2_000_000)
+class Watchdog:
+    """Tells systemd that the agent lives, for as long as it can be proved.
+
+    The event loop turns, or `run` would not; whoever decides calls `beat` each time round; and
+    ``stuck`` names models whose serving thread does not move. When one of them fails the word is
+    withheld, and systemd starts the agent again. Source: sd_watchdog_enabled(3).
+    """
+
+    def __init__(self, stuck: Callable[[float], tuple[str, ...]]) -> None:
+        self._stuck = stuck
+        self._beaten = time.monotonic()
+
+    def beat(self) -> None:
+        self._beaten = time.monotonic()
+
+    async def run(self) -> None:
+        """Speak twice within what systemd allows; for ever, or not at all without a watchdog."""
+        limit_us = int(os.environ.get("WATCHDOG_USEC") or 0)
+        while limit_us:
+            if problem := self.problem(time.monotonic()):
+                _log.error("The watchdog is not fed: %s.", problem)
+            else:
+                notify_supervisor("WATCHDOG=1")
+            await asyncio.sleep(limit_us / 2_000_000)
+
+    def problem(self, now: float) -> str | None:
+        """What does not move; ``now`` is monotonic."""
+        silence = now - self._beaten
+        if silence > BEAT_SECONDS_MAX:
+            return f"nothing was decided for {silence:.0f} s"
+        if models := self._stuck(now):
+            return f"the threads that serve {', '.join(models)} do not move"
+        return None
 
 
 def exit_at_last() -> None:

@@ -30,7 +30,7 @@ from mailboat_agent.serving.protocol import (
     model_metadata,
     parse_request,
 )
-from mailboat_agent.serving.runtime import ModelNotServed, Runtime
+from mailboat_agent.serving.runtime import ModelNotServed, ModelSuspended, Runtime
 from mailboat_agent.serving.tensors import BadTensors
 from mailboat_schemas.errors import ConfigurationInvalid, MailboatError, Transient
 
@@ -123,26 +123,29 @@ class GatewayApp:
     # --- what is asked about ---------------------------------------------------------------------
 
     def _all_ready(self) -> Response:
-        """Ready when something is served and all of it stands."""
-        models = self._runtime.models()
+        """Ready when something is served, all of it stands, and nothing that belongs is missing."""
+        models, absences = self._runtime.models(), self._runtime.absences()
         try:
-            ready = bool(models) and all(map(self._runtime.ready, models))
-        except ModelNotServed:  # stopped in between
+            ready = bool(models) and not absences and all(map(self._runtime.ready, models))
+        except (ModelNotServed, ModelSuspended):  # stopped in between
             ready = False
-        return _json({"ready": ready}, status=200 if ready else 503)
+        content: dict[str, Any] = {"ready": ready}
+        if absences:
+            content["not_served"] = {model: each.because for model, each in absences.items()}
+        return _json(content, status=200 if ready else 503)
 
     def _metadata(self, model: str, version: str | None) -> Response:
         try:
             release, session = self._runtime.serving(model, version)
-        except ModelNotServed as error:
-            raise _Problem(404, error.what) from error
+        except (ModelNotServed, ModelSuspended) as error:
+            raise _problem_of(error) from error
         return _json(model_metadata(release, session), headers={"mailboat-release": release.digest})
 
     def _ready(self, model: str, version: str | None) -> Response:
         try:
             ready = self._runtime.ready(model, version)
-        except ModelNotServed as error:
-            raise _Problem(404, error.what) from error
+        except (ModelNotServed, ModelSuspended) as error:
+            raise _problem_of(error) from error
         return _json({"name": model, "ready": ready}, status=200 if ready else 503)
 
     # --- inference -------------------------------------------------------------------------------

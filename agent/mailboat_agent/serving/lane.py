@@ -16,7 +16,9 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from mailboat_agent.serving.interface import check_request, differences, smallest_inputs
+from mailboat_agent.serving.launch import AS_CHILDREN, Launch
 from mailboat_agent.serving.process import (
+    START_SECONDS_MAX,
     Description,
     Inference,
     InferenceFailed,
@@ -26,6 +28,7 @@ from mailboat_agent.serving.process import (
     WorkerNotStarted,
 )
 from mailboat_agent.serving.requirements import worker_options
+from mailboat_agent.serving.restart_delay import RESTART_DELAY_SECONDS_MAX, restart_delay_seconds
 from mailboat_agent.serving.tensors import BadTensors, Tensor
 from mailboat_agent.serving.window import ServingCounters, ServingStats, ServingWindow
 from mailboat_schemas.documents.release import Interface, Variant
@@ -33,9 +36,9 @@ from mailboat_schemas.errors import MailboatError, ReleaseRejected, Transient
 
 QUEUE_REQUESTS_MAX = 64  # a second of waiting at 15 ms each; a longer queue only adds latency
 INFERENCE_SECONDS_MAX = 30  # from its start; a worker that takes longer is taken for hung
-RESTART_DELAY_SECONDS_MAX = 64  # none, 1, 2, 4 … s between starts of a worker that keeps dying
 RESTART_CALM_SECONDS = 60  # a worker that has lived so long has recovered
 OUT_OF_MEMORY_IN_A_ROW_MAX = 3  # one request may ask for too much; three say that it has leaked
+WITHDRAWN = "The release that was asked is not approved any more."
 IDLE_LOOK_SECONDS = 0.5  # how soon a worker that died while nobody asked is started again
 
 Answer = TypeVar("Answer")
@@ -88,16 +91,19 @@ class Lane:
         *,
         serial: int,
         clock: Callable[[], datetime],
+        launch: Launch = AS_CHILDREN,
         inference_seconds_max: float = INFERENCE_SECONDS_MAX,
     ) -> None:
         self.release = release
         self.counters = ServingCounters(clock)
         self._serial = serial
+        self._launch = launch
         self._inference_seconds_max = inference_seconds_max
         self._model_fd = os.dup(release.model_fd)
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._lock = threading.Lock()  # of accepting a job and of retiring
         self._retired = threading.Event()
+        self._cut_off = threading.Event()
         self._restarts_in_a_row = 0
         self._out_of_memory_in_a_row = 0
         self._peak_memory_bytes = 0
@@ -106,7 +112,7 @@ class Lane:
         except BaseException:
             os.close(self._model_fd)
             raise
-        self._started = time.monotonic()
+        self._started = self._moved = time.monotonic()
         self._ready = True
         self._thread = threading.Thread(
             target=self._run, name=f"serving-{release.model}", daemon=True
@@ -152,10 +158,22 @@ class Lane:
                 self._retired.set()
                 self._jobs.put(None)
 
+    def cut_off(self) -> None:
+        """The release was withdrawn: as `retire`, but not even what was accepted is answered."""
+        self._cut_off.set()
+        self.retire()
+
     def join(self, timeout_seconds: float) -> bool:
         """Wait for a retired lane; True once its worker is gone."""
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
+
+    def stuck(self, now: float) -> bool:
+        """Whether its thread is gone, or has not moved for longer than all it may do takes."""
+        deadlines = 2 * self.release.variant.health.deadline_seconds + self._inference_seconds_max
+        patience = START_SECONDS_MAX + RESTART_DELAY_SECONDS_MAX + deadlines
+        gone = not self._thread.is_alive() or now - self._moved > patience
+        return gone and not self._retired.is_set()
 
     def stats(self) -> ServingStats:
         return self.counters.stats(
@@ -179,6 +197,7 @@ class Lane:
 
     def _run(self) -> None:
         while True:
+            self._moved = time.monotonic()
             try:
                 job = self._jobs.get(timeout=IDLE_LOOK_SECONDS)
             except queue.Empty:
@@ -204,6 +223,9 @@ class Lane:
                 )
             )
             return
+        if self._cut_off.is_set():
+            job.future.set_exception(self._refusal(WITHDRAWN))
+            return
         started = time.monotonic()
         try:
             inference = self._worker.infer(
@@ -224,6 +246,9 @@ class Lane:
                     self._restart("its memory was used up")
         else:
             self._out_of_memory_in_a_row = 0
+            if self._cut_off.is_set():  # while it was being worked out
+                job.future.set_exception(self._refusal(WITHDRAWN))
+                return
             self.counters.count_ok((time.monotonic() - started) * 1000)
             job.future.set_result(answer)
 
@@ -236,6 +261,7 @@ class Lane:
         if time.monotonic() - self._started > RESTART_CALM_SECONDS:
             self._restarts_in_a_row = 0
         while not self._retired.is_set():
+            self._moved = time.monotonic()
             delay_seconds = restart_delay_seconds(self._restarts_in_a_row)
             self._restarts_in_a_row += 1
             _log.warning(
@@ -283,7 +309,7 @@ class Lane:
         """
         release = self.release
         seconds = release.variant.health.deadline_seconds
-        worker = Worker.start(self._model_fd)
+        worker = Worker.start(self._model_fd, launch=self._launch)
         try:
             memory_bytes = min(release.variant.peak_memory, release.memory_limit_bytes)
             options = worker_options(release.variant, worker.facts, memory_bytes)
@@ -308,13 +334,6 @@ class Lane:
 def _refuse_other_interface(interface: Interface, session: Description) -> None:
     if found := differences(interface, session):
         raise InferenceFailed("load_failed", f"it is not what its document declares: {found[0]}")
-
-
-def restart_delay_seconds(restarts_in_a_row: int) -> float:
-    """At once the first time, then 1 s doubled up to the bound."""
-    if restarts_in_a_row == 0:
-        return 0.0
-    return float(min(RESTART_DELAY_SECONDS_MAX, 1 << min(restarts_in_a_row - 1, 30)))
 
 
 def _warm_up(worker: Worker, interface: Interface, seconds: float) -> None:

@@ -5,25 +5,23 @@ of here as one of four errors, and after `WorkerDied` or `WorkerHung` the proces
 """
 
 import os
-import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from mailboat_agent.serving.confinement import Layer
 from mailboat_agent.serving.frames import FrameTooLarge, PeerGone, receive_frame, send_frame
-from mailboat_agent.serving.spawn import how_it_ended, spawn_worker
+from mailboat_agent.serving.launch import AS_CHILDREN, Launch, WorkerProcess
 from mailboat_agent.serving.tensors import Tensor, tensor_of_wire
 from mailboat_schemas.errors import ReleaseRejected, Transient
 
 START_SECONDS_MAX = 60  # to the worker's first word: Python and onnxruntime from a slow card
 QUIT_SECONDS_MAX = 2  # a worker that is asked to go and does not is killed
-STDERR_BYTES_MAX = 4096  # of what a dead worker said last, kept as evidence
 
 
 class WorkerNotStarted(Transient):
@@ -61,13 +59,13 @@ class WorkerHung(Transient):
 class InferenceFailed(ReleaseRejected):
     """onnxruntime refused to load or run the model; the worker lives.
 
-    ``kind`` is one of load_failed, run_failed, out_of_memory, protocol.
+    ``kind`` is one of load_failed, external_data, run_failed, out_of_memory, protocol.
     """
 
     code = "E-INFERENCE"
 
     def __init__(self, kind: str, message: str) -> None:
-        verb = "load" if kind == "load_failed" else "run"
+        verb = "load" if kind in ("load_failed", "external_data") else "run"
         super().__init__(
             f"onnxruntime did not {verb} the model: {message}",
             next_step="look at the model with the same version of onnxruntime.",
@@ -76,19 +74,36 @@ class InferenceFailed(ReleaseRejected):
         self.message = message
 
 
+class ModelAltered(Transient):
+    """The bytes changed between being verified and being loaded; nothing of them was loaded."""
+
+    code = "E-MODEL-ALTERED"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            f"The model is no longer what was verified: {message}.",
+            next_step="look who can write to the data directory, and at the disk; it is verified "
+            "again before the next attempt.",
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
+    """``model_sha256`` is compared by the worker when the descriptor is not of sealed memory."""
+
     providers: tuple[str, ...]
     threads: int
     memory_limit_bytes: int
+    model_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeFacts:
-    """What this device's onnxruntime is and can do."""
+    """What this device's onnxruntime is and can do, and how a worker of it is confined."""
 
     version: str
     providers: tuple[str, ...]
+    confinement: tuple[Layer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +131,21 @@ class Inference:
 class Worker:
     """One process. Make it with `start`; `load` once, then `infer` as often as needed."""
 
-    def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket) -> None:
+    def __init__(self, process: WorkerProcess, sock: socket.socket) -> None:
         self._process = process
         self._sock = sock
         self._lock = threading.Lock()
         self._peak_memory_bytes = 0
-        self._last_words = ""
         self.facts = RuntimeFacts("", ())
 
     @classmethod
-    def start(cls, model_fd: int, *, deadline_seconds: float = START_SECONDS_MAX) -> Self:
+    def start(
+        cls,
+        model_fd: int,
+        *,
+        launch: Launch = AS_CHILDREN,
+        deadline_seconds: float = START_SECONDS_MAX,
+    ) -> Self:
         """Start a process that holds the model's bytes open but has not looked at them.
 
         ``model_fd`` stays the caller's; it may be closed as soon as this returns.
@@ -134,24 +154,34 @@ class Worker:
             WorkerNotStarted: not the model's fault, nothing of it has been read.
         """
         try:
-            process, sock = spawn_worker(model_fd)
+            process, sock = launch.start(model_fd)
         except OSError as error:
             raise WorkerNotStarted(
                 f"No worker process could be started: {error}.",
-                next_step="look at the device's memory and process limits.",
+                next_step="look at the device's memory and process limits, and with "
+                "`mailboat-agent doctor` at the worker's unit if there is one.",
             ) from error
         worker = cls(process, sock)
         try:
-            hello = worker._receive(time.monotonic() + deadline_seconds, deadline_seconds)
-            worker.facts = RuntimeFacts(hello["runtime"], tuple(hello["providers"]))
-        except (WorkerDied, WorkerHung, KeyError, TypeError) as error:
+            worker._hear_hello(deadline_seconds)
+        except (WorkerDied, WorkerHung, OSError, KeyError, TypeError, ValueError) as error:
             worker.kill()
             raise WorkerNotStarted(
-                f"The worker process did not come up: {error} {worker._last_words}".rstrip(),
-                next_step="run `python -m onnxruntime` checks on the device; "
+                f"The worker process did not come up: {error} {process.last_words}".rstrip(),
+                next_step="run `mailboat-agent doctor` on the device; "
                 "is the agent extra installed?",
             ) from error
         return worker
+
+    def _hear_hello(self, deadline_seconds: float) -> None:
+        deadline = time.monotonic() + deadline_seconds
+        uid = self._process.meet(deadline_seconds)
+        hello = self._receive(deadline, deadline_seconds)
+        layers = _layers(hello["confinement"])
+        if uid is not None:  # the kernel's word counts, not the worker's
+            own = Layer("user", uid not in (0, os.getuid()), f"uid {uid}, of its own unit")
+            layers = tuple(own if layer.name == "user" else layer for layer in layers)
+        self.facts = RuntimeFacts(hello["runtime"], tuple(hello["providers"]), layers)
 
     @property
     def pid(self) -> int:
@@ -159,13 +189,13 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        return self._process.alive
 
     def load(self, options: WorkerOptions, *, deadline_seconds: float) -> Description:
         """Make a session of the model's bytes, under the memory limit from here on.
 
         Raises:
-            InferenceFailed, WorkerDied, WorkerHung
+            ModelAltered, InferenceFailed, WorkerDied, WorkerHung
         """
         answer = self._ask(
             {
@@ -173,10 +203,13 @@ class Worker:
                 "providers": list(options.providers),
                 "threads": options.threads,
                 "memory_limit_bytes": options.memory_limit_bytes,
+                "sha256": options.model_sha256,
             },
             deadline_seconds,
         )
         with self._nonsense_is_death():
+            confinement = (*self.facts.confinement, *_layers(answer["confinement"]))
+            self.facts = replace(self.facts, confinement=confinement)
             return Description(
                 inputs=tuple(_port(item) for item in answer["inputs"]),
                 outputs=tuple(_port(item) for item in answer["outputs"]),
@@ -205,8 +238,8 @@ class Worker:
 
     def peak_memory_bytes(self) -> int:
         """Largest resident size so far (VmHWM), read by the agent: a worker cannot lie about it."""
-        if self._process.returncode is not None:
-            return self._peak_memory_bytes  # reaped: its pid may be somebody else's by now
+        if self._process.reaped:
+            return self._peak_memory_bytes  # its pid may be somebody else's by now
         try:
             status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
         except OSError:
@@ -231,18 +264,14 @@ class Worker:
             try:
                 send_frame(self._sock, {"op": "quit"}, deadline=time.monotonic() + QUIT_SECONDS_MAX)
                 self._process.wait(QUIT_SECONDS_MAX)
-            except (OSError, subprocess.TimeoutExpired):
+            except OSError:
                 pass  # dead already, or deaf; kill() is for both
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to the worker and whatever it started, reaped before this returns."""
+        """SIGKILL to the worker and whatever it started, gone before this returns."""
         self.peak_memory_bytes()
-        if self._process.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
-        self._hear_last_words()
+        self._process.kill()
         self._sock.close()
 
     # --- one question, one answer ----------------------------------------------------------------
@@ -260,6 +289,8 @@ class Worker:
             except OSError:
                 raise self._death() from None
             answer = self._receive(deadline, deadline_seconds)
+        if answer.get("error") == "altered":
+            raise ModelAltered(str(answer.get("message", "")))
         if "error" in answer:
             raise InferenceFailed(str(answer["error"]), str(answer.get("message", "")))
         return answer
@@ -280,13 +311,11 @@ class Worker:
 
     def _death(self, reason: str = "") -> WorkerDied:
         """Bury the process and say how it ended."""
-        try:
-            if not reason:
-                self._process.wait(QUIT_SECONDS_MAX)  # its socket closes a moment before it ends
-        except subprocess.TimeoutExpired:
+        # Its socket closes a moment before it ends.
+        if not reason and not self._process.wait(QUIT_SECONDS_MAX):
             reason = "it closed its socket"
         self.kill()
-        return WorkerDied(reason or how_it_ended(self._process.returncode), self._last_words)
+        return WorkerDied(reason or self._process.how_it_ended(), self._process.last_words)
 
     @contextmanager
     def _nonsense_is_death(self) -> Iterator[None]:
@@ -296,29 +325,10 @@ class Worker:
         except (ValueError, KeyError, TypeError) as error:
             raise self._death(f"it answered nonsense: {error}") from error
 
-    def _hear_last_words(self) -> None:
-        stderr = self._process.stderr
-        if stderr is None or stderr.closed:
-            return
-        os.set_blocking(stderr.fileno(), False)
-        try:
-            heard = os.read(stderr.fileno(), 1 << 16)
-        except BlockingIOError:
-            heard = b""  # a grandchild holds the other end
-        self._last_words = heard[-STDERR_BYTES_MAX:].decode(errors="replace").strip()
-        stderr.close()
 
-
-def runtime_facts() -> RuntimeFacts:
-    """Version and providers of this device's onnxruntime, asked in a process of its own.
-
-    Raises:
-        WorkerNotStarted
-    """
-    with Path(os.devnull).open("rb") as nothing:
-        worker = Worker.start(nothing.fileno())
-    worker.close()
-    return worker.facts
+def _layers(items: Any) -> tuple[Layer, ...]:
+    """What the worker said of its confinement, before it had seen a model."""
+    return tuple(Layer(str(name), bool(holds), str(detail)) for name, holds, detail in items)
 
 
 def _port(item: Any) -> Port:

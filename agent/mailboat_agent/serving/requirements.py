@@ -47,4 +47,5 @@ def worker_options(variant: Variant, facts: RuntimeFacts, memory_bytes: int) -> 
         providers=(provider,),
         threads=runtime.threads,
         memory_limit_bytes=hard_limit_bytes(memory_bytes, runtime.threads),
+        model_sha256=variant.model_file.sha256,
     )

@@ -4,13 +4,16 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from mailboat_agent.serving.lane import INFERENCE_SECONDS_MAX, Answer, Lane, ServedRelease
-from mailboat_agent.serving.process import Description, Inference
+from mailboat_agent.serving.launch import AS_CHILDREN, Launch
+from mailboat_agent.serving.process import Description, Inference, RuntimeFacts
+from mailboat_agent.serving.runtime_facts import runtime_facts
 from mailboat_agent.serving.tensors import Tensor
 from mailboat_agent.serving.window import ServingStats, ServingWindow
-from mailboat_schemas.errors import NotFound
+from mailboat_schemas.errors import NotFound, ReleaseRejected, Transient
 
 RETIRED_LANES_MAX = 64  # whose last window nobody has drained yet; the oldest is given up
 CLOSE_SECONDS_MAX = 10  # for everything to finish when the agent stops
@@ -29,6 +32,39 @@ class ModelNotServed(NotFound):
         )
 
 
+class ModelSuspended(Transient):
+    """The device has this model to serve, and nothing to serve it with at the moment."""
+
+    code = "E-MODEL-SUSPENDED"
+
+    def __init__(self, model: str, absence: "Absence") -> None:
+        super().__init__(
+            f"The model {model!r} is not served now: {absence.because}.",
+            next_step="send the request again after the given time.",
+            retry_after=timedelta(seconds=absence.retry_seconds),
+        )
+
+
+class ReleaseWithdrawn(ReleaseRejected):
+    """It was barred before it could serve, or while it was being loaded."""
+
+    code = "E-WITHDRAWN"
+
+    def __init__(self, release: ServedRelease) -> None:
+        super().__init__(
+            f"{release.model} {release.version} is not approved any more.",
+            next_step="approve it again, or approve another release, if it shall run.",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """Why a model that belongs here is not served, and when to ask again."""
+
+    because: str
+    retry_seconds: int
+
+
 class Runtime:
     """Thread-safe: the gateway's thread asks while the agent's main thread switches."""
 
@@ -36,14 +72,18 @@ class Runtime:
         self,
         *,
         clock: Callable[[], datetime],
+        launch: Launch = AS_CHILDREN,
         inference_seconds_max: float = INFERENCE_SECONDS_MAX,
     ) -> None:
         """``clock`` gives aware UTC; it is read once for each answer, to say when the last was."""
         self._clock = clock
+        self.launch = launch
         self._inference_seconds_max = inference_seconds_max
         self._lanes: dict[str, Lane] = {}
+        self._barred: dict[str, frozenset[str]] = {}  # digests that must not serve, by model
+        self._absences: dict[str, Absence] = {}
         self._retired: deque[Lane] = deque(maxlen=RETIRED_LANES_MAX)
-        self._lock = threading.Lock()  # of the two above; held for moments only
+        self._lock = threading.Lock()  # of those above; held for moments only
         self._changing = threading.Lock()  # one switch at a time; held while a worker loads
         self._serial = 0
 
@@ -57,10 +97,12 @@ class Runtime:
         Raises:
             WorkerNotStarted, WorkerDied, WorkerHung: Transient.
             InferenceFailed, RuntimeUnsupported: the release cannot be served here.
+            ReleaseWithdrawn: it is barred.
         """
         with self._changing:
             with self._lock:
                 current = self._lanes.get(release.model)
+                self._refuse_barred(release)
             if current is not None and current.release.digest == release.digest:
                 return
             self._serial += 1
@@ -68,10 +110,17 @@ class Runtime:
                 release,
                 serial=self._serial,
                 clock=self._clock,
+                launch=self.launch,
                 inference_seconds_max=self._inference_seconds_max,
             )
-            with self._lock:
-                self._lanes[release.model] = lane
+            try:
+                with self._lock:
+                    self._refuse_barred(release)  # it took a while, and much may have happened
+                    current = self._lanes.get(release.model)
+                    self._lanes[release.model] = lane
+            except ReleaseWithdrawn:
+                lane.retire()
+                raise
             if current is not None:
                 self._retire(current)
 
@@ -82,6 +131,38 @@ class Runtime:
                 lane = self._lanes.pop(model, None)
             if lane is not None:
                 self._retire(lane)
+
+    def bar(self, model: str, digests: frozenset[str]) -> None:
+        """These releases of a model, and no others, must not serve from this moment on.
+
+        One that does serve is cut off: its callers are refused, those that wait already too. Never
+        blocks, not even while a release is being loaded.
+        """
+        with self._lock:
+            self._barred[model] = digests
+            lane = self._lanes.get(model)
+            if lane is None or lane.release.digest not in digests:
+                return
+            del self._lanes[model]
+            self._retired.append(lane)
+        lane.cut_off()
+
+    def explain_absence(self, model: str, absence: Absence | None) -> None:
+        """What callers are told while no release of this model serves; None: it is not here."""
+        with self._lock:
+            if absence is None:
+                self._absences.pop(model, None)
+            else:
+                self._absences[model] = absence
+
+    def absences(self) -> dict[str, Absence]:
+        """Of the models that belong here and are not served."""
+        with self._lock:
+            return {
+                model: absence
+                for model, absence in sorted(self._absences.items())
+                if model not in self._lanes
+            }
 
     def close(self) -> None:
         """Stop everything and wait for the workers to be gone."""
@@ -105,7 +186,7 @@ class Runtime:
         """Queue one request with the release that serves now; ``deadline`` is monotonic time.
 
         Raises:
-            ModelNotServed, BadTensors, Refused
+            ModelNotServed, ModelSuspended, BadTensors, Refused
         """
         with self._lock:  # so that no lane is retired between being chosen and being asked
             lane = self._lane(model, version)
@@ -124,7 +205,7 @@ class Runtime:
         """The release that serves now, and what onnxruntime says of it.
 
         Raises:
-            ModelNotServed
+            ModelNotServed, ModelSuspended
         """
         with self._lock:
             lane = self._lane(model, version)
@@ -134,7 +215,7 @@ class Runtime:
         """Whether the model's worker stands; False while it is being started again.
 
         Raises:
-            ModelNotServed
+            ModelNotServed, ModelSuspended
         """
         with self._lock:
             return self._lane(model, version).ready
@@ -147,6 +228,19 @@ class Runtime:
         """
         with self._lock:
             return self._lane(model, None).worker_pid
+
+    def facts(self) -> RuntimeFacts:
+        """What this device's onnxruntime is, and how a worker of it is confined.
+
+        Raises:
+            WorkerNotStarted
+        """
+        return runtime_facts(self.launch)
+
+    def stuck(self, now: float) -> tuple[str, ...]:
+        """Models whose thread does not move; ``now`` is monotonic. Dead workers are not meant."""
+        with self._lock:
+            return tuple(model for model, lane in self._lanes.items() if lane.stuck(now))
 
     # --- what the soak and the telemetry look at -------------------------------------------------
 
@@ -176,8 +270,14 @@ class Runtime:
             self._retired.append(lane)
         lane.retire()
 
+    def _refuse_barred(self, release: ServedRelease) -> None:
+        if release.digest in self._barred.get(release.model, ()):
+            raise ReleaseWithdrawn(release)
+
     def _lane(self, model: str, version: str | None) -> Lane:
         lane = self._lanes.get(model)
+        if lane is None and model in self._absences:
+            raise ModelSuspended(model, self._absences[model])
         if lane is None or version not in (None, lane.release.version):
             raise ModelNotServed(model, version)
         return lane

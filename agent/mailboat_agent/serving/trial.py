@@ -13,6 +13,7 @@ from typing import Any
 
 from mailboat_agent.serving.golden import Difference, Golden, GoldenUnreadable, compare, read_golden
 from mailboat_agent.serving.interface import check_request, differences
+from mailboat_agent.serving.launch import AS_CHILDREN, Launch
 from mailboat_agent.serving.process import (
     Description,
     InferenceFailed,
@@ -59,6 +60,7 @@ def run_trial(
     interface: Interface,
     variant: Variant,
     memory_limit_bytes: int,
+    launch: Launch = AS_CHILDREN,
 ) -> TrialReport:
     """Try a release whose files have been verified; both descriptors stay the caller's.
 
@@ -68,12 +70,13 @@ def run_trial(
     Raises:
         GateFailed: final for this release here. ``reason`` is one of load_failed,
             interface_mismatch, golden_mismatch, no_golden_output, latency_exceeded,
-            memory_exceeded, cold_start_exceeded, crashed, hung, runtime_unsupported.
-        WorkerNotStarted: the device, not the release; try again.
+            memory_exceeded, cold_start_exceeded, crashed, hung, runtime_unsupported, external_data.
+        WorkerNotStarted, ModelAltered: the device, not the release; try again.
     """
     golden = _read_golden(golden_fd, interface)
     trial = _Trial(
         model_fd=model_fd,
+        launch=launch,
         golden=golden,
         interface=interface,
         variant=variant,
@@ -103,6 +106,7 @@ def _read_golden(golden_fd: int | None, interface: Interface) -> Golden:
 @dataclass(slots=True, kw_only=True)
 class _Trial:
     model_fd: int
+    launch: Launch
     golden: Golden
     interface: Interface
     variant: Variant
@@ -146,7 +150,8 @@ class _Trial:
     def _fresh_worker(self, stage: str) -> Iterator[tuple[Worker, float]]:
         self.stage = stage
         started = time.monotonic()
-        worker = Worker.start(self.model_fd)  # not its fault if this fails: WorkerNotStarted
+        # Not the release's fault if this fails: WorkerNotStarted.
+        worker = Worker.start(self.model_fd, launch=self.launch)
         try:
             self._load(worker)
             yield worker, started
@@ -212,6 +217,8 @@ class _Trial:
                 f"The model needs more than the {self.memory_bytes} bytes it may have.",
                 evidence | {"limit_bytes": self.memory_bytes},
             )
+        if error.kind == "external_data":
+            return GateFailed("external_data", f"It is refused: {error.message}.", evidence)
         if error.kind == "load_failed":
             return GateFailed("load_failed", f"onnxruntime refuses it: {error.message}", evidence)
         return GateFailed(

@@ -1,24 +1,24 @@
 """The worker process: one model, one session, and nothing that the agent could not do without.
 
-Started by `process` as ``python -m mailboat_agent.serving.worker``; the only module of the agent
-that imports onnxruntime and numpy. It answers frames on an inherited socket until the socket
-closes. The model arrives as an open file descriptor of verified bytes and is handed to onnxruntime
-as bytes, never as a path.
+Started by `spawn` as ``python -m mailboat_agent.serving.worker``, or as a unit of its own; the only
+module of the agent that imports onnxruntime and numpy. It answers frames on its socket until the
+socket closes. The model arrives as an open file descriptor of verified bytes and is handed to
+onnxruntime as bytes, never as a path, after this process has given up what it can (`confinement`).
 """
 
 import argparse
-import ctypes
 import faulthandler
+import hashlib
 import os
-import resource
-import signal
 import socket
 import sys
 import time
-from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mailboat_agent.sealed_memory import is_sealed
+from mailboat_agent.serving import confinement
+from mailboat_agent.serving.confinement import Layer
+from mailboat_agent.serving.external_data import refers_to_other_files
 from mailboat_agent.serving.frames import (
     FRAME_BYTES_MAX,
     FrameTooLarge,
@@ -26,7 +26,9 @@ from mailboat_agent.serving.frames import (
     receive_frame,
     send_frame,
 )
+from mailboat_agent.serving.smallest_model import SMALLEST_MODEL
 from mailboat_agent.serving.tensors import Tensor, tensor_of_wire
+from mailboat_agent.serving.worker_unit import accepted_connection
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 MODEL_BYTES_MAX = 0x7FFFF000  # one read(2); protobuf itself ends at 2 GiB
 MESSAGE_CHARS_MAX = 1000
 OUTPUT_BYTES_MAX = FRAME_BYTES_MAX - (1 << 20)  # leaves room for names and shapes
-_PR_SET_PDEATHSIG = 1
 
 # What onnxruntime says, in words only, when the memory limit is reached.
 _OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Unable to allocate")
@@ -87,10 +88,7 @@ class Session:
     def __init__(self, model: bytes, request: dict[str, Any]) -> None:
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = request["threads"]
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what it raises is reported; a log nobody reads is not kept
+        options = _quiet_options(request["threads"])
         # Threads that spin for work burn a core of a device that mostly waits.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._ort = onnxruntime.InferenceSession(
@@ -123,18 +121,27 @@ class Session:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--socket-fd", type=int, required=True)
-    parser.add_argument("--model-fd", type=int, required=True)
-    parser.add_argument("--parent-pid", type=int, required=True)
+    parser.add_argument("--accepted", action="store_true", help="started by the service manager")
+    parser.add_argument("--socket-fd", type=int)
+    parser.add_argument("--model-fd", type=int)
+    parser.add_argument("--parent-pid", type=int)
+    parser.add_argument("--parent-uid", type=int)
+    parser.add_argument("--user", help="whom to become if this is root")
     arguments = parser.parse_args()
-    _die_with(arguments.parent_pid)
-    _be_the_first_to_go()
     os.set_blocking(2, False)  # the agent reads stderr only once this process is dead
     faulthandler.enable()  # a crash leaves its stack on stderr, which the agent keeps as evidence
-    sock = socket.socket(fileno=arguments.socket_fd)
+    if arguments.accepted:
+        sock, model_fd = accepted_connection()
+    else:
+        _die_with(arguments.parent_pid)
+        sock, model_fd = socket.socket(fileno=arguments.socket_fd), arguments.model_fd
     try:
-        send_frame(sock, _hello())
-        _serve(sock, arguments.model_fd)
+        hello = _hello()  # imports: the last time that this process reads a file of its own accord
+        layers = confinement.at_start(user=arguments.user, parent_uid=arguments.parent_uid)
+        if arguments.parent_pid is not None:
+            _die_with(arguments.parent_pid)  # a change of user has taken it back
+        send_frame(sock, hello | {"confinement": _wire(layers)})
+        _serve(sock, model_fd)
     except PeerGone:
         return  # the agent closed the worker, or is gone itself
 
@@ -147,8 +154,8 @@ def _serve(sock: socket.socket, model_fd: int) -> None:
             os._exit(0)  # nothing to save; taking the interpreter down in order costs 60 ms
         try:
             if request["op"] == "load":
-                session = _load(model_fd, request)
-                answer = session.describe()
+                session, layers = _load(model_fd, request)
+                answer = session.describe() | {"confinement": _wire(layers)}
             else:
                 answer = _infer(session, request)
         except RequestFailed as error:
@@ -167,27 +174,66 @@ def _infer(session: Session | None, request: dict[str, Any]) -> dict[str, Any]:
     return session.infer(request)
 
 
-def _load(model_fd: int, request: dict[str, Any]) -> Session:
+def _load(model_fd: int, request: dict[str, Any]) -> tuple[Session, list[Layer]]:
     size = os.fstat(model_fd).st_size
     if size > MODEL_BYTES_MAX:
         raise RequestFailed("load_failed", f"a model of {size} bytes is over {MODEL_BYTES_MAX}")
-    _limit_memory(request["memory_limit_bytes"])
-    if request["providers"] == ["CPUExecutionProvider"]:
+    layers = confinement.before_the_model(
         # Other providers open device files. This one needs none, so the model gets none.
-        _open_no_more_files()
+        opens_files=request["providers"] != ["CPUExecutionProvider"],
+        memory_limit_bytes=request["memory_limit_bytes"],
+    )
     model = os.pread(model_fd, size, 0)
     if len(model) != size:
         raise RequestFailed("load_failed", f"read {len(model)} of {size} bytes")
-    return Session(model, request)
+    if request["sha256"] is not None and not is_sealed(model_fd):
+        actual = hashlib.sha256(model).hexdigest()  # of the very bytes that are loaded next
+        if actual != request["sha256"]:
+            raise RequestFailed("altered", f"its sha256 is {actual}, not {request['sha256']}")
+    _refuse_external_data(model)
+    return Session(model, request), layers
+
+
+def _refuse_external_data(model: bytes) -> None:
+    try:
+        external = refers_to_other_files(model)
+    except ValueError as error:
+        raise RequestFailed("load_failed", f"not an ONNX model: {error}") from error
+    if external:
+        raise RequestFailed(
+            "external_data", "it keeps values in another file; a release's model is one file"
+        )
 
 
 def _hello() -> dict[str, Any]:
+    """Imports the runtime and runs it once.
+
+    With its first session onnxruntime reads from /proc and /sys what the processor can do. Left to
+    the first model, it would find both closed, and take the slowest path on some of them.
+    """
     import onnxruntime
 
+    onnxruntime.InferenceSession(
+        SMALLEST_MODEL, sess_options=_quiet_options(1), providers=["CPUExecutionProvider"]
+    )
     return {
         "runtime": onnxruntime.__version__,
         "providers": onnxruntime.get_available_providers(),
     }
+
+
+def _quiet_options(threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what it raises is reported; a log nobody reads is not kept
+    return options
+
+
+def _wire(layers: list[Layer]) -> list[list[Any]]:
+    return [[layer.name, layer.holds, layer.detail] for layer in layers]
 
 
 def _failure(kind: str, error: Exception) -> dict[str, Any]:
@@ -202,36 +248,9 @@ def _failure(kind: str, error: Exception) -> dict[str, Any]:
 
 def _die_with(parent_pid: int) -> None:
     """Ask the kernel for SIGKILL when the agent dies, however it dies and whatever runs here."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    confinement.die_with_parent()
     if os.getppid() != parent_pid:  # it died before the line above
         sys.exit(1)
-
-
-def _be_the_first_to_go() -> None:
-    """When memory runs out the kernel takes a worker, which is restarted, and not the agent."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(OSError):  # no /proc, or forbidden: a preference, not a protection
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-
-
-def _limit_memory(limit_bytes: int) -> None:
-    """A hard limit on what this process may allocate.
-
-    RLIMIT_DATA counts private writable pages (heap and anonymous mappings, since Linux 4.7).
-    RLIMIT_AS would count the address space too: shared libraries, reserved arenas and a GPU's
-    mappings, gigabytes that nobody uses. RLIMIT_RSS has no effect since Linux 2.4.30.
-    """
-    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
-
-
-def _open_no_more_files() -> None:
-    """From here on open(2) fails: a model that refers to external data reads nothing.
-
-    The limit is on the number of a new descriptor, and every number below ``lowest`` is taken.
-    """
-    lowest = os.dup(0)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, lowest))
 
 
 # --- arrays --------------------------------------------------------------------------------------

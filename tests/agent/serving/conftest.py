@@ -1,5 +1,6 @@
 """Small real models, and the release around each of them."""
 
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mailboat_agent.sealed_memory import verified_memory
 from mailboat_agent.serving.lane import ServedRelease
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_schemas.documents.release import File, FileRole, Health, Interface, Variant
@@ -169,11 +171,15 @@ X_TO_Y = Interface.model_validate(
 
 
 def variant(
-    *, peak_memory: int = 256 * MIB, needs: RuntimeNeeds | None = None, **health: Any
+    *,
+    sha256: str = "0" * 64,
+    peak_memory: int = 256 * MIB,
+    needs: RuntimeNeeds | None = None,
+    **health: Any,
 ) -> Variant:
     return Variant(
         hardware_classes=("box",),
-        files=(File(path="m.onnx", role=FileRole.MODEL, sha256="0" * 64, length=1),),
+        files=(File(path="m.onnx", role=FileRole.MODEL, sha256=sha256, length=1),),
         runtime=needs or RuntimeNeeds(),
         peak_memory=peak_memory,
         health=Health(**health),
@@ -188,22 +194,34 @@ class Bench:
     stack: ExitStack
 
     def open(self, content: bytes) -> int:
-        path = self.directory / f"{len(list(self.directory.iterdir()))}.bin"
+        fd = verified_memory([content], hashlib.sha256(content).hexdigest())
+        self.stack.callback(os.close, fd)
+        return fd
+
+    def open_file(self, content: bytes) -> int:
+        """Too large for memory, say: it stays a file that somebody may write to."""
+        path = self.directory / "model.onnx"
         path.write_bytes(content)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.stack.callback(os.close, fd)
         return fd
 
     def release(
-        self, model: bytes, *, version: str = "1.0.0", interface: Interface = X_TO_Y, **health: Any
+        self,
+        model: bytes,
+        *,
+        version: str = "1.0.0",
+        interface: Interface = X_TO_Y,
+        on_disk: bool = False,
+        **health: Any,
     ) -> ServedRelease:
         return ServedRelease(
             model="m",
             version=version,
             digest=version.replace(".", "").ljust(64, "0"),
             interface=interface,
-            variant=variant(**health),
-            model_fd=self.open(model),
+            variant=variant(sha256=hashlib.sha256(model).hexdigest(), **health),
+            model_fd=self.open_file(model) if on_disk else self.open(model),
             memory_limit_bytes=512 * MIB,
         )
 

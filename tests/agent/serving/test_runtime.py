@@ -160,8 +160,8 @@ def test_a_worker_that_cannot_be_started_again_is_counted_each_time(
     runtime: Runtime, bench: Any, models: Any
 ) -> None:
     """A soak looks at this number: a release that stays down has not held."""
-    runtime.serve(bench.release(models.affine()))
-    (bench.directory / "0.bin").write_bytes(b"rotten")
+    runtime.serve(bench.release(models.affine(), on_disk=True))
+    (bench.directory / "model.onnx").write_bytes(b"rotten")
     os.kill(runtime.worker_pid("m"), signal.SIGKILL)
 
     def restarts() -> int:
@@ -350,3 +350,17 @@ def _noon() -> Any:
     from datetime import UTC, datetime
 
     return datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+def test_a_thread_that_does_not_move_is_stuck_and_a_dead_worker_is_not(
+    runtime: Runtime, bench: Any, models: Any
+) -> None:
+    runtime.serve(bench.release(models.affine()))
+    now = time.monotonic()
+    os.kill(runtime.worker_pid("m"), signal.SIGKILL)
+
+    assert runtime.stuck(now) == ()
+    assert runtime.stuck(now + 3600) == ("m",)
+    wait_until(lambda: runtime.ready("m"))
+    runtime.stop("m")
+    assert runtime.stuck(now + 3600) == ()
