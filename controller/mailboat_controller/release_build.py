@@ -5,7 +5,8 @@ directory holds
 
 ```text
 release.json       the release document, canonical
-blobs/<sha256>     every file of every variant
+blobs/<sha256>     every file of every variant, as it is uploaded
+content-key        of an encrypted release, if it was made here; not for others to read
 roles/<role>.json  signed metadata, added by `sign` and `approve`
 ```
 
@@ -16,8 +17,6 @@ removes; the document is put in place last.
 import errno
 import hashlib
 import os
-import stat
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version as distribution_version
@@ -25,9 +24,9 @@ from math import ceil
 from pathlib import Path
 
 from mailboat_controller.durable_file import PUBLIC_MODE, fsync_directory, replace_durably
+from mailboat_controller.release_blobs import Progress, copy_file, seal_file
 from mailboat_schemas import cohort
 from mailboat_schemas.documents.release import (
-    ARTIFACT_BYTES_MAX,
     File,
     ReleaseDocument,
     ReleaseSource,
@@ -40,14 +39,11 @@ from mailboat_schemas.documents.yaml_source import load_document
 from mailboat_schemas.errors import ConfigurationInvalid, DiskFull, DocumentInvalid
 from mailboat_schemas.plan import Plan, PlanWave
 
-_CHUNK_BYTES = 1 << 20
 _PERCENT = 100
 
 DOCUMENT_NAME = "release.json"
 BLOBS = "blobs"
 ROLES = "roles"
-
-Progress = Callable[[int], None]  # bytes read since the last call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +56,7 @@ class Build:
     digest: str
 
     def blob(self, file: File) -> Path:
-        return self.directory / BLOBS / file.sha256
+        return self.directory / BLOBS / file.artifact_digest
 
     def missing_blobs(self) -> tuple[File, ...]:
         return tuple(file for file in self.document.files() if not self.blob(file).is_file())
@@ -79,8 +75,16 @@ class Build:
         return path
 
 
-def build_release(source: Path, directory: Path, progress: Progress | None = None) -> Build:
+def build_release(
+    source: Path,
+    directory: Path,
+    progress: Progress | None = None,
+    *,
+    content_key: bytes | None = None,
+) -> Build:
     """Build ``source`` (a YAML of kind Release) into ``directory``.
+
+    With a content key every file is encrypted under it, and no copy in the clear is made.
 
     Roles that were signed for another document are removed from it.
 
@@ -95,7 +99,7 @@ def build_release(source: Path, directory: Path, progress: Progress | None = Non
     for variant in written.spec.variants:
         for entry in variant.files:
             if entry.source not in files:
-                files[entry.source] = _store(source, entry, blobs, progress)
+                files[entry.source] = _store(source, entry, blobs, content_key, progress)
         variants.append(
             Variant(
                 hardware_classes=variant.hardware_classes,
@@ -235,19 +239,31 @@ def _document(
         compatibility=written.spec.compatibility,
         provenance=provenance,
         fallback=written.spec.fallback,
+        failure_mode=written.spec.failure_mode,
     )
 
 
 def _entry(entry: SourceFile, stored: File) -> File:
-    return File(path=entry.path, role=entry.role, sha256=stored.sha256, length=stored.length)
+    return stored.model_copy(update={"path": entry.path, "role": entry.role})
 
 
-def _store(source: Path, entry: SourceFile, blobs: Path, progress: Progress | None) -> File:
-    """Copy one file into the build, hashed while it is read, under its digest."""
+def _store(
+    source: Path,
+    entry: SourceFile,
+    blobs: Path,
+    content_key: bytes | None,
+    progress: Progress | None,
+) -> File:
+    """Bring one file into the build, hashed while it is read, under the digest of its artifact."""
     part = blobs / f"{os.getpid()}.part"
     try:
-        sha256, length = _copy(source.parent / entry.source, part, progress)
-        part.replace(blobs / sha256)
+        origin, sealed = source.parent / entry.source, None
+        if content_key is None:
+            sha256, length = copy_file(origin, part, progress)
+        else:
+            sha256, length, sealed = seal_file(origin, part, content_key, progress)
+        file = File(path=entry.path, role=entry.role, sha256=sha256, length=length, sealed=sealed)
+        part.replace(blobs / file.artifact_digest)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
@@ -260,31 +276,4 @@ def _store(source: Path, entry: SourceFile, blobs: Path, progress: Progress | No
         ) from error
     finally:
         part.unlink(missing_ok=True)
-    return File(path=entry.path, role=entry.role, sha256=sha256, length=length)
-
-
-def _copy(origin: Path, part: Path, progress: Progress | None) -> tuple[str, int]:
-    """The sha256 and length of what is now in ``part``, durably."""
-    if not stat.S_ISREG(origin.stat().st_mode):  # reading a pipe would wait for a writer
-        raise DocumentInvalid(str(origin), "is not a file", next_step="name a file with content.")
-    digest, length = hashlib.sha256(), 0
-    with origin.open("rb") as reader, part.open("wb") as writer:
-        while chunk := reader.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            length += len(chunk)
-            if length > ARTIFACT_BYTES_MAX:
-                raise DocumentInvalid(
-                    str(origin),
-                    f"is larger than {ARTIFACT_BYTES_MAX} bytes",
-                    next_step="split the model, or quantise it.",
-                )
-            writer.write(chunk)
-            if progress is not None:
-                progress(len(chunk))
-        if length == 0:
-            raise DocumentInvalid(
-                str(origin), "is empty", next_step="look at the step that should have written it."
-            )
-        writer.flush()
-        os.fsync(writer.fileno())
-    return digest.hexdigest(), length
+    return file
