@@ -1,0 +1,42 @@
+"""How the files of one release came: summed up here, told with ``trial_started``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mailboat_agent.delta.failure import DeltaFailed
+from mailboat_schemas.deltas import DELIVERY, Delivery, DeliveryOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class FailedDelta:
+    """One that came to nothing, for the event about it."""
+
+    target: str
+    base: str
+    patch: str
+    error: DeltaFailed
+
+
+@dataclass(slots=True)
+class Tally:
+    """Of one release, over all attempts to fetch it in this process. Sizes in bytes."""
+
+    fetched_bytes: int = 0
+    made_bytes: int = 0
+    failed: list[FailedDelta] = field(default_factory=list)
+
+    def evidence(self) -> Mapping[str, Any]:
+        """Nothing if nothing was fetched: it was here already, or this process does not know."""
+        if not self.fetched_bytes:
+            return {}
+        outcome = DeliveryOutcome.DELTA if self.made_bytes else DeliveryOutcome.FULL
+        if self.failed:
+            outcome = DeliveryOutcome.DELTA_FAILED_THEN_FULL
+        delivery = Delivery(
+            outcome=outcome,
+            fetched_bytes=self.fetched_bytes,
+            made_bytes=self.made_bytes,
+            reasons=tuple(str(each.error.reason) for each in self.failed),
+        )
+        return {DELIVERY: delivery.model_dump(mode="json")}
