@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from mailboat_agent.atomic_file import disk_errors
 from mailboat_agent.background import in_background
-from mailboat_agent.part_file import PartFile, Progress
+from mailboat_agent.part_file import Hashed, PartFile, Progress
+from mailboat_schemas.content_key import WrappedContentKey
 from mailboat_schemas.desired import ManifestBundle
-from mailboat_schemas.enrolment import EnrolmentRequest, EnrolmentResponse
 from mailboat_schemas.errors import (
     ArtifactMissing,
     ConfigurationInvalid,
@@ -30,9 +30,11 @@ from mailboat_schemas.errors import (
     NotPermitted,
     PayloadTooLarge,
     ServerUnavailable,
+    TransferTooLong,
+    TransferTooSlow,
 )
 
-ENROLMENT_BYTES_MAX = 256 * 1024
+CONTENT_KEY_BYTES_MAX = 16 * 1024
 PROBLEM_BYTES_MAX = 4096  # of a refusal's body, for the message to the operator
 RETRY_AFTER_SECONDS_MAX = 3600  # a server that asks for more is not believed
 DEADLINE_PER_MINIMUM = 2  # the total deadline: at the minimum rate, twice over
@@ -79,10 +81,10 @@ class HttpsSource:
 
     async def fetch_artifact(
         self, digest: str, length: int, target: Path, on_progress: Progress | None = None
-    ) -> None:
+    ) -> Hashed:
         """Bring ``target`` to ``length`` bytes, from where it stands, and make them durable.
 
-        Does not check the digest: `ReleaseStore.admit` does, through the descriptor it syncs.
+        Hashes as the bytes come, and does not compare: `ReleaseStore.admit` does.
         ``on_progress`` is told how many bytes are there.
 
         Raises:
@@ -97,10 +99,12 @@ class HttpsSource:
                 self._deadline_seconds_min, length / self._rate_min * DEADLINE_PER_MINIMUM
             )
             with disk_errors("writing a download"):
+                if part.size_bytes > 0:
+                    await in_background(part.hash_what_is_there, name="hash")
                 async with _deadline(deadline):
                     if part.size_bytes < length:
                         await self._transfer(digest, part)
-                await in_background(part.sync, name="sync")
+                return await in_background(part.sync, name="sync")
         finally:
             part.close()
 
@@ -123,7 +127,8 @@ class HttpsSource:
                 raise await _refusal(answer)
             announced = answer.headers.get("Content-Length", "")
             if announced.isdecimal() and int(announced) > part.length - part.size_bytes:
-                raise _interrupted(f"the server announces {announced} bytes, too many")
+                problem = f"the server announces {announced} bytes, too many"
+                raise _interrupted(problem, TransferTooLong)
             await self._receive(answer, part)
         if part.size_bytes < part.length:
             raise _interrupted(f"it ended after {part.size_bytes} of {part.length} bytes")
@@ -164,31 +169,40 @@ class HttpsSource:
             body = await _read_bounded(answer, "ManifestBundle", ManifestBundle.wire_bytes_max)
             return body, answer.headers.get("ETag", "")
 
-    async def enrol(self, request: EnrolmentRequest) -> EnrolmentResponse:
-        """Trade the one-time token for a certificate.
+    async def fetch_content_key(self, key_id: str) -> WrappedContentKey:
+        """The key of an encrypted release, wrapped to the key of this device's certificate.
 
         Raises:
-            NotPermitted: the token is spent, expired or unknown.
-            Conflict: the name is taken by a device with another key.
-            MalformedPayload: the answer is none, or is for another device.
+            ArtifactMissing: nobody has handed it over yet.
+            NotPermitted: not for this device, or the device is revoked.
+            MalformedPayload: the answer is none, or is another key's.
             ConfigurationInvalid, DownloadInterrupted, ServerUnavailable
         """
-        content = request.model_dump_json().encode()
+        path = f"v1/content-keys/{key_id}"
+        _, body = await self.post(path, b"", "WrappedContentKey", CONTENT_KEY_BYTES_MAX)
+        try:
+            answer = WrappedContentKey.model_validate_json(body)
+        except ValidationError as error:
+            raise _no_content_key(f"{error.error_count()} fields do not hold") from error
+        if answer.content_key != key_id:
+            raise _no_content_key(f"it is for {answer.content_key}")
+        return answer
+
+    async def post(self, path: str, content: bytes, kind: str, bytes_max: int) -> tuple[int, bytes]:
+        """The status and body of a good answer.
+
+        Raises:
+            NotPermitted, Conflict, ConfigurationInvalid, PayloadTooLarge
+            ArtifactMissing, DownloadInterrupted, ServerUnavailable
+        """
         headers = {"Content-Type": "application/json"}
         async with (
             _deadline(self._deadline_seconds_min),
-            self._answer("POST", "v1/enrol", headers=headers, content=content) as answer,
+            self._answer("POST", path, headers=headers, content=content) as answer,
         ):
-            if answer.status_code not in (HTTPStatus.OK, HTTPStatus.CREATED):
+            if not answer.is_success:
                 raise await _refusal(answer)
-            body = await _read_bounded(answer, "EnrolmentResponse", ENROLMENT_BYTES_MAX)
-        try:
-            response = EnrolmentResponse.model_validate_json(body)
-        except ValidationError as error:
-            raise _no_enrolment(f"{error.error_count()} fields do not hold") from error
-        if response.device != request.device:
-            raise _no_enrolment(f"it is for device {response.device}")
-        return response
+            return answer.status_code, await _read_bounded(answer, kind, bytes_max)
 
     @asynccontextmanager
     async def _answer(
@@ -209,7 +223,7 @@ async def _deadline(seconds: float) -> AsyncIterator[None]:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
-        raise _interrupted("it was too slow") from error
+        raise _interrupted("it was too slow", TransferTooSlow) from error
 
 
 @contextmanager
@@ -274,17 +288,19 @@ def _retry_after(answer: httpx2.Response) -> timedelta | None:
     return timedelta(seconds=min(int(text[:9]), RETRY_AFTER_SECONDS_MAX))
 
 
-def _interrupted(problem: str) -> DownloadInterrupted:
-    return DownloadInterrupted(
+def _interrupted(
+    problem: str, kind: type[DownloadInterrupted] = DownloadInterrupted
+) -> DownloadInterrupted:
+    return kind(
         f"A transfer from the controller was interrupted: {problem}.",
         next_step="nothing; it goes on where it stopped.",
     )
 
 
-def _no_enrolment(problem: str) -> MalformedPayload:
+def _no_content_key(problem: str) -> MalformedPayload:
     return MalformedPayload(
-        f"The controller's answer is no enrolment: {problem}.",
-        next_step="check api_url and the version of the controller.",
+        f"The controller's answer is no content key: {problem}.",
+        next_step="compare the versions of agent and controller; the device asks again.",
     )
 
 

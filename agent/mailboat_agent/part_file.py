@@ -1,40 +1,73 @@
-"""A download on disk: it grows to its length and never one byte beyond."""
+"""A download on disk: grows to its length and never one byte beyond, hashed as it comes."""
 
+import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from mailboat_agent.atomic_file import write_all
-from mailboat_schemas.errors import DownloadInterrupted
+from mailboat_schemas.errors import TransferTooLong
 
 Progress = Callable[[int], None]  # told how many bytes are there
+READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """A hash, and the very file it is of: whoever replaced or touched it since is noticed."""
+
+    sha256: str
+    device: int
+    inode: int
+    size_bytes: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, descriptor: int, sha256: str) -> Self:
+        found = os.fstat(descriptor)
+        return cls(sha256, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 class PartFile:
-    """``size_bytes`` of ``length`` are there. Every method may raise OSError."""
+    """``size_bytes`` of ``length`` are there. Every method may raise OSError.
+
+    Call `hash_what_is_there` before the first `append`; then the hash runs along with the bytes, so
+    that a large file is not read a second time when its last byte has come.
+    """
 
     def __init__(self, path: Path, length: int, on_progress: Progress | None = None) -> None:
         self.length = length
         self._on_progress = on_progress
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o600)
         self.size_bytes = os.fstat(self._descriptor).st_size
+        self._hash = hashlib.sha256()
         if self.size_bytes > length:
             self.start_over()
+
+    def hash_what_is_there(self) -> None:
+        """Of an earlier attempt. Reads all of it: not for the event loop."""
+        self._hash = hashlib.sha256()
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        while chunk := os.read(self._descriptor, READ_BYTES):
+            self._hash.update(chunk)
 
     def start_over(self) -> None:
         os.ftruncate(self._descriptor, 0)
         self.size_bytes = 0
+        self._hash = hashlib.sha256()
 
     def append(self, chunk: bytes) -> None:
         """
         Raises:
-            DownloadInterrupted: it would pass ``length``; everything is dropped, because what came
+            TransferTooLong: it would pass ``length``; everything is dropped, because what came
                 before from such a source is as doubtful.
         """
         if self.size_bytes + len(chunk) > self.length:
             self.start_over()
-            raise DownloadInterrupted(
+            raise TransferTooLong(
                 f"The server sends more than the {self.length} bytes expected.",
                 next_step="nothing, it starts over; if it repeats, look at the caches in between.",
             )
@@ -42,11 +75,14 @@ class PartFile:
             write_all(self._descriptor, chunk)
         finally:  # a full disk may have taken a part of it
             self.size_bytes = os.fstat(self._descriptor).st_size
+        self._hash.update(chunk)
         if self._on_progress is not None:
             self._on_progress(self.size_bytes)
 
-    def sync(self) -> None:
+    def sync(self) -> Hashed:
+        """Make it durable; what came through here, by hash."""
         os.fsync(self._descriptor)
+        return Hashed.of(self._descriptor, self._hash.hexdigest())
 
     def close(self) -> None:
         os.close(self._descriptor)

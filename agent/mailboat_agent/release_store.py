@@ -23,6 +23,8 @@ from mailboat_agent.atomic_file import (
     fsync_directory,
     write_new_durably,
 )
+from mailboat_agent.part_file import Hashed
+from mailboat_agent.wrapped_keys import WrappedKeys
 from mailboat_schemas.errors import (
     ArtifactMissing,
     DigestMismatch,
@@ -32,6 +34,8 @@ from mailboat_schemas.errors import (
 from mailboat_schemas.names import DIGEST_PATTERN
 
 READ_BYTES = 1 << 20
+# Without O_NONBLOCK a named pipe in the place of a file would be waited for, for ever.
+OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 DAMAGED_FILES_MAX = 2  # evidence is good, but it takes the room of the release that replaces it
 _PART_SUFFIX = ".part"
 _DIGEST = re.compile(DIGEST_PATTERN)
@@ -48,6 +52,7 @@ class ReleaseStore:
         self._store = data_dir / "store"
         self._staging = data_dir / "staging"
         self._damaged = data_dir / "damaged"
+        self.content_keys = WrappedKeys(data_dir)  # of what is encrypted in the store
         for directory in (data_dir, self._store, self._staging, self._damaged):
             # A full disk may refuse a directory that only a first install needs: admit() says so.
             with suppress(OSError):
@@ -58,6 +63,10 @@ class ReleaseStore:
                 next_step="make it writable for the user the agent runs as.",
             )
         self.restore_ballast()
+
+    @property
+    def data_dir(self) -> Path:
+        return self._data_dir
 
     # --- what is there -------------------------------------------------------------------------
 
@@ -82,7 +91,7 @@ class ReleaseStore:
         """
         path = self.path(digest)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(path, OPEN_FLAGS)
         except FileNotFoundError as error:
             raise _missing(digest) from error
         except OSError as error:
@@ -135,8 +144,12 @@ class ReleaseStore:
         except OSError:
             return 0
 
-    def admit(self, digest: str, length: int) -> None:
+    def admit(self, digest: str, length: int, hashed: Hashed | None = None) -> None:
         """Move a finished staging file into the store. May be repeated after a crash.
+
+        Args:
+            hashed: what the download hashed as it came and made durable. It counts only for that
+                very file, untouched since; any other is hashed here.
 
         Raises:
             ArtifactMissing: neither staged nor stored.
@@ -146,7 +159,7 @@ class ReleaseStore:
         """
         part = self.staging_path(digest)
         try:
-            descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(part, OPEN_FLAGS)
         except FileNotFoundError as error:
             if not self.has(digest):
                 raise _missing(digest) from error
@@ -156,13 +169,15 @@ class ReleaseStore:
             raise disk_error(error, "opening a staged file") from error
         try:
             with disk_errors("making a staged file durable"):
-                self._admit_descriptor(descriptor, digest, length)
+                self._admit_descriptor(descriptor, digest, length, hashed)
                 part.replace(self.path(digest))
         finally:
             os.close(descriptor)
         self._make_names_durable()
 
-    def _admit_descriptor(self, descriptor: int, digest: str, length: int) -> None:
+    def _admit_descriptor(
+        self, descriptor: int, digest: str, length: int, hashed: Hashed | None
+    ) -> None:
         """Content durable, then hashed through the same descriptor, then read-only."""
         size_bytes = os.fstat(descriptor).st_size
         if size_bytes < length:
@@ -172,7 +187,12 @@ class ReleaseStore:
             )
         try:
             os.fsync(descriptor)
-            actual = _hash_regular_file(descriptor) if size_bytes == length else "too long"
+            if size_bytes != length:
+                actual = "too long"
+            elif hashed is not None and hashed == Hashed.of(descriptor, hashed.sha256):
+                actual = hashed.sha256
+            else:
+                actual = _hash_regular_file(descriptor)
         except OSError:
             # After a failed fsync nobody knows which bytes reached the disk.
             with suppress(OSError):
@@ -234,10 +254,12 @@ class ReleaseStore:
 
     def collect_garbage(self, keep: AbstractSet[str]) -> int:
         """Unlink what is not in ``keep``, in the store and in staging; returns the bytes freed.
+        Content keys that it does not name go as well.
 
         Call it last, when the state no longer names what goes. A file that somebody has open stays
         readable for them.
         """
+        self.content_keys.remove_others(keep)
         freed = _unlink_others(self._store, lambda name: name in keep)
         freed += _unlink_others(
             self._staging,

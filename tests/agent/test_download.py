@@ -16,6 +16,8 @@ import pytest
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.download import RETRY_AFTER_SECONDS_MAX, HttpsSource
 from mailboat_agent.identity import tls_context
+from mailboat_agent.part_file import Hashed
+from mailboat_agent.registration import Registration
 from mailboat_controller.pki.issuing import Authority
 from mailboat_schemas.desired import ManifestBundle
 from mailboat_schemas.enrolment import EnrolmentRequest, EnrolmentResponse
@@ -144,12 +146,12 @@ def fetch(
     part: Path,
     on_progress: Callable[[int], None] | None = None,
     **limits: float,
-) -> None:
-    async def run() -> None:
+) -> Hashed:
+    async def run() -> Hashed:
         async with server.source(handler, **limits) as source:
-            await source.fetch_artifact(DIGEST, len(CONTENT), part, on_progress)
+            return await source.fetch_artifact(DIGEST, len(CONTENT), part, on_progress)
 
-    asyncio.run(run())
+    return asyncio.run(run())
 
 
 # --- artifacts ------------------------------------------------------------------------------------
@@ -176,6 +178,24 @@ def test_a_part_is_resumed_where_it_stopped(server: Server, part: Path) -> None:
     assert part.read_bytes() == CONTENT
     assert server.requests[0].headers["range"] == "bytes=150000-"
     assert server.requests[0].headers["if-range"] == f'"{DIGEST}"'
+
+
+def test_the_hash_runs_along_and_covers_what_an_earlier_attempt_left(
+    server: Server, part: Path
+) -> None:
+    assert fetch(server, honest, part).sha256 == DIGEST
+
+    part.write_bytes(CONTENT[:150_000])
+    assert fetch(server, honest, part).sha256 == DIGEST
+
+    part.write_bytes(b"?" + CONTENT[1:150_000])
+    assert fetch(server, honest, part).sha256 != DIGEST
+
+
+def test_a_server_that_starts_over_starts_the_hash_over(server: Server, part: Path) -> None:
+    part.write_bytes(CONTENT[:100_000])
+
+    assert fetch(server, answering("200 OK", CONTENT), part).sha256 == DIGEST
 
 
 def test_a_whole_part_is_not_asked_for_again(server: Server, part: Path) -> None:
@@ -515,7 +535,9 @@ RESPONSE = EnrolmentResponse(
 def enrol(server: Server, handler: Handler) -> EnrolmentResponse:
     async def run() -> EnrolmentResponse:
         async with server.source(handler) as source:
-            return await source.enrol(REQUEST)
+            answer = await Registration(source).enrol(REQUEST)
+            assert isinstance(answer, EnrolmentResponse)
+            return answer
 
     return asyncio.run(run())
 

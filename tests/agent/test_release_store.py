@@ -3,13 +3,16 @@
 import errno
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kill_points import killed_at_each_point, recorded_calls, refused_at_each_point
+from mailboat_agent import release_store
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.ballast import BALLAST_BYTES
+from mailboat_agent.part_file import Hashed, PartFile
 from mailboat_agent.release_store import DAMAGED_FILES_MAX, ReleaseStore
 from mailboat_schemas.errors import (
     ArtifactMissing,
@@ -145,6 +148,62 @@ def test_after_a_failed_fsync_the_part_is_not_trusted_again(
         store.admit(DIGEST, len(CONTENT))
 
     assert store.staged_bytes(DIGEST) == 0
+
+
+def hashed_while_staged(store: ReleaseStore, content: bytes) -> Hashed:
+    part = PartFile(store.staging_path(DIGEST), len(content))
+    part.append(content)
+    hashed = part.sync()
+    part.close()
+    return hashed
+
+
+def test_what_was_hashed_while_it_came_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ReleaseStore(tmp_path)
+    hashed = hashed_while_staged(store, CONTENT)
+    monkeypatch.setattr(release_store, "_hash_regular_file", lambda _fd: pytest.fail("read again"))
+
+    store.admit(DIGEST, len(CONTENT), hashed)
+
+    assert store.has(DIGEST)
+
+
+def test_other_bytes_that_were_hashed_while_they_came_are_refused(tmp_path: Path) -> None:
+    store = ReleaseStore(tmp_path)
+    hashed = hashed_while_staged(store, b"?" + CONTENT[1:])
+
+    with pytest.raises(DigestMismatch):
+        store.admit(DIGEST, len(CONTENT), hashed)
+
+    assert not store.has(DIGEST)
+    assert store.staged_bytes(DIGEST) == 0
+
+
+def swapped(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(b"?" + CONTENT[1:])
+    other.replace(path)
+
+
+def touched(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"?")
+
+
+@pytest.mark.parametrize("tamper", [swapped, touched])
+def test_a_file_that_changed_after_it_was_hashed_is_hashed_again(
+    tmp_path: Path, tamper: Callable[[Path], None]
+) -> None:
+    store = ReleaseStore(tmp_path)
+    hashed = hashed_while_staged(store, CONTENT)
+    tamper(store.staging_path(DIGEST))
+
+    with pytest.raises(DigestMismatch):
+        store.admit(DIGEST, len(CONTENT), hashed)
+
+    assert not store.has(DIGEST)
 
 
 def test_small_documents_go_through_the_same_gate(tmp_path: Path) -> None:
