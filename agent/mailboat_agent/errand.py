@@ -4,16 +4,24 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from mailboat_agent.delta.delivery import Tally
+from mailboat_agent.delta.telling import tell_failed_deltas
+from mailboat_agent.ledger import Ledger
 from mailboat_agent.manifest import Manifest
+from mailboat_agent.serving.process import ModelAltered, WorkerNotStarted
+from mailboat_agent.serving.runtime import ReleaseWithdrawn
 from mailboat_agent.update.state import Installed
 from mailboat_agent.update.steps import GoBack, Stage, Step
 from mailboat_agent.work import Progress, Workbench
 from mailboat_schemas.documents.release import ReleaseDocument
-from mailboat_schemas.errors import MailboatError, Transient
+from mailboat_schemas.errors import ArtifactMissing, DigestMismatch, MailboatError, Transient
 
+# Failures to load that say nothing about the release itself.
+SAYS_NOTHING = DigestMismatch | ArtifactMissing | ModelAltered | WorkerNotStarted | ReleaseWithdrawn
 _log = logging.getLogger(__name__)
 
 
@@ -45,6 +53,16 @@ class Work:
     task: asyncio.Task[Any]
     evidence: Mapping[str, Any]
 
+    def is_pointless(self, step: Step) -> bool:
+        """Whether it can be dropped, when ``step`` is what would be decided now."""
+        match self.kind:
+            case Kind.STAGE:
+                return not (isinstance(step, Stage) and step.candidate.digest == self.digest)
+            case Kind.TRIAL:
+                return isinstance(step, GoBack) and step.code == "withdrawn"
+            case Kind.ACTIVATE | Kind.SERVE | Kind.STOP | Kind.GO_BACK:
+                return False
+
     def failure(self) -> MailboatError | None:
         """What went wrong with one that is done; what nobody foresaw is logged with its trace."""
         error = self.task.exception()
@@ -66,11 +84,24 @@ class Errands:
         self._wake = wake
         self.running: Work | None = None
         self.progress = Progress()  # of the newest download
+        self._tally: tuple[str, Tally] = ("", Tally())  # of a release that is being fetched
 
     def stage(self, document: ReleaseDocument, step: Stage) -> None:
-        self.progress = Progress()
-        work = self._bench.stage(document, self.progress)
-        self._begin(Kind.STAGE, step.candidate.digest, step, work)
+        digest = step.candidate.digest
+        if self._tally[0] != digest:
+            self._tally = (digest, Tally())
+        self.progress = Progress(tally=self._tally[1])
+        work = self._bench.stage(document, self.progress, self._manifest.offered_deltas())
+        self._begin(Kind.STAGE, digest, step, work)
+
+    def tell_failed_deltas(self, ledger: Ledger, work: Work, now: datetime) -> None:
+        if isinstance(work.step, Stage):
+            tell_failed_deltas(ledger, self._model, work.step.candidate, self.progress.tally, now)
+
+    def delivery(self, digest: str) -> Mapping[str, Any]:
+        """Evidence of how this release came, to be told once."""
+        (of, tally), self._tally = self._tally, ("", Tally())
+        return tally.evidence() if of == digest else {}
 
     def document(self, release: Installed | None) -> ReleaseDocument | None:
         return None if release is None else self._manifest.document(release.digest)

@@ -14,6 +14,7 @@ from typing import Any
 
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.journal import Journal
+from mailboat_agent.serving.process import ModelAltered
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.update.allowance import Allowance
 from mailboat_agent.update.events import (
@@ -25,14 +26,19 @@ from mailboat_agent.update.events import (
 from mailboat_agent.update.state import DeviceState, ModelState, after_damage, first_record
 from mailboat_agent.update.steps import Refusal
 from mailboat_schemas.codec import encode
-from mailboat_schemas.errors import DiskFull, MailboatError
+from mailboat_schemas.errors import DiskFull, MailboatError, TransferTooLong, TransferTooSlow
 from mailboat_schemas.events import EVIDENCE_BYTES_MAX, Event, EventKind
 
 TOLD_MAX = 10_000
 UNTOLD_MAX = 256  # events that wait in memory for a journal that can be written
 # Events that others provoke with what they send. Each kind has an allowance of its own: garbage on
 # the manifest topic shall not hide that a release was refused.
-PROVOKED = (EventKind.MANIFEST_REFUSED, EventKind.RELEASE_REFUSED, EventKind.TRUST_STALE)
+PROVOKED = (
+    EventKind.MANIFEST_REFUSED,
+    EventKind.RELEASE_REFUSED,
+    EventKind.TRUST_STALE,
+    EventKind.SECURITY,
+)
 PROVOKED_BURST = 100
 PROVOKED_SECONDS_EACH = 600  # afterwards: a thousand rows in a week
 _log = logging.getLogger(__name__)
@@ -96,8 +102,8 @@ class Ledger:
         """
         self.save(replace(self.state, models={**self.state.models, model: state}))
         for event in implied_events(model, state, now):
-            about_the_end = state.outcome != "" and event.kind == state.outcome
-            self.tell(event, evidence if about_the_end else None)
+            about = state.outcome or EventKind.TRIAL_STARTED
+            self.tell(event, evidence if event.kind == about else None)
 
     def tell_what_the_state_implies(self, now: datetime) -> None:
         """At the start, and again when the journal was lost or could not be written."""
@@ -180,6 +186,13 @@ class Ledger:
 
     def tell_refusal(self, model: str, refusal: Refusal, now: datetime) -> None:
         self.tell(refusal_event(model, refusal, self.model(model).serving, now))
+
+    def tell_tampering(self, digest: str, error: MailboatError | None, now: datetime) -> None:
+        """What somebody did to a release's bytes, if it was no accident: a server or something
+        before it while they came, whoever writes to the disk later. Once for each and start."""
+        if isinstance(error, TransferTooSlow | TransferTooLong | ModelAltered):
+            event_id = f"security:{self.state.session}:{error.code}:{digest[:16]}"
+            self.tell_trouble(EventKind.SECURITY, event_id, error, now)
 
     def tell_damage(self, what: str, because: str, now: datetime) -> None:
         self.tell(

@@ -14,9 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from mailboat_agent.delta.choice import Offered
 from mailboat_agent.release_store import ReleaseStore
-from mailboat_agent.trust_store import TrustStore
-from mailboat_agent.update.decide import Known
+from mailboat_agent.trust_store import TrustStore, refuse_fast_forward
+from mailboat_agent.update.situation import Known
 from mailboat_agent.update.time_floor import ISSUED_FIELD
 from mailboat_schemas.codec import decode
 from mailboat_schemas.desired import (
@@ -26,6 +27,7 @@ from mailboat_schemas.desired import (
     ManifestBundle,
     ReleaseRef,
 )
+from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.documents.release import DOCUMENT_BYTES_MAX, ReleaseDocument
 from mailboat_schemas.envelope import Envelope
 from mailboat_schemas.errors import (
@@ -139,6 +141,8 @@ class Manifest:
                 "which this device has accepted.",
                 next_step="look for a restored backup of the controller or an old message.",
             )
+        if keyid == counter.director_keyid:
+            refuse_fast_forward("The desired state", desired.counter, counter.value)
         self._keep_documents(bundle, desired)
         self._trust.keep_manifest(desired.counter, payload)
         self.desired, self._offered = desired, dict(bundle.trust)
@@ -193,10 +197,17 @@ class Manifest:
         return open_desired(bundle, view, fleet=self._fleet, hardware_class=self._hardware_class)
 
     def _keep_documents(self, bundle: ManifestBundle, desired: DesiredState) -> None:
-        for digest in named_digests(desired.assignments):
-            content = bundle.documents.get(digest)
-            if content is not None and hashlib.sha256(content).hexdigest() == digest:
-                self._store.put(content)
+        for assignment in desired.assignments:
+            for digest in named_digests([assignment]):
+                self._keep_document(bundle, digest)
+                fallback = self.fallback_of(assignment.model, digest)
+                if fallback is not None:
+                    self._keep_document(bundle, fallback.digest)
+
+    def _keep_document(self, bundle: ManifestBundle, digest: str) -> None:
+        content = bundle.documents.get(digest)
+        if content is not None and hashlib.sha256(content).hexdigest() == digest:
+            self._store.put(content)
 
     def _hold(self, view: TrustView) -> None:
         self.view = view
@@ -211,6 +222,13 @@ class Manifest:
             return None
         return Counter(self.desired.counter, _director_keyid(self.view))
 
+    def offered_deltas(self) -> Offered:
+        """What the newest desired state offers to spare downloads."""
+        counter = self.counter()
+        if counter is None or self.desired is None:
+            return Offered()
+        return Offered(f"{counter.director_keyid[:16]}:{counter.value}", self.desired.deltas)
+
     def assignment(self, model: str) -> Assignment | None:
         if self.desired is None:
             return None
@@ -220,8 +238,26 @@ class Manifest:
         """Whether something new may be installed on it."""
         return self.expires is not None and now.astimezone(UTC) < self.expires
 
+    @property
+    def failure_mode(self) -> FailureMode:
+        """What the class does when nothing approved is left, by the newest desired state."""
+        return FailureMode.FAIL_SAFE if self.desired is None else self.desired.failure_mode
+
     def known(self, model: str, version: str, digest: str) -> Known:
         return Known(standing=self._standing(model, version), document=self.document(digest))
+
+    def may_serve(self, model: str, version: str, digest: str) -> bool:
+        return self.view is not None and self._standing(model, version).may_serve(digest)
+
+    def fallback_of(self, model: str, digest: str) -> ReleaseRef | None:
+        """The approved release that a release's document declares as its fallback."""
+        document = self.document(digest)
+        if document is None or document.fallback is None:
+            return None
+        approved = self._standing(model, document.fallback).approved_digest
+        if approved is None:
+            return None
+        return ReleaseRef(version=document.fallback, digest=approved)
 
     def _standing(self, model: str, version: str) -> Standing:
         found = self._standings.get((model, version))

@@ -8,27 +8,24 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from mailboat_agent.errand import Errands, Kind, Unforeseen, Work
+from mailboat_agent.absence import absence_of, bar_what_is_withdrawn
+from mailboat_agent.errand import SAYS_NOTHING, Errands, Kind, Unforeseen, Work
 from mailboat_agent.facts import Device, Look
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.manifest import Manifest
 from mailboat_agent.model_view import ModelView
 from mailboat_agent.probation import Probation
 from mailboat_agent.release_store import ReleaseStore
-from mailboat_agent.serving.process import WorkerNotStarted
 from mailboat_agent.serving.trial import GateFailed
 from mailboat_agent.staging import Staging
 from mailboat_agent.update import moves
-from mailboat_agent.update.decide import (
-    REFUSING_CHECKS,
-    Situation,
-    decide,
-    fall_back_to,
-    should_serve,
-)
+from mailboat_agent.update.decide import REFUSING_CHECKS, decide
+from mailboat_agent.update.refuge import refuge, should_serve
 from mailboat_agent.update.retry import Backoff, left_as
+from mailboat_agent.update.situation import Situation, may_serve
 from mailboat_agent.update.soak import Verdict
 from mailboat_agent.update.state import Installed, ModelState
 from mailboat_agent.update.steps import (
@@ -104,14 +101,22 @@ class ModelLoop:
 
     def on_new_manifest(self) -> None:
         self._staging.forget()
+        self.bar_what_is_withdrawn()
+
+    def bar_what_is_withdrawn(self) -> None:
+        """At once, whatever runs beside the loop: nothing that is not approved serves, or will."""
+        bar_what_is_withdrawn(self.view, self._bench, self.work)
 
     def begin_serving(self, look: Look) -> None:
         """At the start, before anything is decided. A soak's attempt has to be counted first."""
+        self.bar_what_is_withdrawn()
+        self._bench.explain_absence(self.model, absence_of(self.state, ""))
         if self.state.phase is not ModelPhase.SOAK:
             self._ensure_serving(self._situation(look), self.step, look)
 
     async def look(self, look: Look) -> None:
         """One look. What a later look can cure is logged, and the loop goes on."""
+        self.bar_what_is_withdrawn()
         if not self._recording.allows(look.monotonic):
             return
         try:
@@ -123,11 +128,11 @@ class ModelLoop:
             _log.warning("%s: %s", self.model, error)
         else:
             self._recording.forget()
+        self._bench.explain_absence(self.model, absence_of(self.state, self.because))
 
     async def _look(self, look: Look) -> None:
         if self.work is not None:
             if not self.work.task.done() and not await self._dropped(self.work, look):
-                await self._stop_what_is_withdrawn(self.work, look)
                 return
             self._collect(self.work, look)
             if self.work is not None:
@@ -181,7 +186,7 @@ class ModelLoop:
         self._ledger.require_told(self.model, look.now)  # the next record overwrites this one
         install = self._ledger.state.next_install
         started = moves.started_trial(state, step.candidate, tries=self._tries, install=install)
-        self._record(started, look)
+        self._record(started, look, self._errands.delivery(step.candidate.digest))
 
     def _record_return(self, step: GoBack, evidence: Mapping[str, Any], look: Look) -> None:
         self._record(moves.went_back(self.state, step), look, evidence)
@@ -216,12 +221,7 @@ class ModelLoop:
         serving = self._bench.serving(self.model)
         if serving is not None and serving.digest == wanted.release.digest:
             return False
-        if wanted.intact and self._load(Kind.SERVE, wanted.release, step, look):
-            return True
-        # What is wanted cannot be loaded now. What serves meanwhile must not be withdrawn.
-        state = self.state
-        withdrawn = serving is not None and serving.digest == state.outcome_digest
-        return withdrawn and state.outcome_code == "withdrawn" and self._errands.stop(step)
+        return wanted.intact and self._load(Kind.SERVE, wanted.release, step, look)
 
     def _go_back(self, step: GoBack, evidence: Mapping[str, Any], look: Look) -> None:
         """Serve the predecessor first, then record: there is always one that serves."""
@@ -231,30 +231,24 @@ class ModelLoop:
     # --- act: collect ----------------------------------------------------------------------------
 
     async def _dropped(self, work: Work, look: Look) -> bool:
-        """Give up a download that nobody wants any more. Its parts stay until they are garbage."""
-        if work.kind is not Kind.STAGE:
-            return False
-        step = decide(self._situation(look), look.now)
-        if isinstance(step, Stage) and step.candidate.digest == work.digest:
+        """Give up what nobody wants any more. The parts of a download stay until they are garbage,
+        the process of a trial ends by itself."""
+        if not work.is_pointless(decide(self._situation(look), look.now)):
             return False
         work.task.cancel()
         await asyncio.wait([work.task])
         return True
 
-    async def _stop_what_is_withdrawn(self, work: Work, look: Look) -> None:
-        """A trial takes its time, and what serves beside it may be withdrawn meanwhile."""
-        wanted, serving = should_serve(self._situation(look)), self._bench.serving(self.model)
-        if work.kind is Kind.TRIAL and serving is not None and not wanted.allowed:
-            await self._bench.stop(self.model)
-
     def _collect(self, work: Work, look: Look) -> None:
         """Record what came of it. May begin the next thing."""
         self._errands.running = None
+        self._errands.tell_failed_deltas(self._ledger, work, look.now)
         if work.task.cancelled():
             return
         error = work.failure()
         if isinstance(error, DigestMismatch | ArtifactMissing) and work.kind is not Kind.STAGE:
             self._ledger.tell_damage(self.model, error.what, look.now)
+        self._ledger.tell_tampering(work.digest, error, look.now)
         match work.kind:
             case Kind.STAGE:
                 self._collect_stage(work, error, look)
@@ -267,9 +261,18 @@ class ModelLoop:
                     self._loading.failed(look.monotonic)
                     _log.warning("%s: the predecessor cannot be loaded: %s", self.model, error)
                 if isinstance(work.step, GoBack):
-                    self._record_return(work.step, work.evidence, look)
+                    self._collect_return(work.step, work.evidence, look)
             case Kind.STOP:
                 pass
+
+    def _collect_return(self, step: GoBack, evidence: Mapping[str, Any], look: Look) -> None:
+        """Record it, unless where it goes was withdrawn on the way. Then a verdict goes elsewhere,
+        and a mere return is decided anew."""
+        situation = self._situation(look)
+        if step.to is None or may_serve(situation, step.to):
+            self._record_return(step, evidence, look)
+        elif step.kind in moves.VERDICTS:
+            self._go_back(replace(step, to=refuge(situation)), evidence, look)
 
     def _collect_stage(self, work: Work, error: MailboatError | None, look: Look) -> None:
         if error is None:
@@ -308,7 +311,7 @@ class ModelLoop:
         _log.warning("%s: loading a release: %s", self.model, error)
         self._loading.failed(look.monotonic)
         # decide() sees what is damaged; a worker that did not start says nothing about the release.
-        if not is_active or isinstance(error, DigestMismatch | ArtifactMissing | WorkerNotStarted):
+        if not is_active or isinstance(error, SAYS_NOTHING):
             return
         rejected = isinstance(error, ReleaseRejected)
         kind = left_as(state.phase, attempts=self._loading.attempts, rejected=rejected)
@@ -318,7 +321,7 @@ class ModelLoop:
     def _fail(
         self, kind: EventKind, code: str, because: str, evidence: Mapping[str, Any], look: Look
     ) -> None:
-        to = fall_back_to(self._situation(look))
+        to = refuge(self._situation(look))
         if to is None and kind is EventKind.RETURNED:
             return  # no verdict and nowhere to go: it is tried for as long as it takes
         self._loading.forget()

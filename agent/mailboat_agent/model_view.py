@@ -1,11 +1,14 @@
 """One model as this device sees it: what is recorded, what is assigned, what is known of both."""
 
+from collections.abc import Iterable
+
 from mailboat_agent.facts import Device, Look
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.manifest import Manifest
 from mailboat_agent.release_store import ReleaseStore
-from mailboat_agent.update.decide import Known, Situation
+from mailboat_agent.update.situation import Known, Situation
 from mailboat_agent.update.state import Installed, ModelState
+from mailboat_schemas.documents.failure_mode import strictest
 from mailboat_schemas.documents.release import ReleaseDocument, Variant
 
 
@@ -42,6 +45,7 @@ class ModelView:
             state=self.state,
             facts=self._device.for_decision(self.state, self.model, self._store, look),
             known=known,
+            failure_mode=strictest(self._manifest.failure_mode, self._device.failure_mode),
             attempt_running=attempt_running,
             trial_passed=trial_passed,
         )
@@ -59,16 +63,29 @@ class ModelView:
                 None if ref is None else Installed(version=ref.version, digest=ref.digest)
                 for ref in (assignment.current, offered)
             ]
+        # What was declared is of use to whoever runs the release, or may come to.
+        for release in (self.state.active, self.state.previous, *found[3:]):
+            fallback = release and self._manifest.fallback_of(self.model, release.digest)
+            if fallback:
+                found.append(Installed(version=fallback.version, digest=fallback.digest))
         return [release for release in found if release is not None]
 
+    def not_to_be_served(self, also: Iterable[Installed | None]) -> frozenset[str]:
+        """Digests of what is named here, and of ``also``, that are not approved (any more)."""
+        releases = [*self.named_releases(), *(each for each in also if each is not None)]
+        may_serve = self._manifest.may_serve
+        return frozenset(
+            each.digest for each in releases if not may_serve(self.model, each.version, each.digest)
+        )
+
     def keep_digests(self) -> set[str]:
-        """What this model still needs in the store: documents and files."""
+        """What this model still needs in the store: documents, files, content keys."""
         keep: set[str] = set()
         for release in self.named_releases():
             variant = self.variant(self._manifest.document(release.digest))
             keep.add(release.digest)
             if variant is not None:
-                keep |= {file.sha256 for file in variant.files}
+                keep |= variant.needed
         return keep
 
     def variant(self, document: ReleaseDocument | None) -> Variant | None:

@@ -4,32 +4,37 @@ Sending the same bytes again changes nothing and gets the same answer.
 """
 
 import hashlib
-from dataclasses import replace
 from datetime import datetime
 
 import structlog
 
+from mailboat_controller import release_standing
+from mailboat_controller.approved_plans import take_approval
 from mailboat_controller.artifacts import Artifacts
+from mailboat_controller.content_keys import missing_content_key
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.reconcile import Reconciler
-from mailboat_controller.rollout.decide import Rollout
-from mailboat_controller.rollout.state import FINAL, Phase, Trigger, move
 from mailboat_controller.store import (
     audit,
+    content_keys,
+    credentials,
     outbox,
-    outcomes,
     releases,
-    rollouts,
     submissions,
     trust_roles,
 )
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.transaction import Transaction
-from mailboat_controller.trust.intake import Accepted, Approval, Held, Rejected, judge_submission
+from mailboat_controller.trust.intake import Accepted, Held, Rejected, judge_submission
 from mailboat_schemas.codec import decode
-from mailboat_schemas.documents.release import document_digest
-from mailboat_schemas.errors import Conflict, MailboatError, OperatorNeeded, ReleaseRejected
-from mailboat_schemas.plan import Plan
+from mailboat_schemas.documents.release import File, document_digest
+from mailboat_schemas.enrolment import Kind
+from mailboat_schemas.errors import (
+    MailboatError,
+    NotPermitted,
+    OperatorNeeded,
+    ReleaseRejected,
+)
 from mailboat_schemas.submission import Submission, SubmissionReply, submission_bytes
 from mailboat_schemas.topics import TOPICS, Channel, parse
 
@@ -76,7 +81,12 @@ class Admission:
         """The same for a message on a submit topic, whose pipeline is the sender; the answer is
         queued. A crash before that brings the message again, and the same answer."""
         pipeline = parse(message.topic)["pipeline"]
-        reply = self.submit(message.payload, f"ci:{pipeline}", now)
+        with self._store.read() as tx:
+            known = credentials.in_force(tx, name=pipeline, kind=Kind.CI, now=now)
+        if known:
+            reply = self.submit(message.payload, f"ci:{pipeline}", now)
+        else:
+            reply = self._refuse_stranger(message.payload, pipeline, now)
         topic = _reply_topic(message, self._fleet, pipeline)
         if topic is None:
             _log.warning("submission without a reply topic of its own", pipeline=pipeline)
@@ -94,6 +104,17 @@ class Admission:
             )
         return reply
 
+    def _refuse_stranger(self, content: bytes, pipeline: str, now: datetime) -> SubmissionReply:
+        """Whatever the broker let through: only a registered pipeline hands in anything."""
+        refusal = NotPermitted(
+            f"There is no pipeline {pipeline} with a credential in force.",
+            next_step="issue one: `mailboat credential issue --kind ci`.",
+        )
+        digest = hashlib.sha256(content).hexdigest()
+        reply = _rejected(digest, refusal.code, (refusal.what,))
+        self._record_refusal(reply, f"ci:{pipeline}", now)
+        return reply
+
     def _judge(
         self, tx: Transaction, content: bytes, digest: str, sender: str, now: datetime
     ) -> SubmissionReply:
@@ -106,9 +127,7 @@ class Admission:
             roles=trust_roles.newest(tx),
             documents={row.digest: row.document for row in releases.every(tx)},
         )
-        judged = judge_submission(
-            submission, held, lambda file: self._artifacts.has(file.sha256, file.length), now
-        )
+        judged = judge_submission(submission, held, self._has_artifact, now)
         if isinstance(judged, Rejected):
             return _rejected(
                 digest,
@@ -117,10 +136,28 @@ class Admission:
                 missing=judged.missing_artifacts,
                 retry=judged.retry,
             )
-        return self._accept(tx, judged, digest, sender, now)
+        missing_keys = sorted(
+            key_id
+            for document in judged.releases
+            for key_id in document.content_keys
+            if not content_keys.has(tx, key_id)
+        )
+        if missing_keys:  # every device would load an encrypted release and could not open it
+            reason = missing_content_key(missing_keys[0])
+            return _rejected(digest, reason.code, (str(reason),), retry=True)
+        return self._accept(tx, judged, submission, digest, sender, now)
+
+    def _has_artifact(self, file: File) -> bool:
+        return self._artifacts.has(file.artifact_digest, file.artifact_length)
 
     def _accept(
-        self, tx: Transaction, accepted: Accepted, digest: str, sender: str, now: datetime
+        self,
+        tx: Transaction,
+        accepted: Accepted,
+        submission: Submission,
+        digest: str,
+        sender: str,
+        now: datetime,
     ) -> SubmissionReply:
         for role, content in accepted.roles.items():
             trust_roles.put(tx, role, accepted.versions[role], content, now)
@@ -134,9 +171,10 @@ class Admission:
                 document=content,
                 at=now,
             )
+        release_standing.record(tx, accepted, submission.reason, sender, now)
         created, notes = [], []
         for approval in accepted.approvals:
-            note = _take_approval(tx, approval, sender, now)
+            note = take_approval(tx, approval, sender, now)
             if note is None:
                 created.append(approval.plan.rollout)
             else:
@@ -155,6 +193,7 @@ class Admission:
             actor=sender,
             action="submission.accept",
             subject=digest,
+            reason=submission.reason,
             details={
                 "roles": dict(accepted.versions),
                 "releases": list(reply.releases),
@@ -176,82 +215,6 @@ class Admission:
                 reason="; ".join(reply.reasons),
                 details={"status": reply.status, "code": reply.code},
             )
-
-
-def _take_approval(tx: Transaction, approval: Approval, sender: str, now: datetime) -> str | None:
-    """Create the rollout of an approval, or give its plan to the one that has its name.
-
-    Returns:
-        A note for the approver when no rollout was created.
-
-    Raises:
-        Conflict: the name belongs to a rollout of another release.
-    """
-    known = rollouts.find(tx, approval.plan.rollout)
-    if known is None:
-        rollouts.create(tx, _planned(tx, approval), now)
-        return None
-    rollout = known.rollout
-    if (rollout.model, rollout.digest) != (approval.model, approval.digest):
-        raise Conflict(
-            f"The rollout name {rollout.name} belongs to {rollout.model} {rollout.version}.",
-            next_step="approve under another rollout name.",
-        )
-    if rollout.phase in FINAL or rollout.phase is Phase.COMPLETED:
-        # A class that the new plan adds would get a completed release at once, by no wave.
-        return (
-            f"rollout {rollout.name} is {rollout.phase} and keeps its plan; approve under a new "
-            "rollout name to run it again"
-        )
-    changed = _with_plan(rollout, approval.plan)
-    rollouts.save(tx, replace(known, rollout=changed), now)
-    note = f"rollout {rollout.name} goes on with the new plan"
-    if changed.phase is Phase.HALTED:
-        note = f"rollout {rollout.name} was halted: {changed.because}"
-    audit.append(
-        tx,
-        at=now,
-        actor=sender,
-        action="rollout.plan",
-        subject=rollout.name,
-        reason=note,
-        details={"from": rollout.phase.value, "to": changed.phase.value},
-    )
-    return note
-
-
-def _planned(tx: Transaction, approval: Approval) -> Rollout:
-    offered = rollouts.highest_retry_epoch(tx, approval.model)
-    failed_in = outcomes.highest_failed_epoch(tx, approval.digest, offered=offered)
-    return Rollout(
-        name=approval.plan.rollout,
-        model=approval.model,
-        version=approval.version,
-        digest=approval.digest,
-        plan=approval.plan,
-        phase=Phase.PLANNED,
-        because="approved",
-        # A release that failed is approved again: devices where it failed may try it once more.
-        retry_epoch=0 if failed_in is None else failed_in + 1,
-    )
-
-
-def _with_plan(rollout: Rollout, plan: Plan) -> Rollout:
-    """The rollout on its new plan; halted when an open wave would now be for other devices.
-
-    Devices read the ring of a wave from the plan and its width from the offer, which was counted
-    out for the old ring: many more than the wave names could find themselves in.
-    """
-    opened = rollout.plan.waves[: rollout.waves_open]
-    same = all(old.ring == new.ring for old, new in zip(opened, plan.waves, strict=False))
-    if same:
-        return replace(rollout, plan=plan)
-    return replace(
-        rollout,
-        plan=plan,
-        phase=move(rollout.name, rollout.phase, Trigger.HALT),
-        because="the approver changed the ring of a wave that is open",
-    )
 
 
 def _rejected(

@@ -13,6 +13,7 @@ from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.rollout.state import OFFERED, Phase
 from mailboat_controller.store import manifests, outbox, releases
 from mailboat_controller.store.manifests import ManifestRow
+from mailboat_controller.store.releases import ReleaseRow
 from mailboat_controller.store.rollouts import AssignmentRow, RolloutRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_controller.trust.bundle import compose_bundle
@@ -27,6 +28,7 @@ from mailboat_schemas.desired import (
     Offer,
     ReleaseRef,
 )
+from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.errors import MailboatError
 from mailboat_schemas.topics import TOPICS, Channel, build
 from mailboat_schemas.trust import approval_role, release_role
@@ -48,6 +50,7 @@ class ClassWish:
     hardware_class: str
     assignments: tuple[Assignment, ...]
     documents: tuple[str, ...]  # digests of the release documents a device may need
+    failure_mode: FailureMode = FailureMode.FAIL_SAFE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,7 @@ def wish_for(
     assignments: Iterable[AssignmentRow],
     rollouts: Sequence[RolloutRow],
     previous: Mapping[str, ReleaseRef],
+    failure_mode: FailureMode = FailureMode.FAIL_SAFE,
 ) -> ClassWish:
     """Pure: current releases, and offers of the rollouts whose waves are open in this class.
 
@@ -90,6 +94,7 @@ def wish_for(
         hardware_class=hardware_class,
         assignments=tuple(wishes),
         documents=tuple(sorted(documents)),
+        failure_mode=failure_mode,
     )
 
 
@@ -145,7 +150,7 @@ def publish_changed(
         ahead = reported.get(wish.hardware_class, 0)
         behind = counter < ahead <= counter + COUNTER_LEAD_MAX
         parts = _parts(tx, wish, trust)
-        content_digest = _content_digest(wish, parts, keys.director_keyid)
+        content_digest = _content_digest(wish, parts, keys.director_keyid, trust.roots[-1])
         told = row is not None and now - row.published_at < LEAD_REST
         unchanged = row is not None and row.content_digest == content_digest
         if unchanged and (told or not behind):
@@ -188,12 +193,25 @@ def _parts(tx: Transaction, wish: ClassWish, trust: HeldTrust) -> tuple[dict[str
     models = [assignment.model for assignment in wish.assignments]
     wanted = {*_EVERY_BUNDLE, *map(release_role, models), *map(approval_role, models)}
     roles = {role: content for role, content in trust.roles.items() if role in wanted}
-    found = ((digest, releases.by_digest(tx, digest)) for digest in wish.documents)
-    return roles, {digest: row.document for digest, row in found if row is not None}
+    found = [releases.by_digest(tx, digest) for digest in wish.documents]
+    named = [row for row in found if row is not None]
+    fallbacks = _fallbacks(tx, named, trust)
+    return roles, {row.digest: row.document for row in (*named, *fallbacks)}
+
+
+def _fallbacks(tx: Transaction, named: Iterable[ReleaseRow], trust: HeldTrust) -> list[ReleaseRow]:
+    """The approved releases that these declare as their fallback: devices keep them at hand."""
+    declared = [(row.model, row.parsed().fallback) for row in named]
+    found = [releases.by_version(tx, model, version) for model, version in declared if version]
+    return [
+        row
+        for row in found
+        if row is not None and trust.approved(row.model, row.version, row.digest)
+    ]
 
 
 def _content_digest(
-    wish: ClassWish, parts: tuple[dict[str, bytes], ...], director_keyid: str
+    wish: ClassWish, parts: tuple[dict[str, bytes], ...], director_keyid: str, root: bytes
 ) -> str:
     """What the bundle says, without what changes by itself: counter, issue time, timestamp."""
     roles, documents = parts
@@ -206,6 +224,8 @@ def _content_digest(
         },
         "documents": sorted(documents),
         "director": director_keyid,
+        "root": hashlib.sha256(root).hexdigest(),
+        "failure_mode": wish.failure_mode.value,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -226,6 +246,7 @@ def _bundle(
         counter=counter,
         issued=int(now.timestamp()),
         assignments=wish.assignments,
+        failure_mode=wish.failure_mode,
     )
     bundle = compose_bundle(
         fleet=fleet,

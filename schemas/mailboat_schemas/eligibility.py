@@ -8,6 +8,7 @@ simulator answer with it, so the answer cannot differ from what the device does.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import takewhile
 from types import MappingProxyType
 
 from packaging.specifiers import SpecifierSet
@@ -35,7 +36,7 @@ class DeviceFacts:
     providers: frozenset[str]
     memory_budget_bytes: int
     disk_free_bytes: int
-    held_files: frozenset[str] = frozenset()  # sha256 of artifacts already in the store
+    held_files: frozenset[str] = frozenset()  # digests of files, ids of content keys
     failed: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     security_versions: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     trust_fresh: bool = True
@@ -57,11 +58,16 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One question. ``passed`` is None where an earlier no leaves it open."""
+    """One question. ``passed`` is None where an earlier no leaves it open.
+
+    ``code`` is stable and tells apart the ways in which one question is answered no; empty where
+    there is only one.
+    """
 
     name: str
     passed: bool | None
     because: str
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,7 @@ def evaluate(facts: DeviceFacts, candidate: Candidate, now: datetime) -> Eligibi
             _approved(candidate),
             _not_failed_here(facts, candidate),
             _within_plan(candidate, facts.hardware_class, now),
-            _in_cohort(facts, candidate),
+            _in_cohort(facts, candidate, now),
             _variant(facts, candidate, variant),
             _runtime(facts, variant),
             _memory(facts, variant),
@@ -117,11 +123,12 @@ def _fresh(facts: DeviceFacts) -> Check:
 def _approved(candidate: Candidate) -> Check:
     standing, digest = candidate.standing, candidate.digest
     if standing.released_digest is None:
-        return Check("approved", False, "the release role does not list it")
+        return Check("approved", False, "the release role does not list it", "E-NOT-RELEASED")
     if standing.approved_digest is None:
-        return Check("approved", False, "not approved, or withdrawn")
+        return Check("approved", False, "not approved, or withdrawn", "E-NOT-APPROVED")
     if not standing.may_install(digest):
-        return Check("approved", False, "released, approved and offered digests differ")
+        because = "released, approved and offered digests differ"
+        return Check("approved", False, because, "E-APPROVED-OTHER")
     return Check("approved", True, "listed with the same digest by the release and approval roles")
 
 
@@ -135,39 +142,58 @@ def _not_failed_here(facts: DeviceFacts, candidate: Candidate) -> Check:
 def _within_plan(candidate: Candidate, hardware_class: str, now: datetime) -> Check:
     plan = candidate.standing.plan
     if plan is None:
-        return Check("within_plan", False, "no approved plan")
+        return Check("within_plan", False, "no approved plan", "E-NOT-APPROVED")
     if not plan.covers(hardware_class):
-        return Check("within_plan", False, f"the plan does not cover class {hardware_class}")
-    problem = None if candidate.offer is None else _plan_excess(plan, candidate.offer, now)
-    if problem is not None:
-        return Check("within_plan", False, problem)
+        because = f"the plan does not cover class {hardware_class}"
+        return Check("within_plan", False, because, "E-PLAN-CLASS")
+    if plan.expires and now.timestamp() >= plan.expires:
+        # Of what is current too: else a controller could finish an expired plan by calling it so.
+        return Check("within_plan", False, "the approved plan has expired", "E-PLAN-EXPIRED")
+    if candidate.offer is not None:
+        excess = _plan_excess(plan, candidate.offer, now)
+        if excess is not None:
+            code, because = excess
+            return Check("within_plan", False, because, code)
+    elif not _begun(plan, now):
+        # Who says "current" too early skips the waves.
+        return Check("within_plan", False, "no wave of the plan may begin yet", "E-PLAN-EARLY")
     return Check("within_plan", True, f"within plan {plan.rollout}")
 
 
-def _plan_excess(plan: Plan, offer: Offer, now: datetime) -> str | None:
-    """What of an offer goes beyond the approved plan, or None."""
+def _begun(plan: Plan, now: datetime) -> tuple[PlanWave, ...]:
+    """The waves that may be open by now; none may be that stands behind one that may not."""
+    return tuple(takewhile(lambda wave: now.timestamp() >= wave.earliest, plan.waves))
+
+
+def _plan_excess(plan: Plan, offer: Offer, now: datetime) -> tuple[str, str] | None:
+    """Code and reason of what in an offer goes beyond the approved plan, or None.
+
+    How fast a controller goes from wave to wave a device cannot judge: only that it leaves none
+    out, opens none before its hour and none wider than approved.
+    """
     if len(offer.waves) > len(plan.waves):
-        return f"{len(offer.waves)} waves are offered, {len(plan.waves)} approved"
-    if plan.expires and now.timestamp() >= plan.expires:
-        return "the approved plan has expired"
-    for index, (wave, approved) in enumerate(zip(offer.waves, plan.waves, strict=False)):
+        counts = f"{len(offer.waves)} waves are offered, {len(plan.waves)} approved"
+        return "E-PLAN-WAVES", counts
+    for number, (wave, approved) in enumerate(zip(offer.waves, plan.waves, strict=False), start=1):
         if now.timestamp() < approved.earliest:
-            return f"wave {index + 1} is approved from a later time on"
+            return "E-PLAN-EARLY", f"wave {number} is approved from a later time on"
         if wave.upto > cohort.upto_of_ppm(approved.cap_ppm):
-            return f"wave {index + 1} is opened wider than approved"
+            return "E-PLAN-WIDENED", f"wave {number} is opened wider than approved"
         if not set(wave.pilots) <= set(approved.pilots):
-            return f"wave {index + 1} names pilots that were not approved"
+            return "E-PLAN-PILOTS", f"wave {number} names pilots that were not approved"
+        if wave.roster == 0 and number < len(offer.waves):
+            return "E-PLAN-SKIPPED", f"wave {number} was left out, wave {number + 1} is open"
     return None
 
 
-def _in_cohort(facts: DeviceFacts, candidate: Candidate) -> Check:
+def _in_cohort(facts: DeviceFacts, candidate: Candidate, now: datetime) -> Check:
     plan = candidate.standing.plan
     if plan is None:
         return Check("in_cohort", None, "no approved plan")
     place = cohort.position(candidate.digest, facts.device)
     labels = dict(facts.labels)
     if candidate.offer is None:
-        admitted = any(_plan_admits(wave, facts, labels, place) for wave in plan.waves)
+        admitted = any(_plan_admits(wave, facts, labels, place) for wave in _begun(plan, now))
         because = "the plan's last wave is open" if admitted else "no wave of the plan lets it in"
         return Check("in_cohort", admitted, because)
     if candidate.offer.paused:
@@ -226,8 +252,9 @@ def _memory(facts: DeviceFacts, variant: Variant | None) -> Check:
 def _disk(facts: DeviceFacts, variant: Variant | None) -> Check:
     if variant is None:
         return Check("disk", None, "no variant")
-    missing = {f.sha256: f.length for f in variant.files if f.sha256 not in facts.held_files}
-    needed = sum(missing.values()) + (DISK_MARGIN_BYTES if missing else 0)
+    held = facts.held_files
+    missing = [n for digest, n in variant.artifacts.items() if digest not in held]
+    needed = sum(missing) + (DISK_MARGIN_BYTES if missing else 0)
     fits = needed <= facts.disk_free_bytes
     return Check("disk", fits, f"needs {needed} bytes, {facts.disk_free_bytes} are free")
 
@@ -238,4 +265,6 @@ def _no_downgrade(facts: DeviceFacts, candidate: Candidate) -> Check:
     offered = candidate.document.security_version
     reached = facts.security_versions.get(candidate.model, 0)
     because = f"security version {offered}, this device has reached {reached}"
-    return Check("no_downgrade", offered >= reached, because)
+    if offered < reached:
+        return Check("no_downgrade", False, because, "E-DOWNGRADE")
+    return Check("no_downgrade", True, because)

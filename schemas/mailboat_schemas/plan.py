@@ -4,9 +4,9 @@ It travels in ``custom`` of the approval role's target, so a controller can walk
 skip it: a device compares every offer with the plan and refuses more.
 """
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from mailboat_schemas.cohort import PPM
 from mailboat_schemas.documents.rollout import PILOTS_MAX, WAVES_MAX
@@ -14,6 +14,13 @@ from mailboat_schemas.errors import SignatureInvalid
 from mailboat_schemas.names import ClassName, DeviceId, Label
 
 CUSTOM_KEY = "mailboat_plan"
+DEVICES_MAX = 10**6  # that a wave may count, as in a Rollout document
+INSTANT_MAX = 253_402_300_799  # the last second of the year 9999, which datetime can still hold
+CLASSES_MAX = 256
+
+Devices = Annotated[int, Field(ge=0, le=DEVICES_MAX)]
+Instant = Annotated[int, Field(ge=0, le=INSTANT_MAX, description="seconds since 1970 UTC")]
+LabelValue = Annotated[str, StringConstraints(max_length=256)]
 
 
 class _PlanPart(BaseModel):
@@ -25,12 +32,12 @@ class PlanWave(_PlanPart):
     ``cap_ppm`` is the most of the hash space a device accepts for it."""
 
     pilots: tuple[DeviceId, ...] = Field(default=(), max_length=PILOTS_MAX)
-    count: int = Field(default=0, ge=0)  # devices of each class, or 0
+    count: Devices = 0  # of each class, or 0
     count_ppm: int = Field(default=0, ge=0, le=PPM)  # share of each class, or 0
     cap_ppm: int = Field(default=0, ge=0, le=PPM)
-    ring: dict[Label, str] = Field(default_factory=dict, max_length=8)
-    earliest: int = Field(default=0, ge=0, description="seconds since 1970 UTC")
-    ok_min: int = Field(default=0, ge=0, description="verdicts to pass; 0 = every member")
+    ring: dict[Label, LabelValue] = Field(default_factory=dict, max_length=8)
+    earliest: Instant = 0
+    ok_min: Devices = 0  # verdicts to pass; 0 = every member
 
     def matches(self, labels: dict[str, str]) -> bool:
         return all(labels.get(name) == value for name, value in self.ring.items())
@@ -39,9 +46,10 @@ class PlanWave(_PlanPart):
 class Plan(_PlanPart):
     rollout: Label
     waves: tuple[PlanWave, ...] = Field(min_length=1, max_length=WAVES_MAX)
-    hardware_classes: tuple[ClassName, ...] = ()  # empty: every class of the release
+    # Empty: every class of the release.
+    hardware_classes: tuple[ClassName, ...] = Field(default=(), max_length=CLASSES_MAX)
     manual_start: bool = False
-    expires: int = Field(default=0, ge=0, description="seconds since 1970 UTC; 0 = never")
+    expires: Instant = 0  # 0 = never
 
     def covers(self, hardware_class: str) -> bool:
         return not self.hardware_classes or hardware_class in self.hardware_classes

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mailboat_controller import release_build
+from mailboat_controller import release_blobs
 from mailboat_controller.release_build import Build, build_release, plan_of, read_build
 from mailboat_schemas import cohort
 from mailboat_schemas.documents import Rollout
@@ -195,10 +195,10 @@ class TestBlobs:
         self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         size = len(FILES["model.onnx"])
-        monkeypatch.setattr(release_build, "ARTIFACT_BYTES_MAX", size)
+        monkeypatch.setattr(release_blobs, "ARTIFACT_BYTES_MAX", size)
         build_release(source, tmp_path / "fits")
 
-        monkeypatch.setattr(release_build, "ARTIFACT_BYTES_MAX", size - 1)
+        monkeypatch.setattr(release_blobs, "ARTIFACT_BYTES_MAX", size - 1)
         with pytest.raises(DocumentInvalid, match="is larger than"):
             build_release(source, tmp_path / "out")
         assert tree(tmp_path / "out") == {}
@@ -229,7 +229,7 @@ class TestACrash:
     PROGRAM = """
 import os, sys
 from pathlib import Path
-from mailboat_controller import release_build
+from mailboat_controller import release_blobs, release_build
 
 left = int(sys.argv[3])
 def die_in_the_middle(count):
@@ -237,7 +237,7 @@ def die_in_the_middle(count):
     left -= 1
     if left < 0:
         os._exit(9)
-release_build._CHUNK_BYTES = 512
+release_blobs._CHUNK_BYTES = 512
 release_build.build_release(Path(sys.argv[1]), Path(sys.argv[2]), die_in_the_middle)
 """
 

@@ -202,6 +202,7 @@ class TestBuild:
             "directory": str(out),
             "files": 1,
             "bytes": 7,
+            "content_keys": [],
         }
         assert said.err == ""
 

@@ -1,7 +1,7 @@
 """The one rule, check by check."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -42,6 +42,10 @@ ALL_WAVE = OfferWave(upto=cohort.UPTO_ALL, roster=9)
 def offered(*waves: OfferWave, paused: bool = False) -> Candidate:
     ref = ReleaseRef(version="1.0.0", digest=DIGEST)
     return replace(CURRENT, offer=Offer(release=ref, rollout="r", paused=paused, waves=waves))
+
+
+def code_of(eligibility: Eligibility) -> str | None:
+    return None if eligibility.refusal is None else eligibility.refusal.code
 
 
 def first_no(result: Eligibility) -> str:
@@ -103,7 +107,9 @@ def test_files_already_held_need_no_disk() -> None:
     ],
 )
 def test_both_roles_must_list_the_same_digest(standing: Standing) -> None:
-    assert first_no(evaluate(FACTS, replace(CURRENT, standing=standing), NOON)) == "approved"
+    verdict = evaluate(FACTS, replace(CURRENT, standing=standing), NOON)
+    assert first_no(verdict) == "approved"
+    assert code_of(verdict) in ("E-NOT-RELEASED", "E-NOT-APPROVED", "E-APPROVED-OTHER")
 
 
 def test_a_pilot_is_in_and_the_others_wait() -> None:
@@ -131,17 +137,45 @@ def test_a_device_enrolled_after_the_wave_opened_waits_for_the_next() -> None:
 def test_a_controller_cannot_name_pilots_nobody_approved() -> None:
     forged = OfferWave(upto="", roster=9, pilots=("dev-1", "dev-2"))
 
-    assert first_no(evaluate(FACTS, offered(forged), NOON)) == "within_plan"
+    assert code_of(evaluate(FACTS, offered(forged), NOON)) == "E-PLAN-PILOTS"
 
 
 def test_a_controller_cannot_open_a_wave_wider_than_approved() -> None:
     wide = OfferWave(upto="00000000000000ff", roster=9, pilots=("dev-1",))
 
-    assert first_no(evaluate(FACTS, offered(wide), NOON)) == "within_plan"
+    assert code_of(evaluate(FACTS, offered(wide), NOON)) == "E-PLAN-WIDENED"
 
 
 def test_a_controller_cannot_add_waves() -> None:
-    assert first_no(evaluate(FACTS, offered(PILOT_WAVE, ALL_WAVE, ALL_WAVE), NOON)) == "within_plan"
+    assert code_of(evaluate(FACTS, offered(PILOT_WAVE, ALL_WAVE, ALL_WAVE), NOON)) == "E-PLAN-WAVES"
+
+
+def test_a_controller_cannot_leave_a_wave_out() -> None:
+    left_out = OfferWave(upto="", roster=0)
+    missed = OfferWave(upto="", roster=1)  # opened before the class joined the plan
+
+    assert code_of(evaluate(FACTS, offered(left_out, ALL_WAVE), NOON)) == "E-PLAN-SKIPPED"
+    assert evaluate(FACTS, offered(missed, ALL_WAVE), NOON).eligible
+
+
+def test_a_controller_cannot_hurry_a_wave_by_calling_the_release_current() -> None:
+    noon = int(NOON.timestamp())
+    waves = (PLAN.waves[0], PLAN.waves[1].model_copy(update={"earliest": noon + 60}))
+    hurried = with_plan(PLAN.model_copy(update={"waves": waves}), CURRENT)
+    other = replace(FACTS, device="dev-2")
+
+    assert evaluate(FACTS, hurried, NOON).eligible  # a pilot of the first wave
+    assert first_no(evaluate(other, hurried, NOON)) == "in_cohort"
+    assert evaluate(other, hurried, NOON + timedelta(minutes=1)).eligible
+    none = tuple(wave.model_copy(update={"earliest": noon + 60}) for wave in PLAN.waves)
+    early = with_plan(PLAN.model_copy(update={"waves": none}), CURRENT)
+    assert code_of(evaluate(FACTS, early, NOON)) == "E-PLAN-EARLY"
+
+
+def test_a_controller_cannot_finish_an_expired_plan_by_calling_the_release_current() -> None:
+    expired = PLAN.model_copy(update={"expires": int(NOON.timestamp())})
+
+    assert code_of(evaluate(FACTS, with_plan(expired, CURRENT), NOON)) == "E-PLAN-EXPIRED"
 
 
 def with_plan(plan: Plan, candidate: Candidate) -> Candidate:
@@ -152,13 +186,15 @@ def test_a_wave_is_refused_before_its_approved_hour() -> None:
     later = PLAN.waves[0].model_copy(update={"earliest": int(NOON.timestamp()) + 60})
     early = with_plan(PLAN.model_copy(update={"waves": (later,)}), offered(PILOT_WAVE))
 
-    assert first_no(evaluate(FACTS, early, NOON)) == "within_plan"
+    assert code_of(evaluate(FACTS, early, NOON)) == "E-PLAN-EARLY"
 
 
 def test_an_expired_plan_starts_nothing() -> None:
     expired = PLAN.model_copy(update={"expires": int(NOON.timestamp())})
 
-    assert first_no(evaluate(FACTS, with_plan(expired, offered(PILOT_WAVE)), NOON)) == "within_plan"
+    assert (
+        code_of(evaluate(FACTS, with_plan(expired, offered(PILOT_WAVE)), NOON)) == "E-PLAN-EXPIRED"
+    )
 
 
 def test_a_ring_admits_by_label() -> None:
@@ -181,4 +217,4 @@ def test_a_completed_release_reaches_only_whom_the_plan_ever_lets_in() -> None:
 def test_a_plan_for_other_classes_covers_nothing_here() -> None:
     elsewhere = PLAN.model_copy(update={"hardware_classes": ("gateway",)})
 
-    assert first_no(evaluate(FACTS, with_plan(elsewhere, CURRENT), NOON)) == "within_plan"
+    assert code_of(evaluate(FACTS, with_plan(elsewhere, CURRENT), NOON)) == "E-PLAN-CLASS"

@@ -4,11 +4,12 @@ One rule says whether a release may be installed here (`mailboat_schemas.eligibi
 says which release is asked about, and what the recorded phase makes of the answer.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
-from mailboat_agent.update.state import Installed, ModelState
+from mailboat_agent.update.events import LEFT_BEHIND
+from mailboat_agent.update.refuge import declared_fallback, failure_mode, fall_back_to, refuge
+from mailboat_agent.update.situation import Situation, intact, may_serve
+from mailboat_agent.update.state import Installed
 from mailboat_agent.update.steps import (
     Activate,
     BeginSoak,
@@ -22,9 +23,9 @@ from mailboat_agent.update.steps import (
     Suspend,
     WatchSoak,
 )
-from mailboat_schemas.desired import Assignment, ReleaseRef
-from mailboat_schemas.documents.release import ReleaseDocument
-from mailboat_schemas.eligibility import Candidate, DeviceFacts, evaluate
+from mailboat_schemas.desired import ReleaseRef
+from mailboat_schemas.documents.failure_mode import FailureMode
+from mailboat_schemas.eligibility import Candidate, evaluate
 from mailboat_schemas.events import EventKind
 from mailboat_schemas.reports import ModelPhase
 from mailboat_schemas.trust import Standing
@@ -33,33 +34,6 @@ from mailboat_schemas.trust import Standing
 REFUSING_CHECKS = frozenset(
     {"approved", "within_plan", "class_matches", "runtime", "memory", "disk", "no_downgrade"}
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """A release this device has heard of: its standing, and its document if it holds it."""
-
-    standing: Standing
-    document: ReleaseDocument | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Situation:
-    """Everything one decision looks at.
-
-    ``known`` holds, by document digest, what the assignment and the state name. It is None when
-    the device's own trust metadata does not verify: then nothing can be vouched for.
-    ``attempt_running`` says that this process has begun the recorded trial or soak attempt,
-    ``trial_passed`` that the trial it ran ended well.
-    """
-
-    model: str
-    assignment: Assignment | None
-    state: ModelState
-    facts: DeviceFacts
-    known: Mapping[str, Known] | None
-    attempt_running: bool = False
-    trial_passed: bool = False
 
 
 def decide(situation: Situation, now: datetime) -> Step:
@@ -71,7 +45,7 @@ def decide(situation: Situation, now: datetime) -> Step:
         return Suspend(because="trust metadata on this device does not verify")
     if state.active is None:
         return _towards_target(situation, now)
-    if not _may_serve(situation, state.active):
+    if not may_serve(situation, state.active):
         return _leave(situation, "withdrawn", f"{state.active.version} is not approved any more")
     match state.phase:
         case ModelPhase.TRIAL:
@@ -79,7 +53,8 @@ def decide(situation: Situation, now: datetime) -> Step:
         case ModelPhase.SOAK:
             return _in_soak(situation, state.active, now)
         case ModelPhase.COMMITTED:
-            return _committed(situation, state.active, now)
+            step = _committed(situation, state.active, now)
+            return _fetch_fallback(situation, step, now) if isinstance(step, Keep) else step
         case ModelPhase.ABSENT | ModelPhase.STAGING:
             raise AssertionError("a recorded release is in trial, in soak or committed")
 
@@ -90,13 +65,13 @@ def _in_trial(situation: Situation, active: Installed) -> Step:
         return _leave(situation, "superseded", f"{active.version} is not wanted any more")
     if situation.trial_passed:
         return Activate(because=f"{active.version} passed its trial and is still wanted")
-    if not _intact(situation, active):
+    if not intact(situation, active):
         return _leave(situation, "storage_damaged", f"files of {active.version} were damaged")
     if situation.attempt_running:
         return Keep(because=f"{active.version} is on trial")
     if state.tries <= 0:
         return GoBack(
-            to=fall_back_to(situation),
+            to=refuge(situation),
             kind=EventKind.TRIAL_FAILED,
             code="tries_exhausted",
             because=f"no attempt at the trial of {active.version} came to an end",
@@ -106,7 +81,7 @@ def _in_trial(situation: Situation, active: Installed) -> Step:
 
 def _in_soak(situation: Situation, active: Installed, now: datetime) -> Step:
     state = situation.state
-    if not _intact(situation, active):
+    if not intact(situation, active):
         return _leave(situation, "storage_damaged", f"files of {active.version} were damaged")
     if not (_named(situation, active) or _kept(situation, active)):
         because = f"{active.version} is not wanted any more"
@@ -120,7 +95,7 @@ def _in_soak(situation: Situation, active: Installed, now: datetime) -> Step:
         return WatchSoak(because=f"{active.version} is soaking")
     if state.tries <= 0:
         return GoBack(
-            to=fall_back_to(situation),
+            to=refuge(situation),
             kind=EventKind.ROLLED_BACK,
             code="tries_exhausted",
             because=f"the soak of {active.version} was cut short by a restart each time",
@@ -130,7 +105,7 @@ def _in_soak(situation: Situation, active: Installed, now: datetime) -> Step:
 
 def _committed(situation: Situation, active: Installed, now: datetime) -> Step:
     assignment = situation.assignment
-    if not _intact(situation, active):
+    if not intact(situation, active):
         if fall_back_to(situation) is not None:
             return _leave(situation, "storage_damaged", f"files of {active.version} were damaged")
         return _restore(situation, active)
@@ -159,6 +134,21 @@ def _committed(situation: Situation, active: Installed, now: datetime) -> Step:
             because=f"{active.version} is not wanted any more, {current.version} is current",
         )
     return _candidate_step(situation, current, offered=False, refusals=refusals, now=now)
+
+
+def _fetch_fallback(situation: Situation, step: Keep, now: datetime) -> Step:
+    """With nothing better to do: have the declared fallback at hand before it is needed."""
+    fallback = declared_fallback(situation)
+    if fallback is None or failure_mode(situation) is FailureMode.FAIL_CLOSED:
+        return step
+    candidate = _candidate(situation, fallback, offered=False)
+    checks = evaluate(situation.facts, candidate, now).checks
+    # Going to it is a rollback, which a downgrade is the point of.
+    fits = all(check.passed is True for check in checks if check.name != "no_downgrade")
+    if intact(situation, fallback) or not fits:
+        return step
+    because = f"{step.because}; its fallback {fallback.version} is fetched ahead"
+    return Stage(candidate=candidate, because=because, refusals=step.refusals)
 
 
 def _towards_target(situation: Situation, now: datetime) -> Step:
@@ -200,7 +190,7 @@ def _candidate_step(
         refusals = (*refusals, Refusal(candidate=candidate, check=refusal))
         return Keep(because=_because("", refusals), refusals=refusals)
     because = f"{ref.version} is {'offered to this device' if offered else 'current'}"
-    kind = StartTrial if _intact(situation, ref) else Stage
+    kind = StartTrial if intact(situation, ref) else Stage
     return kind(candidate=candidate, because=because, refusals=refusals)
 
 
@@ -230,8 +220,21 @@ def _restore(situation: Situation, active: Installed) -> Step:
 
 
 def _leave(situation: Situation, code: str, because: str) -> GoBack:
-    """Without a verdict on the release, to the one before if that may still serve."""
-    return GoBack(to=fall_back_to(situation), kind=EventKind.RETURNED, code=code, because=because)
+    """Without a verdict on the release, to one that may still serve."""
+    if code not in LEFT_BEHIND:
+        to = fall_back_to(situation)
+    else:
+        to = refuge(situation)
+        because += f"; {_destination(situation, to)}"
+    return GoBack(to=to, kind=EventKind.RETURNED, code=code, because=because)
+
+
+def _destination(situation: Situation, to: Installed | None) -> str:
+    mode = failure_mode(situation)
+    if to is None:
+        return f"nothing else on this device is approved and whole ({mode})"
+    before = {each.digest for each in (situation.state.previous, situation.state.spare) if each}
+    return f"back to {to.version}" if to.digest in before else f"to its fallback {to.version}"
 
 
 def _named(situation: Situation, active: Installed) -> bool:
@@ -251,29 +254,6 @@ def _kept(situation: Situation, release: Installed) -> bool:
     return assignment is not None and release.digest in {ref.digest for ref in assignment.kept}
 
 
-def fall_back_to(situation: Situation) -> Installed | None:
-    """The release before this one, if it may serve and is whole."""
-    previous = situation.state.previous
-    if previous is None or not _may_serve(situation, previous):
-        return None
-    return previous if _intact(situation, previous) else None
-
-
-def _may_serve(situation: Situation, release: Installed) -> bool:
-    known = (situation.known or {}).get(release.digest)
-    return known is not None and known.standing.may_serve(release.digest)
-
-
-def _intact(situation: Situation, release: Installed | ReleaseRef) -> bool:
-    """Whether the document and every file of this class's variant are in the store."""
-    known = (situation.known or {}).get(release.digest)
-    if known is None or known.document is None:
-        return False
-    variant = known.document.variant_for(situation.facts.hardware_class)
-    needed = {release.digest} | {f.sha256 for f in variant.files} if variant else None
-    return needed is not None and needed <= situation.facts.held_files
-
-
 def _no_standing(model: str, ref: ReleaseRef | Installed) -> Standing:
     return Standing(
         model=model, version=ref.version, released_digest=None, approved_digest=None, plan=None
@@ -284,22 +264,3 @@ def _because(first: str, refusals: tuple[Refusal, ...]) -> str:
     parts = [first] if first else []
     parts += [f"{r.candidate.version}: {r.check.because}" for r in refusals]
     return "; ".join(parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """What should serve. ``allowed`` False: stop it. ``intact`` False: it cannot be loaded now."""
-
-    release: Installed | None
-    allowed: bool
-    intact: bool
-
-
-def should_serve(situation: Situation) -> Serving:
-    """What the record says should serve, and whether it still may."""
-    release = situation.state.serving
-    if release is None:
-        return Serving(None, allowed=False, intact=False)
-    return Serving(
-        release, allowed=_may_serve(situation, release), intact=_intact(situation, release)
-    )

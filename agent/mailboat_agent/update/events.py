@@ -33,10 +33,15 @@ def implied_events(model: str, state: ModelState, now: datetime) -> tuple[Event,
     events = [_progress(model, state, kind, now) for kind in kinds]
     if state.outcome:
         events.append(_outcome(model, state, now, EventKind(state.outcome)))
-    left_with_nothing = state.outcome_code in LEFT_BEHIND or state.outcome == "rolled_back"
-    if state.phase is ModelPhase.ABSENT and left_with_nothing:
+    if left_with_nothing(state):
         events.append(_outcome(model, state, now, EventKind.NOTHING_TO_SERVE))
     return tuple(event for event in events if event is not None)
+
+
+def left_with_nothing(state: ModelState) -> bool:
+    """Whether what served here was left, and there was no other to go to."""
+    served = state.outcome_code in LEFT_BEHIND or state.outcome == EventKind.ROLLED_BACK
+    return state.phase is ModelPhase.ABSENT and served
 
 
 def _progress(model: str, state: ModelState, kind: EventKind, now: datetime) -> Event | None:
@@ -83,8 +88,9 @@ def _outcome(model: str, state: ModelState, now: datetime, kind: EventKind) -> E
 def refusal_event(model: str, refusal: Refusal, serving: Installed | None, now: datetime) -> Event:
     """One per release, retry epoch and check, however often the offer is looked at."""
     candidate, check = refusal.candidate, refusal.check
+    code = check.code or check.name
     return Event(
-        event_id=f"{model}:{candidate.digest[:16]}:{candidate.retry_epoch}:{check.name}",
+        event_id=f"{model}:{candidate.digest[:16]}:{candidate.retry_epoch}:{code}",
         sequence=1,
         kind=EventKind.RELEASE_REFUSED,
         observed_at=milliseconds(now),
@@ -92,7 +98,7 @@ def refusal_event(model: str, refusal: Refusal, serving: Installed | None, now: 
         version=candidate.version,
         digest=candidate.digest,
         serving_version=None if serving is None else serving.version,
-        code=check.name,
+        code=code,
         because=check.because[:BECAUSE_CHARS_MAX],
         retry_epoch=candidate.retry_epoch,
     )

@@ -70,7 +70,7 @@ def went_back(state: ModelState, step: GoBack) -> ModelState:
         phase=advance(state.phase, Trigger.FALL_BACK if step.to else Trigger.EMPTY),
         active=step.to,
         # A release that was left behind is no place to go back to; the one before it may be.
-        previous=state.spare if step.to is not None else None,
+        previous=state.spare if step.to is not None and step.to == state.previous else None,
         spare=None,
         tries=0,
     )

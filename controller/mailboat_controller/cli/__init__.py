@@ -6,15 +6,22 @@ import typer
 
 from mailboat_controller.cli import (
     audit,
+    content_key,
     data,
     demo,
     device,
     hardware_class,
     output,
     release,
+    release_approval,
+    release_build_approval,
     releases,
     rollout,
+    token,
     trust,
+    trust_keys,
+    trust_pending,
+    trust_request,
 )
 from mailboat_schemas.errors import MailboatError
 
@@ -28,9 +35,31 @@ app = typer.Typer(
 app.command("init")(data.init)
 app.command("serve")(data.serve)
 app.command("demo")(demo.demo)
+for name, command in (
+    ("make-key", trust_keys.make_key),
+    ("public-key", trust_keys.public_key),
+    ("online-keys", trust_keys.online_keys),
+    ("add-key", trust_request.add_key),
+    ("remove-key", trust_request.remove_key),
+    ("rotate", trust_request.rotate),
+    ("threshold", trust_request.set_threshold),
+    ("add-model", trust_request.add_model),
+    ("renew", trust_request.renew),
+    ("show", trust_pending.show),
+    ("sign", trust_pending.sign),
+    ("submit", trust_pending.submit),
+):
+    trust.app.command(name)(command)
 app.add_typer(trust.app, name="trust")
+release.app.command("approve")(release_approval.approve)
+release.app.command("cosign")(release_build_approval.cosign)
+release.app.command("reject")(release_approval.reject)
+release.app.command("withdraw")(release_approval.withdraw)
 release.app.command("list")(releases.list_releases)
+release.app.command("show")(releases.show_release)
 app.add_typer(release.app, name="release")
+app.add_typer(content_key.app, name="content-key")
+app.add_typer(token.app, name="token")
 app.add_typer(data.credential, name="credential")
 app.add_typer(device.app, name="device")
 app.add_typer(hardware_class.app, name="class")

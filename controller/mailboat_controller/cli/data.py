@@ -5,12 +5,11 @@ from typing import Annotated
 
 import typer
 
+from mailboat_controller.access import DAYS_DEFAULT, Role
 from mailboat_controller.cli import options, output
 from mailboat_schemas.enrolment import Kind
 
-credential = typer.Typer(
-    help="Certificates for pipelines, people and dashboards.", no_args_is_help=True
-)
+credential = typer.Typer(help="Certificates of pipelines and dashboards.", no_args_is_help=True)
 
 
 def init(
@@ -38,6 +37,7 @@ def init(
     """
     from mailboat_controller import data_directory
     from mailboat_controller.config import CONFIG_FILE, load
+    from mailboat_controller.token_directory import issue_token
 
     config = data_dir / CONFIG_FILE
     if config.exists() and trust is not None:
@@ -54,11 +54,12 @@ def init(
         mqtt_port=mqtt_port,
         public_host=public_host,
     )
-    connection = data_directory.issue_credential(
+    connection = issue_token(
         settings,
-        Kind.OPERATOR,
         operator,
+        Role.OPERATOR,
         data_dir / "connections" / operator,
+        days=DAYS_DEFAULT,
         actor=options.local_actor(),
         now=now,
     )
@@ -67,6 +68,7 @@ def init(
     )
     output.say(f"\nStart it:      mailboat serve --config {config}", as_json=as_json)
     output.say(f"Then, as you:  export MAILBOAT_CONNECTION={connection}", as_json=as_json)
+    output.say(f"Your token lives {DAYS_DEFAULT} days: mailboat token renew", as_json=as_json)
 
 
 def serve(config: options.ConfigOption = options.DEFAULT_CONFIG) -> None:
@@ -81,8 +83,8 @@ def serve(config: options.ConfigOption = options.DEFAULT_CONFIG) -> None:
 
 @credential.command("issue")
 def issue(
-    name: Annotated[str, typer.Argument(help="Pipeline, person or dashboard.")],
-    kind: Annotated[Kind, typer.Option("--kind", help="ci, operator or dashboard.")],
+    name: Annotated[str, typer.Argument(help="Pipeline or dashboard.")],
+    kind: Annotated[Kind, typer.Option("--kind", help="ci, dashboard or site.")],
     out: Annotated[Path, typer.Option("--out", help="Directory for connection, key, certificate.")],
     config: options.ConfigOption = options.DEFAULT_CONFIG,
     as_json: options.Json = False,
@@ -122,7 +124,7 @@ def list_credentials(
 @credential.command("revoke")
 def revoke(
     name: Annotated[str, typer.Argument()],
-    kind: Annotated[Kind, typer.Option("--kind", help="ci, operator or dashboard.")],
+    kind: Annotated[Kind, typer.Option("--kind", help="ci, dashboard or site.")],
     reason: options.Reason,
     config: options.ConfigOption = options.DEFAULT_CONFIG,
     as_json: options.Json = False,

@@ -21,6 +21,7 @@ _COLUMNS = {
 @app.command("apply")
 def apply(
     file: Annotated[list[Path], typer.Option("-f", "--file", help="YAML; may be repeated.")],
+    reason: options.OptionalReason = "",
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
@@ -35,6 +36,7 @@ def apply(
             client.put(
                 f"/v1/hardware-classes/{document.metadata.name}",
                 document.model_dump(mode="json", by_alias=True),
+                reason=reason,
             )
             for document in documents
         ]

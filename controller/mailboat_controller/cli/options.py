@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,6 +34,9 @@ ConfigOption = Annotated[
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit log.")]
 
 
+OptionalReason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit log.")]
+
+
 def connection_path(path: Path | None) -> Path:
     """The file that was named, or the one in the user's configuration directory."""
     if path is not None:
@@ -45,7 +49,7 @@ def client(path: Path | None) -> "ApiClient":
     """A client for the connection; use it as a context manager."""
     from mailboat_controller.client import ApiClient  # loads the HTTP library
 
-    return ApiClient.open(connection_path(path))
+    return ApiClient.open(connection_path(path), remind=lambda text: print(text, file=sys.stderr))
 
 
 def now() -> datetime:

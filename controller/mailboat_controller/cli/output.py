@@ -133,6 +133,11 @@ def _text(value: Any) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
+def plain_text(text: str) -> str:
+    """Text that came from elsewhere, without what could repaint a terminal."""
+    return _text(text)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()

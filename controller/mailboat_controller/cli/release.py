@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mailboat_controller.cli import options, output
+from mailboat_controller.cli import options, output, release_approval, submission_reply
+from mailboat_controller.cli.content_key import KeySource, hand_over
 from mailboat_controller.cli.progress import progress
+from mailboat_controller.cli.release_build_approval import current_role
 from mailboat_schemas.errors import ConfigurationInvalid
-from mailboat_schemas.names import ModelName, Version
 
 if TYPE_CHECKING:
     from mailboat_controller.release_build import Build
-    from mailboat_schemas.submission import SubmissionReply
 
 app = typer.Typer(no_args_is_help=True, help="Releases: build, sign, approve, submit.")
 
@@ -21,27 +21,23 @@ RoleFile = Annotated[
     Path | None,
     typer.Option(help="newest role metadata as a file; without it, the controller is asked"),
 ]
-# How a refused submission ends the command; anything else is a plain failure.
-_EXIT_CODES = {
-    "E-SIGNATURE": output.EXIT_TRUST,
-    "E-REBASE": output.EXIT_CONFLICT,
-    "E-IMMUTABLE": output.EXIT_CONFLICT,
-    "E-CONFLICT": output.EXIT_CONFLICT,
-    "E-ARTIFACT-MISSING": output.EXIT_NOT_FOUND,
-}
 
 
 @app.command()
 def build(
     source: Annotated[Path, typer.Argument(help="a YAML of kind Release")],
     out: Annotated[Path, typer.Option("--out", "-o", help="directory to build into")],
+    encrypt: Annotated[bool, typer.Option("--encrypt", help="encrypt every file")] = False,
+    content_key: KeySource = None,
     as_json: options.Json = False,
 ) -> None:
     """Turn a YAML and the files beside it into a release document. Same input, same bytes."""
+    from mailboat_controller.content_key_file import key_of_build
     from mailboat_controller.release_build import build_release
 
+    key = key_of_build(out, content_key) if encrypt or content_key is not None else None
     with progress(f"build {source}", shown=not as_json) as report:
-        built = build_release(source, out, report)
+        built = build_release(source, out, report, content_key=key)
     files = built.document.files()
     output.tell(
         {
@@ -50,7 +46,8 @@ def build(
             "digest": built.digest,
             "directory": str(out),
             "files": len(files),
-            "bytes": sum(file.length for file in files),
+            "bytes": sum(file.artifact_length for file in files),
+            "content_keys": sorted(built.document.content_keys),
         },
         f"{built.document.model} {built.document.version} is built in {out}: "
         f"{len(files)} files, digest {built.digest[:16]}…\n"
@@ -62,13 +59,13 @@ def build(
 @app.command()
 def sign(
     directory: BuildDirectory,
-    key: Annotated[Path, typer.Option(help="the pipeline's key for this model")],
+    key: Annotated[str, typer.Option(help="the pipeline's key for this model, as a source")],
     role_file: RoleFile = None,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
     """State that this release exists, with these bytes: the release role's next version."""
-    from mailboat_controller.authority.keys import load_key
+    from mailboat_controller.authority.keys import open_signer
     from mailboat_controller.authority.roles import add_release
     from mailboat_controller.release_build import read_build
     from mailboat_schemas.trust import release_role
@@ -76,8 +73,8 @@ def sign(
     built = read_build(directory)
     role = release_role(built.document.model)
     content = add_release(
-        _current_role(role, role_file, connection),
-        load_key(key),
+        current_role(role, role_file, connection),
+        open_signer(key),
         model=built.document.model,
         version=built.document.version,
         document=built.content,
@@ -92,65 +89,31 @@ def sign(
 
 
 @app.command()
-def approve(
-    directory: BuildDirectory,
-    rollout: Annotated[Path, typer.Option(help="a YAML of kind Rollout: the plan to sign")],
-    key: Annotated[list[Path], typer.Option(help="an approver's key; repeat for k-of-n")],
-    devices_per_class: Annotated[
-        int | None, typer.Option(min=1, help="size of the smallest class; caps partial waves")
-    ] = None,
-    role_file: RoleFile = None,
-    connection: options.ConnectionOption = None,
-    as_json: options.Json = False,
-) -> None:
-    """State that this release may run, on this plan: the approval role's next version."""
-    from mailboat_controller.authority.keys import load_key
-    from mailboat_controller.authority.roles import add_approval
-    from mailboat_controller.release_build import plan_of, read_build
-    from mailboat_schemas.documents import Rollout
-    from mailboat_schemas.documents.yaml_source import load_document
-    from mailboat_schemas.trust import approval_role
-
-    built = read_build(directory)
-    document = load_document(rollout, Rollout)
-    _require_same_release(built, document.spec.release.model, document.spec.release.version)
-    plan = plan_of(document, devices_per_class)
-    role = approval_role(built.document.model)
-    content = add_approval(
-        _current_role(role, role_file, connection),
-        [load_key(path) for path in key],
-        model=built.document.model,
-        version=built.document.version,
-        document=built.content,
-        plan=plan.to_custom(),
-        now=options.now(),
-    )
-    path = built.write_role(role, content)
-    waves = "".join(
-        f"\n  wave {number}: {len(wave.pilots)} pilots, at most {wave.cap_ppm / 10_000:.1f} % "
-        "of a class"
-        for number, wave in enumerate(plan.waves, start=1)
-    )
-    output.tell(
-        {"role": role, "path": str(path), "plan": plan.model_dump(mode="json")},
-        f"Approved on plan {plan.rollout}: {path}{waves}\n"
-        f"Next: mailboat release submit {directory}",
-        as_json=as_json,
-    )
-
-
-@app.command()
 def submit(
     directory: BuildDirectory,
+    content_key: KeySource = None,
     connection: options.ConnectionOption = None,
     timeout_seconds: Annotated[float, typer.Option(min=1, max=3600)] = 60,
     http: Annotated[bool, typer.Option("--http", help="submit by HTTPS, not by MQTT")] = False,
     only_write: Annotated[
         Path | None, typer.Option(help="write the submission's bytes here and send nothing")
     ] = None,
+    reason: Annotated[str, typer.Option(help="Why; kept in the audit log.")] = "",
     as_json: options.Json = False,
 ) -> None:
-    """Upload the artifacts, then submit what was signed and approved; waits for the answer."""
+    """Upload the artifacts, then submit what was signed and approved; waits for the answer.
+
+    With a pending file: hand in the approval or withdrawal that all its approvers have signed.
+    """
+    if directory.is_file():
+        release_approval.submit_pending(
+            directory,
+            reason=reason,
+            connection=connection,
+            only_write=only_write,
+            as_json=as_json,
+        )
+        return
     from mailboat_controller.connection_file import load_connection
     from mailboat_controller.release_build import read_build
     from mailboat_schemas.codec import encode
@@ -165,63 +128,35 @@ def submit(
         )
     link_path = options.connection_path(connection)
     link = load_connection(link_path)
+    http = http or link.certificate is None  # a person's token opens the API, not the broker
     payload = encode(
-        Submission(fleet=link.fleet, roles=roles, documents={built.digest: built.content})
+        Submission(
+            fleet=link.fleet,
+            roles=roles,
+            documents={built.digest: built.content},
+            reason=reason,
+        )
     )
     if only_write is not None:
-        _write(only_write, payload)
-        output.tell(
-            {"path": str(only_write)}, f"The submission is in {only_write}.", as_json=as_json
-        )
+        submission_reply.write_submission(only_write, payload, as_json)
         return
     _require_blobs(built)
     with options.client(connection) as api:
         uploaded = 0
         for file in built.document.files():
             with progress(
-                f"upload {file.path}", shown=not as_json, total_bytes=file.length
+                f"upload {file.path}", shown=not as_json, total_bytes=file.artifact_length
             ) as report:
-                uploaded += api.put_artifact(file.sha256, built.blob(file), report)
+                uploaded += api.put_artifact(file.artifact_digest, built.blob(file), report)
+        # After the artifacts, before the submission that is refused without it.
+        hand_over(api, built, content_key)
         if http:
             reply = api.submit(payload)
     if not http:
         from mailboat_controller import ci_client
 
         reply = ci_client.submit(payload, link, link_path.parent, timeout_seconds=timeout_seconds)
-    _answer(reply, uploaded, as_json)
-
-
-def _answer(reply: "SubmissionReply", uploaded: int, as_json: bool) -> None:
-    reasons = "".join(f"\n  {reason}" for reason in reply.reasons)
-    known = ", ".join((*reply.releases, *reply.rollouts)) or reply.code or "nothing new"
-    output.tell(
-        {**reply.model_dump(mode="json"), "uploaded": uploaded},
-        f"{reply.status}: {known}{reasons}",
-        as_json=as_json,
-    )
-    if reply.status != "accepted":
-        raise typer.Exit(_EXIT_CODES.get(reply.code, output.EXIT_FAILURE))
-
-
-def _current_role(role: str, role_file: Path | None, connection: Path | None) -> bytes:
-    if role_file is None:
-        with options.client(connection) as api:
-            return api.role(role)
-    try:
-        return role_file.read_bytes()
-    except OSError as error:
-        raise ConfigurationInvalid(
-            f"{role_file} cannot be read: {error.strerror}.", next_step="check --role-file."
-        ) from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise ConfigurationInvalid(
-            f"{path} cannot be written: {error.strerror}.", next_step="check --only-write."
-        ) from error
+    submission_reply.answer(reply, uploaded, as_json)
 
 
 def _require_blobs(built: "Build") -> None:
@@ -231,13 +166,4 @@ def _require_blobs(built: "Build") -> None:
             f"{built.directory} lacks {len(missing)} files of the release, {missing[0].path} "
             "for one.",
             next_step="run `mailboat release build` again into this directory.",
-        )
-
-
-def _require_same_release(built: "Build", model: ModelName, version: Version) -> None:
-    if (built.document.model, built.document.version) != (model, version):
-        raise ConfigurationInvalid(
-            f"The rollout is for {model} {version}, the build holds {built.document.model} "
-            f"{built.document.version}.",
-            next_step="approve the build the rollout names.",
         )

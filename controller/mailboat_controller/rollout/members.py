@@ -13,6 +13,9 @@ from mailboat_schemas import cohort
 from mailboat_schemas.desired import OfferWave
 from mailboat_schemas.plan import Plan, PlanWave
 
+# A roster of 0 says that a wave was left out, which devices refuse: mailboat_schemas.eligibility.
+ROSTER_MIN = 1
+
 
 class Outcome(StrEnum):
     """What became of a device with a release, weakest evidence first: see `stronger`."""
@@ -84,7 +87,7 @@ def open_wave(
     return OfferWave(
         # Devices refuse more than the approver's cap, so offering more would only make noise.
         upto=min(upto, cohort.upto_of_ppm(approved.cap_ppm)),
-        roster=max((m.enrolment_number for m in devices), default=0),
+        roster=max((m.enrolment_number for m in devices), default=ROSTER_MIN),
         pilots=tuple(pilot for pilot in approved.pilots if pilot not in elsewhere),
     )
 

@@ -18,10 +18,12 @@ from pydantic import (
     model_validator,
 )
 
+from mailboat_schemas.content_key import ContentKeyId
 from mailboat_schemas.documents.document import Document, SizeBytes, Strict, VersionRange
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.errors import MalformedPayload, PayloadTooLarge
 from mailboat_schemas.names import ClassName, Digest, FileName, ModelName, Version
+from mailboat_schemas.sealing import sealed_length
 
 DOCUMENT_BYTES_MAX = 256 * 1024
 FILES_MAX = 64  # a bundle of weights, tokenizer, labels and samples; not a file system
@@ -176,7 +178,7 @@ class Sealed(Strict):
     """
 
     scheme: Literal["aes-256-gcm-segments/1"] = "aes-256-gcm-segments/1"
-    content_key: str = Field(pattern=r"^[0-9a-f]{32}$", description="id of the key; not the key")
+    content_key: ContentKeyId = Field(description="id of the key; not the key")
     sha256: Digest
     length: int = Field(
         ge=0, le=ARTIFACT_BYTES_MAX + (ARTIFACT_BYTES_MAX >> 8), description="bytes"
@@ -194,6 +196,22 @@ class File(Strict):
     def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Documents from before a field existed keep their canonical bytes, and so their digest.
         return {k: v for k, v in write(self).items() if k != "sealed" or v is not None}
+
+    @model_validator(mode="after")
+    def _sealed_as_long_as_it_must_be(self) -> Self:
+        if self.sealed is not None and self.sealed.length != sealed_length(self.length):
+            raise ValueError("its encrypted form cannot have this length")
+        return self
+
+    @property
+    def artifact_digest(self) -> str:
+        """sha256 of what is uploaded, downloaded, kept: the encrypted form if there is one."""
+        return self.sha256 if self.sealed is None else self.sealed.sha256
+
+    @property
+    def artifact_length(self) -> int:
+        """Bytes of the same."""
+        return self.length if self.sealed is None else self.sealed.length
 
 
 class Variant(Strict):
@@ -222,6 +240,21 @@ class Variant(Strict):
     @property
     def size_bytes(self) -> int:
         return sum(file.length for file in self.files)
+
+    @property
+    def artifacts(self) -> dict[str, int]:
+        """What a device keeps of it: bytes by digest."""
+        return {file.artifact_digest: file.artifact_length for file in self.files}
+
+    @property
+    def content_keys(self) -> frozenset[str]:
+        """Ids of the keys that its encrypted files take."""
+        return frozenset(file.sealed.content_key for file in self.files if file.sealed is not None)
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """Names of everything a device must hold to run it: artifacts and content keys."""
+        return frozenset(self.artifacts) | self.content_keys
 
 
 class ReleaseDocument(Strict):
@@ -256,8 +289,13 @@ class ReleaseDocument(Strict):
 
     def files(self) -> tuple[File, ...]:
         """Every distinct artifact of all variants, by digest."""
-        by_digest = {file.sha256: file for v in self.variants for file in v.files}
+        by_digest = {file.artifact_digest: file for v in self.variants for file in v.files}
         return tuple(by_digest.values())
+
+    @property
+    def content_keys(self) -> frozenset[str]:
+        """Ids of the keys that any of its files takes."""
+        return frozenset(key for variant in self.variants for key in variant.content_keys)
 
     def canonical_bytes(self) -> bytes:
         """The bytes that are hashed and signed: sorted keys, no spaces, ASCII, one newline."""

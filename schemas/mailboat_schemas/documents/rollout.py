@@ -1,8 +1,8 @@
 """Rollout: how a release spreads, as a person writes it, and the plan an approver signs."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import AwareDatetime, Field, StringConstraints, model_validator
 
 from mailboat_schemas.documents.document import Document, Strict
 from mailboat_schemas.names import ClassName, DeviceId, Label, ModelName, Version
@@ -30,7 +30,7 @@ class Wave(Strict):
     pilots: tuple[DeviceId, ...] = Field(default=(), max_length=PILOTS_MAX)
     devices: int | None = Field(default=None, ge=1, le=10**6, description="of each class")
     percent: float | None = Field(default=None, gt=0, le=100, description="of each class")
-    ring: dict[Label, str] = Field(
+    ring: dict[Label, Annotated[str, StringConstraints(max_length=256)]] = Field(
         default_factory=dict, max_length=8, description="labels to match"
     )
     earliest: AwareDatetime | None = Field(default=None, description="devices refuse it before")
@@ -57,7 +57,9 @@ class RolloutSpec(Strict):
     )
     waves: tuple[Wave, ...] = Field(min_length=1, max_length=WAVES_MAX)
     start: Literal["automatic", "manual"] = "automatic"
-    expires: AwareDatetime | None = Field(default=None, description="a running rollout halts then")
+    expires: AwareDatetime | None = Field(
+        default=None, description="a running rollout halts then, and no device installs it any more"
+    )
 
 
 class Rollout(Document):

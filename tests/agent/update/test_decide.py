@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailboat_agent.update.decide import Known, Situation, decide, should_serve
+from mailboat_agent.update.decide import decide
+from mailboat_agent.update.refuge import should_serve
+from mailboat_agent.update.situation import Known, Situation
 from mailboat_agent.update.state import Installed, ModelState
 from mailboat_agent.update.steps import (
     Activate,
@@ -33,12 +35,12 @@ from trust_fleet import CLASS, document
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 EVERYBODY = Plan(rollout="all", waves=(PlanWave(cap_ppm=1_000_000),))
 FILE = "ab" * 32
-A, B = "aa" * 32, "bb" * 32
+A, B, C = "aa" * 32, "bb" * 32, "cc" * 32
 RUNS_A = ModelState(
     phase=ModelPhase.COMMITTED, active=Installed(version="1.0.0", digest=A), install=1
 )
 EMPTY = ModelState()
-VERSION = {A: "1.0.0", B: "2.0.0"}
+VERSION = {A: "1.0.0", B: "2.0.0", C: "3.0.0"}
 
 
 def ref(digest: str) -> ReleaseRef:
@@ -109,7 +111,7 @@ def situation(
         assignment=assignment,
         state=state,
         facts=facts,
-        known={A: known(A), B: known(B)} | (standings or {}),
+        known={A: known(A), B: known(B), C: known(C)} | (standings or {}),
         **more,
     )
 

@@ -88,7 +88,7 @@ def test_pilots_of_another_class_are_not_named_in_this_one() -> None:
 def test_a_class_without_devices_opens_to_nobody() -> None:
     opened = open_wave(PlanWave(count_ppm=PPM, cap_ppm=PPM), DIGEST, ())
 
-    assert (opened.upto, opened.roster) == (cohort.UPTO_NONE, 0)
+    assert (opened.upto, opened.roster) == (cohort.UPTO_NONE, 1)
 
 
 def test_excluded_devices_come_with_a_reason() -> None:

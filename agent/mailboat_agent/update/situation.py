@@ -1,0 +1,58 @@
+"""What one decision looks at, and the questions that every part of it asks. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mailboat_agent.update.state import Installed, ModelState
+from mailboat_schemas.desired import Assignment, ReleaseRef
+from mailboat_schemas.documents.failure_mode import FailureMode
+from mailboat_schemas.documents.release import ReleaseDocument
+from mailboat_schemas.eligibility import DeviceFacts
+from mailboat_schemas.trust import Standing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A release this device has heard of: its standing, and its document if it holds it."""
+
+    standing: Standing
+    document: ReleaseDocument | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """Everything one decision looks at.
+
+    ``known`` holds, by document digest, what the assignment and the state name. It is None when
+    the device's own trust metadata does not verify: then nothing can be vouched for.
+    ``failure_mode`` is the stricter of what the class and the device say; a release adds its own.
+    ``attempt_running`` says that this process has begun the recorded trial or soak attempt,
+    ``trial_passed`` that the trial it ran ended well.
+    """
+
+    model: str
+    assignment: Assignment | None
+    state: ModelState
+    facts: DeviceFacts
+    known: Mapping[str, Known] | None
+    failure_mode: FailureMode = FailureMode.FAIL_SAFE
+    attempt_running: bool = False
+    trial_passed: bool = False
+
+    def of(self, release: Installed | ReleaseRef | None) -> Known | None:
+        return None if release is None else (self.known or {}).get(release.digest)
+
+
+def may_serve(situation: Situation, release: Installed | ReleaseRef) -> bool:
+    known = situation.of(release)
+    return known is not None and known.standing.may_serve(release.digest)
+
+
+def intact(situation: Situation, release: Installed | ReleaseRef) -> bool:
+    """Whether the document and everything that this class's variant needs are in the store."""
+    known = situation.of(release)
+    if known is None or known.document is None:
+        return False
+    variant = known.document.variant_for(situation.facts.hardware_class)
+    needed = {release.digest} | variant.needed if variant else None
+    return needed is not None and needed <= situation.facts.held_files
