@@ -22,6 +22,8 @@ STEPS = (
     "soak_failure_rolled_back",
     "rollback_without_network",
     "unapproved_release_refused",
+    "withdrawal_reaches_everybody",
+    "stolen_device_cut_off",
     "device_serves",
 )
 

@@ -2,7 +2,8 @@
 
 A goes to everybody. B goes by waves while one device is away. C is bad and its pilots refuse it.
 D passes its trial and fails on live traffic, on a device without network. E is signed by a key
-that nobody approved, and not even a stolen controller can make a device take it.
+that nobody approved, and not even a stolen controller can make a device take it. Then B is
+withdrawn and a device is stolen (`trust_story`).
 """
 
 import time
@@ -22,6 +23,7 @@ from mailboat_controller.demo.observer import EXPOSED, Observer
 from mailboat_controller.demo.publisher import Publisher
 from mailboat_controller.demo.thief import Thief
 from mailboat_controller.demo.traffic import Traffic
+from mailboat_controller.demo.trust_story import TrustStory
 
 AWAY = "gateway-3"  # the device whose cable is pulled before B
 SOAKING = "kiosk-1"  # the device that fails D on live traffic
@@ -60,6 +62,8 @@ class Story:
             self._nobody_takes_e(sources["E"])
             with narrator.promising("events_complete_and_ordered"):
                 self._events_are_complete()
+        # Without traffic: a withdrawn release answers 503 until the one before it serves.
+        TrustStory(fleet, narrator, self._observer).tell()
         self._caller.conclude()
 
     # --- A ---------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ class Thief:
         """Submit E with both roles signed by the thief's key; the controller's answer."""
         with ApiClient.open(self._connection) as api:
             for file in self._build.document.files():
-                api.put_artifact(file.sha256, self._build.blob(file))
+                api.put_artifact(file.artifact_digest, self._build.blob(file))
             forged = self._forged_roles({name: api.role(name) for name in _model_roles()})
             reply = api.submit(encode(self._submission(forged)))
         return reply.model_dump(mode="json")
