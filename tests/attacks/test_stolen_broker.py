@@ -1,0 +1,374 @@
+"""A broker that lies, to a real controller that listens through it: forged health, forged absence.
+
+A broker can withhold and repeat what devices say. It must not be able to speak for them.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+
+import pytest
+import zstandard
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from attack_broker import StolenBroker, stolen_broker
+from attack_siege import Siege
+from enrolled_fleet import FLEET, EnrolledDevice
+from mailboat_agent.acknowledgement import FORGED_BEFORE_TOLD, AckReader
+from mailboat_agent.correspondence import Correspondence, subscriptions, topic_of
+from mailboat_agent.mqtt import Broker, Link, Message
+from mailboat_agent.outbox import Outbox
+from mailboat_controller.mqtt.incoming import Incoming
+from mailboat_controller.store import devices
+from mailboat_schemas.codec import encode
+from mailboat_schemas.envelope import Envelope, PayloadType, sign_as_device
+from mailboat_schemas.events import EventKind
+from mailboat_schemas.reports import Ack, Hello, Presence, Span
+from mailboat_schemas.topics import TOPICS, Channel, build
+from model_fleet import DEVICE, ModelFleet
+
+FROM_DEVICES = (
+    Channel.EVENTS,
+    Channel.TELEMETRY,
+    Channel.HELLO,
+    Channel.REPORT,
+    Channel.STATUS,
+)
+_numbers = count(1)
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StolenBroker]:
+    with stolen_broker(tmp_path_factory.mktemp("broker")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def device(broker: StolenBroker) -> EnrolledDevice:
+    return broker.enrol(f"dev-{next(_numbers)}")
+
+
+def digest() -> str:
+    """Of a release that no other test speaks of."""
+    return f"{next(_numbers):064x}"
+
+
+def forged(device: EnrolledDevice) -> EnrolledDevice:
+    """The same name under another key."""
+    return replace(device, key=ec.generate_private_key(ec.SECP256R1()))
+
+
+# --- health that nobody reported -----------------------------------------------------------------
+
+
+def test_forged_health_to_promote_a_release(broker: StolenBroker, device: EnrolledDevice) -> None:
+    bad = digest()
+    lie = forged(device).tells(1, EventKind.COMMITTED, digest=bad)
+    broker.says(lie)
+    broker.assert_set_aside(lie.topic, "E-SIGNATURE")
+    broker.hears_from(device, 1, 1)
+    assert broker.verdicts(device, bad) == []
+
+
+def test_forged_failure_to_halt_a_release(broker: StolenBroker, device: EnrolledDevice) -> None:
+    good = digest()
+    lie = forged(device).tells(1, EventKind.ROLLED_BACK, digest=good)
+    broker.says(lie)
+    broker.assert_set_aside(lie.topic, "E-SIGNATURE")
+    assert broker.verdicts(device, good) == []
+
+
+def test_one_devices_good_news_told_in_the_name_of_another(
+    broker: StolenBroker, device: EnrolledDevice
+) -> None:
+    victim, about = broker.enrol(f"victim-{next(_numbers)}"), digest()
+    news = device.tells(1, EventKind.COMMITTED, digest=about)
+    broker.says(Incoming(topic=victim.topic(Channel.EVENTS), payload=news.payload))
+    broker.assert_set_aside(victim.topic(Channel.EVENTS), "E-SIGNATURE")
+    assert broker.verdicts(victim, about) == []
+
+
+def test_a_device_that_speaks_for_another_in_its_own_message(
+    broker: StolenBroker, device: EnrolledDevice
+) -> None:
+    victim = broker.enrol(f"victim-{next(_numbers)}")
+    lie = device.events([device.event(1)], of=victim.name)
+    broker.says(lie)
+    broker.assert_set_aside(lie.topic, "E-TOPIC-MISMATCH")
+    assert broker.stored(victim) == []
+
+
+def test_events_repeated_a_hundred_times(broker: StolenBroker, device: EnrolledDevice) -> None:
+    about = digest()
+    told = device.tells(1, EventKind.COMMITTED, digest=about)
+    for _ in range(100):
+        broker.says(told)
+    broker.hears_from(device, 2, 2)
+    assert broker.stored(device) == [1, 2]
+    assert broker.verdicts(device, about) == ["ok"]
+
+
+def test_events_with_one_left_out(broker: StolenBroker, device: EnrolledDevice) -> None:
+    """A hole is asked for, never passed over."""
+    broker.says(device.numbered(2, 3))
+    broker.hears_from(device, 1, 1)
+    assert broker.stored(device) == [1]
+
+
+def test_one_kind_of_a_devices_messages_passed_off_as_another(
+    broker: StolenBroker, device: EnrolledDevice
+) -> None:
+    report = device.report()
+    broker.says(Incoming(topic=device.topic(Channel.EVENTS), payload=report.payload))
+    broker.assert_set_aside(device.topic(Channel.EVENTS), "E-SIGNATURE")
+
+
+def test_a_forged_report_of_what_runs(broker: StolenBroker, device: EnrolledDevice) -> None:
+    lie = forged(device).report(session=9, manifest_counter=99)
+    broker.says(lie, retain=True)
+    broker.assert_set_aside(lie.topic, "E-SIGNATURE")
+    assert broker.fleet.row(device).report is None
+
+
+def test_a_report_of_a_device_in_a_class_it_is_not_of(
+    broker: StolenBroker, device: EnrolledDevice
+) -> None:
+    lie = device.report(hardware_class="camera-arm")
+    broker.says(lie)
+    broker.assert_set_aside(lie.topic, "E-TOPIC-MISMATCH")
+
+
+def test_forged_telemetry(broker: StolenBroker, device: EnrolledDevice) -> None:
+    lie = forged(device).telemetry(1, 3)
+    broker.says(lie)
+    broker.assert_set_aside(lie.topic, "E-SIGNATURE")
+
+
+def test_a_forged_hello_that_would_pass_over_events(
+    broker: StolenBroker, device: EnrolledDevice
+) -> None:
+    """A hello says where the outbox begins: what lies before it counts as lost."""
+    hello = Hello(
+        device=device.name,
+        epoch=device.epoch,
+        events=Span(first=1000, last=1000),
+        telemetry=Span(first=1, last=0),
+    )
+    other = forged(device)
+    lie = Incoming(
+        topic=device.topic(Channel.HELLO), payload=other.sealed(PayloadType.HELLO, hello)
+    )
+    broker.says(lie)
+    broker.assert_set_aside(lie.topic, "E-SIGNATURE")
+    broker.hears_from(device, 1, 1)
+
+
+# --- presence ------------------------------------------------------------------------------------
+
+
+def test_a_late_last_will_of_an_older_session(broker: StolenBroker, device: EnrolledDevice) -> None:
+    broker.says(device.presence(7, online=True))
+    broker.says(device.presence(6, online=False))
+    broker.hears_from(device, 1, 1)
+    row = broker.fleet.row(device)
+    assert (row.session, row.online) == (7, True)
+
+
+def test_a_forged_last_will(broker: StolenBroker, device: EnrolledDevice) -> None:
+    broker.says(device.presence(7, online=True))
+    lie = forged(device).presence(8, online=False)
+    broker.says(lie, retain=True)
+    broker.assert_set_aside(lie.topic, "E-SIGNATURE")
+    assert broker.fleet.row(device).online is True
+
+
+def test_an_unsigned_birth(broker: StolenBroker, device: EnrolledDevice) -> None:
+    bare = encode(Presence(device=device.name, session=1 << 40, online=True))
+    broker.says(Incoming(topic=device.topic(Channel.STATUS), payload=bare))
+    broker.assert_set_aside(device.topic(Channel.STATUS), "E-PAYLOAD-MALFORMED")
+    assert broker.fleet.row(device).session < 1 << 40
+
+
+# --- strangers -----------------------------------------------------------------------------------
+
+
+def test_a_device_nobody_enrolled(broker: StolenBroker) -> None:
+    stranger = EnrolledDevice(f"stranger-{next(_numbers)}")
+    broker.says(stranger.numbered(1, 1))
+    broker.assert_set_aside(stranger.topic(Channel.EVENTS), "E-NOT-PERMITTED")
+
+
+def test_a_revoked_device_that_still_reaches_the_broker(
+    broker: StolenBroker, device: EnrolledDevice
+) -> None:
+    with broker.fleet.store.transaction() as tx:
+        devices.revoke(tx, device.name)
+    broker.says(device.numbered(1, 1))
+    broker.assert_set_aside(device.topic(Channel.EVENTS), "E-NOT-PERMITTED")
+    assert broker.stored(device) == []
+
+
+def test_a_device_that_speaks_from_another_site(
+    broker: StolenBroker, device: EnrolledDevice
+) -> None:
+    elsewhere = replace(device, site="elsewhere").numbered(1, 1)
+    broker.says(elsewhere)
+    broker.assert_set_aside(elsewhere.topic, "E-TOPIC-MISMATCH")
+
+
+# --- too much, and nothing -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channel", FROM_DEVICES)
+def test_garbage_on_every_topic_of_a_device(
+    broker: StolenBroker, device: EnrolledDevice, channel: Channel
+) -> None:
+    broker.says(Incoming(topic=device.topic(channel), payload=b"\xc1 garbage"))
+    broker.assert_set_aside(device.topic(channel), "E-PAYLOAD-MALFORMED")
+
+
+@pytest.mark.parametrize("channel", FROM_DEVICES)
+def test_too_much_on_every_topic_of_a_device(
+    broker: StolenBroker, device: EnrolledDevice, channel: Channel
+) -> None:
+    huge = bytes(TOPICS[channel].payload_bytes_max + 1)
+    broker.says(Incoming(topic=device.topic(channel), payload=huge))
+    broker.assert_set_aside(device.topic(channel), "E-PAYLOAD-TOO-LARGE")
+
+
+def test_a_decompression_bomb_from_a_device(broker: StolenBroker, device: EnrolledDevice) -> None:
+    bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 28))
+    broker.says(Incoming(topic=device.topic(Channel.EVENTS), payload=bomb[: 120 * 1024]))
+    broker.assert_set_aside(device.topic(Channel.EVENTS), "E-PAYLOAD-TOO-LARGE")
+
+
+def test_a_decompression_bomb_that_the_device_has_signed(
+    broker: StolenBroker, device: EnrolledDevice
+) -> None:
+    bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 27))
+    sealed = sign_as_device(PayloadType.EVENT_BATCH, bomb, device.key, device.name)
+    broker.says(Incoming(topic=device.topic(Channel.EVENTS), payload=encode(sealed)))
+    broker.assert_set_aside(device.topic(Channel.EVENTS), "E-PAYLOAD-TOO-LARGE")
+
+
+def test_garbage_as_a_submission(broker: StolenBroker, device: EnrolledDevice) -> None:
+    topic = build(Channel.SUBMIT, fleet=FLEET, pipeline="build")
+    broker.says(Incoming(topic=topic, payload=b"\xc1 garbage"))
+    broker.hears_from(device, 1, 1)
+    assert broker.controller.poll() is None
+
+
+# --- towards the device --------------------------------------------------------------------------
+
+
+def brings(siege: Siege, topic: str, *payloads: bytes) -> None:
+    """The broker delivers these; the agent's own post takes them, without a network around it."""
+    box = siege.box
+
+    def seal(kind: str, content: bytes) -> bytes:
+        return encode(sign_as_device(kind, content, box.device_key, DEVICE))
+
+    nowhere = Broker(host="127.0.0.1", port=1, tls=None)
+    link = Link(
+        nowhere,
+        device=DEVICE,
+        session=1,
+        status_topic=topic_of(Channel.STATUS, box.device),
+        subscriptions=subscriptions(box.device),
+        seal=seal,
+        rng=random.Random(1),
+    )
+    post = Correspondence(
+        device=box.device,
+        link=link,
+        outbox=Outbox(DEVICE, box.journal, seal, random.Random(1)),
+        reporter=None,  # type: ignore[arg-type]  # nothing is sent here
+        reconciler=box.reconciler,
+        acks=AckReader(device=DEVICE, manifest=box.manifest, ledger=box.ledger),
+        ledger=box.ledger,
+        report_seconds_min=1.0,
+    )
+    for mid, payload in enumerate(payloads, start=1):
+        message = Message(topic=topic, payload=payload, retain=False, qos=1, mid=mid, connection=1)
+        post.handle(message, box.now(), 0.0)
+
+
+def own(siege: Siege, channel: Channel) -> str:
+    return topic_of(channel, siege.box.device)
+
+
+def ack(siege: Siege, *, device: str = DEVICE) -> Ack:
+    """Everything has arrived, it says."""
+    last = siege.box.events()[-1].sequence
+    return Ack(device=device, epoch=siege.box.journal.epoch, events_acked=last, telemetry_acked=0)
+
+
+async def test_forged_acknowledgements_to_make_a_device_forget(
+    siege: Siege, stranger: ModelFleet
+) -> None:
+    before = siege.box.events()
+    forged = stranger.online.sign_ack(ack(siege))
+    brings(siege, own(siege, Channel.ACK), *[forged] * FORGED_BEFORE_TOLD)
+    assert siege.box.events()[: len(before)] == before
+    await siege.assert_refused("E-ACK-FORGED")
+
+
+async def test_an_unsigned_acknowledgement(siege: Siege) -> None:
+    before = siege.box.events()
+    brings(siege, own(siege, Channel.ACK), encode(ack(siege)))
+    assert siege.box.events()[: len(before)] == before
+    await siege.assert_refused("E-PAYLOAD-MALFORMED")
+
+
+async def test_an_acknowledgement_for_another_device(siege: Siege) -> None:
+    before = siege.box.events()
+    genuine = siege.fleet.online.sign_ack(ack(siege, device="kiosk-2"))
+    brings(siege, own(siege, Channel.ACK), genuine)
+    assert siege.box.events()[: len(before)] == before
+    await siege.assert_refused("E-TOPIC-MISMATCH")
+
+
+async def test_a_message_on_another_devices_topic(siege: Siege) -> None:
+    genuine = siege.fleet.online.sign_ack(ack(siege))
+    brings(siege, own(siege, Channel.ACK).replace(DEVICE, "kiosk-2"), genuine)
+    await siege.assert_refused("E-TOPIC-MISMATCH")
+
+
+async def test_a_message_on_a_topic_of_nobody(siege: Siege) -> None:
+    brings(siege, "$SYS/../mb/1/demo/class/#/manifest", siege.bundle)
+    await siege.assert_refused("E-TOPIC-MISMATCH")
+
+
+async def test_too_much_on_the_topic_of_acknowledgements(siege: Siege) -> None:
+    brings(siege, own(siege, Channel.ACK), bytes(Envelope.wire_bytes_max + 1))
+    await siege.assert_refused("E-PAYLOAD-TOO-LARGE")
+
+
+# --- and it is heard of --------------------------------------------------------------------------
+
+
+async def test_what_a_device_refused_is_told_to_its_controller(
+    siege: Siege, broker: StolenBroker, stranger: ModelFleet
+) -> None:
+    """Through the device's own outbox, signed with its key, over the very broker that lies."""
+    enrolled = broker.enrol(f"kiosk-{next(_numbers)}")
+    await siege.offer(stranger.current(siege.current))
+    await siege.assert_refused("E-SIGNATURE")
+
+    def seal(kind: str, payload: bytes) -> bytes:
+        return encode(sign_as_device(kind, payload, enrolled.key, enrolled.name))
+
+    outbox = Outbox(enrolled.name, siege.box.journal, seal, random.Random(1))
+    outbox.on_connected(0.0)
+    for item in outbox.due(0.0):
+        broker.says(Incoming(topic=enrolled.topic(item.channel), payload=item.payload))
+    hello_answered = Ack(
+        device=enrolled.name, epoch=siege.box.journal.epoch, events_acked=0, telemetry_acked=0
+    )
+    outbox.on_ack(hello_answered, 0.1)
+    for item in outbox.due(0.1):
+        broker.says(Incoming(topic=enrolled.topic(item.channel), payload=item.payload))
+    last = siege.box.events()[-1].sequence
+    broker.until(lambda: last in broker.stored(enrolled), lambda: str(broker.stored(enrolled)))
+    assert ("manifest_refused", "E-SIGNATURE") in broker.told(enrolled)
