@@ -28,7 +28,12 @@ DRAWERS = {"utils", "util", "helpers", "helper", "common", "base", "misc", "mana
 
 # One library lives in one place, so that replacing it changes one place.
 HOMES = {
-    "paho": {"agent/mqtt.py", "controller/mqtt/", "controller/ci_client.py"},
+    "paho": {
+        "agent/mqtt.py",
+        "agent/mqtt_client.py",
+        "controller/mqtt/",
+        "controller/ci_client.py",
+    },
     # The thief of the demo speaks for itself: it must not go through the controller's own link.
     "aiomqtt": {"controller/ci_client.py", "controller/demo/thief.py"},
     "sqlalchemy": {"controller/store/"},
@@ -37,9 +42,11 @@ HOMES = {
     "httpx2": {"agent/download.py", "controller/client.py"},
     "onnxruntime": {"agent/serving/worker.py", "controller/demo/models.py"},
     "onnx": {"controller/demo/graphs.py"},
-    "zstandard": {"schemas/codec.py"},
+    # Payloads; and patches, which are made and decoded with another file as prefix.
+    "zstandard": {"schemas/codec.py", "controller/deltas/", "agent/delta/decoder.py"},
     "tuf": {
         "schemas/trust.py",
+        "schemas/trust_refusals.py",
         "controller/authority/",
         "controller/trust/",
         "agent/update/time_floor.py",

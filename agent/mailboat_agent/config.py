@@ -5,6 +5,7 @@ Paths are relative to the file. Nothing secret stands in it, only where secrets 
 
 import difflib
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -12,10 +13,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mailboat_schemas.documents.document import SizeBytes
+from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.errors import ConfigurationInvalid
 from mailboat_schemas.names import ClassName, DeviceId, FleetId, Label, SiteName
 
 CONFIG_BYTES_MAX = 256 * 1024
+KEY_CREDENTIAL = "device.key"  # its name where the service manager hands the key over
 _EXAMPLE = "see docs/agent.md for every key, or make the file with `mailboat-agent enroll`."
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -48,13 +51,26 @@ class AgentConfig(BaseModel):
         default=512 << 20, description="what one release may use at its peak"
     )
     disk_budget: SizeBytes | None = Field(default=None, description="of releases held; None: all")
+    worker_user: str = Field(
+        default="nobody", max_length=32, description="of a model's process, if the agent is root"
+    )
+    worker_socket: Path | None = Field(
+        default=None, description="of the worker's own unit; None starts workers as children"
+    )
     start_jitter_seconds: float = Field(default=0, ge=0, le=86_400)
     telemetry_window_seconds: Seconds = 60
     report_seconds_min: float = Field(default=1, ge=0, le=3600)
     manifest_poll_seconds: Seconds = 300
+    manifest_check_seconds: Seconds = 21_600
     keepalive_seconds: int = Field(default=60, ge=5, le=3600)
     reconnect_seconds_min: Seconds = 1
     reconnect_seconds_max: Seconds = 60
+    failure_mode: FailureMode | None = Field(
+        default=None, description="stricter than class and release, when nothing is approved"
+    )
+    renewal_key: Literal["new", "same"] = Field(
+        default="new", description="whether a renewed certificate gets a new key"
+    )
     trial_tries: int = Field(default=3, ge=1, le=10)
     log_format: Literal["auto", "json", "text"] = "auto"
 
@@ -70,8 +86,26 @@ class AgentConfig(BaseModel):
         except ValidationError as error:
             raise _invalid(path, error) from error
         base = path.absolute().parent
+        if config.worker_socket is not None:
+            config = config.model_copy(update={"worker_socket": base / config.worker_socket})
         paths = ("data_dir", "ca", "certificate", "key", "trust_root")
-        return config.model_copy(update={name: base / getattr(config, name) for name in paths})
+        settings = {name: base / getattr(config, name) for name in paths}
+        return config.model_copy(update=settings | _from_service_manager(config))
+
+
+def _from_service_manager(config: AgentConfig) -> dict[str, object]:
+    """What the unit decides: where workers are, and the key where it is a credential.
+
+    Source: systemd.exec(5), CREDENTIALS_DIRECTORY.
+    """
+    found: dict[str, object] = {}
+    worker_socket = os.environ.get("MAILBOAT_WORKER_SOCKET")
+    if worker_socket and config.worker_socket is None:
+        found["worker_socket"] = Path(worker_socket)
+    credential = Path(os.environ.get("CREDENTIALS_DIRECTORY") or "/nonexistent") / KEY_CREDENTIAL
+    if credential.is_file():
+        found |= {"key": credential, "renewal_key": "same"}  # nobody can write a new one there
+    return found
 
 
 def to_toml(settings: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from mailboat_agent.config import AgentConfig
 from mailboat_agent.release_store import ReleaseStore
 from mailboat_agent.serving.process import RuntimeFacts
 from mailboat_agent.update.state import ModelState
+from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.eligibility import DeviceFacts
 from mailboat_schemas.reports import ReportedFacts
 
@@ -39,6 +40,7 @@ class Device:
     disk_budget_bytes: int | None
     arch: str
     agent_version: str
+    failure_mode: FailureMode | None = None  # stricter than the class's, if it must be
     runtime: RuntimeFacts = UNKNOWN_RUNTIME  # asked beside what begins to serve, then set once
 
     @classmethod
@@ -54,7 +56,14 @@ class Device:
             disk_budget_bytes=config.disk_budget,
             arch=platform.machine(),
             agent_version=agent_version(),
+            failure_mode=config.failure_mode,
         )
+
+    @property
+    def unconfined(self) -> list[str]:
+        """A note for each layer around a model's process that this host does not give."""
+        layers = self.runtime.confinement
+        return [f"worker_unconfined:{layer.name}" for layer in layers if not layer.holds]
 
     def disk_free_bytes(self, store: ReleaseStore) -> int:
         """What the disk has left for releases, or the budget if that is less.
@@ -79,7 +88,7 @@ class Device:
             providers=frozenset(self.runtime.providers),
             memory_budget_bytes=self.memory_budget_bytes,
             disk_free_bytes=self.disk_free_bytes(store),
-            held_files=store.digests(),
+            held_files=store.digests() | store.content_keys.ids(),
             failed=state.failed,
             security_versions={model: state.security_version},
             trust_fresh=look.trust_fresh,

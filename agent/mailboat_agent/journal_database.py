@@ -175,3 +175,16 @@ class JournalDatabase:
                     self._path.with_name(f"{prefix}{number}{suffix}").unlink(missing_ok=True)
             fsync_directory(self._path.parent)
         self.was_lost = True
+
+
+def quick_check(path: Path) -> str | None:
+    """What SQLite itself finds wrong with the file, changing nothing; None when all is well."""
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1)
+        try:
+            (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        return str(error)
+    return None if answer == "ok" else str(answer)

@@ -155,6 +155,10 @@ class Reconciler:
             if isinstance(error, TrustStale):
                 self._untaken = payload
             self._refused(payload, error, now)
+            # Trust metadata stands on its own: a withdrawal may have come with a refused wish.
+            for loop in self.loops.values():
+                loop.bar_what_is_withdrawn()
+            self._wake()
             return False
         except Exception as error:  # noqa: BLE001 - a stranger's bytes shall not end what serves
             self._met_a_bug(payload, error, now)
@@ -299,6 +303,8 @@ class Reconciler:
             return
         desired = self._manifest.desired
         keep = named_digests(desired.assignments) if desired is not None else set()
+        deltas = self._manifest.offered_deltas().deltas
+        keep |= {delta.patch for delta in deltas if not self._store.has(delta.target)}
         for loop in self.loops.values():
             keep |= loop.view.keep_digests()
         freed_bytes = self._store.collect_garbage(keep)

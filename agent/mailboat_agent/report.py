@@ -12,7 +12,7 @@ from mailboat_agent.model_loop import ModelLoop
 from mailboat_agent.reconcile import Reconciler
 from mailboat_agent.release_store import ReleaseStore
 from mailboat_agent.serving.runtime import Runtime
-from mailboat_agent.update.events import milliseconds
+from mailboat_agent.update.events import left_with_nothing, milliseconds
 from mailboat_agent.update.steps import Stage, StartTrial
 from mailboat_schemas.codec import encode
 from mailboat_schemas.envelope import PayloadType, sign_as_device
@@ -87,8 +87,11 @@ class Reporter:
             notes.append("trust_damaged")
         for model in self._reconciler.loops:
             serving = self._runtime.snapshot(model)
+            if left_with_nothing(self._ledger.model(model)):
+                notes.append(f"nothing_to_serve:{model}")
             if serving is not None and not serving.ready:
                 notes.append(f"worker_restarting:{model}")
+        notes += self._device.unconfined
         return notes
 
     def _model(self, loop: ModelLoop) -> ReportedModel:

@@ -18,37 +18,35 @@ from typing import TYPE_CHECKING
 from mailboat_agent.atomic_file import DiskFailing, LockedDirectory
 from mailboat_agent.background import in_background
 from mailboat_agent.config import AgentConfig
+from mailboat_agent.credentials import Credentials
 from mailboat_agent.facts import UNKNOWN_RUNTIME, Device, agent_version
-from mailboat_agent.identity import Identity, load_identity, tls_context
 from mailboat_agent.journal import Journal
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.manifest import Manifest
+from mailboat_agent.manifest_poll import ManifestPoll
 from mailboat_agent.reconcile import Reconciler
 from mailboat_agent.release_store import ReleaseStore
 from mailboat_agent.serving.gateway import Gateway
-from mailboat_agent.serving.process import RuntimeFacts, WorkerNotStarted, runtime_facts
+from mailboat_agent.serving.launch import Launch
+from mailboat_agent.serving.process import RuntimeFacts, WorkerNotStarted
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.status import StatusFiles
-from mailboat_agent.supervisor import exit_at_last, keep_the_watchdog_quiet, notify_supervisor
+from mailboat_agent.supervisor import Watchdog, exit_at_last, notify_supervisor
 from mailboat_agent.telemetry import Telemetry
 from mailboat_agent.trust_store import TrustStore
 from mailboat_agent.work import Workbench
-from mailboat_schemas.codec import encode
-from mailboat_schemas.envelope import PayloadType, sign_as_device
-from mailboat_schemas.errors import ArtifactMissing, ConfigurationInvalid, DiskFull, MailboatError
+from mailboat_schemas.errors import ConfigurationInvalid, DiskFull
 from mailboat_schemas.topics import Channel
 
 if TYPE_CHECKING:
     # These bring libraries that take as long to import as a worker does to start.
     from mailboat_agent.correspondence import Correspondence
-    from mailboat_agent.download import HttpsSource
     from mailboat_agent.mqtt import Link
     from mailboat_agent.report import Reporter
 
 LOOK_SECONDS_MAX = 1.0  # between two looks; whatever happens is noticed by then
 LOOK_SECONDS_MIN = 0.02  # a burst of wake-ups is one look
-POLL_JITTER = 0.25  # of the poll interval, so that a fleet does not ask in step
 TRUST_ROOT_BYTES_MAX = 1 << 20
 CLOSE_SECONDS_MAX = 5.0  # for work, requests and workers to end; what is left dies with the process
 _log = logging.getLogger(__name__)
@@ -86,12 +84,10 @@ class Agent:
 
     def __init__(self, config: AgentConfig) -> None:
         self._config = config
-        self._identity = _identity_of(config)
-        self._tls = tls_context(config.ca, config.certificate, config.key)
         self._rng = random.Random(int.from_bytes(os.urandom(16)))  # noqa: S311 - jitter, epochs
         self._wake = asyncio.Event()
-        self._source: HttpsSource | None = None
         self._store = ReleaseStore(config.data_dir)
+        self._credentials = Credentials(config, self._store.content_keys, now=utc_now())
         trust = TrustStore(config.data_dir, _trust_root(config))
         self._journal = Journal(config.data_dir / "journal.db", self._rng)
         state_file = StateFile(config.data_dir)
@@ -102,7 +98,9 @@ class Agent:
             fleet=config.fleet,
             hardware_class=config.hardware_class,
         )
-        self._runtime = Runtime(clock=utc_now)
+        launch = Launch(config.worker_socket, config.worker_user)
+        self._runtime = Runtime(clock=utc_now, launch=launch)
+        self._watchdog = Watchdog(self._runtime.stuck)
         self._status = StatusFiles(config.data_dir)
         self._problems = state_file.problems
         self._gateway: Gateway | None = None
@@ -114,7 +112,7 @@ class Agent:
         now = utc_now()
         for problem in self._problems:
             self._ledger.tell_damage("state", problem, now)
-        device = Device.of(config, enrolment_number=self._identity.enrolment_number)
+        device = Device.of(config, enrolment_number=self._credentials.identity.enrolment_number)
         self._reconciler = reconciler = self._make_reconciler(device)
         reconciler.open(now)
         reconciler.begin_serving(now, time.monotonic())
@@ -141,8 +139,7 @@ class Agent:
                 if self._gateway is not None:
                     await in_background(self._gateway.close, name="gateway-close")
                 await in_background(self._runtime.close, name="runtime-close")
-                if self._source is not None:
-                    await self._source.close()
+                await self._credentials.close()
         except TimeoutError:
             _log.warning("Not everything ended in %g s; it ends now.", CLOSE_SECONDS_MAX)
         finally:
@@ -152,15 +149,16 @@ class Agent:
     # --- the tasks -------------------------------------------------------------------------------
 
     async def _run_tasks(self, device: Device, reconciler: Reconciler, stop: asyncio.Event) -> None:
+        from mailboat_agent.acknowledgement import AckReader
         from mailboat_agent.correspondence import Correspondence
         from mailboat_agent.outbox import Outbox
         from mailboat_agent.report import Reporter
 
-        self._https()  # a wrong address is found now, not when the first release comes
+        self._credentials.https()  # a wrong address is found now, not when the first release comes
         link = self._make_link(device)
         reporter = Reporter(
             device=device,
-            identity=self._identity,
+            identity=self._credentials.identity,
             ledger=self._ledger,
             manifest=self._manifest,
             store=self._store,
@@ -170,11 +168,18 @@ class Agent:
         post = Correspondence(
             device=device,
             link=link,
-            outbox=Outbox(device.device, self._journal, self._seal_events, self._rng),
+            outbox=Outbox(device.device, self._journal, self._credentials.seal, self._rng),
             reporter=reporter,
             reconciler=reconciler,
+            acks=AckReader(device=device.device, manifest=self._manifest, ledger=self._ledger),
+            ledger=self._ledger,
             report_seconds_min=self._config.report_seconds_min,
         )
+        poll = self._make_poll(device, reconciler, post)
+        renewal = self._credentials.renewal(
+            connected=lambda: link.connected, reconnect=link.reconnect, now=utc_now, rng=self._rng
+        )
+        post.named_manifest = poll.heard_of
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(work, name=name)
@@ -183,8 +188,9 @@ class Agent:
                     ("receive", self._receive(link, post)),
                     ("reconcile", self._reconcile(device, reconciler, reporter, post)),
                     ("telemetry", self._telemetry(reconciler)),
-                    ("manifest-poll", self._poll_manifest(device, reconciler, post)),
-                    ("watchdog", keep_the_watchdog_quiet()),
+                    ("manifest-poll", poll.run()),
+                    ("renewal", renewal.run()),
+                    ("watchdog", self._watchdog.run()),
                 )
             ]
             notify_supervisor("READY=1")
@@ -209,6 +215,7 @@ class Agent:
         device.runtime = await self._runtime_facts()
         while True:
             self._wake.clear()
+            self._watchdog.beat()
             await reconciler.step(utc_now(), time.monotonic())
             report = reporter.build(utc_now())
             post.report(report, time.monotonic())
@@ -234,48 +241,35 @@ class Agent:
                 _log.warning("A telemetry window could not be written: %s", error)
             self._wake.set()
 
-    async def _poll_manifest(
-        self, device: Device, reconciler: Reconciler, post: "Correspondence"
-    ) -> None:
-        """Ask over HTTPS while the broker has been silent for a whole interval."""
-        interval = self._config.manifest_poll_seconds
-        etag = None
-        while True:
-            await asyncio.sleep(interval * (1 + POLL_JITTER * (self._rng.random() - 0.5)))
-            if post.connected and time.monotonic() - post.heard_at < interval:
-                continue
-            try:
-                found = await self._https().get_manifest(device.hardware_class, etag)
-            except ArtifactMissing:
-                continue
-            except MailboatError as error:
-                _log.info("The manifest could not be asked for: %s", error)
-                continue
-            if found is not None:
-                payload, etag = found
-                reconciler.take_manifest(payload, utc_now())
-
     # --- making things ---------------------------------------------------------------------------
+
+    def _make_poll(
+        self, device: Device, reconciler: Reconciler, post: "Correspondence"
+    ) -> ManifestPoll:
+        return ManifestPoll(
+            fetch=lambda etag: self._credentials.https().get_manifest(device.hardware_class, etag),
+            take=lambda payload: reconciler.take_manifest(payload, utc_now()),
+            quiet_since=lambda: post.heard_at if post.connected else None,
+            counter=lambda: self._ledger.state.manifest_counter,
+            interval_seconds=self._config.manifest_poll_seconds,
+            check_seconds=self._config.manifest_check_seconds,
+            monotonic=time.monotonic,
+            rng=self._rng,
+        )
 
     async def _runtime_facts(self) -> RuntimeFacts:
         try:
-            return await in_background(runtime_facts, name="runtime-facts")
+            return await in_background(self._runtime.facts, name="runtime-facts")
         except WorkerNotStarted as error:
             # Eligibility refuses every release with a reason; the device stays reachable.
             _log.error("onnxruntime cannot be used: %s", error)
             return UNKNOWN_RUNTIME
 
-    def _https(self) -> "HttpsSource":
-        from mailboat_agent.download import HttpsSource
-
-        if self._source is None:
-            self._source = HttpsSource(self._config.api_url, self._tls)
-        return self._source
-
     def _make_reconciler(self, device: Device) -> Reconciler:
         bench = Workbench(
             store=self._store,
-            source=self._https,
+            content_keys=self._credentials.content_keys,
+            source=self._credentials.https,
             runtime=self._runtime,
             hardware_class=device.hardware_class,
             memory_budget_bytes=device.memory_budget_bytes,
@@ -300,7 +294,7 @@ class Agent:
         broker = Broker(
             host=config.mqtt_host,
             port=config.mqtt_port,
-            tls=self._tls,
+            tls=self._credentials.tls,
             keepalive_seconds=config.keepalive_seconds,
             reconnect_seconds_min=config.reconnect_seconds_min,
             reconnect_seconds_max=config.reconnect_seconds_max,
@@ -311,23 +305,9 @@ class Agent:
             session=self._ledger.state.session,
             status_topic=topic_of(Channel.STATUS, device),
             subscriptions=subscriptions(device),
+            seal=self._credentials.seal,
             rng=self._rng,
         )
-
-    def _seal_events(self, batch: bytes) -> bytes:
-        identity = self._identity
-        return encode(sign_as_device(PayloadType.EVENT_BATCH, batch, identity.key, identity.keyid))
-
-
-def _identity_of(config: AgentConfig) -> Identity:
-    identity = load_identity(config.key, config.certificate)
-    if identity.device != config.device:
-        raise ConfigurationInvalid(
-            f"The certificate is of device {identity.device}, the configuration says "
-            f"{config.device}.",
-            next_step="correct 'device' in agent.toml, or enrol again.",
-        )
-    return identity
 
 
 def _trust_root(config: AgentConfig) -> bytes:

@@ -39,6 +39,12 @@ def submit(
             time.
         ConfigurationInvalid: certificate, key or CA cannot be read.
     """
+    if connection.certificate is None or connection.key is None:
+        raise ConfigurationInvalid(
+            f"The connection {connection.name} has no certificate, and the broker asks for one.",
+            next_step="submit with --http, or use a pipeline's connection "
+            "(`mailboat credential issue --kind ci`).",
+        )
     try:
         context = ssl.create_default_context(cafile=str(directory / connection.ca))
         context.load_cert_chain(directory / connection.certificate, directory / connection.key)

@@ -48,7 +48,31 @@ class ControllerSettings(BaseSettings):
     public_mqtt_host: str = Field(default="", description="as devices reach the broker")
     public_mqtt_port: int | None = Field(default=None, ge=1, le=65535)
 
-    device_certificate_days: int = Field(default=90, ge=1, le=3650)
+    director_key: str = Field(
+        default="",
+        max_length=1024,
+        description="where the director's key is (pkcs11:…, a path); empty: keys/director.pem",
+    )
+    broker_reload_command: tuple[str, ...] = Field(
+        default=(),
+        max_length=64,
+        description="run when access rules or revocations changed, if embedded_broker is false",
+    )
+
+    device_certificate_days: int = Field(default=30, ge=1, le=3650)
+    renewal_grace_days: int = Field(
+        default=180, ge=0, le=3650, description="how long after its end a certificate is renewed"
+    )
+    content_kek: str = Field(
+        default="",
+        description="wraps content keys: file:PATH or a pkcs11: URI; empty: a file of our own",
+    )
+    # Requests. Whoever we know has a rate of their own; strangers share one by their address.
+    rate_known_per_second: float = Field(default=100, gt=0, le=100_000)
+    rate_known_burst: int = Field(default=500, ge=1, le=1_000_000)
+    rate_stranger_per_second: float = Field(default=20, gt=0, le=100_000)
+    rate_stranger_burst: int = Field(default=1000, ge=1, le=1_000_000)
+    rate_refused_per_minute: int = Field(default=60, ge=1, le=1_000_000)
     tick_seconds: float = Field(default=1.0, gt=0, le=60)
     log_format: Literal["auto", "console", "json"] = "auto"
 
@@ -88,6 +112,11 @@ class ControllerSettings(BaseSettings):
     @property
     def broker_dir(self) -> Path:
         return self.data_dir / "broker"
+
+    @property
+    def artifact_token_keys(self) -> Path:
+        """What signs the tokens that open one artifact; made anew when it is missing."""
+        return self.data_dir / "tokens" / "artifact-keys.json"
 
     @property
     def serving_file(self) -> Path:

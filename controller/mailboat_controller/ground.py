@@ -6,9 +6,11 @@ from datetime import datetime
 import structlog
 
 from mailboat_controller.artifacts import Artifacts
-from mailboat_controller.authority.online import OnlineKeys
+from mailboat_controller.authority.online import OnlineKeys, settle
 from mailboat_controller.broker.embedded import MosquittoBroker
+from mailboat_controller.broker.guard import BrokerGuard
 from mailboat_controller.config import ControllerSettings
+from mailboat_controller.content_keys import ContentKeys
 from mailboat_controller.ingest import batch_reading
 from mailboat_controller.pki.issuing import Authority, TlsFiles
 from mailboat_controller.reconcile import Reconciler
@@ -28,7 +30,9 @@ class Ground:
     server: TlsFiles
     client: TlsFiles
     artifacts: Artifacts
+    content_keys: ContentKeys
     reconciler: Reconciler
+    guard: BrokerGuard
     broker: MosquittoBroker | None
 
     def close(self) -> None:
@@ -58,32 +62,46 @@ def open_ground(settings: ControllerSettings, now: datetime) -> Ground:
 
 
 def _open(settings: ControllerSettings, store: Store, now: datetime) -> Ground:
-    keys = OnlineKeys.load(settings.keys_dir)
+    keys = OnlineKeys.load(settings.keys_dir, {"director": settings.director_key})
     authority = Authority.load(settings.pki_dir)
     store.migrate()
     with store.transaction() as tx:
-        taken = held_trust.import_directory(tx, settings.trust_dir, now)
-        held_trust.require_named(keys, held_trust.read(tx))
+        taken = held_trust.import_directory(tx, settings.trust_dir, now, keys)
+        held_trust.read(tx)
+        keys, named = held_trust.named_keys(tx, keys), held_trust.named_keyids(tx)
         read = batch_reading.reread(tx, now)
-    _log.info("opened", trust_imported=taken, events_read_again=read)
+    moved = settle(settings.keys_dir, named)
+    _log.info("opened", trust_imported=taken, keys_moved=moved, events_read_again=read)
     reconciler = Reconciler(store, keys, settings.fleet)
     reconciler.run(now)
     server = authority.server_files(settings.certificate_names(), now=now)
     client = authority.controller_files(now=now)
     artifacts = Artifacts(settings.artifacts_dir)
     artifacts.remove_parts()
+    content_keys = ContentKeys.of(settings, store)
+    guard = BrokerGuard(
+        store=store,
+        authority=authority,
+        directory=settings.broker_dir,
+        reload_command=settings.broker_reload_command,
+    )
+    guard.write_files(now)
     return Ground(
         store=store,
         authority=authority,
         server=server,
         client=client,
         artifacts=artifacts,
+        content_keys=content_keys,
         reconciler=reconciler,
-        broker=_started_broker(settings, server),  # last: a child that nobody else would end
+        guard=guard,
+        broker=_started_broker(settings, server, guard),  # last: a child that nobody else would end
     )
 
 
-def _started_broker(settings: ControllerSettings, files: TlsFiles) -> MosquittoBroker | None:
+def _started_broker(
+    settings: ControllerSettings, files: TlsFiles, guard: BrokerGuard
+) -> MosquittoBroker | None:
     if not settings.embedded_broker:
         return None
     broker = MosquittoBroker(
@@ -94,4 +112,5 @@ def _started_broker(settings: ControllerSettings, files: TlsFiles) -> MosquittoB
         port=settings.mqtt_port,
     )
     broker.start()
+    guard.started(broker)
     return broker

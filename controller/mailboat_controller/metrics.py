@@ -13,6 +13,7 @@ from mailboat_controller.ingest.batch import Ingested
 from mailboat_controller.stats import RollUp
 from mailboat_controller.store import devices, manifests, outbox, quarantine, trust_roles
 from mailboat_controller.store.engine import Store
+from mailboat_controller.trust import expiry
 
 _OUTCOMES = ("not_open", "waiting", "in_progress", "ok", "failed", "excluded")
 _STATES = ("online", "offline", "unknown", "revoked")
@@ -66,6 +67,12 @@ class Metrics:
             "Messages that the broker refused: look at its access rules.",
             registry=self._registry,
         )
+        self._refused_requests = Counter(
+            "mailboat_requests_refused",
+            "Requests to the API that were turned away at the door, by error code.",
+            ["code"],
+            registry=self._registry,
+        )
         self._batches = Histogram(
             "mailboat_ingest_batch_seconds",
             "Time to take a batch of messages into the database.",
@@ -97,6 +104,9 @@ class Metrics:
     def count_refused(self) -> None:
         self._refused.inc()
 
+    def count_refused_request(self, code: str) -> None:
+        self._refused_requests.labels(code).inc()
+
     def render(self) -> bytes:
         """Text exposition format 0.0.4."""
         return generate_latest(self._registry)
@@ -119,6 +129,7 @@ class _StoreCollector(Collector):
             waiting = outbox.count(tx)
             held = quarantine.count(tx)
             timestamp = trust_roles.newest_of(tx, "timestamp")
+            expiries = expiry.expires_at(trust_roles.newest(tx))
         yield GaugeMetricFamily(
             "mailboat_outbox_messages", "Messages not yet with the broker.", value=waiting
         )
@@ -131,6 +142,14 @@ class _StoreCollector(Collector):
                 "When the timestamp role was last signed; daily, or devices install nothing.",
                 value=timestamp[2].timestamp(),
             )
+        expires = GaugeMetricFamily(
+            "mailboat_trust_role_expires_timestamp_seconds",
+            "When the newest version of a role expires; devices install nothing after that.",
+            labels=["role"],
+        )
+        for role, instant in expiries.items():
+            expires.add_metric([role], instant.timestamp())
+        yield expires
         enrolled = GaugeMetricFamily(
             "mailboat_devices",
             "Enrolled devices by class and state.",

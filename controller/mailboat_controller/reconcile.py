@@ -16,7 +16,7 @@ from mailboat_controller import publication, rollout_facts
 from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.publication import ClassWish, Published
 from mailboat_controller.rollout.decide import Decision, Rollout, decide
-from mailboat_controller.rollout.members import Member
+from mailboat_controller.rollout.members import ROSTER_MIN, Member
 from mailboat_controller.rollout.state import FINAL, OFFERED, Phase, Trigger, move
 from mailboat_controller.rollout_facts import Classes
 from mailboat_controller.store import audit, classes, rollouts
@@ -25,15 +25,18 @@ from mailboat_controller.store.rollouts import AssignmentRow, RolloutRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_controller.trust import held_trust
 from mailboat_controller.trust.held_trust import HeldTrust
+from mailboat_schemas import cohort
 from mailboat_schemas.desired import OfferWave, ReleaseRef
 from mailboat_schemas.documents.rollout import WAVES_MAX
 from mailboat_schemas.errors import Conflict
+from mailboat_schemas.reports import Ack
 
 # A pass takes every rollout one step; a rollout has a start, its waves and an end.
 PASSES_MAX = 2 * (WAVES_MAX + 2)
 ACTOR = "controller"
 ORDERS = frozenset({Trigger.START, Trigger.PAUSE, Trigger.RESUME, Trigger.ABORT})
-CLOSED_WAVE = OfferWave(upto="", roster=0)
+# A wave that was open before its class joined the plan: it has let in nobody there.
+MISSED_WAVE = OfferWave(upto=cohort.UPTO_NONE, roster=ROSTER_MIN)
 
 _log = structlog.get_logger(__name__)
 
@@ -65,6 +68,8 @@ class Reconciler:
 
     def reconcile(self, tx: Transaction, now: datetime) -> Reconciled:
         """The same inside the caller's transaction."""
+        # Keys are rotated while we run: from here on those sign that the metadata names.
+        self._keys = held_trust.named_keys(tx, self._keys)
         signed = held_trust.renew(tx, self._keys, now)
         trust = held_trust.read(tx)
         fleet = _Fleet(tx, trust)
@@ -127,6 +132,9 @@ class Reconciler:
         with self._store.read() as tx:
             return tuple(rollout_facts.summary(row) for row in rollouts.every(tx))
 
+    def sign_ack(self, ack: Ack) -> bytes:
+        return self._keys.sign_ack(ack)
+
     def assert_retained(self, now: datetime) -> int:
         with self._store.transaction() as tx:
             return publication.assert_retained(tx, fleet=self._fleet, now=now)
@@ -183,12 +191,13 @@ class _Fleet:
             self._record_assignment(held.get((hardware_class, model)), row, now)
         return tuple(
             publication.wish_for(
-                hardware_class,
-                [row for row in rows if row.hardware_class == hardware_class],
-                self._started_last_first(hardware_class),
-                previous.get(hardware_class, {}),
+                document.metadata.name,
+                [row for row in rows if row.hardware_class == document.metadata.name],
+                self._started_last_first(document.metadata.name),
+                previous.get(document.metadata.name, {}),
+                document.spec.failure_mode,
             )
-            for hardware_class in classes.names(self._tx)
+            for document in classes.every(self._tx)
         )
 
     def _decide(self, name: str, now: datetime) -> bool:
@@ -295,7 +304,7 @@ def _decided(row: RolloutRow, decision: Decision, number: int, now: datetime) ->
         missed = row.rollout.waves_open - len(opened.get(hardware_class, ()))
         opened[hardware_class] = (
             *opened.get(hardware_class, ()),
-            *[CLOSED_WAVE] * missed,
+            *[MISSED_WAVE] * missed,
             wave,
         )
     return replace(moved, rollout=replace(moved.rollout, opened=opened, wave_opened_at=now))

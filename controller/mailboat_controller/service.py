@@ -23,6 +23,7 @@ from mailboat_controller import logs, stats
 from mailboat_controller.admission import Admission
 from mailboat_controller.api.app import build_app
 from mailboat_controller.api.context import ApiContext
+from mailboat_controller.artifact_tokens import ArtifactTokens
 from mailboat_controller.config import ControllerSettings
 from mailboat_controller.data_directory import Addresses, addresses_of
 from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
@@ -33,8 +34,11 @@ from mailboat_controller.mqtt.link import Link
 from mailboat_controller.mqtt.receiving import Receiver
 from mailboat_controller.mqtt.sending import Sender
 from mailboat_controller.pki.issuing import TlsFiles
+from mailboat_controller.role_admission import RoleAdmission
 from mailboat_controller.rollout.state import Trigger
-from mailboat_controller.store import telemetry
+from mailboat_controller.store import telemetry, trust_roles
+from mailboat_controller.trust import expiry
+from mailboat_controller.trust.role_intake import TakenRoles
 from mailboat_controller.wake import Wake
 from mailboat_schemas.errors import MailboatError, Transient
 from mailboat_schemas.submission import SubmissionReply
@@ -47,6 +51,7 @@ REST_FACTOR = 4.0
 STATS_SECONDS_MIN = 1.0
 STATS_SECONDS_MAX = 30.0
 BROKER_LOOK_SECONDS = 2.0
+ACCESS_LOOK_SECONDS = 2.0  # until a credential that was revoked on this disk is cut off
 FORGET_SECONDS = 3600.0
 READY_SECONDS_MAX = 10.0  # then others are told where we are, broker or not
 
@@ -90,10 +95,12 @@ class _Controller:
         self._changed = Wake()  # a rollout may decide otherwise
         self._queued = Wake()  # something waits in the outbox
         self._news = Wake()  # roll-ups may differ
+        self._access = Wake()  # the broker may have somebody to let in or to cut off
         self._stats = stats.Publisher(settings.fleet)
         store, fleet = ground.store, settings.fleet
         self._metrics = Metrics(store, lambda: self._stats.latest)
         self._admission = Admission(store, ground.reconciler, ground.artifacts, fleet)
+        self._role_admission = RoleAdmission(store, ground.reconciler)
         self._receiver = Receiver(
             store=store,
             admission=self._admission,
@@ -101,6 +108,7 @@ class _Controller:
             metrics=self._metrics,
             changed=self._changed,
             queued=self._queued,
+            sign_ack=ground.reconciler.sign_ack,
             now=now,
         )
         self._sender = Sender(
@@ -129,6 +137,7 @@ class _Controller:
             "stats": self._publish_stats(link),
             "forget": self._forget(),
             "broker": self._watch_broker(),
+            "access": self._guard_broker(),
         }
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop, name=name) for name, loop in loops.items()]
@@ -163,14 +172,19 @@ class _Controller:
                 settings=settings,
                 store=ground.store,
                 artifacts=ground.artifacts,
+                content_keys=ground.content_keys,
                 authority=ground.authority,
                 now=now,
                 submit=self._submit,
+                take_roles=self._take_roles,
                 order=self._order,
                 rollouts=ground.reconciler.summaries,
                 rollout_status=ground.reconciler.status,
                 wake=self._changed.set,
                 metrics=self._metrics.render,
+                refused=self._metrics.count_refused_request,
+                access_changed=self._access_changed,
+                artifact_tokens=ArtifactTokens(settings.artifact_token_keys),
                 roll_ups=lambda: self._stats.latest,
                 api_url=addresses.api_url,
                 mqtt_host=addresses.mqtt_host,
@@ -183,6 +197,11 @@ class _Controller:
         reply = self._admission.submit(content, sender, now())
         self._wake_all()
         return reply
+
+    def _take_roles(self, roles: Mapping[str, bytes], actor: str, reason: str) -> TakenRoles:
+        taken = self._role_admission.take(roles, actor=actor, reason=reason, now=now())
+        self._wake_all()
+        return taken
 
     def _order(self, name: str, trigger: Trigger, actor: str, reason: str) -> None:
         self._ground.reconciler.order(name, trigger, actor=actor, reason=reason, now=now())
@@ -247,13 +266,32 @@ class _Controller:
         while True:
             try:
                 await asyncio.to_thread(self._forget_telemetry)
-            except Transient as error:
+            except MailboatError as error:
                 _log.warning("old telemetry stays for now", problem=str(error))
             await asyncio.sleep(FORGET_SECONDS)
 
     def _forget_telemetry(self) -> None:
         with self._ground.store.transaction() as tx:
             telemetry.forget(tx, now())
+            roles = trust_roles.newest(tx)
+        expiry.warn(roles, now())  # as good a place as any for what is said once an hour
+
+    def _access_changed(self) -> None:
+        try:
+            self._ground.guard.refresh(now())
+        except (MailboatError, OSError) as error:
+            # Who was let in or cut off is in the registry; the loop goes on trying.
+            _log.warning("the broker does not go by the registry yet", problem=str(error))
+        self._access.set()
+
+    async def _guard_broker(self) -> None:
+        """Whatever changed the registry, from here or from a command on this disk."""
+        guard, settings = self._ground.guard, self._settings
+        while True:
+            started = time.monotonic()
+            await asyncio.to_thread(guard.look, settings.mqtt_host, self._broker_port, now())
+            await asyncio.sleep(_rest_seconds(started, 0))
+            await self._access.wait(ACCESS_LOOK_SECONDS)
 
     async def _watch_broker(self) -> None:
         """An embedded broker that died is started again; devices and we come back by ourselves."""

@@ -46,7 +46,7 @@ MESSAGES: tuple[type[BaseModel], ...] = (
     SubmissionReply,
     Envelope,
 )
-_SIGNED = {"ReportedState", "EventBatch"}
+_SIGNED = {"ReportedState", "EventBatch", "Hello", "TelemetryBatch", "Presence", "Ack"}
 _BEGIN, _END = "<!-- examples: begin -->", "<!-- examples: end -->"
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, StringConstraints
 
 from mailboat_schemas.codec import WireModel
+from mailboat_schemas.deltas import DELTAS_MAX, Delta
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.documents.rollout import PILOTS_MAX, WAVES_MAX
 from mailboat_schemas.names import ClassName, DeviceId, Digest, FleetId, ModelName, Version
@@ -73,6 +74,11 @@ class DesiredState(WireModel):
     failure_mode: FailureMode = Field(
         default=FailureMode.FAIL_SAFE,
         description="of the class; a release or device may be stricter",
+    )
+    deltas: tuple[Delta, ...] = Field(
+        default=(),
+        max_length=DELTAS_MAX,
+        description="patches for files of the releases above, best first; a hint, never needed",
     )
 
 

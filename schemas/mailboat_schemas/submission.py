@@ -15,6 +15,7 @@ from mailboat_schemas.names import Digest, FleetId
 
 RoleName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,80}$")]
 ROLES_PER_SUBMISSION_MAX = 8
+REASON_CHARS_MAX = 2000
 
 
 class Submission(WireModel):
@@ -26,6 +27,11 @@ class Submission(WireModel):
     fleet: FleetId
     roles: dict[RoleName, bytes] = Field(min_length=1, max_length=ROLES_PER_SUBMISSION_MAX)
     documents: dict[Digest, bytes] = Field(default_factory=dict, max_length=16)
+    reason: str = Field(
+        default="",
+        max_length=REASON_CHARS_MAX,
+        description="why, for the audit log; the sender's word, not signed",
+    )
 
 
 class SubmissionReply(BaseModel):

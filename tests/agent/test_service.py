@@ -24,8 +24,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from mailboat_agent.cli import EXIT_AUTH, EXIT_FAILURE, EXIT_USAGE, main
 from mailboat_agent.status import read_status
+from mailboat_controller.authority.online import OnlineKeys
 from mailboat_schemas import topics
-from mailboat_schemas.codec import decode, encode
+from mailboat_schemas.codec import decode
 from mailboat_schemas.envelope import Envelope, PayloadType, open_from_device
 from mailboat_schemas.errors import NotFound
 from mailboat_schemas.events import EventBatch
@@ -62,6 +63,7 @@ class Centre:
 
     port: int
     certificates: Certificates
+    online: OnlineKeys
     public_key: Any = None
     acked: int = 0
     telemetry_acked: int = 0
@@ -101,20 +103,26 @@ class Centre:
                         self.events.append(f"{event.kind} {event.version}")
                 epoch = batch.epoch
             case Channel.TELEMETRY:
-                telemetry = decode(TelemetryBatch, payload)
+                windows = self.open(payload, PayloadType.TELEMETRY_BATCH)
+                telemetry = decode(TelemetryBatch, windows)
                 self.telemetry_acked = telemetry.windows[-1].sequence
                 self.windows += len(telemetry.windows)
                 epoch = telemetry.epoch
             case Channel.HELLO:
-                epoch = decode(Hello, payload).epoch
+                epoch = decode(Hello, self.open(payload, PayloadType.HELLO)).epoch
             case Channel.REPORT:
                 signed = self.open(payload, PayloadType.REPORTED_STATE)
                 self.reports.append(decode(ReportedState, signed))
                 return
             case _:
                 return
-        ack = Ack(epoch=epoch, events_acked=self.acked, telemetry_acked=self.telemetry_acked)
-        client.publish(message.topic.split("/up/")[0] + "/dn/ack", encode(ack))
+        ack = Ack(
+            device=DEVICE,
+            epoch=epoch,
+            events_acked=self.acked,
+            telemetry_acked=self.telemetry_acked,
+        )
+        client.publish(message.topic.split("/up/")[0] + "/dn/ack", self.online.sign_ack(ack))
 
 
 @dataclass
@@ -193,7 +201,7 @@ def site(tmp_path: Path, certificates: Certificates) -> Iterator[Site]:
         "token": ArtifactServer.TOKEN,
     }
     kit.write_text(json.dumps(content))
-    site = Site(tmp_path, fleet, server, Centre(port, certificates), kit)
+    site = Site(tmp_path, fleet, server, Centre(port, certificates, fleet.online), kit)
     yield site
     if site.agent is not None:
         site.agent.kill()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from controller_core import EVERYBODY, Core, plan
 from enrolled_fleet import FLEET
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.rollout.state import Phase
-from mailboat_controller.store import audit, releases, rollouts
+from mailboat_controller.store import audit, credentials, releases, rollouts
 from mailboat_schemas.events import EventKind
 from mailboat_schemas.plan import PlanWave
 from mailboat_schemas.topics import Channel, build
@@ -101,18 +102,18 @@ def test_a_rollout_name_of_another_release_rejects_all_of_it(core: Core) -> None
 
 def test_a_new_plan_under_the_same_name_is_followed(core: Core) -> None:
     core.release("1.0.0", plan("first"))
-    core.trust.release("1.0.0", plan("first", expires=1 << 40))
+    core.trust.release("1.0.0", plan("first", expires=1 << 37))
 
     reply = core.submit("approval-vad")
 
     assert reply.rollouts == ()
     assert reply.reasons == ("rollout first goes on with the new plan",)
-    assert core.rollout("first").plan.expires == 1 << 40
+    assert core.rollout("first").plan.expires == 1 << 37
 
 
 def test_a_new_plan_is_in_the_audit_log(core: Core) -> None:
     core.release("1.0.0", plan("first"))
-    core.trust.release("1.0.0", plan("first", expires=1 << 40))
+    core.trust.release("1.0.0", plan("first", expires=1 << 37))
     core.submit("approval-vad")
 
     with core.store.read() as tx:
@@ -126,7 +127,7 @@ def test_a_completed_rollout_keeps_its_plan_and_takes_no_class_in(core: Core) ->
     core.tell(pilot, EventKind.COMMITTED, digest)
     assert core.rollout("first").phase is Phase.COMPLETED
 
-    core.trust.release("1.0.0", plan("first", expires=1 << 40))
+    core.trust.release("1.0.0", plan("first", expires=1 << 37))
     reply = core.submit("approval-vad")
 
     assert reply.status == "accepted"
@@ -176,3 +177,27 @@ def test_nobody_makes_us_publish_anywhere_else(core: Core, elsewhere: str | None
 
     assert reply.status == "accepted"
     assert replies(core) == []
+
+
+def test_a_submission_in_the_name_of_no_pipeline_is_refused_unread(core: Core) -> None:
+    """A device may write to the submit topic of its own name; its broker cannot know better."""
+    core.trust.release("1.0.0", plan("first"))
+    submission = message(core)
+    topic = build(Channel.SUBMIT, fleet=FLEET, pipeline="dev-1")
+
+    reply = core.admission.submit_message(replace(submission, topic=topic), core.now)
+
+    assert (reply.status, reply.code) == ("rejected", "E-NOT-PERMITTED")
+    with core.store.read() as tx:
+        assert releases.every(tx) == ()
+
+
+def test_a_revoked_pipeline_hands_in_nothing_more(core: Core) -> None:
+    core.trust.release("1.0.0", plan("first"))
+    with core.store.transaction() as tx:
+        credentials.revoke(tx, name="build", kind="ci")
+
+    reply = core.admission.submit_message(message(core), core.now)
+
+    assert (reply.status, reply.code) == ("rejected", "E-NOT-PERMITTED")
+    assert replies(core) == [(REPLY, "rejected", b"42")]

@@ -7,12 +7,14 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mailboat_controller import cli
+from mailboat_controller.access import Role
 from running_api import RunningApi, running_api
 from trust_fleet import CLASS, TrustFleet
 
@@ -120,10 +122,95 @@ class TestCredentials:
         assert terminal.run(*revoke).code == 0
         assert terminal.run(*revoke).code == 4
         listed = terminal.run("credential", "list", "--json", *config).json
-        assert [(row["name"], row["revoked"]) for row in listed] == [
-            ("operator", False),
-            ("build", True),
+        assert [(row["name"], row["revoked"]) for row in listed] == [("build", True)]
+
+
+class TestTokens:
+    def test_of_the_first_operator_is_a_secret_file(
+        self, terminal: Terminal, tmp_path: Path
+    ) -> None:
+        said = terminal.run("init", "--fleet", "demo", "--data-dir", tmp_path, "--json")
+        directory = Path(said.json["connection"]).parent
+        token = (directory / "token").read_text().strip()
+
+        assert tomllib.loads((directory / "connection.toml").read_text())["token"] == "token"
+        assert stat.S_IMODE((directory / "token").stat().st_mode) == 0o600
+        assert token.rpartition("_")[2] not in said.out + said.err
+        database = b"".join(path.read_bytes() for path in tmp_path.glob("mailboat.db*"))
+        assert token.split("_")[1].encode() in database
+        assert token.rpartition("_")[2].encode() not in database
+
+    def test_are_issued_listed_and_revoked_on_the_controllers_disk(
+        self, terminal: Terminal, tmp_path: Path
+    ) -> None:
+        terminal.run("init", "--fleet", "demo", "--data-dir", tmp_path)
+        config = ("--config", tmp_path / "controller.toml")
+        issue = ("token", "issue", "anna", "--role", "approver", "--out", tmp_path / "anna")
+        assert terminal.run(*issue, "--days", "7", *config, "--json").json["days"] == 7
+        assert terminal.run(*issue, "--days", "91", *config).code == 2
+        assert terminal.run("token", "issue", "A b", *issue[3:], *config).code == 1
+
+        revoke = ("token", "revoke", "anna", "--reason", "left", *config)
+        assert terminal.run(*revoke, "--json").json == {"name": "anna", "revoked": 1}
+        assert terminal.run(*revoke).code == 4
+        listed = terminal.run("token", "list", "--json", *config).json
+        assert [(row["name"], row["role"], row["revoked"]) for row in listed] == [
+            ("operator", "operator", False),
+            ("anna", "approver", True),
         ]
+
+    def test_are_listed_and_revoked_through_the_api_by_operators(
+        self, alice: Terminal, api: RunningApi
+    ) -> None:
+        api.admit(Role.VIEWER, "viktor")
+        vera = ("--connection", api.connection_file("vera"))
+
+        assert alice.run("token", "revoke", "viktor", "--reason", "x", *vera).code == 5
+        assert alice.run("token", "revoke", "viktor", "--reason", "left").code == 0
+        rows = {row["name"]: row for row in alice.run("token", "list", "--json").json}
+        assert (rows["viktor"]["revoked"], rows["vera"]["revoked"]) == (True, False)
+        said = alice.run("device", "list", "--connection", api.connection_file("viktor"))
+        assert (said.code, "E-TOKEN-REVOKED" in said.err) == (5, True)
+
+    def test_are_renewed_in_their_place(self, terminal: Terminal, api: RunningApi) -> None:
+        api.admit(Role.VIEWER, "walter", days=5)
+        connection = api.connection_file("walter")
+        old = connection.with_name("token").read_text()
+        api.clock_ahead = timedelta(days=1)
+        try:
+            said = terminal.run("token", "renew", "--connection", connection, "--json")
+        finally:
+            api.clock_ahead = timedelta()
+
+        new = connection.with_name("token").read_text()
+        assert said.json["id"] == new.split("_")[1] != old.split("_")[1]
+        assert stat.S_IMODE(connection.with_name("token").stat().st_mode) == 0o600
+        assert new.strip().rpartition("_")[2] not in said.out + said.err
+        connection.with_name("token").write_text(old)
+        assert terminal.run("device", "list", "--connection", connection).code == 5
+
+    def test_are_none_of_a_pipelines_business(self, terminal: Terminal, api: RunningApi) -> None:
+        said = terminal.run("token", "renew", "--connection", api.connection_file("build"))
+
+        assert (said.code, "no token" in said.err) == (1, True)
+
+
+class TestAReminder:
+    def test_comes_in_the_last_days_of_a_token_and_not_into_what_programs_read(
+        self, terminal: Terminal, api: RunningApi
+    ) -> None:
+        api.admit(Role.VIEWER, "xaver", days=30)
+        words = ("device", "list", "--json", "--connection", api.connection_file("xaver"))
+        assert terminal.run(*words).err == ""
+
+        api.clock_ahead = timedelta(days=24)
+        try:
+            said = terminal.run(*words)
+        finally:
+            api.clock_ahead = timedelta()
+
+        assert (said.code, said.err.count("mailboat token renew")) == (0, 1)
+        assert said.json[0]["device"] == "dev-1"
 
 
 class TestDevices:

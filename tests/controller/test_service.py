@@ -36,6 +36,7 @@ from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.desired import ManifestBundle
 from mailboat_schemas.documents.hardware_class import HardwareClass
 from mailboat_schemas.enrolment import Kind
+from mailboat_schemas.envelope import Envelope
 from mailboat_schemas.errors import ConfigurationInvalid, DiskFull
 from mailboat_schemas.reports import Ack
 from mailboat_schemas.submission import Submission
@@ -189,7 +190,8 @@ def until(condition: Any) -> None:
 
 
 def acks(heard: list[MQTTMessage]) -> list[int]:
-    return [decode(Ack, bytes(m.payload)).events_acked for m in heard if m.topic.endswith("/ack")]
+    sealed = [decode(Envelope, bytes(m.payload)) for m in heard if m.topic.endswith("/ack")]
+    return [decode(Ack, envelope.payload).events_acked for envelope in sealed]
 
 
 def manifests_heard(heard: list[MQTTMessage]) -> list[bytes]:

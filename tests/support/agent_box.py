@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from mailboat_agent.content_keys import ContentKeys
 from mailboat_agent.download import HttpsSource
 from mailboat_agent.facts import Device
 from mailboat_agent.identity import tls_context
@@ -57,6 +58,7 @@ class AgentBox:
         self.clock_offset = timedelta()
         self.tries = 3
         self.device = device_facts()
+        self.device_key = server.device_key
         self.start()
 
     def start(self) -> None:
@@ -74,6 +76,9 @@ class AgentBox:
         self.source = HttpsSource(self._server.url, self._tls)
         bench = Workbench(
             store=self.store,
+            content_keys=ContentKeys(
+                self.store.content_keys, self.device, lambda: self.device_key, lambda: self.source
+            ),
             source=lambda: self.source,
             runtime=self.runtime,
             hardware_class=CLASS,

@@ -1,7 +1,7 @@
 """A controller without its network: real trust, real database, real artifacts directory."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from enrolled_fleet import CLASS, FLEET, NOON, EnrolledDevice, EnrolledFleet
@@ -9,13 +9,14 @@ from mailboat_controller.admission import Admission
 from mailboat_controller.artifacts import Artifacts
 from mailboat_controller.reconcile import Reconciled, Reconciler
 from mailboat_controller.rollout.decide import Rollout
-from mailboat_controller.store import classes, manifests, outbox, rollouts
+from mailboat_controller.store import classes, credentials, manifests, outbox, rollouts
 from mailboat_controller.store.manifests import ManifestRow
 from mailboat_controller.store.outbox import OutboxRow
 from mailboat_controller.trust import held_trust
 from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.desired import Assignment, DesiredState, ManifestBundle
 from mailboat_schemas.documents.hardware_class import HardwareClass
+from mailboat_schemas.enrolment import Kind
 from mailboat_schemas.envelope import Envelope
 from mailboat_schemas.events import EventKind
 from mailboat_schemas.plan import Plan, PlanWave
@@ -49,6 +50,19 @@ class Core:
         self.artifacts = Artifacts(self.directory / "artifacts")
         self.admission = Admission(self.store, self.reconciler, self.artifacts, FLEET)
         self.put_artifact()
+        self.register_pipeline("build")
+
+    def register_pipeline(self, name: str) -> None:
+        with self.store.transaction() as tx:
+            credentials.add(
+                tx,
+                serial=f"c{name}",
+                name=name,
+                kind=Kind.CI,
+                # Of the latest instant, whatever time a test plays at.
+                expires_at=datetime(2199, 1, 1, tzinfo=UTC),
+                at=self.now,
+            )
 
     @property
     def trust_directory(self) -> Path:

@@ -20,8 +20,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mailboat_controller.authority import roles
 from mailboat_controller.authority.keys import load_key
+from mailboat_schemas.content_key import (
+    WrappedContentKey,
+    content_key_id,
+    device_key_id,
+    wrap_to_device,
+)
 from mailboat_schemas.desired import Assignment, Offer, OfferWave, ReleaseRef
 from mailboat_schemas.documents.release import document_digest
+from mailboat_schemas.sealing import salt_of, seal
 from trust_fleet import CLASS, EVERYBODY, FLEET, MODEL, TrustFleet, document
 
 DEVICE = "kiosk-1"
@@ -127,8 +134,13 @@ class ModelFleet(TrustFleet):
         health: dict[str, Any] | None = None,
         approve: bool = True,
         security_version: int = 0,
+        content_key: bytes | None = None,
+        **more: Any,
     ) -> ReleaseRef:
-        """Sign a release of a small model; with nothing said it passes its trial and a 0 s soak."""
+        """Sign a release of a small model; with nothing said it passes its trial and a 0 s soak.
+
+        With a ``content_key`` its files are encrypted under it.
+        """
         files = {
             "m.onnx": ("model", model or affine(factor)),
             "golden.npz": ("golden", samples or golden(factor)),
@@ -136,13 +148,14 @@ class ModelFleet(TrustFleet):
         tensor = {"dtype": "float32", "shape": [-1, 4]}
         content = document(
             version,
+            **more,
             security_version=security_version,
             interface={"inputs": [tensor | {"name": "x"}], "outputs": [tensor | {"name": "y"}]},
             variants=[
                 {
                     "hardware_classes": [CLASS],
                     "files": [
-                        {"path": path, "role": role, "length": len(data), "sha256": self._add(data)}
+                        {"path": path, "role": role} | self._file(data, content_key)
                         for path, (role, data) in files.items()
                     ],
                     "runtime": {"version": ">=1.18"},
@@ -153,6 +166,22 @@ class ModelFleet(TrustFleet):
         ).canonical_bytes()
         self._sign(version, content, approve=approve)
         return ReleaseRef(version=version, digest=document_digest(content))
+
+    def _file(self, content: bytes, content_key: bytes | None) -> dict[str, Any]:
+        sha256 = hashlib.sha256(content).hexdigest()
+        described: dict[str, Any] = {"length": len(content), "sha256": sha256}
+        if content_key is None:
+            self._add(content)
+            return described
+        salt = salt_of(content_key, sha256, len(content))
+        encrypted = b"".join(seal([content], content_key, salt))
+        return described | {
+            "sealed": {
+                "content_key": content_key_id(content_key),
+                "sha256": self._add(encrypted),
+                "length": len(encrypted),
+            }
+        }
 
     def _add(self, content: bytes) -> str:
         digest = hashlib.sha256(content).hexdigest()
@@ -175,6 +204,20 @@ class ModelFleet(TrustFleet):
                 **names,
             )
         self.documents[document_digest(content)] = content
+        self.resign()
+
+    def approve_again(self, ref: ReleaseRef) -> None:
+        """After a withdrawal."""
+        approver = load_key(self.directory / "approver" / f"{MODEL}.pem")
+        self.roles["approval-vad"] = roles.add_approval(
+            self.roles["approval-vad"],
+            [approver],
+            model=MODEL,
+            version=ref.version,
+            document=self.documents[ref.digest],
+            plan=EVERYBODY.to_custom(),
+            now=self.now,
+        )
         self.resign()
 
     def current(self, ref: ReleaseRef, retry_epoch: int = 0) -> bytes:
@@ -279,6 +322,9 @@ class ArtifactServer:
     def __init__(self, certificates: Certificates, artifacts: dict[str, bytes]) -> None:
         self.artifacts = artifacts
         self.manifest: bytes | None = None
+        self.content_keys: dict[str, bytes] = {}  # by id; wrapped to `device_key` when asked for
+        self.refuses_keys = 0  # the status of every answer about a content key, if not 0
+        self.device_key = ec.generate_private_key(ec.SECP256R1())
         self.requests: list[str] = []
         self.stalls = False  # half of each artifact, and then nothing more
         self._closing = threading.Event()
@@ -318,6 +364,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.owner.requests.append(self.path)
+        if self.path.startswith("/v1/content-keys/"):
+            self._give_content_key(self.path.rpartition("/")[2])
+            return
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if request["token"] != self.owner.TOKEN:
             self._answer(403, b'{"title": "The token is spent."}')
@@ -334,6 +383,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             "certificate": certificate.decode(),
         }
         self._answer(201, json.dumps(answer).encode())
+
+    def _give_content_key(self, key_id: str) -> None:
+        key = self.owner.content_keys.get(key_id)
+        if key is None or self.owner.refuses_keys:
+            self._answer(self.owner.refuses_keys or 404, b"")
+            return
+        to = self.owner.device_key.public_key()
+        wrapped = wrap_to_device(key, to, fleet=FLEET, device=DEVICE)
+        answer = WrappedContentKey.of(key_id, device_key_id(to), wrapped)
+        self._answer(200, answer.model_dump_json().encode())
 
     def _answer(self, status: int, content: bytes) -> None:
         self.send_response(status)

@@ -4,10 +4,11 @@ import asyncio
 import json
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,22 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mailboat_controller import data_directory
+from mailboat_controller.access import DAYS_DEFAULT, Role
 from mailboat_controller.admission import Admission
 from mailboat_controller.api.app import build_app
 from mailboat_controller.api.context import ApiContext
+from mailboat_controller.artifact_tokens import ArtifactTokens
 from mailboat_controller.artifacts import Artifacts
 from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.config import ControllerSettings
+from mailboat_controller.content_keys import ContentKeys
 from mailboat_controller.https_server import HttpsServer
 from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.reconcile import Reconciler
+from mailboat_controller.role_admission import RoleAdmission
 from mailboat_controller.store import classes
 from mailboat_controller.store.engine import Store
+from mailboat_controller.token_directory import issue_token
 from mailboat_controller.trust import held_trust
 from mailboat_schemas.documents.hardware_class import HardwareClass
 from mailboat_schemas.enrolment import Kind
@@ -39,6 +45,7 @@ HARDWARE_CLASS: dict[str, Any] = {
     "metadata": {"name": CLASS},
     "spec": {"arch": "x86_64", "memory_budget": "256MiB", "disk_budget": "1GiB"},
 }
+PEOPLE = {"alice": Role.OPERATOR, "vera": Role.VIEWER, "paul": Role.APPROVER}
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,8 @@ class Answer:
 
 @dataclass
 class RunningApi:
-    """One controller without broker and loop. ``identities`` are (certificate, key) paths."""
+    """One controller without broker and loop. ``identities`` are (certificate, key) paths and
+    ``tokens`` what people send; ``by`` names one of either."""
 
     directory: Path
     settings: ControllerSettings
@@ -66,6 +74,12 @@ class RunningApi:
     port: int = 0
     woken: int = 0
     identities: dict[str, tuple[Path, Path]] = field(default_factory=dict)
+    tokens: dict[str, str] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
+    clock_ahead: timedelta = timedelta()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.clock_ahead
 
     @property
     def url(self) -> str:
@@ -81,6 +95,13 @@ class RunningApi:
         data_directory.issue_credential(settings, kind, name, out, actor="local:test", now=now)
         self.identities[name] = (out / f"{name}.pem", out / f"{name}.key")
 
+    def admit(self, role: Role, name: str, *, days: int = DAYS_DEFAULT) -> None:
+        """Give a person a token, as `mailboat token issue` does."""
+        settings = self.settings.model_copy(update={"listen_port": self.port})
+        out = self.connection_file(name).parent
+        issue_token(settings, name, role, out, days=days, actor="local:test", now=self.now())
+        self.tokens[name] = (out / "token").read_text().strip()
+
     def ask(
         self,
         method: str,
@@ -95,6 +116,8 @@ class RunningApi:
         if isinstance(body, dict | list):
             body = json.dumps(body).encode()
             sent.setdefault("Content-Type", "application/json")
+        if by in self.tokens:
+            sent.setdefault("Authorization", f"Bearer {self.tokens[by]}")
         connection = HTTPSConnection("127.0.0.1", self.port, context=self.tls(by), timeout=10)
         try:
             connection.request(method, path, body, sent)
@@ -106,7 +129,7 @@ class RunningApi:
 
     def tls(self, by: str | None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.authority.ca_path))
-        if by is not None:
+        if by in self.identities:
             context.load_cert_chain(*self.identities[by])
         return context
 
@@ -159,13 +182,15 @@ def write_key(key: ec.EllipticCurvePrivateKey, path: Path) -> Path:
 
 
 @contextmanager
-def running_api(directory: Path) -> Iterator[RunningApi]:
-    """A controller with operator ``alice``, pipeline ``build``, dashboard ``wall``, one class."""
+def running_api(directory: Path, **settings_changed: Any) -> Iterator[RunningApi]:
+    """A controller with `PEOPLE`, pipeline ``build``, dashboard ``wall``, one class."""
     now = datetime.now(UTC)
     trust = TrustFleet(directory / "ceremony", now=now)
     settings = data_directory.create(
         directory / "data", fleet=FLEET, trust=trust.directory, now=now, mqtt_port=18883
     )
+    # Tests fail to log in more often than people; `settings_changed` sets what a test is about.
+    settings = settings.model_copy(update={"rate_refused_per_minute": 6000} | settings_changed)
     store = Store(settings.store_url)
     with store.transaction() as tx:
         classes.put(tx, HardwareClass.model_validate(HARDWARE_CLASS), now)
@@ -181,7 +206,9 @@ def running_api(directory: Path) -> Iterator[RunningApi]:
         reconciler=reconciler,
     )
     with _served(api):
-        for name, kind in (("alice", Kind.OPERATOR), ("build", Kind.CI), ("wall", Kind.DASHBOARD)):
+        for name, role in PEOPLE.items():
+            api.admit(role, name)
+        for name, kind in (("build", Kind.CI), ("wall", Kind.DASHBOARD)):
             api.issue(kind, name)
         yield api
     store.close()
@@ -198,9 +225,15 @@ def _served(api: RunningApi) -> Iterator[None]:
         settings=api.settings,
         store=api.store,
         artifacts=api.artifacts,
+        content_keys=ContentKeys.of(api.settings, api.store),
         authority=api.authority,
-        now=lambda: datetime.now(UTC),
+        now=api.now,
+        artifact_tokens=ArtifactTokens(api.settings.artifact_token_keys),
+        refused=lambda code: api.refused.update([code]),
         submit=lambda content, sender: admission.submit(content, sender, datetime.now(UTC)),
+        take_roles=lambda roles, actor, reason: RoleAdmission(api.store, api.reconciler).take(
+            roles, actor=actor, reason=reason, now=datetime.now(UTC)
+        ),
         order=lambda name, trigger, actor, reason: api.reconciler.order(
             name, trigger, actor=actor, reason=reason, now=datetime.now(UTC)
         ),

@@ -14,13 +14,16 @@ from typing import Any
 import structlog
 
 from mailboat_controller import data_directory
+from mailboat_controller.access import DAYS_DEFAULT, Role
+from mailboat_controller.authority.ceremony import Quorum
 from mailboat_controller.config import ControllerSettings, load
 from mailboat_controller.service import serve
 from mailboat_controller.store import audit, classes, manifests, releases, rollouts
 from mailboat_controller.store.engine import Store
+from mailboat_controller.token_directory import issue_token
 from mailboat_schemas.documents.hardware_class import HardwareClass
 from mailboat_schemas.enrolment import Kind
-from trust_fleet import CLASS, FLEET, TrustFleet
+from trust_fleet import CLASS, FLEET, ONE, TrustFleet
 
 START_SECONDS_MAX = 20
 
@@ -30,12 +33,13 @@ class RunningController:
     """A data directory, and what is in its database while somebody serves it."""
 
     directory: Path
+    approval: Quorum = ONE
     trust: TrustFleet = field(init=False)
     settings: ControllerSettings = field(init=False)
 
     def __post_init__(self) -> None:
         now = datetime.now(UTC)
-        self.trust = TrustFleet(self.directory / "ceremony", now=now)
+        self.trust = TrustFleet(self.directory / "ceremony", now=now, approval=self.approval)
         data_directory.create(
             self.directory / "data",
             fleet=FLEET,
@@ -65,6 +69,16 @@ class RunningController:
             )
         return out / "connection.toml"
 
+    def person(self, name: str = "alice", role: Role = Role.OPERATOR) -> Path:
+        """A new token's connection file; made once the ports are known."""
+        out = self.directory / "people" / name
+        if not (out / "connection.toml").exists():
+            now = datetime.now(UTC)
+            issue_token(
+                self.settings, name, role, out, days=DAYS_DEFAULT, actor="local:test", now=now
+            )
+        return out / "connection.toml"
+
     @property
     def mqtt_port(self) -> int:
         return int(json.loads(self.settings.serving_file.read_text())["mqtt_port"])
@@ -81,8 +95,8 @@ class RunningController:
 
 
 @contextmanager
-def running_controller(directory: Path) -> Iterator[RunningController]:
-    controller = RunningController(directory)
+def running_controller(directory: Path, *, approval: Quorum = ONE) -> Iterator[RunningController]:
+    controller = RunningController(directory, approval)
     handles: dict[str, Any] = {}
     started = threading.Event()
 

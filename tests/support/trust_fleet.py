@@ -11,8 +11,11 @@ from mailboat_controller.authority.keys import load_key
 from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.trust.bundle import compose_bundle
 from mailboat_schemas.codec import decode
+from mailboat_schemas.deltas import Delta
 from mailboat_schemas.desired import Assignment, DesiredState, ManifestBundle
+from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.documents.release import ReleaseDocument, document_digest
+from mailboat_schemas.names import release_path
 from mailboat_schemas.plan import Plan, PlanWave
 
 FLEET, CLASS, MODEL = "demo", "kiosk-x86", "vad"
@@ -67,12 +70,19 @@ class TrustFleet:
         }
         self.documents: dict[str, bytes] = {}
         self.counter = 0
+        self.deltas: tuple[Delta, ...] = ()  # that bundles offer from now on
 
     def release(
-        self, version: str, plan: Plan = EVERYBODY, *, approve: bool = True, model: str = MODEL
+        self,
+        version: str,
+        plan: Plan = EVERYBODY,
+        *,
+        approve: bool = True,
+        model: str = MODEL,
+        **changes: object,
     ) -> str:
         """Sign and, unless told otherwise, approve a release; returns its digest."""
-        content = document(version, model=model).canonical_bytes()
+        content = document(version, model=model, **changes).canonical_bytes()
         ci = load_key(self.directory / "ci" / f"{model}.pem")
         names = {"model": model, "version": version, "document": content}
         self.roles[f"release-{model}"] = roles.add_release(
@@ -99,6 +109,18 @@ class TrustFleet:
         )
         self.resign()
 
+    def unlist(self, version: str) -> None:
+        """CI takes a release off its list."""
+        ci = load_key(self.directory / "ci" / f"{MODEL}.pem")
+        current = roles.Metadata[roles.Targets].from_bytes(self.roles["release-vad"]).signed
+        path = release_path(MODEL, version)
+        listed = {name: each for name, each in current.targets.items() if name != path}
+        following = roles.next_version(
+            self.roles["release-vad"], listed, self.now, roles.RELEASE_ROLE_VALID
+        )
+        self.roles["release-vad"] = roles.sign(following, [ci])
+        self.resign()
+
     def resign(self) -> None:
         versions = {
             name: roles.Metadata[roles.Targets].from_bytes(content).signed.version
@@ -118,6 +140,7 @@ class TrustFleet:
         fleet: str = FLEET,
         hardware_class: str = CLASS,
         changed: Mapping[str, bytes] | None = None,
+        failure_mode: FailureMode = FailureMode.FAIL_SAFE,
     ) -> bytes:
         self.counter += 1
         desired = DesiredState(
@@ -126,6 +149,8 @@ class TrustFleet:
             counter=self.counter,
             issued=int(self.now.timestamp()),
             assignments=assignments,
+            failure_mode=failure_mode,
+            deltas=self.deltas,
         )
         return compose_bundle(
             fleet=fleet,

@@ -5,19 +5,24 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from mailboat_controller.api import (
+    access_tokens,
     artifacts,
     audit,
     classes,
+    content_keys,
     devices,
     enrolment,
     health,
     manifests,
     problems,
     releases,
+    renewal,
     rollouts,
     submissions,
+    trust,
 )
 from mailboat_controller.api.context import ApiContext
+from mailboat_controller.api.gate import Gate
 from mailboat_controller.api.limits import BodyLimit, HeadAsGet
 
 
@@ -40,20 +45,26 @@ def make_app() -> FastAPI:
         responses=dict(problems.RESPONSES),
     )
     for noun in (
+        access_tokens,
         artifacts,
         audit,
         classes,
+        content_keys,
         devices,
         enrolment,
         health,
         manifests,
         releases,
+        renewal,
         rollouts,
         submissions,
+        trust,
     ):
         app.include_router(noun.router)
+    # The last added is the first that a request meets.
     app.add_middleware(BodyLimit)
     app.add_middleware(HeadAsGet)
+    app.add_middleware(Gate)
     problems.install(app)
     problems.describe(app)
     return app

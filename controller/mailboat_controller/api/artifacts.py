@@ -3,30 +3,84 @@
 import asyncio
 import hashlib
 import os
+from datetime import datetime, timedelta
 from typing import Annotated
 
+import structlog
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import FileResponse
+from pydantic import BaseModel, Field
 
 from mailboat_controller.api import etags
 from mailboat_controller.api.context import Context
-from mailboat_controller.api.identity import AnyHolder, Publisher
+from mailboat_controller.api.identity import Caller, Downloader, Fetcher, Person, Publisher
 from mailboat_controller.api.problems import problem
+from mailboat_controller.artifact_tokens import LIFE_MAX, Grant
 from mailboat_controller.artifacts import Upload, missing_artifact
-from mailboat_schemas.names import DIGEST_PATTERN
+from mailboat_controller.store import audit
+from mailboat_schemas.names import DIGEST_PATTERN, Digest
 
 WRITE_BYTES = 1 << 20  # gathered before a thread writes them
 NEVER_MODIFIED = "Thu, 01 Jan 1970 00:00:00 GMT"
+LIFE_SECONDS_MAX = int(LIFE_MAX.total_seconds())
 CACHE_FOR_EVER = "public, max-age=31536000, immutable"
 
-router = APIRouter(prefix="/v1/artifacts/sha256", tags=["artifacts"])
+router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
 DigestPath = Annotated[str, Path(pattern=DIGEST_PATTERN)]
+_log = structlog.get_logger(__name__)
 
 
-@router.head("/{digest}", response_class=Response, include_in_schema=False)
-@router.get("/{digest}", response_class=Response)
+class ArtifactTokenOrder(BaseModel):
+    digest: Digest
+    seconds: int = Field(default=LIFE_SECONDS_MAX, ge=1, le=LIFE_SECONDS_MAX)
+
+
+class ArtifactToken(BaseModel):
+    """For ``Authorization: Bearer …`` at the artifact's own address, and nowhere else."""
+
+    token: str
+    path: str
+    expires_at: datetime
+
+
+@router.post("/tokens", status_code=201)
+def create_artifact_token(
+    order: ArtifactTokenOrder, fetcher: Fetcher, context: Context
+) -> ArtifactToken:
+    """A token that opens one artifact for a quarter of an hour at most: for a site's cache or a
+    tool that has no certificate. It ends early when whoever asked for it is revoked."""
+    if not context.artifacts.has(order.digest):
+        raise missing_artifact(order.digest)
+    now = context.now()
+    token, expires_at = context.artifact_tokens.issue(
+        order.digest,
+        holder=str(fetcher),
+        credential=_credential(fetcher),
+        now=now,
+        life=timedelta(seconds=order.seconds),
+    )
+    with context.store.transaction() as tx:
+        audit.append(
+            tx,
+            at=now,
+            actor=str(fetcher),
+            action="artifact_token.create",
+            subject=order.digest,
+            details={"expires_at": expires_at.isoformat()},
+        )
+    return ArtifactToken(
+        token=token, path=f"{router.prefix}/sha256/{order.digest}", expires_at=expires_at
+    )
+
+
+def _credential(caller: Caller) -> str:
+    return caller.token_id if isinstance(caller, Person) else caller.serial
+
+
+@router.head("/sha256/{digest}", response_class=Response, include_in_schema=False)
+@router.get("/sha256/{digest}", response_class=Response)
 def get_artifact(
-    digest: DigestPath, request: Request, _holder: AnyHolder, context: Context
+    digest: DigestPath, request: Request, downloader: Downloader, context: Context
 ) -> Response:
     """The bytes. Knows Range and If-Range, so an interrupted download goes on where it stopped."""
     if not context.artifacts.has(digest):
@@ -34,11 +88,20 @@ def get_artifact(
     headers = {"ETag": etags.quoted(digest), "Cache-Control": CACHE_FOR_EVER}
     if etags.matches(request, digest):
         return Response(status_code=304, headers=headers)
+    if isinstance(downloader, Grant):
+        # Who could have these bytes, should that ever be asked; the token's own asking is audited.
+        _log.info(
+            "artifact fetched by token",
+            digest=digest,
+            holder=str(downloader),
+            address=request.client.host if request.client else "",
+            range=request.headers.get("range", "")[:64],
+        )
     path = context.artifacts.path(digest)
     return _Immutable(path, headers=headers, media_type="application/octet-stream")
 
 
-@router.put("/{digest}", response_class=Response)
+@router.put("/sha256/{digest}", response_class=Response)
 async def put_artifact(
     digest: DigestPath, request: Request, _publisher: Publisher, context: Context
 ) -> Response:

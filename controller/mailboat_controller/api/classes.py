@@ -5,6 +5,7 @@ from pydantic import BaseModel
 
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Operator, Reader
+from mailboat_controller.api.limits import OptionalReason
 from mailboat_controller.store import audit, classes
 from mailboat_schemas.documents.hardware_class import HardwareClass
 from mailboat_schemas.errors import Conflict
@@ -32,7 +33,11 @@ def get_class(name: ClassName, _reader: Reader, context: Context) -> HardwareCla
 
 @router.put("/{name}")
 def apply_class(
-    name: ClassName, document: HardwareClass, operator: Operator, context: Context
+    name: ClassName,
+    document: HardwareClass,
+    operator: Operator,
+    context: Context,
+    reason: OptionalReason = "",
 ) -> Applied:
     """Create or replace; the same document again changes nothing."""
     if document.metadata.name != name:
@@ -50,6 +55,7 @@ def apply_class(
                 actor=str(operator),
                 action="hardware_class.apply",
                 subject=name,
+                reason=reason,
                 details=document.model_dump(mode="json", by_alias=True),
             )
     if changed:

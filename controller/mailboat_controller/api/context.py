@@ -8,11 +8,14 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from mailboat_controller.artifact_tokens import ArtifactTokens
 from mailboat_controller.artifacts import Artifacts
 from mailboat_controller.config import ControllerSettings
+from mailboat_controller.content_keys import ContentKeys
 from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.rollout.state import Trigger
 from mailboat_controller.store.engine import Store
+from mailboat_controller.trust.role_intake import TakenRoles
 from mailboat_schemas.submission import SubmissionReply
 
 TOKEN_BYTES = 32
@@ -27,21 +30,26 @@ class ApiContext:
     """The hooks are plain calls, made from worker threads.
 
     submit: takes a submission's bytes and its sender (kind:name), in one transaction.
+    take_roles: takes signed roles (bytes by name, actor, reason) in one transaction, all or none.
     order: moves a rollout (name, trigger, actor, reason) in one transaction, with its audit entry;
         raises NotFound, or Conflict for a move that is not in the table.
     rollouts: every rollout as a JSON object, oldest first.
     rollout_status: one of them with counts that add up; raises NotFound.
     wake: the loop looks at the stored state now instead of at its next tick.
     metrics: the Prometheus exposition.
+    refused: counts a request that was turned away, by the error's code.
+    access_changed: has the broker go by the registry as it is now, before it returns.
     roll_ups: the newest of what is published on stats/, by scope/name.
     """
 
     settings: ControllerSettings
     store: Store
     artifacts: Artifacts
+    content_keys: ContentKeys
     authority: Authority
     now: Callable[[], datetime]
     submit: Callable[[bytes, str], SubmissionReply]
+    take_roles: Callable[[Mapping[str, bytes], str, str], TakenRoles]
     order: Callable[[str, Trigger, str, str], None]
     rollouts: Callable[[], Sequence[Mapping[str, Any]]]
     rollout_status: Callable[[str], Mapping[str, Any]]
@@ -52,7 +60,10 @@ class ApiContext:
     api_url: str
     mqtt_host: str
     mqtt_port: int
+    artifact_tokens: ArtifactTokens
     token: Callable[[], str] = new_token
+    refused: Callable[[str], None] = lambda _code: None
+    access_changed: Callable[[], None] = lambda: None
 
 
 def context_of(request: Request) -> ApiContext:

@@ -6,32 +6,38 @@ that sends more gets 413 and its connection is closed. Uploads stream and count 
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Annotated, Any
 
+from fastapi import Response
 from pydantic import StringConstraints
 
-from mailboat_controller.api.problems import MEDIA_TYPE
-from mailboat_controller.https_server import CLIENT_CERTIFICATE, EXTENSION
-from mailboat_schemas.errors import MailboatError, PayloadTooLarge, ServerUnavailable
+from mailboat_controller.api.identity import IDENTITY, Person
+from mailboat_controller.api.problems import problem, problem_of
+from mailboat_controller.pki.certificates import Holder
+from mailboat_schemas.errors import PayloadTooLarge, ServerUnavailable
 
 BODY_BYTES_MAX = 1 << 20  # the largest is a submission, 512 KiB
-# Without a certificate there is only an enrolment to send; anybody could make us hold more.
+# A stranger has only an enrolment to send; anybody could make us hold more.
 STRANGERS_BODY_BYTES_MAX = 64 * 1024
 # Read and thrown away of a body that is too large: a client that still sends when the connection is
 # closed sees a broken pipe in place of the answer that says why.
 DRAINED_BYTES_MAX = 4 << 20
 DRAIN_SECONDS_MAX = 1.0
 BODY_SECONDS_MAX = 30.0  # one that drips keeps a connection from somebody else
-STREAMED_PREFIX = "/v1/artifacts/"
+STREAMED_PREFIX = "/v1/artifacts/sha256/"
 NUMBER_MAX = (1 << 63) - 1  # what a database column holds
 PRINTED = r"^[^\x00]*$"  # PostgreSQL's text takes everything but the zero character
 
 Reason = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=1000, pattern=PRINTED),
+]
+
+# Of a change that cuts nobody off.
+OptionalReason = Annotated[
+    str, StringConstraints(strip_whitespace=True, max_length=1000, pattern=PRINTED)
 ]
 
 Message = MutableMapping[str, Any]
@@ -81,21 +87,28 @@ class BodyLimit:
             async with asyncio.timeout(self._body_seconds_max):
                 body = await _read(scope, receive, bytes_max)
         except PayloadTooLarge as error:
-            await _refuse(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error)
+            await _close_with(problem_of(error), scope, receive, send)
         except TimeoutError:
             slow = ServerUnavailable(
                 f"The request's body took more than {self._body_seconds_max:g} s.",
                 next_step="send it again over a better connection.",
             )
-            await _refuse(send, HTTPStatus.REQUEST_TIMEOUT, slow)
+            answer = problem(
+                HTTPStatus.REQUEST_TIMEOUT,
+                code=slow.code,
+                detail=slow.what,
+                next_step=slow.next_step,
+            )
+            await _close_with(answer, scope, receive, send)
         else:
             if body is not None:
                 await self._app(scope, _replay(body, receive), send)
 
 
 def _known(scope: Message) -> bool:
-    tls = (scope.get("extensions") or {}).get(EXTENSION) or {}
-    return tls.get(CLIENT_CERTIFICATE) is not None
+    """Whether the gate found somebody; it stands before this."""
+    found = scope.get("state", {}).get(IDENTITY)
+    return isinstance(found, Person | Holder)
 
 
 async def _read(scope: Message, receive: Receive, bytes_max: int) -> bytes | None:
@@ -109,7 +122,7 @@ async def _read(scope: Message, receive: Receive, bytes_max: int) -> bytes | Non
     body, more = bytearray(), True
     while more:
         if max(size_bytes, len(body)) > bytes_max:
-            await _drain(receive)
+            await drain(receive)
             raise PayloadTooLarge("request body", max(size_bytes, len(body)), bytes_max)
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -121,7 +134,8 @@ async def _read(scope: Message, receive: Receive, bytes_max: int) -> bytes | Non
     return bytes(body)
 
 
-async def _drain(receive: Receive) -> None:
+async def drain(receive: Receive) -> None:
+    """Read and throw away a bounded part of a body, so that its sender reads our answer."""
     drained, more = 0, True
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_SECONDS_MAX):
@@ -144,15 +158,6 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _refuse(send: Send, status: HTTPStatus, error: MailboatError) -> None:
-    content = {
-        "type": "about:blank",
-        "title": status.phrase,
-        "status": status,
-        "code": error.code,
-        "detail": error.what,
-        "next_step": error.next_step,
-    }
-    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": int(status), "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(content).encode()})
+async def _close_with(answer: Response, scope: Message, receive: Receive, send: Send) -> None:
+    answer.headers["Connection"] = "close"
+    await answer(scope, receive, send)

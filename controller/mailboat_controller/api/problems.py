@@ -11,7 +11,11 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from mailboat_controller.api.identity import CertificateRequired
+from mailboat_controller.api.authentication import TokenInUrl, TokenRefused
+from mailboat_controller.api.context import context_of
+from mailboat_controller.api.identity import IdentityRequired
+from mailboat_controller.artifact_tokens import ArtifactTokenExpired, ArtifactTokenInvalid
+from mailboat_controller.rate_limits import RateLimited
 from mailboat_controller.store.engine import DatabaseUnusable
 from mailboat_schemas.errors import (
     ArtifactMissing,
@@ -28,6 +32,7 @@ from mailboat_schemas.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
+ERROR_CODE_HEADER = "Mailboat-Error-Code"
 
 
 class Problem(BaseModel):
@@ -50,9 +55,25 @@ RESPONSES: Mapping[int | str, dict[str, Any]] = {
     for group, description in (("4XX", "The request is at fault."), ("5XX", "Try again later."))
 }
 
+SECURITY_SCHEMES = {
+    "accessToken": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "people; `mailboat token issue` makes it",
+    },
+    "clientCertificate": {
+        "type": "mutualTLS",
+        "description": "devices, pipelines, dashboards",
+    },
+}
+
 # The first that fits; leaves stand before their branches.
 _STATUS: tuple[tuple[type[MailboatError], HTTPStatus], ...] = (
-    (CertificateRequired, HTTPStatus.UNAUTHORIZED),
+    (IdentityRequired, HTTPStatus.UNAUTHORIZED),
+    (TokenInUrl, HTTPStatus.BAD_REQUEST),
+    (TokenRefused, HTTPStatus.UNAUTHORIZED),
+    (ArtifactTokenInvalid, HTTPStatus.UNAUTHORIZED),
+    (ArtifactTokenExpired, HTTPStatus.UNAUTHORIZED),
     (NotPermitted, HTTPStatus.FORBIDDEN),
     (NotFound, HTTPStatus.NOT_FOUND),
     (ArtifactMissing, HTTPStatus.NOT_FOUND),
@@ -60,6 +81,7 @@ _STATUS: tuple[tuple[type[MailboatError], HTTPStatus], ...] = (
     (PayloadTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (DigestMismatch, HTTPStatus.UNPROCESSABLE_ENTITY),
     (MalformedPayload, HTTPStatus.BAD_REQUEST),
+    (RateLimited, HTTPStatus.TOO_MANY_REQUESTS),
     (DatabaseUnusable, HTTPStatus.SERVICE_UNAVAILABLE),
     (DiskFull, HTTPStatus.INSUFFICIENT_STORAGE),
     (Transient, HTTPStatus.SERVICE_UNAVAILABLE),
@@ -83,7 +105,20 @@ def problem(status: int, *, code: str, detail: str, next_step: str) -> JSONRespo
         },
         status,
         media_type=MEDIA_TYPE,
+        headers={ERROR_CODE_HEADER: code},  # all that an answer to HEAD can say
     )
+
+
+def problem_of(error: MailboatError) -> JSONResponse:
+    status = status_of(error)
+    answer = problem(status, code=error.code, detail=error.what, next_step=error.next_step)
+    if isinstance(error, Transient) and not isinstance(error, ArtifactMissing):
+        after = error.retry_after
+        seconds = RETRY_AFTER_SECONDS if after is None else math.ceil(after.total_seconds())
+        answer.headers["Retry-After"] = str(seconds)
+    if status == HTTPStatus.UNAUTHORIZED:
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    return answer
 
 
 def describe(app: FastAPI) -> None:
@@ -93,6 +128,7 @@ def describe(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = plain()
         document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        document["components"]["securitySchemes"] = SECURITY_SCHEMES
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
@@ -102,15 +138,10 @@ def install(app: FastAPI) -> None:
     """Answer every error of the app in this form."""
 
     @app.exception_handler(MailboatError)
-    def ours(_request: Request, error: MailboatError) -> Response:
-        answer = problem(
-            status_of(error), code=error.code, detail=error.what, next_step=error.next_step
-        )
-        if isinstance(error, Transient) and not isinstance(error, ArtifactMissing):
-            after = error.retry_after
-            seconds = RETRY_AFTER_SECONDS if after is None else math.ceil(after.total_seconds())
-            answer.headers["Retry-After"] = str(seconds)
-        return answer
+    def ours(request: Request, error: MailboatError) -> Response:
+        if isinstance(error, NotPermitted):
+            context_of(request).refused(error.code)
+        return problem_of(error)
 
     @app.exception_handler(RequestValidationError)
     def invalid(_request: Request, error: RequestValidationError) -> Response:

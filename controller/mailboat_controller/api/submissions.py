@@ -4,13 +4,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
 
+from mailboat_controller.access import Role
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.etags import MSGPACK
-from mailboat_controller.api.identity import Publisher
-from mailboat_schemas.errors import PayloadTooLarge
-from mailboat_schemas.submission import Submission, SubmissionReply
+from mailboat_controller.api.identity import Caller, Person, Submitter
+from mailboat_schemas.codec import decode
+from mailboat_schemas.errors import MalformedPayload, NotPermitted, PayloadTooLarge
+from mailboat_schemas.submission import Submission, SubmissionReply, submission_bytes
 
 STATUS = {"accepted": 200, "rejected": 422, "retry": 409}
+APPROVAL_PREFIX = "approval-"  # of the roles that say what may run
 
 router = APIRouter(prefix="/v1/submissions", tags=["releases"])
 
@@ -19,13 +22,35 @@ router = APIRouter(prefix="/v1/submissions", tags=["releases"])
 def submit(
     content: Annotated[bytes, Body(media_type=MSGPACK)],
     response: Response,
-    publisher: Publisher,
+    submitter: Submitter,
     context: Context,
 ) -> SubmissionReply:
     """Verify and take signed roles and documents, all or nothing. The same bytes again get the
-    same answer; ``retry`` (409) means: upload what is missing, then send these bytes again."""
+    same answer; ``retry`` (409) means: upload what is missing, then send these bytes again.
+
+    An operator hands in releases, an approver approvals, a pipeline both; what counts is in any
+    case the signature."""
     if len(content) > Submission.wire_bytes_max:
         raise PayloadTooLarge("submission", len(content), Submission.wire_bytes_max)
-    reply = context.submit(content, str(publisher))
+    _refuse_other_roles(submitter, content)
+    reply = context.submit(content, str(submitter))
     response.status_code = STATUS[reply.status]
     return reply
+
+
+def _refuse_other_roles(submitter: Caller, content: bytes) -> None:
+    """Defence in depth: a stolen operator token and a stolen key are still one theft too few."""
+    if not isinstance(submitter, Person):
+        return
+    try:
+        roles = decode(Submission, submission_bytes(content)).roles
+    except MalformedPayload:
+        return  # admission refuses it, and says why
+    approves = submitter.role is Role.APPROVER
+    others = sorted(name for name in roles if name.startswith(APPROVAL_PREFIX) != approves)
+    if others:
+        raise NotPermitted(
+            f"{submitter} may not hand in {', '.join(others)}.",
+            next_step="approvals come from an approver, releases from an operator, "
+            "both from a pipeline.",
+        )

@@ -6,7 +6,7 @@ so whoever must prove that writes the newest ``hash`` down elsewhere (`head`).
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,6 +20,7 @@ FIRST_PREVIOUS_HASH = "0" * 64
 REASON_LENGTH_MAX = 2000
 SUBJECT_LENGTH_MAX = 256
 _VERIFY_ROWS_AT_ONCE = 1000
+_SUBJECTS_AT_ONCE = 500  # a statement may have so many parameters, and some to spare
 
 _audit = tables.audit
 
@@ -103,6 +104,19 @@ def page(
     if subject is not None:
         query = query.where(_audit.c.subject == subject)
     return tuple(_read(row) for row in tx.execute(query.limit(limit)))
+
+
+def about(
+    tx: Connection, subjects: Collection[str], actions: Collection[str]
+) -> tuple[AuditRow, ...]:
+    """Every entry of these actions about these subjects, in order."""
+    found: list[AuditRow] = []
+    asked = sorted(subjects)
+    for start in range(0, len(asked), _SUBJECTS_AT_ONCE):
+        some = asked[start : start + _SUBJECTS_AT_ONCE]
+        query = select(_audit).where(_audit.c.subject.in_(some), _audit.c.action.in_(actions))
+        found += [_read(row) for row in tx.execute(query)]
+    return tuple(sorted(found, key=lambda row: row.sequence))
 
 
 def count_since(tx: Connection, subject: str, *, actor: str, since: datetime) -> int:

@@ -59,6 +59,7 @@ enrolment_tokens = Table(
     _now("expires_at"),
     _now("created_at"),
     Column("created_by", String(128), nullable=False),
+    Column("approval", Boolean, nullable=False, default=False),  # a person compares fingerprints
 )
 
 # Enrolment numbers count up; waves use them as a roster, so they are never given twice.
@@ -71,6 +72,7 @@ devices = Table(
     Column("site", String(63), nullable=False),
     Column("labels", JSON, nullable=False),
     Column("public_key", LargeBinary, nullable=False),  # SubjectPublicKeyInfo, DER
+    Column("next_public_key", LargeBinary, nullable=True),  # renewed with, not yet confirmed
     Column("certificate_serial", String(64), nullable=False),
     _now("certificate_expires_at"),
     Column("revoked", Boolean, nullable=False, default=False),
@@ -282,3 +284,10 @@ audit = Table(
     sqlite_autoincrement=True,
 )
 Index("ix_audit_subject", audit.c.subject, audit.c.sequence)
+
+# Tables in modules of their own, on this metadata, which Alembic reads from here.
+from mailboat_controller.store import (  # noqa: E402
+    access_tables,  # noqa: F401
+    content_key_tables,  # noqa: F401
+    device_tables,  # noqa: F401
+)
