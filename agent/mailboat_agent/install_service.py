@@ -3,6 +3,7 @@
 Only files are written. Loading and starting them is the operator's next command, which this names.
 """
 
+import stat
 import sys
 from dataclasses import dataclass
 from importlib import resources
@@ -17,6 +18,8 @@ UNITS = ("mailboat-agent.service", "mailboat-worker.socket", "mailboat-worker@.s
 SYSUSERS = "mailboat.sysusers"
 # A worker is the interpreter, the runtime and one release at its peak.
 WORKER_HEADROOM_BYTES = 512 << 20
+# What ProtectHome= and PrivateTmp= of the units keep out of sight.
+HIDDEN = frozenset(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
 START = (
     "systemd-sysusers && systemctl daemon-reload && "
     "systemctl enable --now mailboat-worker.socket mailboat-agent.service"
@@ -44,12 +47,14 @@ def unit_files(installation: Installation) -> dict[str, str]:
     """Path below the root directory to content, ready to be written.
 
     Raises:
-        ConfigurationInvalid: the configuration cannot be read, or names files that the unit's user
-            could not reach.
+        ConfigurationInvalid: the configuration cannot be read, or the unit's user could not reach
+            the files it names, its key, or the programs.
     """
     path = installation.config.absolute()
     config = AgentConfig.read(_below(installation.root, path))
     _refuse_unreachable(config, path, installation)
+    _refuse_without_key(config, path, installation)
+    _refuse_hidden(installation)
     programs = Path(sys.executable).parent
     found = {}
     for name in UNITS:
@@ -125,6 +130,41 @@ def _refuse_unreachable(config: AgentConfig, path: Path, installation: Installat
             "that the unit can read and write.",
             next_step=f"enrol with --config {_SHIPPED_CONFIG} --data-dir {STATE_DIRECTORY}/data, "
             f"or move the directory of agent.toml to {STATE_DIRECTORY}.",
+        )
+
+
+def _refuse_without_key(config: AgentConfig, path: Path, installation: Installation) -> None:
+    places = (config.key, _below(installation.root, config.key))
+    if installation.key_credential is None and not any(each.exists() for each in places):
+        raise ConfigurationInvalid(
+            f"{path}: the key {config.key} does not exist; the unit would not start.",
+            next_step="enrol first; or, if the key is a credential, name it with --key-credential "
+            "as the first time.",
+        )
+
+
+def hidden_in(executable: Path) -> Path | None:
+    """The directory that keeps a program of this machine from the units' users; None if none does.
+
+    It may be a link that leads into somebody's home, as those of version managers do.
+    """
+    for path in (executable, executable.resolve()):
+        for directory in reversed(path.parents):
+            if directory in HIDDEN or not directory.stat().st_mode & stat.S_IXOTH:
+                return directory
+    return None
+
+
+def _refuse_hidden(installation: Installation) -> None:
+    """Of a program it cannot reach, systemd says no more than status 203/EXEC."""
+    executable = Path(sys.executable)
+    if installation.root != Path("/"):
+        return  # how it lies there is not for this machine to tell
+    if directory := hidden_in(executable):
+        raise ConfigurationInvalid(
+            f"{executable} is in {directory}, or leads there, and the units' users may not.",
+            next_step="install Mailboat elsewhere with the system's Python: "
+            "python3 -m venv /opt/mailboat",
         )
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from mailboat_agent.cli import EXIT_OK, EXIT_USAGE, main
 from mailboat_agent.config import AgentConfig
-from mailboat_agent.install_service import UNITS, Installation, unit_files
+from mailboat_agent.doctor.unit_view import as_its_unit
+from mailboat_agent.install_service import UNITS, Installation, hidden_in, unit_files
 from mailboat_agent.serving.spawn import WORKER_ENVIRONMENT
 from mailboat_schemas.errors import ConfigurationInvalid
 
@@ -40,7 +41,8 @@ CONFIG = Path("/var/lib/mailboat/agent.toml")
 def root(tmp_path: Path) -> Path:
     """Of an image that is being made: enrolled, not yet installed."""
     path = tmp_path / "var/lib/mailboat/agent.toml"
-    path.parent.mkdir(parents=True)
+    (path.parent / "identity").mkdir(parents=True)
+    (path.parent / "identity/device.key").touch()
     path.write_text(SETTINGS.format(key="identity/device.key"))
     return tmp_path
 
@@ -144,6 +146,81 @@ def test_a_configuration_the_unit_could_not_read_is_refused(
 
     assert main(["install-service", "--config", str(path), "--print"]) == EXIT_USAGE
     assert "lies outside of /var/lib/mailboat" in capsys.readouterr().err
+
+
+def test_no_unit_is_written_for_a_key_that_is_not_there(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when it is installed again, and the option for the credential is forgotten."""
+    (root / "var/lib/mailboat/identity/device.key").unlink()
+
+    assert main(["install-service", "--root", str(root)]) == EXIT_USAGE
+    assert "--key-credential as the first time" in capsys.readouterr().err
+    assert not (root / "etc").exists()
+
+
+def test_programs_where_the_units_users_may_not_look_are_known(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "python").touch()
+
+    assert hidden_in(Path("/home/alice/.venv/bin/python")) is not None
+    assert hidden_in(closed / "python") is not None
+    assert hidden_in(Path("/bin/sh")) is None
+
+
+def test_workers_and_those_who_may_connect_to_them_have_different_names(root: Path) -> None:
+    """systemd makes no user of a name that only a group has, and starts no worker then."""
+    directory = installed(root)
+    worker = (directory / "mailboat-worker@.service").read_text()
+    socket = (directory / "mailboat-worker.socket").read_text()
+    user = re.search(r"^User=(.+)$", worker, re.MULTILINE)
+    group = re.search(r"^SocketGroup=(.+)$", socket, re.MULTILINE)
+
+    assert user is not None
+    assert group is not None
+    assert user[1] != group[1]
+
+
+def test_the_agent_waits_for_no_network_and_no_time_server(root: Path) -> None:
+    agent = (installed(root) / "mailboat-agent.service").read_text()
+    settings = [line for line in agent.splitlines() if not line.startswith("#")]
+
+    assert not [line for line in settings if "online" in line or "time-sync" in line]
+
+
+def test_what_decodes_a_patch_may_confine_itself_in_the_agents_unit(root: Path) -> None:
+    """It is a child of the agent, and under the agent's filter."""
+    directory = installed(root)
+    needed = "landlock_create_ruleset landlock_restrict_self seccomp"
+
+    for unit in ("mailboat-agent.service", "mailboat-worker@.service"):
+        content = (directory / unit).read_text()
+        assert f"SystemCallFilter=@system-service {needed}\n" in content
+
+
+def test_a_credential_that_cannot_be_read_is_named(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = tmp_path / ("x" * 300)  # longer than any name a file system has
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(loop))
+
+    with pytest.raises(ConfigurationInvalid, match="LoadCredential="):
+        AgentConfig.read(root / "var/lib/mailboat/agent.toml")
+
+
+def test_doctor_looks_at_the_workers_and_the_key_of_the_installed_unit(root: Path) -> None:
+    path = root / "var/lib/mailboat/agent.toml"
+    config = AgentConfig.read(path)
+    unit = installed(root, "--key-credential", "/etc/keys/device.key") / UNITS[0]
+    unit.write_text(unit.read_text().replace(str(CONFIG), str(path)))
+
+    seen = as_its_unit(config, path, unit)
+
+    assert seen.worker_socket == Path("/run/mailboat-worker.socket")
+    assert seen.key == Path("/run/credentials/mailboat-agent.service/device.key")
+    assert as_its_unit(config, path.with_name("other.toml"), unit) == config
+    assert as_its_unit(config, path, root / "no such unit") == config
 
 
 def test_print_shows_every_file_and_writes_none(

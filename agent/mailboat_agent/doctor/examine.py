@@ -21,13 +21,14 @@ from mailboat_agent.doctor.identity_checks import (
     check_trust,
 )
 from mailboat_agent.doctor.network_checks import check_network
+from mailboat_agent.doctor.unit_view import as_its_unit
 from mailboat_schemas.errors import ConfigurationInvalid
 
 
 def examine(path: Path, now: datetime) -> Iterator[Finding]:
     """Findings as they come: the network's and the worker's may take seconds."""
     try:
-        config = AgentConfig.read(path)
+        config = as_its_unit(AgentConfig.read(path), path)
     except ConfigurationInvalid as error:
         yield fail("config", error.what, error.next_step)
         yield skip("rest", "Nothing else can be looked at without a configuration.")

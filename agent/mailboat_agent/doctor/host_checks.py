@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mailboat_agent.config import AgentConfig
 from mailboat_agent.doctor.finding import Findings, fail, ok, skip, warn
+from mailboat_agent.doctor.unit_view import UNIT
 from mailboat_agent.serving.confinement import Layer
 from mailboat_agent.serving.launch import Launch
 from mailboat_agent.serving.process import WorkerNotStarted
@@ -12,7 +13,6 @@ from mailboat_agent.status import read_status
 from mailboat_schemas.errors import NotFound
 
 AGENT_BYTES = 128 << 20  # of the agent itself, and what a small system needs beside it
-UNIT = Path("/etc/systemd/system/mailboat-agent.service")
 
 _UNIT = "install the units (`mailboat-agent install-service`): a worker gets a user of its own."
 _KERNEL = "use a kernel with it, or accept that the other layers have to hold."

@@ -9,6 +9,7 @@ from cryptography import x509
 
 from mailboat_agent.config import AgentConfig
 from mailboat_agent.doctor.finding import Finding, Findings, fail, ok, skip, warn
+from mailboat_agent.doctor.unit_view import CREDENTIALS
 from mailboat_agent.identity import load_identity
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.trust_store import TrustStore
@@ -30,6 +31,10 @@ def check_key(config: AgentConfig) -> Findings:
     try:
         mode = stat.S_IMODE(config.key.stat().st_mode)
     except OSError as error:
+        if config.key.is_relative_to(CREDENTIALS):
+            what = f"{config.key} is there only while {config.key.parent.name} runs, for root."
+            yield fail("key", what, f"sudo systemctl start {config.key.parent.name}")
+            return
         yield fail("key", f"{config.key} cannot be read: {error.strerror}.", _ENROLL)
         return
     if not os.access(config.key, os.R_OK):
