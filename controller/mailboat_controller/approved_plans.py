@@ -57,6 +57,9 @@ def take_approval(tx: Transaction, approval: Approval, sender: str, now: datetim
 def _planned(tx: Transaction, approval: Approval) -> Rollout:
     offered = rollouts.highest_retry_epoch(tx, approval.model)
     failed_in = outcomes.highest_failed_epoch(tx, approval.digest, offered=offered)
+    # A rollout waits for verdicts of its own. Those of an earlier one do not open its waves, unless
+    # the device still runs the release: it may have been withdrawn or replaced in between.
+    ran_before = rollouts.any_of(tx, approval.digest)
     return Rollout(
         name=approval.plan.rollout,
         model=approval.model,
@@ -66,7 +69,9 @@ def _planned(tx: Transaction, approval: Approval) -> Rollout:
         phase=Phase.PLANNED,
         because="approved",
         # A release that failed is approved again: devices where it failed may try it once more.
-        retry_epoch=0 if failed_in is None else failed_in + 1,
+        retry_epoch=max(
+            offered + 1 if ran_before else 0, 0 if failed_in is None else failed_in + 1
+        ),
     )
 
 

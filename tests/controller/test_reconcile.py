@@ -373,7 +373,25 @@ class TestRollout:
         core.trust.release("1.0.0", plan("again"))
         assert core.submit("approval-vad").status == "accepted"
 
-        assert core.rollout("again").retry_epoch == 0
+        assert core.rollout("again").retry_epoch == 1
+
+    def test_verdicts_of_an_earlier_rollout_open_no_wave_of_a_later_one(self, core: Core) -> None:
+        pilot, other = core.fleet.enrol("dev-1"), core.fleet.enrol("dev-2")
+        digest = core.release("1.0.0", plan("first", *PILOT_THEN_ALL))
+        core.tell(pilot, EventKind.COMMITTED, digest)
+        core.tell(other, EventKind.COMMITTED, digest)
+        assert core.rollout("first").phase is Phase.COMPLETED
+        core.trust.withdraw("1.0.0")
+        core.submit("approval-vad")
+
+        core.trust.release("1.0.0", plan("again", *PILOT_THEN_ALL))
+        core.submit("approval-vad")
+        opened = core.rollout("again").waves_open
+        core.tell(pilot, EventKind.COMMITTED, digest, retry_epoch=1)
+
+        assert opened == 1
+        assert core.rollout("again").waves_open == 2
+        assert core.rollout("again").phase is Phase.RUNNING
 
     def test_devices_that_run_a_release_already_count_as_good_when_it_is_tried_again(
         self, core: Core

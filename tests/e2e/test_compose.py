@@ -9,10 +9,12 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -126,9 +128,21 @@ def test_the_image_holds_pinned_packages_no_secret_and_no_root() -> None:
     assert len(installs) == 2
     assert "--require-hashes -r requirements/dev.lock" in installs[0]
     assert "--no-deps --no-build-isolation" in installs[1]
+    assert [line for line in lines if "unneeded.py 'mailboat[demo]'" in line] != []
     assert [line for line in settings if SECRET_NAME.search(line)] == []
     assert [line for line in lines if line.startswith("USER")] == ["USER mailboat"]
     assert f"--uid {USER} " in "\n".join(lines)
+
+
+def test_what_only_builds_and_tests_is_not_needed_in_the_image() -> None:
+    asked = [sys.executable, str(DOCKER / "unneeded.py"), "mailboat[demo]"]
+    done = subprocess.run(
+        asked, check=True, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX
+    )
+    unneeded = set(done.stdout.split())
+
+    assert {"pytest", "pytest-timeout", "mypy", "ruff", "hatchling"} <= unneeded
+    assert unneeded & {"mailboat", "onnxruntime", "fastapi", "tuf", "cffi", "h11", "pip"} == set()
 
 
 def test_the_build_sees_what_it_copies_and_little_else() -> None:
@@ -151,8 +165,10 @@ def test_the_build_sees_what_it_copies_and_little_else() -> None:
     assert {source for source in copied if not (REPOSITORY / source).exists()} == set()
 
 
-@pytest.mark.parametrize("path", sorted(DOCKER.glob("start-*")), ids=lambda path: path.name)
-def test_a_start_script_is_a_program_that_a_shell_understands(path: Path) -> None:
+@pytest.mark.parametrize(
+    "path", [*sorted(DOCKER.glob("start-*")), DOCKER / "renew-operator"], ids=lambda path: path.name
+)
+def test_a_script_of_the_image_is_a_program_that_a_shell_understands(path: Path) -> None:
     assert os.access(path, os.X_OK)
     assert "set -eu" in path.read_text()
     subprocess.run(["sh", "-n", str(path)], check=True, timeout=COMMAND_SECONDS_MAX)
@@ -239,14 +255,20 @@ class Stack:
                 pytest.fail(f"not within {CONVERGE_SECONDS_MAX} s: {what}\n{logs}")
             time.sleep(POLL_SECONDS)
 
-    def until_online(self, *, session_min: int = 1) -> None:
-        """Both devices online, in their n-th run or a later one."""
+    def sessions(self) -> dict[str, int]:
+        """The number of each device's newest run; they begin anywhere and count up."""
+        return {
+            name: (row["report"] or {}).get("session", 0) for name, row in self.devices().items()
+        }
+
+    def until_online(self, *, after: Mapping[str, int] = MappingProxyType({})) -> None:
+        """Both devices online, in a later run than ``after`` says."""
 
         def online() -> bool:
             found = self.devices()
             return set(found) == set(AGENTS.values()) and all(
-                row["online"] and (row["report"] or {}).get("session", 0) >= session_min
-                for row in found.values()
+                row["online"] and (row["report"] or {}).get("session", 0) > after.get(name, 0)
+                for name, row in found.items()
             )
 
         self.until("both devices are online", online)
@@ -295,6 +317,37 @@ def test_no_container_holds_a_key_of_another(stack: Stack) -> None:
 
 
 @pytest.mark.slow
+def test_the_operator_stays_the_operator(stack: Stack) -> None:
+    stack.until_online()
+    own = ("cat", "/var/lib/mailboat/controller/connections/operator/token")
+    first = stack.run("controller", *own)
+
+    stack.run("controller", "renew-operator")
+    renewed = stack.run("controller", *own)
+    stack.ask("token", "revoke", "operator", "--reason", "as if it had ended")
+    stack.run("controller", "renew-operator")
+
+    assert len({first, renewed, stack.run("controller", *own)}) == 3
+    assert len(stack.devices()) == len(AGENTS)
+
+
+@pytest.mark.slow
+def test_a_models_process_is_held_as_docs_docker_md_says(stack: Stack) -> None:
+    stack.until_online()
+    for agent in AGENTS:
+        config = ("--config", "/var/lib/mailboat/agent.toml")
+        found = json.loads(stack.run(agent, "mailboat-agent", "doctor", "--json", *config))
+        levels = {each["check"]: each["level"] for each in found["findings"]}
+
+        assert {check for check, level in levels.items() if level == "fail"} == set()
+        assert {
+            check
+            for check, level in levels.items()
+            if level != "ok" and check.startswith(("confinement.", "memory"))
+        } == {"confinement.user"}
+
+
+@pytest.mark.slow
 def test_a_release_goes_from_the_authority_to_both_devices(stack: Stack) -> None:
     stack.until_online()
     release = ("mailboat", "release")
@@ -327,11 +380,11 @@ def test_new_containers_go_on_with_the_same_keys_and_devices(stack: Stack) -> No
     }
     before = {name: stack.hashes(name, *places) for name, places in secrets.items()}
     numbers = {name: row["enrolment_number"] for name, row in stack.devices().items()}
-    session = max(row["report"]["session"] for row in stack.devices().values())
+    sessions = stack.sessions()
 
     stack.compose("down", "--timeout", "20", seconds_max=DOWN_SECONDS_MAX)
     stack.up()
-    stack.until_online(session_min=session + 1)
+    stack.until_online(after=sessions)
 
     assert {name: stack.hashes(name, *places) for name, places in secrets.items()} == before
     assert {name: row["enrolment_number"] for name, row in stack.devices().items()} == numbers

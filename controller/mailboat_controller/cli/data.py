@@ -9,7 +9,19 @@ from mailboat_controller.access import DAYS_DEFAULT, Role
 from mailboat_controller.cli import options, output
 from mailboat_schemas.enrolment import Kind
 
-credential = typer.Typer(help="Certificates of pipelines and dashboards.", no_args_is_help=True)
+credential = typer.Typer(
+    help="Certificates of pipelines, dashboards and sites.",
+    epilog=output.examples(
+        "mailboat credential issue vision --kind ci --out ci",
+        'mailboat credential revoke vision --kind ci --reason "runner was stolen"',
+    ),
+    no_args_is_help=True,
+)
+
+# The other kinds are given by enrolment, or are the controller's own.
+KindOption = Annotated[
+    Kind, typer.Option("--kind", metavar="ci|dashboard|site", help="What it is for.")
+]
 
 
 def init(
@@ -83,8 +95,8 @@ def serve(config: options.ConfigOption = options.DEFAULT_CONFIG) -> None:
 
 @credential.command("issue")
 def issue(
-    name: Annotated[str, typer.Argument(help="Pipeline or dashboard.")],
-    kind: Annotated[Kind, typer.Option("--kind", help="ci, dashboard or site.")],
+    name: Annotated[str, typer.Argument(help="Pipeline, dashboard or site.")],
+    kind: KindOption,
     out: Annotated[Path, typer.Option("--out", help="Directory for connection, key, certificate.")],
     config: options.ConfigOption = options.DEFAULT_CONFIG,
     as_json: options.Json = False,
@@ -123,13 +135,13 @@ def list_credentials(
 
 @credential.command("revoke")
 def revoke(
-    name: Annotated[str, typer.Argument()],
-    kind: Annotated[Kind, typer.Option("--kind", help="ci, dashboard or site.")],
+    name: Annotated[str, typer.Argument(help="Whose certificates.")],
+    kind: KindOption,
     reason: options.Reason,
     config: options.ConfigOption = options.DEFAULT_CONFIG,
     as_json: options.Json = False,
 ) -> None:
-    """Revoke every certificate of one holder: the API refuses them from here on."""
+    """Cut a holder off: the API refuses every certificate at once, the broker within seconds."""
     from mailboat_controller import data_directory
     from mailboat_controller.config import load
 

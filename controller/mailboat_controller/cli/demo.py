@@ -27,14 +27,14 @@ DEFAULT_MODEL_CACHE = Path(".cache") / "models"
 
 def demo(
     directory: Annotated[
-        Path | None, typer.Option(help="new directory for everything; default: a temporary one")
+        Path | None, typer.Option(help="New directory for everything; default: a temporary one.")
     ] = None,
     models: Annotated[
-        Path, typer.Option(help="cache of the model series", envvar=MODEL_CACHE_VARIABLE)
+        Path, typer.Option(help="Cache of the model series.", envvar=MODEL_CACHE_VARIABLE)
     ] = DEFAULT_MODEL_CACHE,
-    seed: Annotated[int, typer.Option(help="of the requests the demo makes")] = 7,
-    headless: Annotated[bool, typer.Option("--headless", help="no colours, as for a log")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="stay up at the end, until Ctrl-C")] = False,
+    seed: Annotated[int, typer.Option(help="Of the requests the demo makes.")] = 7,
+    headless: Annotated[bool, typer.Option("--headless", help="No colours, as for a log.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Stay up at the end, until Ctrl-C.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """A real broker with TLS, a controller and six agents; five releases, two of them bad.

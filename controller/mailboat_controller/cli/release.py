@@ -14,20 +14,30 @@ from mailboat_schemas.errors import ConfigurationInvalid
 if TYPE_CHECKING:
     from mailboat_controller.release_build import Build
 
-app = typer.Typer(no_args_is_help=True, help="Releases: build, sign, approve, submit.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Releases: build, sign, approve, submit, withdraw.",
+    epilog=output.examples(
+        "mailboat release build release.yaml --out build",
+        "mailboat release sign build --key heat.pem",
+        "mailboat release submit build",
+        "mailboat release approve heat 1.0.0 --rollout rollout.yaml --key approver.pem",
+        'mailboat release withdraw heat 1.0.0 --reason "wrong outputs" --key approver.pem',
+    ),
+)
 
-BuildDirectory = Annotated[Path, typer.Argument(metavar="BUILD", help="what `build` wrote")]
+BuildDirectory = Annotated[Path, typer.Argument(metavar="BUILD", help="What `build` wrote.")]
 RoleFile = Annotated[
     Path | None,
-    typer.Option(help="newest role metadata as a file; without it, the controller is asked"),
+    typer.Option(help="Newest role metadata as a file; without it, the controller is asked."),
 ]
 
 
 @app.command()
 def build(
-    source: Annotated[Path, typer.Argument(help="a YAML of kind Release")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="directory to build into")],
-    encrypt: Annotated[bool, typer.Option("--encrypt", help="encrypt every file")] = False,
+    source: Annotated[Path, typer.Argument(help="A YAML of kind Release.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to build into.")],
+    encrypt: Annotated[bool, typer.Option("--encrypt", help="Encrypt every file.")] = False,
     content_key: KeySource = None,
     as_json: options.Json = False,
 ) -> None:
@@ -59,7 +69,7 @@ def build(
 @app.command()
 def sign(
     directory: BuildDirectory,
-    key: Annotated[str, typer.Option(help="the pipeline's key for this model, as a source")],
+    key: Annotated[str, typer.Option(help="The pipeline's key for this model, as a source.")],
     role_file: RoleFile = None,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
@@ -94,9 +104,9 @@ def submit(
     content_key: KeySource = None,
     connection: options.ConnectionOption = None,
     timeout_seconds: Annotated[float, typer.Option(min=1, max=3600)] = 60,
-    http: Annotated[bool, typer.Option("--http", help="submit by HTTPS, not by MQTT")] = False,
+    http: Annotated[bool, typer.Option("--http", help="Submit by HTTPS, not by MQTT.")] = False,
     only_write: Annotated[
-        Path | None, typer.Option(help="write the submission's bytes here and send nothing")
+        Path | None, typer.Option(help="Write the submission's bytes here and send nothing.")
     ] = None,
     reason: Annotated[str, typer.Option(help="Why; kept in the audit log.")] = "",
     as_json: options.Json = False,

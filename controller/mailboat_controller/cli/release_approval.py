@@ -15,41 +15,43 @@ if TYPE_CHECKING:
     from mailboat_controller.client import ApiClient
 
 Keys = Annotated[
-    list[str], typer.Option("--key", help="an approver's key, as a source; repeat for k-of-n")
+    list[str], typer.Option("--key", help="An approver's key, as a source; repeat for k-of-n.")
 ]
 PendingOption = Annotated[
     Path | None,
-    typer.Option("--pending", help="where to keep it while other approvers have to sign"),
+    typer.Option("--pending", help="Where to keep it while other approvers have to sign."),
 ]
 OnlyWrite = Annotated[
-    Path | None, typer.Option(help="write the submission's bytes here and send nothing")
+    Path | None, typer.Option(help="Write the submission's bytes here and send nothing.")
 ]
 TrustRoot = Annotated[
     Path | None,
-    typer.Option(help="your own copy of the newest root.json, to check what the controller says"),
+    typer.Option(help="Your own copy of the newest root.json, to check what the controller says."),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="do not ask; you have read it")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; you have read it.")]
 
 
 def approve(
-    target: Annotated[str, typer.Argument(metavar="BUILD|MODEL", help="what `build` wrote")],
+    target: Annotated[
+        str, typer.Argument(metavar="BUILD|MODEL", help="What `build` wrote, or a model.")
+    ],
     version: Annotated[
-        str | None, typer.Argument(help="with MODEL: a release the controller has")
+        str | None, typer.Argument(help="With MODEL: a release the controller has.")
     ] = None,
     *,
-    rollout: Annotated[Path, typer.Option(help="a YAML of kind Rollout: the plan to sign")],
+    rollout: Annotated[Path, typer.Option(help="A YAML of kind Rollout: the plan to sign.")],
     key: Keys,
     devices_per_class: Annotated[
-        int | None, typer.Option(min=1, help="size of the smallest class; caps partial waves")
+        int | None, typer.Option(min=1, help="Size of the smallest class; caps partial waves.")
     ] = None,
     role_file: Annotated[
-        Path | None, typer.Option(help="with BUILD: the newest approval role, as a file")
+        Path | None, typer.Option(help="With BUILD: the newest approval role, as a file.")
     ] = None,
     pending: PendingOption = None,
     only_write: OnlyWrite = None,
     trust_root: TrustRoot = None,
     even_rejected: Annotated[
-        bool, typer.Option("--even-rejected", help="overrule an approver's no")
+        bool, typer.Option("--even-rejected", help="Overrule an approver's no.")
     ] = False,
     yes: Yes = False,
     connection: options.ConnectionOption = None,
@@ -91,8 +93,8 @@ def approve(
 
 
 def withdraw(
-    model: Annotated[str, typer.Argument()],
-    version: Annotated[str, typer.Argument()],
+    model: Annotated[str, typer.Argument(help="The model.")],
+    version: Annotated[str, typer.Argument(help="Its version.")],
     *,
     reason: options.Reason,
     key: Keys,
@@ -115,8 +117,8 @@ def withdraw(
 
 
 def reject(
-    model: Annotated[str, typer.Argument()],
-    version: Annotated[str, typer.Argument()],
+    model: Annotated[str, typer.Argument(help="The model.")],
+    version: Annotated[str, typer.Argument(help="Its version.")],
     *,
     reason: options.Reason,
     connection: options.ConnectionOption = None,

@@ -54,9 +54,9 @@ def approve_build(
 
 
 def cosign(
-    directory: Annotated[Path, typer.Argument(metavar="BUILD", help="with an approval in it")],
+    directory: Annotated[Path, typer.Argument(metavar="BUILD", help="With an approval in it.")],
     *,
-    key: Annotated[str, typer.Option(help="another approver's key, as a source")],
+    key: Annotated[str, typer.Option(help="Another approver's key, as a source.")],
     as_json: options.Json = False,
 ) -> None:
     """Add an approver's signature to the approval in a build; for k-of-n, on their own machine."""

@@ -33,8 +33,8 @@ def list_releases(
 
 
 def show_release(
-    model: Annotated[str, typer.Argument()],
-    version: Annotated[str, typer.Argument()],
+    model: Annotated[str, typer.Argument(help="The model.")],
+    version: Annotated[str, typer.Argument(help="Its version.")],
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:

@@ -7,7 +7,14 @@ import typer
 
 from mailboat_controller.cli import options, output
 
-app = typer.Typer(help="Rollouts: status, start, pause, resume, abort.", no_args_is_help=True)
+app = typer.Typer(
+    help="Rollouts: status, start, pause, resume, abort.",
+    epilog=output.examples(
+        "mailboat rollout status heat-1-0-0",
+        'mailboat rollout pause heat-1-0-0 --reason "a storm is coming"',
+    ),
+    no_args_is_help=True,
+)
 
 _COLUMNS = {
     "name": "ROLLOUT",
@@ -36,7 +43,7 @@ def list_rollouts(
 
 @app.command("status")
 def status(
-    name: Annotated[str, typer.Argument()],
+    name: Annotated[str, typer.Argument(help="The rollout.")],
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit with 7 when it is halted or aborted.")
     ] = False,
@@ -53,7 +60,7 @@ def status(
 
 @app.command("start")
 def start(
-    name: Annotated[str, typer.Argument()],
+    name: Annotated[str, typer.Argument(help="The rollout.")],
     reason: options.Reason,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
@@ -64,7 +71,7 @@ def start(
 
 @app.command("pause")
 def pause(
-    name: Annotated[str, typer.Argument()],
+    name: Annotated[str, typer.Argument(help="The rollout.")],
     reason: options.Reason,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
@@ -75,7 +82,7 @@ def pause(
 
 @app.command("resume")
 def resume(
-    name: Annotated[str, typer.Argument()],
+    name: Annotated[str, typer.Argument(help="The rollout.")],
     reason: options.Reason,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
@@ -86,7 +93,7 @@ def resume(
 
 @app.command("abort")
 def abort(
-    name: Annotated[str, typer.Argument()],
+    name: Annotated[str, typer.Argument(help="The rollout.")],
     reason: options.Reason,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,

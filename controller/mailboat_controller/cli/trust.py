@@ -9,7 +9,16 @@ import typer
 from mailboat_controller.cli import options, output, trust_source
 from mailboat_schemas.errors import ConfigurationInvalid
 
-app = typer.Typer(no_args_is_help=True, help="Keys and roles: who may release, approve, assign.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Keys and roles: who may release, approve, assign.",
+    epilog=output.examples(
+        "mailboat trust init trust --model heat --root 2-of-3 --targets 2-of-3",
+        "mailboat trust add-key root --public-key anna.pub --out change.json",
+        "mailboat trust sign change.json --key root-1.pem",
+        'mailboat trust submit change.json --reason "anna joins"',
+    ),
+)
 
 
 def _quorum(text: str) -> tuple[int, int]:
@@ -24,11 +33,11 @@ def _quorum(text: str) -> tuple[int, int]:
 
 @app.command()
 def init(
-    directory: Annotated[Path, typer.Argument(help="a new directory for all keys and roles")],
-    model: Annotated[list[str], typer.Option("--model", help="a model; may be repeated")],
-    root: Annotated[str, typer.Option(help="root keys, k-of-n")] = "1-of-1",
-    targets: Annotated[str, typer.Option(help="targets keys, k-of-n")] = "1-of-1",
-    approval: Annotated[str, typer.Option(help="approver keys of each model")] = "1-of-1",
+    directory: Annotated[Path, typer.Argument(help="A new directory for all keys and roles.")],
+    model: Annotated[list[str], typer.Option("--model", help="A model; may be repeated.")],
+    root: Annotated[str, typer.Option(help="Root keys, k-of-n.")] = "1-of-1",
+    targets: Annotated[str, typer.Option(help="Targets keys, k-of-n.")] = "1-of-1",
+    approval: Annotated[str, typer.Option(help="Approver keys of each model.")] = "1-of-1",
     as_json: options.Json = False,
 ) -> None:
     """Make every key and version 1 of every role, sorted by who may hold them.

@@ -8,14 +8,14 @@ import typer
 from mailboat_controller.cli import options, output
 from mailboat_schemas.errors import ConfigurationInvalid
 
-Name = Annotated[str, typer.Option("--name", help="for people: whose it is, what for")]
+Name = Annotated[str, typer.Option("--name", help="For people: whose it is, what for.")]
 
 
 def make_key(
-    out: Annotated[Path, typer.Argument(help="the private key; the public one gets .pub")],
+    out: Annotated[Path, typer.Argument(help="The private key; the public one gets .pub.")],
     name: Name = "",
     unencrypted: Annotated[
-        bool, typer.Option("--unencrypted", help="without a passphrase; for a CI's secret store")
+        bool, typer.Option("--unencrypted", help="Without a passphrase; for a CI's secret store.")
     ] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -46,8 +46,8 @@ def make_key(
 
 
 def public_key(
-    key: Annotated[str, typer.Argument(help="a path, fd:N, env:NAME or pkcs11:…")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="the .pub file to write")],
+    key: Annotated[str, typer.Argument(help="A path, fd:N, env:NAME or pkcs11:…")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .pub file to write.")],
     name: Name = "",
     as_json: options.Json = False,
 ) -> None:

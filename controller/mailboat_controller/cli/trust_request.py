@@ -38,7 +38,7 @@ def add_key(
 
 def remove_key(
     role: Role,
-    keyid: Annotated[str, typer.Argument(help="its id, or the first 8 characters or more")],
+    keyid: Annotated[str, typer.Argument(help="Its id, or the first 8 characters or more.")],
     out: trust_source.Out,
     threshold: trust_source.Threshold = None,
     source: trust_source.From = None,
@@ -54,10 +54,10 @@ def remove_key(
 
 
 def rotate(
-    roles: Annotated[list[str], typer.Argument(metavar="ROLE…", help="one role or several")],
+    roles: Annotated[list[str], typer.Argument(metavar="ROLE…", help="One role or several.")],
     to: Annotated[
         list[Path],
-        typer.Option(help="a .pub file, repeated for k of n; or a directory with <role>.pub files"),
+        typer.Option(help="A .pub file, repeated for k of n, or a directory of <role>.pub files."),
     ],
     out: trust_source.Out,
     threshold: trust_source.Threshold = None,
@@ -83,7 +83,7 @@ def rotate(
 
 def set_threshold(
     role: Role,
-    number: Annotated[int, typer.Argument(min=1, help="how many of its keys must sign")],
+    number: Annotated[int, typer.Argument(min=1, help="How many of its keys must sign.")],
     out: trust_source.Out,
     source: trust_source.From = None,
     connection: options.ConnectionOption = None,
@@ -96,11 +96,11 @@ def set_threshold(
 
 
 def add_model(
-    model: Annotated[str, typer.Argument(help="a model that is new")],
-    release_key: Annotated[list[Path], typer.Option(help="the pipeline's .pub file")],
-    approval_key: Annotated[list[Path], typer.Option(help="an approver's .pub file; repeat")],
+    model: Annotated[str, typer.Argument(help="A model that is new.")],
+    release_key: Annotated[list[Path], typer.Option(help="The pipeline's .pub file.")],
+    approval_key: Annotated[list[Path], typer.Option(help="An approver's .pub file; repeat.")],
     out: trust_source.Out,
-    threshold: Annotated[int, typer.Option(min=1, help="how many approvers must sign")] = 1,
+    threshold: Annotated[int, typer.Option(min=1, help="How many approvers must sign.")] = 1,
     source: trust_source.From = None,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
@@ -118,12 +118,12 @@ def add_model(
 
 
 def renew(
-    roles: Annotated[list[str], typer.Argument(metavar="ROLE…", help="one role or several")],
+    roles: Annotated[list[str], typer.Argument(metavar="ROLE…", help="One role or several.")],
     key: Annotated[
-        list[str] | None, typer.Option(help="sign with it and submit; repeat for k of n")
+        list[str] | None, typer.Option(help="Sign with it and submit; repeat for k of n.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="write a pending change for others to sign")
+        Path | None, typer.Option("--out", "-o", help="Write a pending change for others to sign.")
     ] = None,
     reason: options.Reason = "renewed before it expires",
     source: trust_source.From = None,

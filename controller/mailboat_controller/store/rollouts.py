@@ -115,6 +115,12 @@ def highest_retry_epoch(tx: Connection, model: str) -> int:
     return newest or 0
 
 
+def any_of(tx: Connection, digest: str) -> bool:
+    """Whether the release had a rollout already, under whatever name."""
+    c = _rollouts.c
+    return tx.execute(select(c.name).where(c.digest == digest).limit(1)).first() is not None
+
+
 def assignments(tx: Connection, hardware_class: str | None = None) -> tuple[AssignmentRow, ...]:
     """By class and model."""
     c = _assignments.c

@@ -1,0 +1,109 @@
+"""What is built and installed: the files that stand beside the code, and what each part needs."""
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+REPOSITORY = Path(__file__).parents[2]
+BUILD_SECONDS_MAX = 60
+COMMAND_SECONDS_MAX = 30
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the wheel and the sdist of this tree."""
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "--directory", str(out)]
+    subprocess.run(
+        command, cwd=REPOSITORY, check=True, capture_output=True, timeout=BUILD_SECONDS_MAX
+    )
+    return out
+
+
+def wheel_of(built: Path) -> zipfile.ZipFile:
+    (path,) = built.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def metadata_of(built: Path) -> Message:
+    with wheel_of(built) as wheel:
+        (name,) = (each for each in wheel.namelist() if each.endswith(".dist-info/METADATA"))
+        return Parser().parsestr(wheel.read(name).decode())
+
+
+def needed_by(metadata: Message, extra: str) -> set[str]:
+    lines = [Requirement(line) for line in metadata.get_all("Requires-Dist", ())]
+    return {
+        each.name for each in lines if each.marker is None or each.marker.evaluate({"extra": extra})
+    }
+
+
+def test_the_wheel_holds_what_an_installation_reads_beside_the_code(built: Path) -> None:
+    with wheel_of(built) as wheel:
+        names = set(wheel.namelist())
+    shipped = {
+        *(REPOSITORY / "agent" / "mailboat_agent" / "systemd").iterdir(),
+        *(REPOSITORY / "broker-config" / "mosquitto").iterdir(),
+    }
+
+    assert {
+        "mailboat_agent/systemd/mailboat-agent.service",
+        "mailboat_controller/broker_config/mosquitto/acl",
+        "mailboat_controller/store/migrations/script.py.mako",
+        "mailboat_schemas/py.typed",
+    } <= names
+    assert {path.name for path in shipped} <= {Path(name).name for name in names}
+    assert [name for name in names if name.startswith(("tests/", "docs/"))] == []
+
+
+def test_a_device_needs_nothing_of_the_controller(built: Path) -> None:
+    metadata = metadata_of(built)
+    on_device, on_server = needed_by(metadata, "agent"), needed_by(metadata, "controller")
+
+    assert on_device & {"fastapi", "sqlalchemy", "alembic", "rich", "typer", "structlog"} == set()
+    # numpy is on both sides: the server builds the deltas that the device applies.
+    assert on_server & {"onnxruntime", "psutil"} == set()
+    assert "onnxruntime" in on_device
+    assert "fastapi" in on_server
+
+
+def test_the_source_archive_can_set_itself_up(built: Path) -> None:
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+
+    assert {"Makefile", ".ci/setup", "requirements/dev.lock", "docker-compose.yml"} <= names
+    assert [name for name in names if name.endswith((".pyc", ".pem", ".key", ".db"))] == []
+
+
+@pytest.mark.parametrize(
+    ("package", "start", "extra"),
+    [
+        ("typer", "from mailboat_controller.__main__ import main; main()", "controller"),
+        ("ddsketch", "from mailboat_agent.cli import main; sys.exit(main())", "agent"),
+    ],
+)
+def test_a_command_whose_part_is_not_installed_says_what_to_install(
+    package: str, start: str, extra: str, tmp_path: Path
+) -> None:
+    absent = f"import sys; sys.modules[{package!r}] = None; sys.argv = ['mailboat', 'run']"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{absent}; {start}"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=COMMAND_SECONDS_MAX,
+    )
+
+    assert done.returncode == 1
+    assert f"{package} is missing" in done.stderr
+    assert f"mailboat[{extra}]" in done.stderr
+    assert "Traceback" not in done.stderr
