@@ -4,6 +4,7 @@ Sending the same bytes again changes nothing and gets the same answer.
 """
 
 import hashlib
+import time
 from datetime import datetime
 
 import structlog
@@ -13,6 +14,7 @@ from mailboat_controller.approved_plans import take_approval
 from mailboat_controller.artifacts import Artifacts
 from mailboat_controller.content_keys import missing_content_key
 from mailboat_controller.mqtt.incoming import Incoming
+from mailboat_controller.rate_limits import AuditBound
 from mailboat_controller.reconcile import Reconciler
 from mailboat_controller.store import (
     audit,
@@ -39,6 +41,8 @@ from mailboat_schemas.submission import Submission, SubmissionReply, submission_
 from mailboat_schemas.topics import TOPICS, Channel, parse
 
 REASONS_MAX = 50
+REFUSALS_AUDITED_PER_MINUTE = 20  # of each sender
+STRANGERS = "stranger"  # all together: a broker that lies can name as many pipelines as it likes
 
 _log = structlog.get_logger(__name__)
 
@@ -53,6 +57,7 @@ class Admission:
         self._reconciler = reconciler
         self._artifacts = artifacts
         self._fleet = fleet
+        self._refusals = AuditBound(per_minute=REFUSALS_AUDITED_PER_MINUTE)
 
     def submit(self, content: bytes, sender: str, now: datetime) -> SubmissionReply:
         """Judge, record and act on a submission; what it says is on disk once this returns.
@@ -71,7 +76,7 @@ class Admission:
         except (ReleaseRejected, OperatorNeeded) as error:
             reply = _rejected(digest, error.code, (error.what,))
         if reply.status != "accepted":
-            self._record_refusal(reply, sender, now)
+            self._record_refusal(reply, sender, now, counted_as=sender)
         _log.info(
             "submission", sender=sender, status=reply.status, code=reply.code, reasons=reply.reasons
         )
@@ -112,7 +117,7 @@ class Admission:
         )
         digest = hashlib.sha256(content).hexdigest()
         reply = _rejected(digest, refusal.code, (refusal.what,))
-        self._record_refusal(reply, f"ci:{pipeline}", now)
+        self._record_refusal(reply, f"ci:{pipeline}", now, counted_as=STRANGERS)
         return reply
 
     def _judge(
@@ -204,7 +209,12 @@ class Admission:
         self._reconciler.reconcile(tx, now)
         return reply
 
-    def _record_refusal(self, reply: SubmissionReply, sender: str, now: datetime) -> None:
+    def _record_refusal(
+        self, reply: SubmissionReply, sender: str, now: datetime, *, counted_as: str
+    ) -> None:
+        more = self._refusals.details(counted_as, time.monotonic())
+        if more is None:
+            return
         with self._store.transaction() as tx:
             audit.append(
                 tx,
@@ -213,7 +223,7 @@ class Admission:
                 action="submission.refuse",
                 subject=reply.submission,
                 reason="; ".join(reply.reasons),
-                details={"status": reply.status, "code": reply.code},
+                details={"status": reply.status, "code": reply.code, **more},
             )
 
 

@@ -12,6 +12,7 @@ import hmac
 import json
 import secrets
 import threading
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,10 +20,14 @@ from pathlib import Path
 import structlog
 
 from mailboat_controller.durable_file import replace_durably
+from mailboat_controller.rate_limits import Buckets, RateLimited
 from mailboat_schemas.errors import NotPermitted
 
 LIFE_MAX = timedelta(minutes=15)
 KEY_LIFE = timedelta(days=1)
+# Each is in the audit log, which is never emptied: a stolen device must not fill the disk with it.
+ORDERS_PER_MINUTE = 30
+ORDERS_BURST = 120
 KEYS_MAX = 2  # the one that signs, and the one before
 # Between making a token and seeing it, our own clock may be set back a little, but not by more.
 CLOCK_BACK_MAX = timedelta(minutes=1)
@@ -78,11 +83,25 @@ class ArtifactTokens:
         self._path = path
         self._lock = threading.Lock()
         self._keys = _load(path)
+        self._orders = Buckets(per_second=ORDERS_PER_MINUTE / 60, burst=ORDERS_BURST)
 
     def issue(
         self, digest: str, *, holder: str, credential: str, now: datetime, life: timedelta
     ) -> tuple[str, datetime]:
-        """A token and when it ends; never more than `LIFE_MAX` from now."""
+        """A token and when it ends; never more than `LIFE_MAX` from now.
+
+        Raises:
+            RateLimited: this holder has asked for too many.
+        """
+        with self._lock:
+            wait_seconds = self._orders.take(holder, time.monotonic())
+        if wait_seconds:
+            raise RateLimited(
+                f"{holder} asks for too many tokens for artifacts.",
+                next_step=f"use a token for its {LIFE_MAX // timedelta(minutes=1)} minutes; there "
+                f"are {ORDERS_PER_MINUTE} a minute.",
+                retry_after=timedelta(seconds=wait_seconds),
+            )
         key = self._signing_key(now)
         expires_at = now + min(life, LIFE_MAX)
         said = [key.id, digest, holder, credential, _ms(now), _ms(expires_at)]

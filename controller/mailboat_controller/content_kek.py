@@ -145,7 +145,8 @@ class TokenKek:
         named = {name: unquote(value) for name, _, value in pairs}
         asked = parse_qs(query)
         module = asked.get("module-path", [os.environ.get(MODULE_VARIABLE, "")])[0]
-        if not (named.get("token") and named.get("object") and module) or "pin-value" in asked:
+        told = {name.strip().lower() for name in (*named, *asked)}
+        if not (named.get("token") and named.get("object") and module) or "pin-value" in told:
             raise ConfigurationInvalid(
                 "The PKCS#11 URI of content_kek lacks token, object or module-path, or holds a "
                 "PIN.",

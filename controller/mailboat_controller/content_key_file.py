@@ -9,6 +9,7 @@ import os
 import secrets
 from pathlib import Path
 
+from mailboat_controller.authority.keys import refuse_secret
 from mailboat_controller.durable_file import replace_durably
 from mailboat_schemas.content_key import CONTENT_KEY_BYTES
 from mailboat_schemas.errors import ConfigurationInvalid
@@ -43,8 +44,10 @@ def held_key(directory: Path, source: str | None) -> bytes | None:
 def read_key(source: str) -> bytes:
     """
     Raises:
-        ConfigurationInvalid: unreadable, or not 64 hex digits. What was read is not quoted.
+        ConfigurationInvalid: unreadable, or not 64 hex digits. What was read is not quoted, nor is
+            a source that looks like the key itself.
     """
+    refuse_secret(source)
     kind, colon, rest = source.partition(":")
     try:
         match kind if colon else "":

@@ -1,6 +1,7 @@
 """How a file becomes durable here: written beside its place, then renamed onto it."""
 
 import os
+import secrets
 from pathlib import Path
 
 SECRET_MODE = 0o600
@@ -22,6 +23,25 @@ def replace_durably(path: Path, content: bytes, *, mode: int = SECRET_MODE) -> N
         file.flush()
         os.fsync(descriptor)
     beside.replace(path)
+    fsync_directory(path.parent)
+
+
+def create_durably(path: Path, content: bytes, *, mode: int = SECRET_MODE) -> None:
+    """Put a new file in place, whole or not at all, and never over another.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        os.link(beside, path)  # unlike a rename, it refuses a name that is taken
+    finally:
+        beside.unlink()
     fsync_directory(path.parent)
 
 

@@ -10,6 +10,7 @@ from mailboat_controller.authority.online import OnlineKeys, settle
 from mailboat_controller.broker.embedded import MosquittoBroker
 from mailboat_controller.broker.guard import BrokerGuard
 from mailboat_controller.config import ControllerSettings
+from mailboat_controller.content_kek import KekUnusable
 from mailboat_controller.content_keys import ContentKeys
 from mailboat_controller.ingest import batch_reading
 from mailboat_controller.pki.issuing import Authority, TlsFiles
@@ -79,6 +80,7 @@ def _open(settings: ControllerSettings, store: Store, now: datetime) -> Ground:
     artifacts = Artifacts(settings.artifacts_dir)
     artifacts.remove_parts()
     content_keys = ContentKeys.of(settings, store)
+    _look_at_content_keys(content_keys)
     guard = BrokerGuard(
         store=store,
         authority=authority,
@@ -97,6 +99,20 @@ def _open(settings: ControllerSettings, store: Store, now: datetime) -> Ground:
         guard=guard,
         broker=_started_broker(settings, server, guard),  # last: a child that nobody else would end
     )
+
+
+def _look_at_content_keys(content_keys: ContentKeys) -> None:
+    """Said at once, and by `GET /v1/health`. We start all the same: withdrawals must reach devices
+    while a token is unplugged, and whoever has its keys needs none of ours."""
+    try:
+        content_keys.check()
+    except KekUnusable as error:
+        _log.error(
+            "content keys cannot be opened",
+            code=error.code,
+            problem=error.what,
+            next_step=error.next_step,
+        )
 
 
 def _started_broker(

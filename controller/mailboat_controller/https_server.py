@@ -17,6 +17,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mailboat_controller.pki.issuing import TlsFiles
+from mailboat_controller.rate_limits import network_of
 from mailboat_schemas.errors import ConfigurationInvalid
 
 EXTENSION = "tls"
@@ -24,19 +25,30 @@ CLIENT_CERTIFICATE = "client_cert_der"
 
 CONNECTIONS_MAX = 2000  # above that: 503, and devices come back with jitter
 BACKLOG = 1024
-KEEP_ALIVE_SECONDS = 30
-FIRST_REQUEST_SECONDS = 20  # a connection that never asks for anything is closed
+# A quarter of all, of those without a certificate, who may be anybody. One above it is closed at
+# once: whoever holds all connections keeps every device out.
+STRANGERS_PER_ADDRESS_MAX = 500
+KEEP_ALIVE_SECONDS = 30  # from one answer to the end of the next request's headers
+FIRST_REQUEST_SECONDS = 20  # likewise from the handshake; a connection that never asks is closed
 SHUTDOWN_SECONDS = 5
 HEADERS_BYTES_MAX = 32 * 1024
 
 
-class _ProtocolWithCertificate(H11Protocol):
-    """Adds the peer's certificate to every scope of its connection."""
+class _Connection(H11Protocol):
+    """Adds the peer's certificate to every scope, and ends when its client keeps us waiting."""
+
+    certificate: bytes | None = None
+    source = ""
+    _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         tls = transport.get_extra_info("ssl_object")
-        certificate = None if tls is None else tls.getpeercert(binary_form=True)
+        self.certificate = certificate = None if tls is None else tls.getpeercert(binary_form=True)
+        self.source = network_of(str(self.client[0])) if self.client else ""
+        if certificate is None and self._strangers() > STRANGERS_PER_ADDRESS_MAX:
+            transport.close()
+            return
         inner = self.app
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -45,11 +57,33 @@ class _ProtocolWithCertificate(H11Protocol):
             await inner(scope, receive, send)
 
         self.app = app
-        asyncio.get_running_loop().call_later(FIRST_REQUEST_SECONDS, self._close_if_silent)
+        self._wait_for_next(FIRST_REQUEST_SECONDS)
 
-    def _close_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def on_response_complete(self) -> None:
+        answered = self.cycle
+        super().on_response_complete()  # may begin with the next request
+        if self.cycle is answered:
+            self._wait_for_next(KEEP_ALIVE_SECONDS)
+
+    def _wait_for_next(self, seconds: float) -> None:
+        """uvicorn's own timer ends with the next byte, so a client could send one and then none."""
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = self.loop.call_later(seconds, self._close_if_last, self.cycle)
+
+    def _close_if_last(self, cycle: object) -> None:
+        if self.cycle is cycle and not self.transport.is_closing():
             self.transport.close()
+
+    def _strangers(self) -> int:
+        """Connections from the same address that came without a certificate, this one too."""
+        others = (each for each in self.connections if isinstance(each, _Connection))
+        return sum(each.certificate is None and each.source == self.source for each in others)
 
 
 class _Server(uvicorn.Server):
@@ -129,7 +163,7 @@ def _listener(host: str, port: int) -> socket.socket:
 def _configuration(app: Any, files: TlsFiles) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=_ProtocolWithCertificate,
+        http=_Connection,
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -32,7 +32,7 @@ from mailboat_schemas.errors import MailboatError, NotPermitted
 
 # Of one device: room for a bad day of lost answers, none for filling the table.
 RENEWALS_PER_HOUR_MAX = 12
-AUDITED_PER_MINUTE = 10  # of refusals; strangers can cause them
+AUDITED_PER_MINUTE = 10  # refusals of one code: what strangers cause hides no revoked device
 _HOUR = timedelta(hours=1)
 _MINUTE = timedelta(minutes=1)
 
@@ -66,7 +66,7 @@ class Renewals:
         self._authority = authority
         self._terms = terms
         self._challenges = Challenges()
-        self._audited: list[datetime] = []
+        self._audited: dict[str, list[datetime]] = {}  # by code
 
     # --- with the certificate that the device has ------------------------------------------------
 
@@ -213,10 +213,11 @@ class Renewals:
 
     def _note_refusal(self, device: str, refusal: MailboatError, now: datetime) -> None:
         """In the audit log, but not more than a few a minute."""
-        self._audited = [at for at in self._audited if now - at < _MINUTE]
-        if len(self._audited) >= AUDITED_PER_MINUTE:
+        lately = [at for at in self._audited.get(refusal.code, ()) if now - at < _MINUTE]
+        self._audited[refusal.code] = lately
+        if len(lately) >= AUDITED_PER_MINUTE:
             return
-        self._audited.append(now)
+        lately.append(now)
         with self._store.transaction() as tx:
             audit.append(
                 tx,

@@ -1,16 +1,19 @@
 """Taking roles that people signed: judged, recorded and acted on in one transaction."""
 
+import time
 from collections.abc import Mapping
 from datetime import datetime
 
 import structlog
 
+from mailboat_controller.rate_limits import AuditBound
 from mailboat_controller.reconcile import Reconciler
 from mailboat_controller.store import audit, trust_roles
 from mailboat_controller.store.engine import Store
 from mailboat_controller.trust.role_intake import TakenRoles, judge_roles
 from mailboat_schemas.errors import MailboatError, OperatorNeeded, ReleaseRejected
 
+REFUSALS_AUDITED_PER_MINUTE = 20  # of each sender
 ROLES_NAMED_MAX = 8  # in the audit entry of a refusal; the names come from afar
 
 _log = structlog.get_logger(__name__)
@@ -22,6 +25,7 @@ class RoleAdmission:
     def __init__(self, store: Store, reconciler: Reconciler) -> None:
         self._store = store
         self._reconciler = reconciler
+        self._refusals = AuditBound(per_minute=REFUSALS_AUDITED_PER_MINUTE)
 
     def take(
         self, roles: Mapping[str, bytes], *, actor: str, reason: str, now: datetime
@@ -59,6 +63,9 @@ class RoleAdmission:
         self, roles: Mapping[str, bytes], error: MailboatError, *, actor: str, now: datetime
     ) -> None:
         _log.warning("roles refused", actor=actor, code=error.code, problem=error.what)
+        more = self._refusals.details(actor, time.monotonic())
+        if more is None:
+            return
         with self._store.transaction() as tx:
             audit.append(
                 tx,
@@ -67,7 +74,7 @@ class RoleAdmission:
                 action="trust.refuse",
                 subject=", ".join(sorted(roles)[:ROLES_NAMED_MAX]),
                 reason=error.what,
-                details={"code": error.code},
+                details={"code": error.code, **more},
             )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from controller_core import EVERYBODY, Core, plan
 from enrolled_fleet import FLEET
+from mailboat_controller.admission import REFUSALS_AUDITED_PER_MINUTE
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.rollout.state import Phase
 from mailboat_controller.store import audit, credentials, releases, rollouts
@@ -201,3 +202,17 @@ def test_a_revoked_pipeline_hands_in_nothing_more(core: Core) -> None:
 
     assert (reply.status, reply.code) == ("rejected", "E-NOT-PERMITTED")
     assert replies(core) == [(REPLY, "rejected", b"42")]
+
+
+def test_a_broker_that_makes_up_pipelines_does_not_fill_the_audit_log(core: Core) -> None:
+    """A stolen broker can publish on every submit topic there is, as fast as we read."""
+    for number in range(3 * REFUSALS_AUDITED_PER_MINUTE):
+        topic = build(Channel.SUBMIT, fleet=FLEET, pipeline=f"made-up-{number}")
+        reply = core.admission.submit_message(Incoming(topic=topic, payload=b"x"), core.now)
+        assert reply.code == "E-NOT-PERMITTED"
+    core.admission.submit(b"x", "ci:build", core.now)  # refused too, but of somebody we know
+
+    with core.store.read() as tx:
+        entries = [each for each in audit.page(tx, limit=500) if each.action == "submission.refuse"]
+    assert REFUSALS_AUDITED_PER_MINUTE < len(entries) <= REFUSALS_AUDITED_PER_MINUTE + 5
+    assert entries[-1].details["left_out_before"] > REFUSALS_AUDITED_PER_MINUTE

@@ -3,6 +3,7 @@
 import base64
 import json
 import stat
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import pytest
 from mailboat_controller.artifact_tokens import (
     KEY_LIFE,
     LIFE_MAX,
+    ORDERS_BURST,
+    ORDERS_PER_MINUTE,
     ArtifactTokenExpired,
     ArtifactTokenInvalid,
     ArtifactTokens,
 )
+from mailboat_controller.rate_limits import RateLimited
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 DIGEST = "ab" * 32
@@ -129,3 +133,18 @@ def test_no_secret_shows_when_it_is_printed(tokens: ArtifactTokens, tmp_path: Pa
 
     assert secret not in repr(tokens.__dict__)
     assert repr(bytes.fromhex(secret)) not in repr(tokens.__dict__)
+
+
+def test_a_stolen_device_does_not_fill_the_audit_log_with_orders(tokens: ArtifactTokens) -> None:
+    """Every order is written down there, for ever."""
+
+    def made_at_most(count: int) -> Iterator[str]:
+        for _ in range(count):
+            yield issue(tokens)
+
+    assert len(list(made_at_most(ORDERS_BURST))) == ORDERS_BURST
+    with pytest.raises(RateLimited) as refused:
+        list(made_at_most(ORDERS_PER_MINUTE))
+
+    assert refused.value.retry_after is not None
+    assert tokens.issue(DIGEST, holder="ci:build", credential="2", now=NOON, life=LIFE_MAX)

@@ -58,6 +58,18 @@ def pipeline(site: Site) -> Iterator[Peer]:
     peer.close()
 
 
+def test_it_is_told_no_passphrase_and_no_pin_of_ours(
+    lone: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAILBOAT_HSM_PIN", "135792468")
+    lone.broker.start()
+    pid = (lone.broker.config_path.parent / "mosquitto.pid").read_text()
+
+    environment = Path(f"/proc/{pid}/environ").read_bytes()
+    assert b"PATH=" in environment
+    assert b"135792468" not in environment
+
+
 class TestWhoMayConnect:
     def test_nobody_without_a_certificate(self, site: Site) -> None:
         context = ssl.create_default_context(cafile=str(site.authority.ca_path))

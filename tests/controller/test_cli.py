@@ -229,6 +229,19 @@ class TestDevices:
         assert kit["token"] not in said.out + said.err
         assert stat.S_IMODE(out.stat().st_mode) == 0o600
 
+    def test_a_kit_is_not_written_into_a_file_that_somebody_holds_open(
+        self, alice: Terminal, tmp_path: Path
+    ) -> None:
+        """Or that a link leads to: whoever made it in a shared directory would read the token."""
+        theirs, out = tmp_path / "theirs", tmp_path / "kit.json"
+        theirs.touch()
+        out.symlink_to(theirs)
+        with theirs.open() as file:
+            arguments = ("--class", CLASS, "--out", out, "--reason", "the new hall")
+            assert alice.run("device", "enroll-token", *arguments).code == 0
+            assert file.read() == ""
+        assert json.loads(out.read_text())["token"]
+
     def test_are_listed_for_pipes_and_for_programs(self, alice: Terminal) -> None:
         plain = alice.run("device", "list", "--class", CLASS)
         header, row = plain.out.splitlines()
@@ -320,6 +333,37 @@ def test_the_audit_log_is_shown_and_verified(alice: Terminal) -> None:
 
     verified = alice.run("audit", "verify", "--json")
     assert (verified.code, verified.json["holds"]) == (0, True)
+
+
+def test_a_path_that_cannot_be_written_is_told_without_a_traceback(
+    terminal: Terminal, api: RunningApi, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    config = api.settings.data_dir / "controller.toml"
+    said = terminal.run(
+        *("token", "issue", "zoe", "--role", "viewer", "--config", config),
+        *("--out", tmp_path / "file" / "zoe"),
+    )
+
+    assert (said.code, "E-CONFIG" in said.err, "Traceback" in said.err) == (1, True, False)
+    assert "Not a directory" in said.err
+
+
+def test_no_command_leaves_a_core_dump_with_keys_in_it() -> None:
+    """And the API has files to open for its connections, whatever the shell's soft limit is."""
+    program = (
+        "import atexit, resource, sys; from mailboat_controller import cli;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 4096));"
+        "sys.argv = ['mailboat', 'rollout'];"
+        "atexit.register(lambda: print('limits', resource.getrlimit(resource.RLIMIT_CORE),"
+        " resource.getrlimit(resource.RLIMIT_NOFILE)));"
+        "cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+
+    assert done.stdout.splitlines()[-1] == "limits (0, 0) (4096, 4096)"
 
 
 @pytest.mark.parametrize("noun", ["rollout", "release"])

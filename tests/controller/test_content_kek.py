@@ -155,6 +155,8 @@ class TestAToken:
             "pkcs11:token=a?module-path=/m.so",
             "pkcs11:",
             "pkcs11:token=a;object=b?module-path=/m.so&pin-value=1234",
+            "pkcs11:token=a;object=b;pin-value=1234?module-path=/m.so",
+            "pkcs11:token=a;object=b?module-path=/m.so&PIN-Value=1234",
         ],
     )
     def test_whose_uri_lacks_something_or_tells_a_pin_is_refused(

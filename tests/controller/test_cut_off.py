@@ -206,6 +206,9 @@ def enrolled_agent(controller: RunningController, directory: Path, name: str) ->
     wishes = Wishes(kit=directory / "kit.json", device=name, config=directory / "agent.toml")
     config = asyncio.run(enrol(wishes))
     request = make_request(make_key(config.key), name, FLEET).decode()
-    issued = authority.issue_device(request, device=name, enrolment_number=1, now=before, days=30)
+    number = row(controller, name).enrolment_number
+    issued = authority.issue_device(
+        request, device=name, enrolment_number=number, now=before, days=30
+    )
     config.certificate.write_bytes(issued.certificate)
     return wishes.config

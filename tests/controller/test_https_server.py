@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -121,6 +122,72 @@ def test_a_connection_that_never_asks_is_closed(
     monkeypatch.setattr(https_server, "FIRST_REQUEST_SECONDS", 0.1)
     with served(authority) as port, connected(port, context_for(authority, None)) as tls:
         assert tls.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    "drip", [b"", b"G", b"GET / HTTP/1.1\r\nX: "], ids=["nothing", "a byte", "half a header"]
+)
+def test_nor_does_one_stay_that_asked_once_and_then_drips(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, drip: bytes
+) -> None:
+    monkeypatch.setattr(https_server, "KEEP_ALIVE_SECONDS", 0.2)
+    with served(authority) as port, connected(port, context_for(authority, None)) as tls:
+        ask(tls)
+        tls.sendall(drip)
+
+        assert tls.recv(1) == b""
+
+
+def test_nor_one_whose_body_goes_on_after_its_answer(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(https_server, "KEEP_ALIVE_SECONDS", 0.2)
+    with served(authority) as port, connected(port, context_for(authority, None)) as tls:
+        tls.sendall(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n")
+        began = time.monotonic()
+        with contextlib.suppress(OSError):
+            while tls.recv(65536):
+                tls.sendall(b"x")
+                assert time.monotonic() < began + 3
+        assert time.monotonic() < began + 3
+
+
+def test_one_that_goes_on_asking_stays(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(https_server, "FIRST_REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(https_server, "KEEP_ALIVE_SECONDS", 0.2)
+    with served(authority) as port, connected(port, context_for(authority, None)) as tls:
+        for _ in range(6):
+            assert ask(tls) == "null"
+            time.sleep(0.08)
+
+
+def test_strangers_of_one_address_leave_connections_for_those_we_know(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(https_server, "STRANGERS_PER_ADDRESS_MAX", 2)
+    nobody = context_for(authority, None)
+    known = context_for(authority, authority.controller_files(now=NOW))
+    with (
+        served(authority) as port,
+        connected(port, nobody) as first,
+        connected(port, nobody) as second,
+    ):
+        assert (ask(first), ask(second)) == ("null", "null")
+        with connected(port, nobody) as third:
+            assert third.recv(1) == b""
+        for _ in range(3):
+            with connected(port, known) as tls:
+                assert ask(tls) == '"controller"'
+        first.close()
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), connected(port, nobody) as fourth:
+                fourth.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                if fourth.recv(65536):
+                    return
+        pytest.fail("nobody is let in although one has gone")
 
 
 def test_a_header_that_never_ends_is_refused(authority: Authority) -> None:

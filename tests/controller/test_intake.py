@@ -407,6 +407,32 @@ class TestWhatIsARole:
         assert code_of(desk.judge({RELEASE: ending(NOON)})) == "E-ROLE-EXPIRED"
         assert isinstance(desk.judge({RELEASE: ending(NOON + timedelta(seconds=1))}), Accepted)
 
+    def test_what_nobody_signed_does_not_travel_along(self, desk: Desk) -> None:
+        """A stolen broker could fill up what a pipeline hands in, until no manifest takes it."""
+        content = desk.changed(RELEASE, lambda _role: None)
+        parsed = json.loads(content)
+        strange = {"keyid": "0" * 64, "sig": "00" * 100_000}
+        for more in (
+            {"x-pad": "a" * 100_000},
+            {"signatures": [*parsed["signatures"], strange]},
+        ):
+            assert code_of(desk.judge({RELEASE: json.dumps(parsed | more).encode()})) == (
+                "E-ROLE-SHAPE"
+            )
+        assert code_of(desk.judge({RELEASE: content + b" " * 100_000})) == "E-ROLE-SHAPE"
+        readable = json.dumps(parsed, indent=2).encode()
+        assert isinstance(desk.judge({RELEASE: readable}), Accepted)
+
+    def test_an_approval_that_lasts_for_longer_than_one_may_is_refused(self, desk: Desk) -> None:
+        def ending(role: str, after: timedelta) -> bytes:
+            return desk.changed(role, lambda signed: setattr(signed, "expires", NOON + after))
+
+        month = timedelta(days=30, minutes=5)
+        assert isinstance(desk.judge({APPROVAL: ending(APPROVAL, month)}), Accepted)
+        longer = ending(APPROVAL, month + timedelta(seconds=1))
+        assert code_of(desk.judge({APPROVAL: longer})) == "E-ROLE-SHAPE"
+        assert isinstance(desk.judge({RELEASE: ending(RELEASE, timedelta(days=365))}), Accepted)
+
     def test_no_key_lifts_the_clock_floor_of_devices_into_the_future(self, desk: Desk) -> None:
         def issued(at: datetime) -> bytes:
             return desk.changed(RELEASE, lambda role: roles.stamp(role, at))

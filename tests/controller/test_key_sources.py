@@ -96,6 +96,13 @@ class TestSources:
         with Path("/dev/zero").open("rb") as file, pytest.raises(ConfigurationInvalid):
             open_signer(f"fd:{file.fileno()}")
 
+    def test_of_a_long_one_no_more_is_read_than_the_bound(self, tmp_path: Path) -> None:
+        (tmp_path / "long").write_bytes(b"x" * 4 * KEY_FILE_BYTES_MAX)
+        with (tmp_path / "long").open("rb", buffering=0) as file:
+            with pytest.raises(ConfigurationInvalid):
+                open_signer(f"fd:{file.fileno()}")
+            assert file.tell() == KEY_FILE_BYTES_MAX
+
     def test_a_file_over_the_bound_is_no_key(self, key: Path) -> None:
         key.write_bytes(b"\n" * KEY_FILE_BYTES_MAX + key.read_bytes())
 

@@ -4,6 +4,7 @@ A real database, a real reconciler, and the trust store of the real agent, which
 what it has accepted.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from securesystemslib.formats import encode_canonical
+from securesystemslib.signer import SSlibKey
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from controller_core import Core, plan
@@ -19,8 +22,11 @@ from mailboat_agent.trust_store import TrustStore
 from mailboat_controller.authority import changes, online, roles
 from mailboat_controller.authority.changes import Draft
 from mailboat_controller.authority.keys import create_key
-from mailboat_controller.role_admission import RoleAdmission
+from mailboat_controller.authority.public_keys import has_own_id
+from mailboat_controller.reconcile import Reconciler
+from mailboat_controller.role_admission import REFUSALS_AUDITED_PER_MINUTE, RoleAdmission
 from mailboat_controller.store import audit, trust_roles
+from mailboat_controller.store.engine import Store
 from mailboat_controller.trust import held_trust, role_intake
 from mailboat_schemas.codec import decode
 from mailboat_schemas.desired import DesiredState, ManifestBundle
@@ -28,6 +34,7 @@ from mailboat_schemas.envelope import Envelope, PayloadType
 from mailboat_schemas.errors import ConfigurationInvalid, MailboatError, SignatureInvalid
 from mailboat_schemas.trust import ROLE_BYTES_MAX, TrustView
 from signing_room import SigningRoom, held_by
+from trust_fleet import FLEET, TrustFleet
 
 MODELS = ["vad"]
 
@@ -330,6 +337,14 @@ def nothing(_signed: Any) -> None:
     pass
 
 
+def in_capitals(key: SSlibKey) -> SSlibKey:
+    """The same Ed25519 key with its digits in capitals, under the id that these give."""
+    public = key.keyval["public"].upper()
+    content = {"keytype": key.keytype, "scheme": key.scheme, "keyval": {"public": public}}
+    keyid = hashlib.sha256(str(encode_canonical(content)).encode()).hexdigest()
+    return SSlibKey(keyid, key.keytype, key.scheme, {"public": public})
+
+
 class TestRefused:
     def root(self, desk: Desk, edit: Callable[[Root], object], *names: str) -> dict[str, bytes]:
         signers = [desk.room.key(name) for name in names or ("offline/root",)]
@@ -376,6 +391,36 @@ class TestRefused:
         content = signed.to_bytes(roles.SERIALIZER)
 
         assert strict.refused({"root": content}).code == "E-ROLE-SHAPE"
+
+    def test_one_key_written_in_two_ways(self, strict: Desk) -> None:
+        """Each id is the hash of what is written, so the ids differ and each is its own."""
+        again = in_capitals(strict.room.key("offline/root").public_key)
+
+        def double(root: Root) -> None:
+            root.add_key(again, "root")
+            root.roles["root"].threshold = 2
+
+        signed = Metadata[Root].from_bytes(self.root(strict, double)["root"])
+        (own,) = signed.signatures.values()
+        signed.signatures[again.keyid] = type(own)(again.keyid, own.signature)
+        content = signed.to_bytes(roles.SERIALIZER)
+
+        assert has_own_id(again)
+        error = strict.refused({"root": content})
+        assert (error.code, "two ways" in error.what) == ("E-ROLE-SHAPE", True)
+
+    def test_a_pipeline_that_may_approve_under_another_id(self, strict: Desk) -> None:
+        ci = strict.room.key("ci/vad")
+        again = in_capitals(ci.public_key)
+        targets = self.targets(
+            strict, lambda targets: roles.delegate(targets, "approval-vad", [again])
+        )
+        signed = Metadata[Targets].from_bytes(edited(strict.held["approval-vad"], nothing, ci))
+        (own,) = signed.signatures.values()
+        signed.signatures = {again.keyid: type(own)(again.keyid, own.signature)}
+        approval = signed.to_bytes(roles.SERIALIZER)
+
+        assert strict.refused({**targets, "approval-vad": approval}).code == "E-KEY-SHARED"
 
     @pytest.mark.parametrize(
         "name", ["ci/vad", "approver/vad", "offline/targets", "controller/keys/director"]
@@ -440,6 +485,17 @@ class TestRefused:
             roles.stamp(root, strict.core.now + timedelta(days=1))
 
         assert strict.refused(self.root(strict, hurry)).code == "E-ROLE-ISSUED"
+
+    def test_an_approval_that_lasts_for_years(self, strict: Desk) -> None:
+        """Whoever then stole the controller could hide a withdrawal for as long."""
+        approver = strict.room.key("approver/vad")
+
+        def for_years(signed: Targets) -> None:
+            signed.expires = strict.core.now.replace(microsecond=0) + timedelta(days=31)
+
+        approval = edited(strict.held["approval-vad"], for_years, approver)
+        error = strict.refused({"approval-vad": approval})
+        assert (error.code, "lasts longer" in error.what) == ("E-ROLE-SHAPE", True)
 
     def test_a_role_over_the_bound(self, strict: Desk) -> None:
         error = strict.refused({"root": b" " * (ROLE_BYTES_MAX + 1)})
@@ -553,6 +609,44 @@ class TestRefused:
 
         strict.refused(offered)
         assert strict.versions()["root"] == 1
+
+
+def test_refusals_as_fast_as_somebody_can_ask_do_not_fill_the_audit_log(desk: Desk) -> None:
+    admission = RoleAdmission(desk.core.store, desk.core.reconciler)
+    for _ in range(5 * REFUSALS_AUDITED_PER_MINUTE):
+        with pytest.raises(MailboatError):
+            admission.take({"root": b"no"}, actor="operator:eve", reason="x", now=desk.core.now)
+    with pytest.raises(MailboatError):
+        admission.take({"root": b"no"}, actor="operator:alice", reason="x", now=desk.core.now)
+
+    with desk.core.store.read() as tx:
+        entries = [each for each in audit.page(tx, limit=500) if each.action == "trust.refuse"]
+    assert REFUSALS_AUDITED_PER_MINUTE < len(entries) < 2 * REFUSALS_AUDITED_PER_MINUTE
+    assert entries[-1].actor == "operator:alice"
+    assert entries[-1].details["left_out_before"] > 3 * REFUSALS_AUDITED_PER_MINUTE
+
+
+@pytest.mark.parametrize("days", [6.9, 29])
+def test_a_ceremony_that_was_held_long_before_the_first_start_leaves_no_gap(
+    tmp_path: Path, days: float
+) -> None:
+    """Its snapshot and timestamp have aged meanwhile: what counts is how long they still last."""
+    held = datetime.now(UTC)
+    trust = TrustFleet(tmp_path / "ceremony", now=held)
+    store = Store(f"sqlite:///{tmp_path / 'mailboat.db'}")
+    store.migrate()
+    started = held + timedelta(days=days)
+    with store.transaction() as tx:
+        held_trust.import_directory(tx, trust.directory / "controller" / "trust", started)
+    reconciler = Reconciler(store, trust.online, FLEET)
+
+    for hours in range(0, 24 * 17, 23):
+        now = started + timedelta(hours=hours)
+        reconciler.run(now)
+        for role in ("snapshot", "timestamp"):
+            left = Metadata.from_bytes(held_by(store)[role]).signed.expires - now
+            assert left > timedelta(days=5), f"{role} {hours} h after the start"
+    store.close()
 
 
 def test_signing_goes_on_by_itself_for_a_fortnight(desk: Desk) -> None:

@@ -126,6 +126,14 @@ class TestCeremonyByFile:
         assert late.code == 6
         assert "E-REBASE" in late.err
         assert "make the same request again" in late.err
+        assert "mailboat trust rebase" in late.err
+
+        again = ("trust", "rebase", office.file("second"), "--out", office.file("third"))
+        asked = mailboat(*again, *office.operator, "--json")
+        assert (asked.code, asked.json["signed_by"]) == (0, []), asked.err
+        assert mailboat("trust", "sign", office.file("third"), *office.key("offline/targets"))
+        third = mailboat("trust", "submit", office.file("third"), "--reason", "x", *office.operator)
+        assert third.code == 0, third.err
 
     def test_show_reads_it_out_before_anybody_signs(self, office: Office) -> None:
         carol = office.make_key("carol")

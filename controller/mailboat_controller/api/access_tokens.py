@@ -11,6 +11,7 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
 from mailboat_controller.access import Role, new_token
+from mailboat_controller.api.authentication import refuse_ended
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Operator, Viewer
 from mailboat_controller.api.limits import Reason
@@ -73,6 +74,8 @@ def renew_own_token(person: Viewer, context: Context) -> RenewedToken:
     token, now = new_token(), context.now()
     with context.store.transaction() as tx:
         old = _row(access_tokens.by_id(tx, person.token_id))
+        # It may have been revoked since the door let it in; its successor would outlive that.
+        refuse_ended(old, now)
         renewed = access_tokens.renew(tx, old, token, now)
         audit.append(
             tx,

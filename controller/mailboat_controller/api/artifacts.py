@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
 from mailboat_controller.api import etags
-from mailboat_controller.api.context import Context
+from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.identity import Caller, Downloader, Fetcher, Person, Publisher
 from mailboat_controller.api.problems import problem
 from mailboat_controller.artifact_tokens import LIFE_MAX, Grant
@@ -103,7 +103,7 @@ def get_artifact(
 
 @router.put("/sha256/{digest}", response_class=Response)
 async def put_artifact(
-    digest: DigestPath, request: Request, _publisher: Publisher, context: Context
+    digest: DigestPath, request: Request, publisher: Publisher, context: Context
 ) -> Response:
     """Put if absent: 201 when these bytes are new, 200 when they were here."""
     declared = request.headers.get("content-length", "")
@@ -126,7 +126,20 @@ async def put_artifact(
         await asyncio.to_thread(upload.commit)
     finally:
         await asyncio.to_thread(upload.abort)
+    await asyncio.to_thread(_record, digest, length, str(publisher), context)
     return _stored(201, digest)
+
+
+def _record(digest: str, length: int, actor: str, context: ApiContext) -> None:
+    with context.store.transaction() as tx:
+        audit.append(
+            tx,
+            at=context.now(),
+            actor=actor,
+            action="artifact.put",
+            subject=digest,
+            details={"length": length},
+        )
 
 
 class _Immutable(FileResponse):

@@ -1,7 +1,8 @@
 """The audit log, to read and to check."""
 
+import threading
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -10,9 +11,13 @@ from pydantic import BaseModel
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Reader
 from mailboat_controller.api.limits import NUMBER_MAX, PRINTED
+from mailboat_controller.rate_limits import RateLimited
 from mailboat_controller.store import audit
 
 PAGE_ROWS_MAX = 500
+VERIFY_AGAIN = timedelta(seconds=5)
+
+_verifying = threading.Lock()
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
 
@@ -56,7 +61,17 @@ def list_entries(
 
 @router.get("/verify")
 def verify(_reader: Reader, context: Context) -> Verification:
-    with context.store.read() as tx:
-        broken_at = audit.verify(tx)
-        entries, head = audit.head(tx)
+    """Reads the whole log, so for one caller at a time."""
+    if not _verifying.acquire(blocking=False):
+        raise RateLimited(
+            "The audit log is being verified for somebody else.",
+            next_step="ask again in a moment.",
+            retry_after=VERIFY_AGAIN,
+        )
+    try:
+        with context.store.read() as tx:
+            broken_at = audit.verify(tx)
+            entries, head = audit.head(tx)
+    finally:
+        _verifying.release()
     return Verification(holds=broken_at is None, broken_at=broken_at, entries=entries, head=head)

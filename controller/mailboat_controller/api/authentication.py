@@ -17,7 +17,7 @@ from mailboat_controller.api.identity import Caller, Person, Revoked, check_regi
 from mailboat_controller.artifact_tokens import TOKEN_PREFIX as ARTIFACT_PREFIX
 from mailboat_controller.artifact_tokens import ArtifactTokenElsewhere, Grant
 from mailboat_controller.https_server import CLIENT_CERTIFICATE, EXTENSION
-from mailboat_controller.pki.certificates import holder_of
+from mailboat_controller.pki.certificates import end_of, holder_of
 from mailboat_controller.store import access_tokens, credentials, devices
 from mailboat_controller.store.access_tokens import AccessTokenRow
 from mailboat_schemas.enrolment import Kind
@@ -65,6 +65,12 @@ class TokenInUrl(TokenRefused):
     """Addresses stand in logs and histories; a secret in one is no secret any more."""
 
     code = "E-TOKEN-IN-URL"
+
+
+class CertificateExpired(NotPermitted):
+    """Of a connection that was opened before the certificate ended."""
+
+    code = "E-CERTIFICATE-EXPIRED"
 
 
 def certificate_of(scope: Mapping[str, Any]) -> bytes | None:
@@ -128,7 +134,7 @@ def _by_token(token: Token, context: ApiContext) -> Person:
             "token with `mailboat token issue` on the controller's machine.",
             token_id="" if row is None else row.id,
         )
-    _refuse_ended(row, now)
+    refuse_ended(row, now)
     _note_use(row, now, context)
     soon = row.expires_at - now < SOON
     return Person(
@@ -136,7 +142,11 @@ def _by_token(token: Token, context: ApiContext) -> Person:
     )
 
 
-def _refuse_ended(row: AccessTokenRow, now: datetime) -> None:
+def refuse_ended(row: AccessTokenRow, now: datetime) -> None:
+    """
+    Raises:
+        TokenRevoked, TokenExpired
+    """
     whose = f"{row.role}:{row.name} ({row.id})"
     again = "ask for a new one: `mailboat token issue` on the controller's machine."
     if row.revoked_at is not None:
@@ -179,6 +189,13 @@ def _by_certificate(certificate: bytes, context: ApiContext) -> Caller:
             f"{found} has a certificate of the fleet {found.fleet}, this is "
             f"{context.settings.fleet}.",
             next_step="use a connection file of this fleet.",
+        )
+    # The handshake has looked at this, but a connection may stay open, and be resumed, for long.
+    if context.now() >= end_of(certificate):
+        raise CertificateExpired(
+            f"The certificate of {found} has ended.",
+            next_step="a device renews by itself; for a pipeline or dashboard issue a new one: "
+            "`mailboat credential issue`.",
         )
     check_registry(found, certificate, context)
     return found

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.identity import Operator
-from mailboat_controller.api.limits import PRINTED
+from mailboat_controller.api.limits import PRINTED, OptionalReason
 from mailboat_controller.pki.certificates import public_key_of_request
 from mailboat_controller.store import (
     audit,
@@ -62,6 +62,7 @@ class TokenOrder(BaseModel):
     uses: int = Field(default=1, ge=1, le=USES_MAX)
     hours: float = Field(default=24, gt=0, le=HOURS_MAX)
     approval: bool = Field(default=False, description="a person approves each device")
+    reason: OptionalReason = ""
 
 
 @router.post("/enrolment-tokens", status_code=201)
@@ -88,7 +89,8 @@ def create_kit(order: TokenOrder, operator: Operator, context: Context) -> Enrol
             actor=str(operator),
             action="enrolment_token.create",
             subject=order.hardware_class,
-            details=order.model_dump(mode="json"),
+            reason=order.reason,
+            details=order.model_dump(mode="json", exclude={"reason"}),
         )
         root = _newest_root(tx)
     return EnrolmentKit(

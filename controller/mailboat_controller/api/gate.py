@@ -5,7 +5,6 @@ buckets, and whoever shares an address with a guesser is not kept out for it. On
 not know are counted by address.
 """
 
-import ipaddress
 import re
 import secrets
 import time
@@ -25,7 +24,7 @@ from mailboat_controller.api.identity import IDENTITY, Caller, Identity, Person
 from mailboat_controller.api.limits import App, Message, Receive, Send, drain
 from mailboat_controller.api.problems import problem_of
 from mailboat_controller.artifact_tokens import Grant
-from mailboat_controller.rate_limits import Buckets, RateLimited
+from mailboat_controller.rate_limits import AuditBound, Buckets, RateLimited, network_of
 from mailboat_controller.store import audit
 from mailboat_schemas.errors import MailboatError, NotPermitted, Transient
 
@@ -33,7 +32,6 @@ ENDS_HEADER = b"mailboat-token-ends"  # of the last days; `client.py` tells its 
 AUDITED_PER_MINUTE = 10  # of failed logins; the metric counts them all
 # So that a fleet that was told to wait does not come back in one second.
 SPREAD_SECONDS = 10
-IPV6_PREFIX_BITS = 64  # the least that anybody is given
 _SECRET_IN_URL = re.compile(rb"mb[ta]_|(?:^|&)(?:access_token|token|authorization)=", re.IGNORECASE)
 
 _log = structlog.get_logger(__name__)
@@ -124,8 +122,7 @@ class _Limits:
         self._refused = Buckets(
             per_second=settings.rate_refused_per_minute / 60, burst=settings.rate_refused_per_minute
         )
-        self._audit = Buckets(per_second=AUDITED_PER_MINUTE / 60, burst=AUDITED_PER_MINUTE)
-        self._unaudited = 0
+        self._audit = AuditBound(per_minute=AUDITED_PER_MINUTE)
 
     def known(self, who: Caller | Grant) -> None:
         self._take(self._known, str(who), f"{who} asks too often")
@@ -139,12 +136,8 @@ class _Limits:
 
     def audited(self, refusal: TokenRefused, address: str) -> dict[str, object] | None:
         """What to write down of a failed login, or None: somebody fails too often for that."""
-        if self._audit.take("", time.monotonic()):
-            self._unaudited += 1
-            return None
-        left_out, self._unaudited = self._unaudited, 0
-        details: dict[str, object] = {"code": refusal.code, "address": address}
-        return {**details, "left_out_before": left_out} if left_out else details
+        more = self._audit.details("", time.monotonic())
+        return None if more is None else {"code": refusal.code, "address": address, **more}
 
     def _take(self, buckets: Buckets, key: str, what: str) -> None:
         wait_seconds = buckets.take(key, time.monotonic())
@@ -189,12 +182,4 @@ def _source(scope: Message) -> str:
     """The address whose requests are counted together."""
     client = scope.get("client")
     text = str(client[0]) if client else ""
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return text
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, IPV6_PREFIX_BITS), strict=False))
-    return text
+    return network_of(text)

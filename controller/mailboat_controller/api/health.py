@@ -1,16 +1,23 @@
 """Is it up, what is it, and its numbers."""
 
+import threading
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from mailboat_controller.api.context import Context
+from mailboat_controller.api import trust
+from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.identity import Reader
+from mailboat_controller.content_kek import KekUnusable
+from mailboat_controller.trust import expiry
+from mailboat_controller.trust.expiry import Level
 from mailboat_schemas import CONTRACT_VERSION
 
+NOTED_SECONDS = 10.0  # how old what `/v1/health` tells may be
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 router = APIRouter(tags=["health"])
@@ -18,6 +25,58 @@ router = APIRouter(tags=["health"])
 
 class Health(BaseModel):
     status: str
+
+
+class HealthNote(BaseModel):
+    """``trust`` and ``certificates`` are about what expires, ``content_keys`` about whether those
+    of encrypted releases can be opened here. None of it stops devices from serving."""
+
+    status: Literal["ok", "attention"]
+    trust: Level
+    certificates: Level
+    content_keys: Literal["ok", "unusable"]
+
+
+class _HealthNotes:
+    """Worked out once in a while, by one thread: it reads all metadata, perhaps asks a token, and
+    anybody may ask for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: tuple[HealthNote, float] | None = None
+
+    def get(self, context: ApiContext) -> HealthNote:
+        held = self._held
+        fresh = held is not None and time.monotonic() - held[1] < NOTED_SECONDS
+        # While one thread works it out, the others tell what was before.
+        if held is not None and (fresh or not self._lock.acquire(blocking=False)):
+            return held[0]
+        if held is None:
+            self._lock.acquire()
+        try:
+            if self._held is not None and self._held is not held:
+                return self._held[0]  # meanwhile
+            note = _note(context)
+            self._held = (note, time.monotonic())
+            return note
+        finally:
+            self._lock.release()
+
+
+def _note(context: ApiContext) -> HealthNote:
+    roles, certificates = (expiry.worst(each) for each in trust.statuses(context))
+    usable = True
+    try:
+        context.content_keys.check()
+    except KekUnusable:
+        usable = False
+    good = usable and roles is Level.OK and certificates is Level.OK
+    return HealthNote(
+        status="ok" if good else "attention",
+        trust=roles,
+        certificates=certificates,
+        content_keys="ok" if usable else "unusable",
+    )
 
 
 class Info(BaseModel):
@@ -34,6 +93,16 @@ def healthz(context: Context) -> Health:
     """Answers when the database does."""
     context.store.ping()
     return Health(status="ok")
+
+
+@router.get("/v1/health")
+def health(context: Context, request: Request) -> HealthNote:
+    """Whether somebody should look, for probes that have no identity: words only. Who may sign
+    what, and when it ends, is at ``/v1/trust/status`` for those who may read it."""
+    held: _HealthNotes | None = getattr(request.app.state, "health_notes", None)
+    if held is None:
+        held = request.app.state.health_notes = _HealthNotes()
+    return held.get(context)
 
 
 @router.get("/v1/info")

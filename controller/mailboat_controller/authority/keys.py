@@ -14,6 +14,7 @@ import base64
 import binascii
 import getpass
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import CryptoSigner, Signer
 
 from mailboat_controller.authority.public_keys import with_name
+from mailboat_controller.durable_file import create_durably
 from mailboat_schemas.errors import ConfigurationInvalid, Conflict
 
 KEY_FILE_BYTES_MAX = 16 * 1024
@@ -38,6 +40,7 @@ PASSPHRASE_BYTES_MAX = 1024
 PASSPHRASE_VARIABLE = "MAILBOAT_KEY_PASSPHRASE"  # noqa: S105 - the name of a variable
 PASSPHRASE_FILE_VARIABLE = "MAILBOAT_KEY_PASSPHRASE_FILE"  # noqa: S105
 _BEGIN = b"-----BEGIN "
+_HEX_SECRET = re.compile(r"[0-9a-fA-F]{32,}")
 
 Ask = Callable[[str], str]  # a question in words to a secret
 
@@ -58,15 +61,11 @@ def create_key(path: Path, *, passphrase: bytes | None = None, name: str = "") -
     content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        create_durably(path, content)
     except FileExistsError:
         raise Conflict(
             f"There is a key at {path} already.", next_step="choose another directory; keep it."
         ) from None
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
     signer = CryptoSigner(key)
     return CryptoSigner(key, with_name(signer.public_key, name)) if name else signer
 
@@ -83,6 +82,7 @@ def open_signer(source: str, *, ask: Ask | None = None) -> Signer:
         HardwareKeyUnusable: a token, its module or its PIN cannot be used.
     """
     ask = ask or _asker()
+    refuse_secret(source)
     kind, colon, rest = source.partition(":")
     match kind if colon else "":
         case "fd":
@@ -98,6 +98,19 @@ def open_signer(source: str, *, ask: Ask | None = None) -> Signer:
             return _signer(_from_file(Path(rest)), rest, ask)
         case _:
             return _signer(_from_file(Path(source)), source, ask)
+
+
+def refuse_secret(source: str) -> None:
+    """A key itself in the place of its source stands in process lists, and would in our error too.
+
+    Raises:
+        ConfigurationInvalid: that is what it looks like; it is not repeated.
+    """
+    if "-----" in source or "\n" in source or _HEX_SECRET.fullmatch(source):
+        raise ConfigurationInvalid(
+            "This looks like a key itself, not like the name of a place that holds one.",
+            next_step="name a file, fd:N or env:NAME; replace the key if others could see it.",
+        )
 
 
 def load_key(path: Path) -> CryptoSigner:

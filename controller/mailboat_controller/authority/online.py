@@ -8,6 +8,7 @@ Which key signs is for the verified metadata to say: a key that it does not name
 """
 
 import os
+import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -55,7 +56,7 @@ class OnlineKeys:
     timestamp: Signer
     director: Signer
     directory: Path | None = None
-    spare: tuple[tuple[str, Signer], ...] = ()  # role and successor, of keys named by a source
+    spare: tuple[tuple[str, Signer], ...] = ()  # role and key: successors, and who gave way to one
 
     @classmethod
     def load(cls, directory: Path, sources: Mapping[str, str] | None = None) -> Self:
@@ -92,7 +93,12 @@ class OnlineKeys:
         for role in ONLINE_ROLES:
             if getattr(self, role).public_key.keyid not in wanted[role]:
                 changed[role] = self._successor(role, wanted[role])
-        return replace(self, **changed) if changed else self
+        if not changed:
+            return self
+        # A change of roles that is refused after all brings the old key back.
+        spare = {key.public_key.keyid: (role, key) for role, key in self.spare}
+        spare |= {(old := getattr(self, role)).public_key.keyid: (role, old) for role in changed}
+        return replace(self, **changed, spare=tuple(spare.values()))
 
     def _successor(self, role: str, keyids: Collection[str]) -> Signer:
         for name, signer in self.spare:
@@ -150,21 +156,28 @@ class OnlineKeys:
 def make_next(directory: Path) -> Path:
     """New online keys beside those in use, and their public keys for the offline signers.
 
+    All or none: what a crash left half made was never told to anybody, and is made anew.
+
     Returns:
         The directory ``next`` with ``<role>.pem`` and ``<role>.pub``.
 
     Raises:
         Conflict: there are some already.
     """
-    place = directory / NEXT
+    place, beside = directory / NEXT, directory / f"{NEXT}.new"
     if any(place.glob("*.pem")):
         raise Conflict(
             f"There are new keys in {place} already.",
             next_step="name those with `mailboat trust rotate`; or delete them and run this again.",
         )
+    shutil.rmtree(beside, ignore_errors=True)
     for role in ONLINE_ROLES:
-        signer = create_key(place / f"{role}.pem", name=role)
-        write_public_key(place / f"{role}{SUFFIX}", signer.public_key)
+        signer = create_key(beside / f"{role}.pem", name=role)
+        write_public_key(beside / f"{role}{SUFFIX}", signer.public_key)
+    for left in place.glob(f"*{SUFFIX}"):
+        left.unlink()  # of keys that have settled; a directory in the way must be empty
+    beside.replace(place)
+    fsync_directory(directory)
     return place
 
 
@@ -179,7 +192,7 @@ def settle(directory: Path, wanted: Mapping[str, Collection[str]]) -> tuple[str,
     moved: list[str] = []
     for role in ONLINE_ROLES:
         path, successor = directory / f"{role}.pem", directory / NEXT / f"{role}.pem"
-        if not successor.is_file():
+        if not successor.is_file() or _is_named(path, wanted[role]):
             continue
         if load_key(successor).public_key.keyid not in wanted[role]:
             continue
@@ -190,3 +203,8 @@ def settle(directory: Path, wanted: Mapping[str, Collection[str]]) -> tuple[str,
         fsync_directory(directory / NEXT)
         fsync_directory(directory)
     return tuple(moved)
+
+
+def _is_named(path: Path, keyids: Collection[str]) -> bool:
+    """Whether the key in its place is still the right one, whatever waits beside it."""
+    return path.is_file() and load_key(path).public_key.keyid in keyids

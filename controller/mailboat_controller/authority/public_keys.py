@@ -19,7 +19,11 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
 from securesystemslib.exceptions import FormatError
 from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import Key, SSlibKey
@@ -79,6 +83,30 @@ def has_own_id(key: Key) -> bool:
     return isinstance(canonical, str) and (
         hashlib.sha256(canonical.encode()).hexdigest() == key.keyid
     )
+
+
+def material_of(key: Key) -> bytes:
+    """What the key is, however it is written: its SubjectPublicKeyInfo, DER.
+
+    Hexadecimal digits may be capitals and a PEM may have other line ends. Then the id is another,
+    and true to what is written; the key is the same, and so is whoever holds it.
+
+    Raises:
+        ValueError: it is none of Ed25519, ECDSA and RSA.
+    """
+    public = str(key.keyval.get("public", ""))
+    try:
+        if key.keytype == "ed25519":
+            return _spki(Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)))
+        return _spki(load_pem_public_key(public.encode()))
+    except UnsupportedAlgorithm as error:
+        raise ValueError("it is none of Ed25519, ECDSA and RSA") from error
+
+
+def _spki(key: object) -> bytes:
+    if not isinstance(key, Ed25519PublicKey | EllipticCurvePublicKey | RSAPublicKey):
+        raise ValueError("it is none of Ed25519, ECDSA and RSA")
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def write_public_key(path: Path, key: Key) -> None:

@@ -35,6 +35,7 @@ TARGETS_VALID = timedelta(days=365)
 RELEASE_ROLE_VALID = timedelta(days=365)
 # Withdrawals must reach devices even when the controller is stolen and hides them.
 APPROVAL_ROLE_VALID = timedelta(days=30)
+SIGNER_AHEAD_MAX = timedelta(minutes=5)  # the signer's clock may be this much before ours
 SNAPSHOT_VALID = timedelta(days=30)
 TIMESTAMP_VALID = timedelta(days=7)
 
@@ -68,6 +69,16 @@ def valid_for(role: str) -> timedelta:
     if role.startswith(APPROVAL_PREFIX):
         return APPROVAL_ROLE_VALID
     return {"root": ROOT_VALID, "targets": TARGETS_VALID}.get(role, RELEASE_ROLE_VALID)
+
+
+def lasts_too_long(role: str, expires: datetime, now: datetime) -> bool:
+    """Whether an approval ends later than one that is signed now may. Whoever stole the controller
+    can hide a withdrawal for as long as the approvals last that devices have seen.
+
+    Source: DESIGN section 4, what a stolen controller can do.
+    """
+    latest = now.astimezone(UTC) + APPROVAL_ROLE_VALID + SIGNER_AHEAD_MAX
+    return role.startswith(APPROVAL_PREFIX) and expires > latest
 
 
 def paths_of(role: str) -> list[str]:

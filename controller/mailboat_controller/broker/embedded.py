@@ -121,6 +121,7 @@ class MosquittoBroker:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=_without_ours(os.environ),
                 # Ctrl-C reaches the whole group; we stop the broker last, by ourselves.
                 start_new_session=True,
             )
@@ -263,3 +264,8 @@ def _free_port(host: str) -> int:
             f"The embedded broker cannot listen on {host}: {error.strerror or error}.",
             next_step="set mqtt_host in controller.toml to an address of this machine.",
         ) from error
+
+
+def _without_ours(environment: Mapping[str, str]) -> dict[str, str]:
+    """What speaks to the whole network is told no passphrase and no PIN."""
+    return {name: value for name, value in environment.items() if not name.startswith("MAILBOAT_")}

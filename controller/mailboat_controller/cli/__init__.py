@@ -1,9 +1,11 @@
 """The operator's command, ``mailboat``. One module a noun; heavy imports happen inside commands."""
 
 import sys
+from typing import NoReturn
 
 import typer
 
+from mailboat_controller import process_limits
 from mailboat_controller.cli import (
     audit,
     content_key,
@@ -23,7 +25,7 @@ from mailboat_controller.cli import (
     trust_pending,
     trust_request,
 )
-from mailboat_schemas.errors import MailboatError
+from mailboat_schemas.errors import ConfigurationInvalid, MailboatError
 
 app = typer.Typer(
     name="mailboat",
@@ -48,6 +50,7 @@ for name, command in (
     ("show", trust_pending.show),
     ("sign", trust_pending.sign),
     ("submit", trust_pending.submit),
+    ("rebase", trust_pending.rebase),
 ):
     trust.app.command(name)(command)
 app.add_typer(trust.app, name="trust")
@@ -69,8 +72,23 @@ app.add_typer(audit.app, name="audit")
 
 def main() -> None:
     """Run one command; our errors become an exit code, a message and a next step."""
+    process_limits.apply()
     try:
         app()
     except MailboatError as error:
-        output.show_error(error, as_json="--json" in sys.argv)
-        sys.exit(output.exit_code_of(error))
+        _end(error)
+    except OSError as error:  # a file that was named and cannot be written, for one
+        if isinstance(error, BrokenPipeError):
+            sys.exit(output.EXIT_FAILURE)  # nobody reads on, and nobody would read this
+        place = f"{error.filename}: " if error.filename else ""
+        _end(
+            ConfigurationInvalid(
+                f"{place}{error.strerror or error}.",
+                next_step="check the path, its rights, and the room on that disk.",
+            )
+        )
+
+
+def _end(error: MailboatError) -> NoReturn:
+    output.show_error(error, as_json="--json" in sys.argv)
+    sys.exit(output.exit_code_of(error))

@@ -25,14 +25,14 @@ KeySource = Annotated[
     typer.Option(
         "--content-key",
         metavar="SOURCE",
-        help="where the content key is, when not in the build: a path, fd:N or env:NAME",
+        help="Where the content key is, when not in the build: a path, fd:N or env:NAME.",
     ),
 ]
 
 
 @app.command()
 def put(
-    directory: Annotated[Path, typer.Argument(metavar="BUILD", help="what `release build` wrote")],
+    directory: Annotated[Path, typer.Argument(metavar="BUILD", help="What `release build` wrote.")],
     content_key: KeySource = None,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,

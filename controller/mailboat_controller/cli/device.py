@@ -1,18 +1,22 @@
 """``mailboat device``: kits, the fleet's devices, letting one in and cutting one off."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mailboat_controller.cli import options, output
+from mailboat_controller.durable_file import replace_durably
 
 app = typer.Typer(
-    help="Devices: kits, approval, state, revocation.", no_args_is_help=True
+    help="Devices: kits, approval, state, revocation.",
+    epilog=output.examples(
+        "mailboat device enroll-token --class kiosk-x86 --out kit.json",
+        'mailboat device revoke kiosk-1 --reason "stolen from the lobby"',
+    ),
+    no_args_is_help=True,
 )
 
-KIT_MODE = 0o600
 EVENTS_SHOWN = 20
 PENDING_SHOWN = 1000
 _COLUMNS = {
@@ -51,6 +55,7 @@ def enroll_token(
     approval: Annotated[
         bool, typer.Option("--approval", help="A person approves each device.")
     ] = False,
+    reason: options.OptionalReason = "",
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
@@ -64,13 +69,11 @@ def enroll_token(
         "uses": uses,
         "hours": hours,
         "approval": approval,
+        "reason": reason,
     }
     with options.client(connection) as client:
         kit = client.post("/v1/enrolment-tokens", order)
-    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, KIT_MODE)
-    with os.fdopen(descriptor, "w") as file:
-        os.fchmod(descriptor, KIT_MODE)  # also when the file was there before
-        json.dump(kit, file, indent=2)
+    _write_kit(out, json.dumps(kit, indent=2).encode() + b"\n")
     content = {"kit": str(out), "hardware_class": hardware_class, "uses": uses, "hours": hours}
     output.show_fields(content, as_json=as_json)
     output.say(f"\nOn the device: mailboat-agent enroll --kit {out.name} …", as_json=as_json)
@@ -102,7 +105,7 @@ def list_devices(
 
 @app.command("show")
 def show(
-    device: Annotated[str, typer.Argument()],
+    device: Annotated[str, typer.Argument(help="The device's id.")],
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
@@ -126,7 +129,7 @@ def show(
 
 @app.command("approve")
 def approve(
-    device: Annotated[str, typer.Argument()],
+    device: Annotated[str, typer.Argument(help="The device's id.")],
     fingerprint: Annotated[
         str, typer.Option("--fingerprint", help="As the device shows it; compare it there.")
     ],
@@ -143,7 +146,7 @@ def approve(
 
 @app.command("reject")
 def reject(
-    device: Annotated[str, typer.Argument()],
+    device: Annotated[str, typer.Argument(help="The device's id.")],
     reason: options.Reason,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
@@ -156,7 +159,7 @@ def reject(
 
 @app.command("revoke")
 def revoke(
-    device: Annotated[str, typer.Argument()],
+    device: Annotated[str, typer.Argument(help="The device's id.")],
     reason: options.Reason,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
@@ -175,3 +178,11 @@ def _labels(pairs: list[str]) -> dict[str, str]:
             raise typer.BadParameter(f"{pair!r}: write name=value", param_hint="--label")
         labels[name] = value
     return labels
+
+
+def _write_kit(out: Path, content: bytes) -> None:
+    if out.parent == Path("/dev"):  # stdout: nothing to put in its place
+        out.write_bytes(content)
+    else:
+        # A new file in the place of one that is there: somebody may own that, or hold it open.
+        replace_durably(out, content)

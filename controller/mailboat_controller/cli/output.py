@@ -36,6 +36,11 @@ EXIT_CODES_HELP = (
 )
 
 
+def examples(*commands: str) -> str:
+    """An epilog of one command a line; help keeps the lines apart only where one is empty."""
+    return "\n\n".join(("For example:", *(f"  {command}" for command in commands)))
+
+
 # The first that fits.
 _EXIT_CODES: tuple[tuple[type[MailboatError], int], ...] = (
     (NotFound, EXIT_NOT_FOUND),

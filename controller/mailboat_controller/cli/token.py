@@ -8,7 +8,14 @@ import typer
 from mailboat_controller.access import DAYS_DEFAULT, DAYS_MAX, Role
 from mailboat_controller.cli import options, output
 
-app = typer.Typer(help="Access tokens of people: issue, list, renew, revoke.", no_args_is_help=True)
+app = typer.Typer(
+    help="Access tokens of people: issue, list, renew, revoke.",
+    epilog=output.examples(
+        "mailboat token issue anna --role operator --out anna",
+        'mailboat token revoke anna --reason "left the company"',
+    ),
+    no_args_is_help=True,
+)
 
 OnDisk = Annotated[
     Path | None,

@@ -1,4 +1,4 @@
-"""``mailboat trust show|sign|submit``: a pending change on its way between the signers.
+"""``mailboat trust show|sign|submit|rebase``: a pending change on its way between the signers.
 
 `show` and `sign` need no network and no controller: copy the file to wherever the keys are.
 """
@@ -12,9 +12,9 @@ from mailboat_controller.cli import options, trust_source
 
 KnownRoot = Annotated[
     Path | None,
-    typer.Option("--root", help="your own copy of the newest root: the file must build on it"),
+    typer.Option("--root", help="Your own copy of the newest root: the file must build on it."),
 ]
-PendingFile = Annotated[Path, typer.Argument(metavar="PENDING", help="the pending change")]
+PendingFile = Annotated[Path, typer.Argument(metavar="PENDING", help="The pending change.")]
 
 
 def show(pending: PendingFile, root: KnownRoot = None, as_json: options.Json = False) -> None:
@@ -27,7 +27,7 @@ def show(pending: PendingFile, root: KnownRoot = None, as_json: options.Json = F
 def sign(
     pending: PendingFile,
     key: Annotated[
-        list[str], typer.Option(help="a path, fd:N, env:NAME or pkcs11:…; may be repeated")
+        list[str], typer.Option(help="A path, fd:N, env:NAME or pkcs11:…; may be repeated.")
     ],
     root: KnownRoot = None,
     as_json: options.Json = False,
@@ -51,3 +51,22 @@ def submit(
     """Hand a complete change to the controller, which verifies it as every device will."""
     taken = trust_source.submit(trust_source.read(pending, None), reason, connection)
     trust_source.tell_taken(taken, as_json=as_json)
+
+
+def rebase(
+    pending: PendingFile,
+    out: trust_source.Out,
+    source: trust_source.From = None,
+    connection: options.ConnectionOption = None,
+    as_json: options.Json = False,
+) -> None:
+    """Make the same change again on the roles in force, after `submit` said E-REBASE.
+
+    Everybody signs the new file: what they signed before is something else.
+    """
+    from mailboat_controller.authority.rebasing import rebase as rebased
+
+    found = trust_source.read(pending, None)
+    draft = trust_source.draft(source, connection)
+    change = rebased(found, draft.held, draft.now)
+    trust_source.write_request(change, out, as_json=as_json)

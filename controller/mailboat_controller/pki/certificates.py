@@ -5,6 +5,7 @@ certificate is ours; the TLS handshake against our CA does that.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -65,6 +66,11 @@ def holder_of(certificate: bytes) -> Holder:
 def public_key_of(certificate: bytes) -> bytes:
     """The key of a certificate (DER), as SubjectPublicKeyInfo in DER."""
     return _spki(x509.load_der_x509_certificate(certificate).public_key())
+
+
+def end_of(certificate: bytes) -> datetime:
+    """When a certificate (DER) ends."""
+    return x509.load_der_x509_certificate(certificate).not_valid_after_utc
 
 
 def public_key_of_request(request_pem: str) -> bytes:

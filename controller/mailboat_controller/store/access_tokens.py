@@ -13,6 +13,8 @@ from mailboat_schemas.errors import Conflict
 
 USED_EVERY = timedelta(hours=1)  # a write for every request would make readers wait for the disk
 IN_FORCE_PER_NAME_MAX = 50  # somebody who makes more has a script that should renew
+# Of one token within its year: daily, and some to spare. Each leaves a row here and an audit entry.
+RENEWALS_MAX = 400
 # How long a list shows what has ended. The audit log keeps it for ever.
 KEPT_AFTER_END = timedelta(days=365)
 
@@ -79,7 +81,7 @@ def renew(tx: Connection, old: AccessTokenRow, token: Token, at: datetime) -> Ac
     used (`use`), so a lost answer locks nobody out; one that was lost so is deleted here.
 
     Raises:
-        Conflict: it has been renewed for as long as may be.
+        Conflict: it has been renewed for as long, or as often, as may be.
     """
     expires_at = min(at + timedelta(days=old.days), old.renewable_until)
     if expires_at <= old.expires_at:
@@ -88,6 +90,13 @@ def renew(tx: Connection, old: AccessTokenRow, token: Token, at: datetime) -> Ac
             next_step="ask for a new one: `mailboat token issue` on the controller's machine.",
         )
     c = _tokens.c
+    of_family = select(func.count()).select_from(_tokens).where(c.family == old.family)
+    if tx.execute(of_family).scalar_one() > RENEWALS_MAX:
+        raise Conflict(
+            f"This token of {old.name} was renewed {RENEWALS_MAX} times.",
+            next_step="ask for a new one: `mailboat token issue` on the controller's machine; "
+            "renew it when `mailboat` says that it ends soon.",
+        )
     unused = (c.family == old.family, c.id != old.id, c.last_used_at.is_(None))
     tx.execute(delete(_tokens).where(*unused, c.revoked_at.is_(None)))
     return _put(

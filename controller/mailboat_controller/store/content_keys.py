@@ -43,6 +43,13 @@ def every(tx: Connection) -> tuple[ContentKeyRow, ...]:
     return _select(tx, None)
 
 
+def newest(tx: Connection) -> ContentKeyRow | None:
+    c = content_keys.c
+    found = select(c.key_id).order_by(c.created_at.desc(), c.key_id).limit(1)
+    key_id = tx.execute(found).scalar()
+    return None if key_id is None else find(tx, key_id)
+
+
 def has(tx: Connection, key_id: str) -> bool:
     found = select(content_keys.c.key_id).where(content_keys.c.key_id == key_id)
     return tx.execute(found).first() is not None
@@ -54,11 +61,7 @@ def count(tx: Connection) -> int:
 
 def grant(tx: Connection, key_id: str, *, device: str, device_key: str, at: datetime) -> bool:
     """Note that a device is given a key; False if it was noted before."""
-    c = content_key_grants.c
-    known = select(c.device).where(
-        c.key_id == key_id, c.device == device, c.device_key == device_key
-    )
-    if tx.execute(known).first() is not None:
+    if is_granted(tx, key_id, device=device, device_key=device_key):
         return False
     tx.execute(
         insert(content_key_grants).values(
@@ -66,6 +69,14 @@ def grant(tx: Connection, key_id: str, *, device: str, device_key: str, at: date
         )
     )
     return True
+
+
+def is_granted(tx: Connection, key_id: str, *, device: str, device_key: str) -> bool:
+    c = content_key_grants.c
+    known = select(c.device).where(
+        c.key_id == key_id, c.device == device, c.device_key == device_key
+    )
+    return tx.execute(known).first() is not None
 
 
 def _select(tx: Connection, key_id: str | None) -> tuple[ContentKeyRow, ...]:

@@ -27,6 +27,13 @@ def newest(tx: Connection) -> dict[str, bytes]:
     return {row.role: row.content for row in rows}
 
 
+def versions(tx: Connection) -> dict[str, int]:
+    """The newest version of every role."""
+    c = _roles.c
+    rows = tx.execute(select(c.role, func.max(c.version).label("version")).group_by(c.role))
+    return {row.role: row.version for row in rows}
+
+
 def newest_of(tx: Connection, role: str) -> tuple[int, bytes, datetime] | None:
     """Version, bytes and when it came."""
     c = _roles.c

@@ -5,7 +5,7 @@ the approval role the delivery of withdrawals. So people hear of it long before:
 comes early enough for the ceremony that renews it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -26,6 +26,8 @@ _TOP_LEVEL = ("root", "targets", "snapshot", "timestamp")
 
 
 class Level(StrEnum):
+    """In the order of urgency."""
+
     OK = "ok"
     SOON = "soon"
     URGENT = "urgent"
@@ -190,6 +192,12 @@ def _read(role: str, content: bytes) -> Any:
             f"The {role} role is not TUF metadata.",
             next_step="copy it again from where the roles are signed.",
         ) from error
+
+
+def worst(statuses: Iterable[RoleStatus | CertificateStatus]) -> Level:
+    """The most urgent of them."""
+    order = list(Level)
+    return max((each.level for each in statuses), key=order.index, default=Level.OK)
 
 
 def needs_attention(statuses: tuple[RoleStatus | CertificateStatus, ...]) -> bool:

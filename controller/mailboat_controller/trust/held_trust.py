@@ -14,6 +14,7 @@ from typing import Any
 from tuf.api.metadata import Metadata, Root
 
 from mailboat_controller.authority.online import ONLINE_ROLES, OnlineKeys
+from mailboat_controller.authority.roles import SNAPSHOT_VALID, TIMESTAMP_VALID
 from mailboat_controller.store import audit, trust_roles
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.errors import ConfigurationInvalid, SignatureInvalid
@@ -21,6 +22,9 @@ from mailboat_schemas.trust import ROLE_BYTES_MAX, Standing, TrustView
 
 TIMESTAMP_AGE_MAX = timedelta(hours=24)
 SNAPSHOT_AGE_MAX = timedelta(days=15)  # half of its life: a fortnight to notice that it fails
+# The ceremony's own may have lain about for weeks when it is imported: what counts is what is left.
+TIMESTAMP_LEFT_MIN = TIMESTAMP_VALID - TIMESTAMP_AGE_MAX
+SNAPSHOT_LEFT_MIN = SNAPSHOT_VALID - SNAPSHOT_AGE_MAX
 ACTOR = "controller"
 _ONLINE = frozenset({"snapshot", "timestamp"})
 _TOP_LEVEL = frozenset({"root", "snapshot", "timestamp"})
@@ -135,13 +139,14 @@ def renew(tx: Transaction, keys: OnlineKeys, now: datetime) -> tuple[str, ...]:
         for role, version in versions.items()
     )
     rotated = _unsigned(tx, {"snapshot": snapshot.content, "timestamp": timestamp.content})
-    if changed or "snapshot" in rotated or now - snapshot.received_at > SNAPSHOT_AGE_MAX:
+    old = snapshot.grows_old(now, SNAPSHOT_AGE_MAX, SNAPSHOT_LEFT_MIN)
+    if changed or "snapshot" in rotated or old:
         content = keys.sign_snapshot(snapshot.content, versions, now=now)
         trust_roles.put(tx, "snapshot", snapshot.version + 1, content, now)
         snapshot = _Held(snapshot.version + 1, content, now)
         signed.append("snapshot")
     pinned = _signed(timestamp.content)["meta"]["snapshot.json"]["version"]
-    stale = now - timestamp.received_at > TIMESTAMP_AGE_MAX
+    stale = timestamp.grows_old(now, TIMESTAMP_AGE_MAX, TIMESTAMP_LEFT_MIN)
     if pinned != snapshot.version or "timestamp" in rotated or stale:
         content = keys.sign_timestamp(timestamp.content, snapshot.content, now=now)
         trust_roles.put(tx, "timestamp", timestamp.version + 1, content, now)
@@ -178,6 +183,10 @@ class _Held:
     version: int
     content: bytes
     received_at: datetime
+
+    def grows_old(self, now: datetime, age_max: timedelta, left_min: timedelta) -> bool:
+        expires: datetime = Metadata.from_bytes(self.content).signed.expires
+        return now - self.received_at > age_max or expires - now < left_min
 
 
 def _held(tx: Transaction, role: str) -> _Held:

@@ -15,7 +15,12 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, TargetFile, Targets
 from tuf.api.serialization import DeserializationError
 
-from mailboat_controller.authority.roles import ISSUED_FIELD, ISSUED_FORMAT
+from mailboat_controller.authority.roles import (
+    ISSUED_FIELD,
+    ISSUED_FORMAT,
+    SERIALIZER,
+    lasts_too_long,
+)
 from mailboat_schemas.documents.release import File, Interface, ReleaseDocument, document_digest
 from mailboat_schemas.errors import (
     MailboatError,
@@ -31,6 +36,7 @@ from mailboat_schemas.trust import ROLE_BYTES_MAX
 RELEASE_PREFIX = "release-"
 APPROVAL_PREFIX = "approval-"
 TARGETS_PER_ROLE_MAX = 2000
+PADDED_FACTOR_MAX = 3  # indented JSON, and a few signatures of other keys, are no more
 MISSING_LISTED_MAX = 256  # of missing artifacts in an answer, which is one message
 REASON_CHARS_MAX = 500  # a reason may quote what was sent
 # Devices take the time of signing as a floor for their clocks, and theirs may be this much behind.
@@ -170,6 +176,10 @@ def _verified(role: str, content: bytes, held: Held) -> tuple[Targets, Targets]:
             f"Role {role} is not signed by enough of the keys its delegation names: "
             f"{len(result.signed)} of {result.threshold}.",
         )
+    # Whoever passes it on could fill it up with what no signature covers, for every device to load.
+    good = {keyid: offered.signatures[keyid] for keyid in result.signed}
+    if len(content) > PADDED_FACTOR_MAX * len(Metadata(offered.signed, good).to_bytes(SERIALIZER)):
+        raise _Refusal("E-ROLE-SHAPE", f"Role {role} carries far more than its keys have signed.")
     old = Metadata[Targets].from_bytes(held.roles[role]).signed
     if offered.signed.version != old.version + 1:
         raise _Refusal(
@@ -190,6 +200,8 @@ def _require_usable(role: str, new: Targets, now: datetime) -> None:
             f"Role {role} expired at {new.expires:%Y-%m-%dT%H:%M:%SZ}: "
             "check the signer's clock and sign again.",
         )
+    if lasts_too_long(role, new.expires, now):
+        raise _Refusal("E-ROLE-SHAPE", f"Role {role} lasts longer than an approval may: 30 days.")
     text = new.unrecognized_fields.get(ISSUED_FIELD)
     if text is None:
         return

@@ -18,12 +18,13 @@ from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Metadata, Root, Targets
 
 from mailboat_controller.authority.changes import KEYS_PER_ROLE_MAX, read_metadata
 from mailboat_controller.authority.description import describe
-from mailboat_controller.authority.public_keys import has_own_id, label_of
+from mailboat_controller.authority.public_keys import has_own_id, label_of, material_of
 from mailboat_controller.authority.roles import (
     APPROVAL_PREFIX,
     ISSUED_FIELD,
     ISSUED_FORMAT,
     RELEASE_PREFIX,
+    lasts_too_long,
     paths_of,
 )
 from mailboat_controller.trust.intake import ISSUED_AHEAD_MAX
@@ -155,8 +156,8 @@ def _require_next_version(role: str, old: Metadata[Any] | None, new: Metadata[An
     if new.signed.version != expected:
         raise RebaseNeeded(
             f"Role {role} is version {new.signed.version}, expected {expected}.",
-            next_step="make the same request again, which builds on the newest version, "
-            "and have that signed.",
+            next_step="make the same request again, which builds on the newest version "
+            "(`mailboat trust rebase`), and have that signed.",
         )
 
 
@@ -218,18 +219,25 @@ def _require_quorum(
         raise _unusable(name, "a key is missing, or has an id that is not its own")
     if not 1 <= threshold <= len(set(ids)) <= KEYS_PER_ROLE_MAX or len(set(ids)) != len(ids):
         raise _unusable(name, f"{threshold} of {len(ids)} keys cannot be its quorum")
+    try:
+        materials = {material_of(keys[keyid]) for keyid in ids}
+    except ValueError as error:
+        raise _unusable(name, f"it names a key that no device can use: {error}") from error
+    # Written in two ways, one key has two ids, each its own.
+    if len(materials) != len(ids):
+        raise _unusable(name, "a key is named twice, written in two ways")
 
 
 def _require_separate(root: Root, targets: Targets) -> None:
     """No key in two roles that watch each other: who releases, who approves, who assigns, who is
     online. The same person may approve several models."""
-    owners: dict[str, str] = {}
+    owners: dict[bytes, str] = {}  # by what the key is: its id depends on how it is written
     keys = {**root.keys, **(targets.delegations.keys if targets.delegations else {})}
     for name, role in (*root.roles.items(), *_delegated(targets).items()):
         kind = next((p[:-1] for p in (RELEASE_PREFIX, APPROVAL_PREFIX) if name.startswith(p)), name)
         kind = "approval" if kind in ("policy", "config") else kind
         for keyid in role.keyids:
-            other = owners.setdefault(keyid, kind)
+            other = owners.setdefault(material_of(keys[keyid]), kind)
             if other != kind:
                 raise KeyShared(
                     f"{label_of(keys[keyid])} may sign for {other} and for {kind}.",
@@ -243,6 +251,8 @@ def _require_current(role: str, signed: Root | Targets, now: datetime) -> None:
             f"Role {role} expired at {signed.expires:%Y-%m-%dT%H:%M:%SZ}.",
             next_step="check the clock of whoever made the request, and make it again.",
         )
+    if lasts_too_long(role, signed.expires, now):
+        raise _unusable(role, "it lasts longer than an approval may")
     text = signed.unrecognized_fields.get(ISSUED_FIELD)
     if text is None:
         return

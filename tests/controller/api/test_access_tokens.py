@@ -1,16 +1,17 @@
 """People's tokens at the API: theft, replay, expiry, renewal, revocation, and what goes wrong."""
 
 import secrets
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
-from mailboat_controller.access import Role, new_token
+from mailboat_controller.access import Role, Token, new_token
 from mailboat_controller.api.gate import AUDITED_PER_MINUTE
 from mailboat_controller.store import access_tokens, audit
 from mailboat_controller.token_directory import revoke_tokens
@@ -20,10 +21,10 @@ from running_api import Answer, RunningApi, running_api
 from trust_fleet import FLEET
 
 
-@pytest.fixture
-def own_api(tmp_path: Path) -> Iterator[RunningApi]:
-    """For tests that use up what all share."""
-    with running_api(tmp_path) as api:
+@pytest.fixture(scope="module")
+def own_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    """Another controller; and for tests that use up what all share, in the order they stand in."""
+    with running_api(tmp_path_factory.mktemp("own")) as api:
         yield api
 
 
@@ -252,6 +253,48 @@ class TestARenewal:
             api.ask("POST", "/v1/access-tokens/gerda/revoke", by="alice", body=body)
             assert code(with_header(api, f"Bearer {taken}")) == (401, "E-TOKEN-REVOKED")
 
+    def test_that_meets_the_revocation_of_its_token_makes_no_successor(
+        self, api: RunningApi, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The door has let the request in; then an operator revokes the token."""
+        api.admit(Role.OPERATOR, "racer")
+        entered, revoked = threading.Event(), threading.Event()
+
+        def held_up() -> Token:
+            entered.set()
+            assert revoked.wait(5)
+            return new_token()
+
+        monkeypatch.setattr("mailboat_controller.api.access_tokens.new_token", held_up)
+        with ThreadPoolExecutor(1) as pool:
+            renewal = pool.submit(api.ask, "POST", "/v1/access-tokens/self/renew", by="racer")
+            assert entered.wait(5)
+            body = {"reason": "laptop stolen"}
+            assert api.ask("POST", "/v1/access-tokens/racer/revoke", by="alice", body=body).json
+            revoked.set()
+            answer = renewal.result(10)
+
+        assert code(answer) == (401, "E-TOKEN-REVOKED")
+        with api.store.read() as tx:
+            of_racer = [row for row in access_tokens.every(tx) if row.name == "racer"]
+        assert [row.in_force(api.now()) for row in of_racer] == [False]
+
+    def test_does_not_come_oftener_than_daily_for_a_year(
+        self, api: RunningApi, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each leaves an entry in the audit log, which is never emptied."""
+        monkeypatch.setattr(access_tokens, "RENEWALS_MAX", 5)
+        api.admit(Role.VIEWER, "busy")
+        for _ in range(5):
+            answer = api.ask("POST", "/v1/access-tokens/self/renew", by="busy")
+            assert answer.status == 201
+            api.tokens["busy"] = answer.json["token"]
+            assert api.ask("GET", "/v1/devices", by="busy").status == 200
+
+        answer = api.ask("POST", "/v1/access-tokens/self/renew", by="busy")
+        assert code(answer) == (409, "E-CONFLICT")
+        assert api.ask("GET", "/v1/devices", by="busy").status == 200
+
     def test_keeps_name_and_role(self, api: RunningApi) -> None:
         api.admit(Role.VIEWER, "hans", days=10)
         with days_later(api, 1):
@@ -304,19 +347,26 @@ def test_use_is_noted_once_an_hour(api: RunningApi) -> None:
 
 class TestFailedLogins:
     def test_are_counted_by_code(self, own_api: RunningApi) -> None:
+        before = own_api.refused.copy()
         own_api.ask("GET", "/v1/devices")
         with_header(own_api, "Bearer x")
         own_api.ask("GET", "/v1/access-tokens", by="vera")
 
-        assert own_api.refused == {
+        assert own_api.refused - before == {
             "E-IDENTITY-REQUIRED": 1,
             "E-TOKEN-MALFORMED": 1,
             "E-NOT-PERMITTED": 1,
         }
 
+    def test_with_an_id_that_nobody_has_leave_no_entry(self, own_api: RunningApi) -> None:
+        before = audited(own_api, "access_token.refuse")
+        with_header(own_api, f"Bearer {new_token().text()}")
+
+        assert audited(own_api, "access_token.refuse") == before
+
     def test_with_a_known_id_are_audited_up_to_a_bound(self, own_api: RunningApi) -> None:
         """Guessing at one id: each guess is counted, the audit log does not grow for ever."""
-        prefix = own_api.tokens["vera"].rpartition("_")[0]
+        prefix, before = own_api.tokens["vera"].rpartition("_")[0], own_api.refused.copy()
         for _ in range(AUDITED_PER_MINUTE + 5):
             with_header(own_api, f"Bearer {prefix}_{secrets.token_hex(32)}")
 
@@ -324,12 +374,7 @@ class TestFailedLogins:
         assert len(entries) == AUDITED_PER_MINUTE
         assert entries[0].subject == f"token:{prefix.removeprefix('mbt_')}"
         assert entries[0].details == {"code": "E-TOKEN-INVALID", "address": "127.0.0.1"}
-        assert own_api.refused["E-TOKEN-INVALID"] == AUDITED_PER_MINUTE + 5
-
-    def test_with_an_id_that_nobody_has_leave_no_entry(self, own_api: RunningApi) -> None:
-        with_header(own_api, f"Bearer {new_token().text()}")
-
-        assert audited(own_api, "access_token.refuse") == []
+        assert (own_api.refused - before)["E-TOKEN-INVALID"] == AUDITED_PER_MINUTE + 5
 
 
 class TestSubmissions:

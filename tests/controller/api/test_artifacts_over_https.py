@@ -4,6 +4,7 @@ from email.utils import formatdate
 
 import pytest
 
+from mailboat_controller.store import audit
 from mailboat_schemas.documents.release import ARTIFACT_BYTES_MAX
 from running_api import Answer, RunningApi
 
@@ -87,6 +88,10 @@ class TestUpload:
         assert self.put(api, content, digest).status == 201
         assert self.put(api, content, digest).status == 200
         assert api.artifacts.path(digest).read_bytes() == content
+        with api.store.read() as tx:
+            (entry,) = audit.page(tx, subject=digest)
+        assert (entry.action, entry.actor) == ("artifact.put", "ci:build")
+        assert entry.details == {"length": len(content)}
 
     def test_of_nothing_at_all_is_an_artifact_too(self, api: RunningApi) -> None:
         assert self.put(api, b"", hashlib.sha256().hexdigest()).status in {200, 201}

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from mailboat_controller import content_keys as content_keys_module
 from mailboat_controller.authority import roles
 from mailboat_controller.authority.keys import load_key
+from mailboat_controller.content_kek import FileKek
 from mailboat_controller.content_keys import ContentKeyNotAssigned, ContentKeys
 from mailboat_controller.store import devices, trust_roles
 from mailboat_schemas.codec import encode
@@ -241,6 +242,12 @@ class TestGiving:
         listed = released.ask("GET", "/v1/content-keys", by="vera").json
         assert (listed[0]["content_key"], listed[0]["devices"]) == (KEY_ID, 1)
 
+    def test_waits_for_no_writer_once_it_is_written_down(self, released: RunningApi) -> None:
+        """One stolen device could ask all day, and everybody's events wait for the writer."""
+        assert ask(released).status == 200
+        with released.store.transaction():
+            assert ask(released).status == 200
+
     def test_not_to_a_device_of_another_class(self, released: RunningApi) -> None:
         other = HARDWARE_CLASS | {"metadata": {"name": "cam-arm"}}
         document = HardwareClass.model_validate(other).model_dump(mode="json", by_alias=True)
@@ -302,6 +309,27 @@ class TestGiving:
         assert api.ask("POST", f"/v1/devices/{DEVICE}/revoke", by="alice", body=revoke).status < 300
         answer = ask(api)
         assert (answer.status, answer.json["code"]) == (403, "E-REVOKED")
+
+    def test_not_to_a_device_that_is_revoked_while_a_slow_token_works(
+        self, released: RunningApi
+    ) -> None:
+        assert released.enrol("kiosk-8").status == 201
+
+        class SlowKek(FileKek):
+            def unwrap(self, wrapped: bytes, binding: bytes) -> bytes:
+                with released.store.transaction() as tx:
+                    devices.revoke(tx, "kiosk-8")
+                return super().unwrap(wrapped, binding)
+
+        kek = SlowKek(released.settings.data_dir / content_keys_module.KEK_FILE, ours=True)
+        public_key = DEVICE_KEY.public_key().public_bytes(
+            Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+        )
+        with pytest.raises(ContentKeyNotAssigned, match="revoked"):
+            ContentKeys(released.store, kek, FLEET).give(
+                KEY_ID, "kiosk-8", public_key, now=released.now()
+            )
+        assert "device:kiosk-8" not in [e["actor"] for e in audited(released, "content-key.give")]
 
     def test_not_to_a_device_that_was_revoked_after_it_passed_the_door(
         self, released: RunningApi

@@ -5,6 +5,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from mailboat_controller.pki.certificates import holder_of
+from mailboat_controller.store import audit
 from mailboat_schemas.enrolment import EnrolmentKit
 from mailboat_schemas.trust import TrustView
 from running_api import Answer, RunningApi, certificate_request
@@ -19,6 +20,16 @@ def test_a_kit_carries_what_a_device_needs_to_begin(api: RunningApi) -> None:
     assert kit.ca.encode() == api.authority.ca_pem
     assert TrustView(kit.trust_root.encode(), {}).versions() == {"root": 1}
     assert len(kit.token) >= 40
+
+
+def test_why_a_kit_was_made_is_in_the_audit_log_if_somebody_said(api: RunningApi) -> None:
+    api.kit(reason=" for the harbour ")
+    api.kit()
+
+    with api.store.read() as tx:
+        made = [each for each in audit.page(tx) if each.action == "enrolment_token.create"]
+    assert [each.reason for each in made[-2:]] == ["for the harbour", ""]
+    assert "reason" not in made[-1].details
 
 
 def test_a_device_gets_a_certificate_of_its_name_class_and_number(api: RunningApi) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from mailboat_controller.api import audit as audit_routes
 from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.desired import ManifestBundle
 from mailboat_schemas.documents.release import ReleaseDocument
@@ -203,6 +204,15 @@ class TestClasses:
 
         assert (answer.status, answer.json["code"]) == (422, "E-REQUEST")
         assert "memory_budget" in answer.json["detail"]
+
+
+def test_the_audit_log_is_verified_for_one_at_a_time(api: RunningApi) -> None:
+    """It is read from its beginning: forty at once would leave no thread for the devices."""
+    with audit_routes._verifying:
+        answer = api.ask("GET", "/v1/audit/verify", by="vera")
+    assert (answer.status, answer.json["code"]) == (429, "E-RATE-LIMITED")
+    assert answer.headers["retry-after"] == "5"
+    assert api.ask("GET", "/v1/audit/verify", by="vera").json["holds"]
 
 
 def test_the_audit_log_can_be_verified_and_tampering_is_found(api: RunningApi) -> None:

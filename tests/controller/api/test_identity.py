@@ -2,7 +2,8 @@
 
 import ssl
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from http.client import HTTPSConnection
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,7 @@ RULES: list[tuple[str, str, str, set[str]]] = [
 # What needs no identity: it tells nothing, or proves who asks in its body.
 OPEN = {
     ("GET", "/healthz"),
+    ("GET", "/v1/health"),
     ("GET", "/v1/info"),
     ("GET", "/openapi.json"),
     ("HEAD", "/openapi.json"),
@@ -145,6 +147,28 @@ def test_no_door_is_missing_from_the_list() -> None:
 def test_what_is_open_tells_nothing_to_keep(api: RunningApi) -> None:
     assert api.ask("GET", "/healthz").json == {"status": "ok"}
     assert set(api.ask("GET", "/v1/info").json) == {"product", "version", "contract", "fleet"}
+
+
+@pytest.mark.parametrize("name", ["build", "wall", "dev-1"])
+def test_a_connection_that_stays_open_does_not_outlive_its_certificate(
+    api: RunningApi, name: str
+) -> None:
+    """The handshake is over by then; only a request can still be refused."""
+    path = {"build": "/v1/trust/root", "wall": "/v1/devices", "dev-1": "/v1/trust/root"}[name]
+    connection = HTTPSConnection("127.0.0.1", api.port, context=api.tls(name), timeout=10)
+    statuses: list[int] = []
+    try:
+        for days in (0, 400):
+            api.clock_ahead = timedelta(days=days)
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            content = answer.read()
+            statuses.append(answer.status)
+    finally:
+        api.clock_ahead = timedelta()
+        connection.close()
+
+    assert (statuses, b"E-CERTIFICATE-EXPIRED" in content) == ([200, 403], True)
 
 
 def test_a_certificate_of_another_ca_does_not_pass_the_handshake(

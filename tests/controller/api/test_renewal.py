@@ -330,6 +330,17 @@ class TestAfterItsEnd:
             entries = audit.page(tx, subject="back-14", limit=1000)
         assert len(entries) <= renewal.AUDITED_PER_MINUTE
 
+    def test_and_those_of_strangers_hide_no_revoked_device(self, api: RunningApi) -> None:
+        stranger, device = Enrolled(api, "back-15", new_key()), Enrolled.at(api, "back-16")
+        for _ in range(renewal.AUDITED_PER_MINUTE + 5):
+            stranger.prove(stranger.proof("AAAA"))
+        revoke(api, device.name)
+        assert code(device.prove(device.proof())) == (403, "E-REVOKED")
+
+        with api.store.read() as tx:
+            entries = audit.page(tx, subject=device.name, limit=1000)
+        assert entries[-1].details["code"] == "E-REVOKED"
+
 
 def revoke(api: RunningApi, device: str) -> None:
     path = f"/v1/devices/{device}/revoke"
