@@ -1,4 +1,4 @@
-"""A delta: a patch that makes a file of a release out of one the device already has.
+"""A delta: a patch that makes a file of a release out of one the device already has, or of nothing.
 
 Deltas are built after a release exists, from what the fleet really runs, so the document that CI
 signed cannot name them. The director does, in `DesiredState.deltas`, and may lie: what the outcome
@@ -8,9 +8,9 @@ A wrong delta costs the device one patch, and then it fetches the file whole.
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from mailboat_schemas.codec import WireModel
 from mailboat_schemas.documents.release import ARTIFACT_BYTES_MAX
@@ -18,6 +18,14 @@ from mailboat_schemas.names import Digest
 
 DELTAS_MAX = 128  # of one class; about 45 KB of a bundle that may have 512
 DELTA_MEMORY_BYTES_MAX = 1 << 40  # a number a bundle may carry; a device has its own budget
+
+# Tensors' bytes as numbers, each changed a little: see `tensor_program` and `plane_blocks`.
+TENSOR_DELTA = "tensor-delta/1"
+# Without a base, compressed: the same program, and one zstd frame.
+FULL_PLANES = "full-planes/1"
+FULL_ZSTD = "full-zstd/1"
+FULL_ZSTD_WINDOW_BYTES_MAX = 8 << 20
+WITHOUT_BASE = frozenset({FULL_PLANES, FULL_ZSTD})
 
 # One zstd frame with the base as raw prefix, and the length of the target in its header.
 ZSTD_PATCH = "zstd-patch/1"
@@ -32,8 +40,11 @@ class Delta(WireModel):
     passes it over."""
 
     target: Digest = Field(description="sha256 of a file that a release document names")
-    base: Digest = Field(description="sha256 of the file it starts from")
-    base_length: int = Field(ge=1, le=ARTIFACT_BYTES_MAX, description="bytes")
+    base: Digest | None = Field(
+        default=None,
+        description="sha256 of the file it starts from; none if it is the whole file, compressed",
+    )
+    base_length: int = Field(default=0, ge=0, le=ARTIFACT_BYTES_MAX, description="bytes")
     format: Format = Field(description="what the patch is, such as zstd-patch/1")
     patch: Digest = Field(description="sha256 of the patch, fetched like any artifact")
     patch_length: int = Field(ge=1, le=ARTIFACT_BYTES_MAX, description="bytes")
@@ -42,6 +53,12 @@ class Delta(WireModel):
         le=DELTA_MEMORY_BYTES_MAX,
         description="what applying it takes above a bare process; more is not given",
     )
+
+    @model_validator(mode="after")
+    def _a_base_has_a_length(self) -> Self:
+        if (self.base is None) != (self.base_length == 0):
+            raise ValueError("a base has a length, and a length a base")
+        return self
 
 
 class DeliveryOutcome(StrEnum):

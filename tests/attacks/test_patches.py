@@ -310,8 +310,8 @@ async def test_a_decoder_in_the_hands_of_the_thief(siege: Siege) -> None:
 async def test_what_failed_is_not_tried_again_after_a_power_cut(siege: Siege) -> None:
     delta = offer_patch(siege.fleet, BASE, TARGET, build_zstd_patch(BASE, heavy(6.0)).content)
     await attempt(siege, delta)
-    await siege.power_cut()
     siege.server.requests.clear()
+    await siege.power_cut()
     await siege.box.until(lambda: whole(delta) in siege.server.requests)
 
     assert f"/v1/artifacts/sha256/{delta.patch}" not in siege.server.requests

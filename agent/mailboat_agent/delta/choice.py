@@ -3,9 +3,15 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from mailboat_schemas.deltas import ZSTD_PATCH, ZSTD_PATCH_BASE_BYTES_MAX, Delta
+from mailboat_schemas.deltas import (
+    TENSOR_DELTA,
+    WITHOUT_BASE,
+    ZSTD_PATCH,
+    ZSTD_PATCH_BASE_BYTES_MAX,
+    Delta,
+)
 
-FORMATS = frozenset({ZSTD_PATCH})
+FORMATS = WITHOUT_BASE | {TENSOR_DELTA, ZSTD_PATCH}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +48,11 @@ def _is_usable(delta: Delta, at: Circumstances, held_bytes: Callable[[str], int 
     return (
         delta.target == at.target
         and delta.format in FORMATS
-        and delta.base_length <= ZSTD_PATCH_BASE_BYTES_MAX
+        and (delta.base is None) == (delta.format in WITHOUT_BASE)
+        and (delta.format != ZSTD_PATCH or delta.base_length <= ZSTD_PATCH_BASE_BYTES_MAX)
         and delta.memory_bytes <= at.memory_budget_bytes
         # What an earlier download has brought already counts for the whole file.
         and delta.patch_length < at.target_length - at.staged_bytes
         and delta.patch_length + at.target_length <= at.free_bytes
-        and held_bytes(delta.base) == delta.base_length
+        and (delta.base is None or held_bytes(delta.base) == delta.base_length)
     )

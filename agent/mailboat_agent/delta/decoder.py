@@ -11,68 +11,61 @@ import mmap
 import os
 import resource
 import sys
+from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
-import zstandard
-
+from mailboat_agent.delta.exit_status import LENGTH, MALFORMED, MEMORY
+from mailboat_agent.delta.output import Write, to_descriptor
 from mailboat_agent.serving import confinement
-from mailboat_schemas.deltas import ZSTD_PATCH_WINDOW_BYTES_MAX
+from mailboat_schemas.deltas import FULL_PLANES, FULL_ZSTD, TENSOR_DELTA, ZSTD_PATCH
 
-READ_BYTES = 256 << 10
 MARGIN_BYTES = 8 << 20  # of the interpreter and its allocator, above what the delta declares
-# How it tells what was wrong; anything else is a crash.
-MALFORMED, WINDOW, LENGTH, MEMORY = 10, 11, 12, 13
-_MAGIC = b"\x28\xb5\x2f\xfd"
-_HEADER_BYTES_MAX = 18  # of a frame. Source: RFC 8878, section 3.1.1.1
-_WINDOW_BYTES_MIN = 1 << 10
-_LIMIT_MESSAGES = ("memory", "allocat")  # how zstandard words that malloc refused
+
+Apply = Callable[[BufferedReader, Write], int]  # to an exit status
 
 
-def decode(base: mmap.mmap, patch_fd: int, *, target_length: int, output_fd: int) -> int:
-    """The exit status. ``target_length`` is the signed one, in bytes."""
-    header = os.pread(patch_fd, _HEADER_BYTES_MAX, 0)
-    if not header.startswith(_MAGIC):
-        return MALFORMED
-    try:
-        frame = zstandard.get_frame_parameters(header)
-    except zstandard.ZstdError:
-        return MALFORMED
-    if frame.content_size != target_length:
-        return LENGTH
-    window_bytes_max = window_allowed(len(base), target_length)
-    if frame.window_size > window_bytes_max:
-        return WINDOW
-    try:
-        with memoryview(base) as view:
-            prefix = zstandard.ZstdCompressionDict(view, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-        base.close()  # it was copied: two of it and the outcome would be too much at once
-        decompressor = zstandard.ZstdDecompressor(
-            dict_data=prefix, max_window_size=window_bytes_max
+def applying(form: str, base_fd: int, *, base_length: int, target_length: int) -> Apply:
+    """How to apply a patch of this format. All that may be opened or imported is, on return.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    if form in (ZSTD_PATCH, FULL_ZSTD):
+        from mailboat_agent.delta import zstd_frame  # each format costs only what it needs
+
+        # Mapped while it may still open things; nothing has looked at a byte of it.
+        base = mmap.mmap(base_fd, 0, prot=mmap.PROT_READ) if form == ZSTD_PATCH else None
+        return lambda patch, write: zstd_frame.decode(
+            base, patch, write, target_length=target_length
         )
-        with (
-            os.fdopen(patch_fd, "rb", buffering=0) as patch,
-            decompressor.stream_reader(patch, read_size=READ_BYTES) as reader,
-        ):
-            while chunk := reader.read(READ_BYTES):
-                _write_all(output_fd, chunk)
-    except MemoryError:
-        return MEMORY
-    except zstandard.ZstdError as error:
-        out_of_memory = any(words in str(error).lower() for words in _LIMIT_MESSAGES)
-        return MEMORY if out_of_memory else MALFORMED
-    return 0
+    if form in (TENSOR_DELTA, FULL_PLANES):
+        return _tensors(
+            base_fd, base_length if form == TENSOR_DELTA else 0, target_length=target_length
+        )
+    raise ValueError(form)
 
 
-def window_allowed(base_length: int, target_length: int) -> int:
-    """Bytes a frame may ask for: the next power of two that spans both files, at most 128 MiB."""
-    span = 1 << (max(_WINDOW_BYTES_MIN, base_length + target_length) - 1).bit_length()
-    return min(span, ZSTD_PATCH_WINDOW_BYTES_MAX)
+def _tensors(base_fd: int, base_length: int, *, target_length: int) -> Apply:
+    # One thread: the others would escape what binds the first one.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    from mailboat_agent.delta import tensor_patch
+    from mailboat_schemas.tensor_program import LengthDiffers, MalformedPatch
 
+    def apply(patch: BufferedReader, write: Write) -> int:
+        lengths: dict[str, Any] = {"base_length": base_length, "target_length": target_length}
+        try:
+            tensor_patch.apply(base_fd, patch, write, **lengths)
+        except LengthDiffers:
+            return LENGTH
+        except MalformedPatch:
+            return MALFORMED
+        except MemoryError:
+            return MEMORY
+        return 0
 
-def _write_all(descriptor: int, content: bytes) -> None:
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+    return apply
 
 
 def _confine(*, memory_bytes: int, cpu_seconds: int, parent_uid: int) -> None:
@@ -97,22 +90,26 @@ def _sizes_of_this_process() -> tuple[int, int]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
-    for name in ("base-fd", "patch-fd", "target-length", "memory-bytes", "cpu-seconds"):
+    parser.add_argument("--format", required=True)
+    for name in (
+        *("base-fd", "base-length", "patch-fd", "target-length"),
+        *("memory-bytes", "cpu-seconds", "parent-pid", "parent-uid"),
+    ):
         parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--parent-pid", type=int, required=True)
-    parser.add_argument("--parent-uid", type=int, required=True)
     told = parser.parse_args(arguments)
     confinement.die_with_parent()
     if os.getppid() != told.parent_pid:  # it died before the line above
         sys.exit(1)
-    # Mapped while it may still open things; nothing has looked at a byte of it.
-    base = mmap.mmap(told.base_fd, 0, prot=mmap.PROT_READ)
+    apply = applying(
+        told.format, told.base_fd, base_length=told.base_length, target_length=told.target_length
+    )
     _confine(
         memory_bytes=told.memory_bytes,
         cpu_seconds=told.cpu_seconds,
         parent_uid=told.parent_uid,
     )
-    sys.exit(decode(base, told.patch_fd, target_length=told.target_length, output_fd=1))
+    with open(told.patch_fd, "rb") as patch:  # noqa: PTH123 - a descriptor
+        sys.exit(apply(patch, to_descriptor(1)))
 
 
 if __name__ == "__main__":

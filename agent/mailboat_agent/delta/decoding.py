@@ -15,10 +15,11 @@ from pathlib import Path
 from signal import SIGXCPU
 
 from mailboat_agent.atomic_file import disk_errors
-from mailboat_agent.delta import decoder
+from mailboat_agent.delta import exit_status
 from mailboat_agent.delta.failure import DeltaFailed, Reason
 from mailboat_agent.part_file import Hashed, PartFile
 from mailboat_agent.serving.spawn import SpawnedProcess, environment
+from mailboat_schemas.deltas import ZSTD_PATCH
 from mailboat_schemas.errors import TransferTooLong
 
 READ_BYTES = 256 << 10
@@ -29,10 +30,10 @@ POLL_SECONDS = 0.2  # how soon it notices that nobody waits any more
 DECODER = (sys.executable, "-P", "-m", "mailboat_agent.delta.decoder")
 
 _REASONS = {
-    decoder.MALFORMED: (Reason.PATCH_MALFORMED, "it is not one whole zstd frame on this base"),
-    decoder.WINDOW: (Reason.WINDOW_TOO_LARGE, "it asks for a window larger than its files"),
-    decoder.LENGTH: (Reason.LENGTH_DIFFERS, "it does not announce the length that was signed"),
-    decoder.MEMORY: (Reason.DECODER_OVER_MEMORY, "it takes more memory than it declares"),
+    exit_status.MALFORMED: (Reason.PATCH_MALFORMED, "it is not one whole patch of its format"),
+    exit_status.WINDOW: (Reason.WINDOW_TOO_LARGE, "it asks for a window larger than its files"),
+    exit_status.LENGTH: (Reason.LENGTH_DIFFERS, "it does not announce the length that was signed"),
+    exit_status.MEMORY: (Reason.DECODER_OVER_MEMORY, "it takes more memory than it declares"),
     -SIGXCPU: (Reason.DECODER_TOO_SLOW, "it took more processor time than any honest one"),
 }
 
@@ -41,11 +42,12 @@ _REASONS = {
 class Decoding:
     """What to decode, within which bounds. Descriptors stay their owner's."""
 
-    base_fd: int
+    base_fd: int | None  # None for formats without a base
     base_length: int
     patch_fd: int
     target_length: int
     memory_bytes: int
+    format: str = ZSTD_PATCH
     program: tuple[str, ...] = DECODER
     deadline_seconds_min: float = DEADLINE_SECONDS_MIN
 
@@ -87,7 +89,9 @@ def _start(decoding: Decoding) -> tuple[SpawnedProcess, int]:
         process = subprocess.Popen(
             [
                 *decoding.program,
-                f"--base-fd={decoding.base_fd}",
+                f"--format={decoding.format}",
+                f"--base-fd={-1 if decoding.base_fd is None else decoding.base_fd}",
+                f"--base-length={decoding.base_length}",
                 f"--patch-fd={decoding.patch_fd}",
                 f"--target-length={decoding.target_length}",
                 f"--memory-bytes={decoding.memory_bytes}",
@@ -95,7 +99,7 @@ def _start(decoding: Decoding) -> tuple[SpawnedProcess, int]:
                 f"--parent-pid={os.getpid()}",
                 f"--parent-uid={os.getuid()}",
             ],
-            pass_fds=(decoding.base_fd, decoding.patch_fd),
+            pass_fds=[fd for fd in (decoding.base_fd, decoding.patch_fd) if fd is not None],
             stdin=subprocess.DEVNULL,
             stdout=theirs,
             stderr=subprocess.PIPE,  # read when it is dead

@@ -13,7 +13,7 @@ class FailedDelta:
     """One that came to nothing, for the event about it."""
 
     target: str
-    base: str
+    base: str | None
     patch: str
     error: DeltaFailed
 
@@ -24,13 +24,15 @@ class Tally:
 
     fetched_bytes: int = 0
     made_bytes: int = 0
+    from_base_bytes: int = 0  # of those, what was made from a file that was here
     failed: list[FailedDelta] = field(default_factory=list)
 
     def evidence(self) -> Mapping[str, Any]:
         """Nothing if nothing was fetched: it was here already, or this process does not know."""
         if not self.fetched_bytes:
             return {}
-        outcome = DeliveryOutcome.DELTA if self.made_bytes else DeliveryOutcome.FULL
+        # A whole file that came compressed is no delta, and its savings can be read off the sizes.
+        outcome = DeliveryOutcome.DELTA if self.from_base_bytes else DeliveryOutcome.FULL
         if self.failed:
             outcome = DeliveryOutcome.DELTA_FAILED_THEN_FULL
         delivery = Delivery(

@@ -75,18 +75,19 @@ class DeltaRoom:
         delta = self._chosen(target, length, offered)
         if delta is None:
             return False
-        made_before = tally.made_bytes
+        made_before, from_base_before = tally.made_bytes, tally.from_base_bytes
         try:
             async with self._one_at_a_time:
                 made = await self._make(delta, length, offered.desired, on_progress)
                 # Before it is admitted: with nothing lacking any more, the errand may be dropped.
                 tally.fetched_bytes += delta.patch_length
                 tally.made_bytes += length
+                tally.from_base_bytes += length if delta.base is not None else 0
                 await in_background(partial(self._admit, delta, length, made), name="admit")
         except DeltaFailed as error:
             _log.warning("%s", error)
             tally.fetched_bytes += self._store.staged_bytes(delta.patch)
-            tally.made_bytes = made_before
+            tally.made_bytes, tally.from_base_bytes = made_before, from_base_before
             tally.failed.append(FailedDelta(target, delta.base, delta.patch, error))
             await in_background(partial(self._give_up, delta, offered.desired), name="give-up")
             return False
@@ -170,11 +171,13 @@ class DeltaRoom:
                         patch_fd=patch_fd,
                         target_length=length,
                         memory_bytes=delta.memory_bytes,
+                        format=delta.format,
                     ),
                     abandoned,
                 )
             finally:
-                os.close(base_fd)
+                if base_fd is not None:
+                    os.close(base_fd)
         finally:
             os.close(patch_fd)
         if made.sha256 != delta.target:
@@ -190,7 +193,9 @@ class DeltaRoom:
             raise DeltaFailed(Reason.PATCH_ALTERED, "somebody wrote to it after it was hashed")
         return descriptor
 
-    def _open_base(self, delta: Delta) -> int:
+    def _open_base(self, delta: Delta) -> int | None:
+        if delta.base is None:
+            return None
         try:
             descriptor = self._store.open_verified(delta.base)
         except (DigestMismatch, ArtifactMissing) as error:

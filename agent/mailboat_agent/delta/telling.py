@@ -44,6 +44,6 @@ def _evidence(failed: FailedDelta) -> dict[str, str]:
     return {
         "reason": str(failed.error.reason),
         "patch": failed.patch,
-        "base": failed.base,
+        "base": failed.base or "",
         "target": failed.target,
     }

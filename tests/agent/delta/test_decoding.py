@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from mailboat_agent.delta.decoder import window_allowed
 from mailboat_agent.delta.decoding import Decoding, decode_into
 from mailboat_agent.delta.failure import DeltaFailed, Reason
+from mailboat_agent.delta.zstd_frame import window_allowed
 from mailboat_controller.deltas.zstd_patch import build_zstd_patch
 from patched_fleet import sha256
 

@@ -27,8 +27,8 @@ from mailboat_schemas.errors import DiskFull, DownloadInterrupted
 from model_fleet import MIB, ArtifactServer, Certificates
 from patched_fleet import sha256
 
-BASE = random.Random(1).randbytes(100_000)
-TARGET = BASE[:50_000] + b"something new" + BASE[50_000:]
+BASE = random.Random(1).randbytes(1_000_000)  # written in sixteen pieces or more
+TARGET = BASE[:500_000] + b"something new" + BASE[500_000:]
 PATCH = build_zstd_patch(BASE, TARGET)
 DELTA = describe(BASE, TARGET, PATCH)
 OFFERED = Offered("director:1", (DELTA,))
