@@ -43,7 +43,12 @@ HOMES = {
     "onnxruntime": {"agent/serving/worker.py", "controller/demo/models.py"},
     "onnx": {"controller/demo/graphs.py"},
     # Payloads; and patches, which are made and decoded with another file as prefix.
-    "zstandard": {"schemas/codec.py", "controller/deltas/", "agent/delta/decoder.py"},
+    "zstandard": {
+        "schemas/codec.py",
+        "controller/deltas/",
+        "agent/delta/blocks.py",
+        "agent/delta/zstd_frame.py",
+    },
     "tuf": {
         "schemas/trust.py",
         "schemas/trust_refusals.py",

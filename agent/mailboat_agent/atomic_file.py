@@ -121,9 +121,7 @@ class LockedDirectory:
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Not inherited by workers (O_CLOEXEC): a worker that outlives us must not hold it.
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(self._path, flags, 0o600)
+            descriptor = self._open()
         except OSError as error:
             raise ConfigurationInvalid(
                 f"The data directory {self._path.parent} cannot be used: {error.strerror}.",
@@ -139,6 +137,17 @@ class LockedDirectory:
             ) from error
         self._descriptor = descriptor
         return self
+
+    def _open(self) -> int:
+        # Not inherited by workers (O_CLOEXEC): a worker that outlives us must not hold it.
+        flags = os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(self._path, flags | os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            # A disk that the kernel has made read-only: what is on it can still be served.
+            return os.open(self._path, flags | os.O_RDONLY)
 
     def __exit__(
         self,

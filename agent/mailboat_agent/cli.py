@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_AUTH, EXIT_TRUST = 0, 1, 2, 5, 8
 DEFAULT_CONFIG = Path("agent.toml")
 SERVICE_CONFIG = Path("/var/lib/mailboat/agent.toml")
+_CONFIG_HELP = "what enroll wrote; default: %(default)s"
 _EPILOG = """\
 exit status: 0 ok, 1 failure, 2 usage or configuration, 5 not permitted, 8 trust refused
 
@@ -39,6 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mailboat-agent: {error.what}", file=sys.stderr)
         print(f"next step: {error.next_step}", file=sys.stderr)
         return _exit_status(error)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("mailboat_"):
+            raise  # ours to mend, not a package that was left out
+        missing = f"{error.name} is missing: this is mailboat without its agent part."
+        print(f"mailboat-agent: {missing}", file=sys.stderr)
+        print("next step: pip install 'mailboat[agent]'.", file=sys.stderr)
+        return EXIT_FAILURE
     except KeyboardInterrupt:
         return EXIT_FAILURE
 
@@ -75,23 +83,23 @@ def _parser() -> argparse.ArgumentParser:
     enroll.set_defaults(command=_enroll)
 
     run = commands.add_parser("run", help="run the agent until it is stopped")
-    run.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
+    run.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=_CONFIG_HELP)
     run.set_defaults(command=_run)
 
     status = commands.add_parser("status", help="what runs on this device, and why not further")
-    status.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
+    status.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=_CONFIG_HELP)
     status.add_argument("--json", action="store_true", help="one JSON object")
     status.set_defaults(command=_status)
 
     doctor = commands.add_parser("doctor", help="what this host lacks, and what to do about it")
-    doctor.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
+    doctor.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=_CONFIG_HELP)
     doctor.add_argument("--json", action="store_true", help="one JSON object")
     doctor.set_defaults(command=_doctor)
 
     install = commands.add_parser(
         "install-service", help="write the systemd units of the agent and its workers"
     )
-    install.add_argument("--config", type=Path, default=SERVICE_CONFIG)
+    install.add_argument("--config", type=Path, default=SERVICE_CONFIG, help="default: %(default)s")
     install.add_argument("--print", action="store_true", help="show them, write nothing")
     install.add_argument("--root", type=Path, default=Path("/"), help="of an image being made")
     install.add_argument(

@@ -97,13 +97,24 @@ def _from_service_manager(config: AgentConfig) -> dict[str, object]:
     """What the unit decides: where workers are, and the key where it is a credential.
 
     Source: systemd.exec(5), CREDENTIALS_DIRECTORY.
+
+    Raises:
+        ConfigurationInvalid: the service manager names a credential and keeps it closed.
     """
     found: dict[str, object] = {}
     worker_socket = os.environ.get("MAILBOAT_WORKER_SOCKET")
     if worker_socket and config.worker_socket is None:
         found["worker_socket"] = Path(worker_socket)
     credential = Path(os.environ.get("CREDENTIALS_DIRECTORY") or "/nonexistent") / KEY_CREDENTIAL
-    if credential.is_file():
+    try:
+        given = credential.is_file()
+    except OSError as error:
+        raise ConfigurationInvalid(
+            f"The credential {credential} cannot be read: {error.strerror}.",
+            next_step="look at LoadCredential= of the unit; in a container, `/` has to be a shared "
+            "mount for it.",
+        ) from error
+    if given:
         found |= {"key": credential, "renewal_key": "same"}  # nobody can write a new one there
     return found
 

@@ -3,7 +3,8 @@
 The clear key lives as long as the call that opens a file with it, and nowhere on the disk.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from mailboat_agent.download import HttpsSource
 
 PrivateKey = ec.EllipticCurvePrivateKey
+# One more than once: a renewal may change the device's key between the question and the answer.
+FETCHES_MAX = 2
 
 
 class ContentKeyUnusable(ArtifactMissing):
@@ -32,20 +35,21 @@ class ContentKeyUnusable(ArtifactMissing):
 
 
 class ContentKeys:
-    """``private_key`` gives the key that the device has now: a renewal may change it."""
+    """``private_keys`` gives the key that the device has now, and one that a renewal is about to
+    put in its place, if there is one."""
 
     def __init__(
         self,
         wrapped: WrappedKeys,
         device: Device,
-        private_key: Callable[[], PrivateKey],
+        private_keys: Callable[[], Iterable[PrivateKey]],
         source: "Callable[[], HttpsSource]",
     ) -> None:
         """``source`` is asked for when a key is to be fetched, not before."""
         self._wrapped = wrapped
         self._fleet = device.fleet
         self._device = device.device
-        self._private_key = private_key
+        self._private_keys = private_keys
         self._source = source
 
     def open(self, key_id: str) -> bytes:
@@ -57,7 +61,7 @@ class ContentKeys:
         held = self._wrapped.read(key_id)
         if held is not None:
             try:
-                return self._unwrap(held, self._private_key())
+                return self._unwrap_with_any(held)
             except WrongContentKey:
                 self._wrapped.remove(key_id)
         raise ContentKeyUnusable(
@@ -76,16 +80,23 @@ class ContentKeys:
         try:
             self.open(key_id)
         except ContentKeyUnusable:
+            self._wrapped.put(await self._fetch(key_id))
+
+    async def _fetch(self, key_id: str) -> WrappedContentKey:
+        for attempt in range(1, FETCHES_MAX + 1):
             given = await self._source().fetch_content_key(key_id)
             try:
-                self._unwrap(given, self._private_key())
+                self._unwrap_with_any(given)
             except WrongContentKey as error:
-                raise MalformedPayload(
-                    f"The controller gave a content key {key_id} that does not open here.",
-                    next_step="see that the device's certificate and key belong together; "
-                    "it asks again.",
-                ) from error
-            self._wrapped.put(given)
+                if attempt == FETCHES_MAX:
+                    raise MalformedPayload(
+                        f"The controller gave a content key {key_id} that does not open here.",
+                        next_step="see that the device's certificate and key belong together; "
+                        "it asks again.",
+                    ) from error
+            else:
+                break
+        return given
 
     def rewrap(self, old: PrivateKey, new: PrivateKey) -> None:
         """Before the device's key changes: what the old one opens is kept for the new one.
@@ -107,6 +118,20 @@ class ContentKeys:
             to = new.public_key()
             wrapped = wrap_to_device(key, to, fleet=self._fleet, device=self._device)
             self._wrapped.put(WrappedContentKey.of(key_id, device_key_id(to), wrapped))
+
+    def _unwrap_with_any(self, held: WrappedContentKey) -> bytes:
+        """
+        Raises:
+            WrongContentKey: none of the device's keys opens it.
+        """
+        own, *waiting = self._private_keys()
+        try:
+            return self._unwrap(held, own)
+        except WrongContentKey:
+            for key in waiting:
+                with suppress(WrongContentKey):
+                    return self._unwrap(held, key)
+            raise
 
     def _unwrap(self, held: WrappedContentKey, key: PrivateKey) -> bytes:
         names = {"key_id": held.content_key, "fleet": self._fleet, "device": self._device}

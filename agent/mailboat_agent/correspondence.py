@@ -7,6 +7,7 @@ from datetime import datetime
 
 from mailboat_agent.acknowledgement import AckForged, AckReader
 from mailboat_agent.atomic_file import DiskFailing
+from mailboat_agent.errand import Unforeseen
 from mailboat_agent.facts import Device
 from mailboat_agent.flapping import Flapping
 from mailboat_agent.ledger import Ledger
@@ -20,6 +21,8 @@ from mailboat_schemas.events import EventKind
 from mailboat_schemas.reports import ReportedState
 from mailboat_schemas.topics import TOPICS, Channel
 
+# By the reader of acknowledgements, when they repeat; the disk is nobody's attack.
+NOT_TOLD = AckForged | DiskFull | DiskFailing
 _log = logging.getLogger(__name__)
 
 
@@ -100,33 +103,39 @@ class Correspondence:
 
     def _handle_message(self, message: Message, now: datetime, monotonic: float) -> None:
         try:
-            channel = topics.parse(message.topic).channel
-            if message.topic != topic_of(channel, self._device):
-                raise WrongTopic(
-                    f"A message on {message.topic} is not for this device.",
-                    next_step="look at the broker's ACL and bridges.",
-                )
-            match channel:
-                case Channel.MANIFEST:
-                    if self._reconciler.take_manifest(message.payload, now):
-                        self.heard_at = monotonic
-                case Channel.FRESH:
-                    self._reconciler.take_fresh(message.payload, now)
-                case Channel.ACK:
-                    ack = self._acks.read(message.payload, now)
-                    self.heard_at = monotonic
-                    self._outbox.on_ack(ack, monotonic)
-                    self.named_manifest(ack.manifest_counter)
-                case Channel.DESIRED:
-                    if message.payload:  # empty: there never was one, or it was cleared
-                        self._acks.refuse_forged_order(message.payload)
-                case _:
-                    _log.info("A message on %s is of a kind that is not used yet.", message.topic)
+            self._deliver(message, now, monotonic)
         except MailboatError as error:
             # It would be no better the next time, so it is acknowledged all the same.
             _log.warning("A message on %s was dropped: %s", message.topic[:200], error)
-            if not isinstance(error, AckForged):  # told by the reader, when they repeat
+            if not isinstance(error, NOT_TOLD):
                 self._tell("message", error, now)
+        except Exception as error:  # noqa: BLE001 - a stranger's bytes shall not end what serves
+            _log.error("A message on %s met a bug.", message.topic[:200], exc_info=error)
+            self._tell("message", Unforeseen(f"{type(error).__name__}: {error}"), now)
+
+    def _deliver(self, message: Message, now: datetime, monotonic: float) -> None:
+        channel = topics.parse(message.topic).channel
+        if message.topic != topic_of(channel, self._device):
+            raise WrongTopic(
+                f"A message on {message.topic} is not for this device.",
+                next_step="look at the broker's ACL and bridges.",
+            )
+        match channel:
+            case Channel.MANIFEST:
+                if self._reconciler.take_manifest(message.payload, now):
+                    self.heard_at = monotonic
+            case Channel.FRESH:
+                self._reconciler.take_fresh(message.payload, now)
+            case Channel.ACK:
+                ack = self._acks.read(message.payload, now)
+                self.heard_at = monotonic
+                self._outbox.on_ack(ack, monotonic)
+                self.named_manifest(ack.manifest_counter)
+            case Channel.DESIRED:
+                if message.payload:  # empty: there never was one, or it was cleared
+                    self._acks.refuse_forged_order(message.payload)
+            case _:
+                _log.info("A message on %s is of a kind that is not used yet.", message.topic)
 
     def _tell(self, what: str, error: MailboatError, now: datetime) -> None:
         """A security event; one for each kind in a session, however often it is tried."""

@@ -4,28 +4,42 @@ A renewal changes both in place, so nobody has to be told which certificate coun
 were made with the old one are made anew.
 """
 
+import contextlib
+import logging
 import random
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from mailboat_agent.atomic_file import DiskFailing
+from mailboat_agent.ballast import give_up_ballast
 from mailboat_agent.config import AgentConfig
 from mailboat_agent.content_keys import ContentKeys
 from mailboat_agent.facts import Device
-from mailboat_agent.identity import Identity, check_dates, load_identity, tls_context
-from mailboat_agent.renewal import IdentityFiles, Renewal, exchange
+from mailboat_agent.identity import (
+    Identity,
+    check_dates,
+    load_identity,
+    read_key,
+    successor_of,
+    tls_context,
+)
+from mailboat_agent.key_exchange import IdentityFiles, exchange
+from mailboat_agent.renewal import Renewal
 from mailboat_agent.wrapped_keys import WrappedKeys
 from mailboat_schemas.codec import encode
 from mailboat_schemas.envelope import sign_as_device
-from mailboat_schemas.errors import ConfigurationInvalid
+from mailboat_schemas.errors import ConfigurationInvalid, DiskFull
 
 if TYPE_CHECKING:
     from mailboat_agent.download import HttpsSource
     from mailboat_agent.registration import Registration
+
+_log = logging.getLogger(__name__)
 
 
 class Credentials:
@@ -33,14 +47,14 @@ class Credentials:
         """
         Raises:
             ConfigurationInvalid: not enrolled, or as another device.
-            DiskFull, DiskFailing: a renewal that was cut cannot be finished.
+            DiskFull, DiskFailing: a renewal was cut between its two files, and cannot be finished.
         """
         self._config = config
         self._files = IdentityFiles(ca=config.ca, key=config.key, certificate=config.certificate)
         self._sources: list[HttpsSource] = []
         device = Device.of(config, enrolment_number=0)
-        self.content_keys = ContentKeys(wrapped, device, self._key, self.https)
-        exchange(self._files, self.content_keys.rewrap)
+        self.content_keys = ContentKeys(wrapped, device, self._keys, self.https)
+        self._finish_renewal()
         self.identity = _identity_of(config)
         self.tls = tls_context(config.ca, config.certificate, config.key)
         check_dates(self.tls, check=self.identity.spans(now))
@@ -82,6 +96,7 @@ class Credentials:
             tls=self.tls,
             registration=self._register,
             rewrap=self.content_keys.rewrap,
+            make_room=self._make_room,
             renewed=renewed,
             connected=connected,
             now=now,
@@ -108,8 +123,32 @@ class Credentials:
 
         return Registration(self._connect(tls))
 
-    def _key(self) -> ec.EllipticCurvePrivateKey:
-        return self.identity.key
+    def _keys(self) -> Iterator[ec.EllipticCurvePrivateKey]:
+        """The device's own, and one that is about to take its place: what was wrapped for it may
+        be on the disk already."""
+        yield self.identity.key
+        waiting = successor_of(self._files.key)
+        if waiting.exists():
+            with contextlib.suppress(ConfigurationInvalid):
+                yield read_key(waiting)
+
+    def _finish_renewal(self) -> None:
+        """One that was cut. What serves needs no certificate, so nothing of this keeps the agent
+        from starting; the renewal's own task tries again."""
+        try:
+            self._exchange()
+        except (DiskFull, DiskFailing, ConfigurationInvalid) as error:
+            _log.error("A renewal of the device's certificate is not finished: %s", error)
+
+    def _exchange(self) -> None:
+        try:
+            exchange(self._files, self.content_keys.rewrap)
+        except DiskFull:
+            self._make_room()
+            exchange(self._files, self.content_keys.rewrap)
+
+    def _make_room(self) -> None:
+        give_up_ballast(self._config.data_dir)
 
 
 def _identity_of(config: AgentConfig) -> Identity:

@@ -41,7 +41,7 @@ class Device:
     arch: str
     agent_version: str
     failure_mode: FailureMode | None = None  # stricter than the class's, if it must be
-    runtime: RuntimeFacts = UNKNOWN_RUNTIME  # asked beside what begins to serve, then set once
+    runtime: RuntimeFacts = UNKNOWN_RUNTIME  # asked beside what begins to serve, until answered
 
     @classmethod
     def of(cls, config: AgentConfig, *, enrolment_number: int) -> "Device":

@@ -106,8 +106,18 @@ def load_identity(key_path: Path, certificate_path: Path) -> Identity:
         DiskFull, DiskFailing: a renewal was cut between its two files, and cannot be finished.
     """
     finish_exchange(key_path, certificate_path)
-    key = read_key(key_path)
     pem = _read(certificate_path, CERTIFICATE_CHAIN_BYTES_MAX)
+    return identity_of(read_key(key_path), pem, certificate_path)
+
+
+def identity_of(key: ec.EllipticCurvePrivateKey, pem: bytes, certificate_path: Path) -> Identity:
+    """What a key and a certificate make, wherever they are; the path is for the message.
+
+    Raises:
+        ConfigurationInvalid: they make no identity.
+    """
+    if len(pem) > CERTIFICATE_CHAIN_BYTES_MAX:
+        raise _unusable(certificate_path, f"has more than {CERTIFICATE_CHAIN_BYTES_MAX} bytes")
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         public_key = certificate.public_key()
@@ -116,7 +126,7 @@ def load_identity(key_path: Path, certificate_path: Path) -> Identity:
     except (ValueError, UnsupportedAlgorithm) as error:
         raise _unusable(certificate_path, f"is no device certificate: {error}") from error
     if public_key != key.public_key():
-        raise _unusable(certificate_path, f"does not belong to the key {key_path.name}")
+        raise _unusable(certificate_path, "does not belong to the key of this device")
     return Identity(
         device=device,
         key=key,

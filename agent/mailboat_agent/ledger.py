@@ -31,6 +31,7 @@ from mailboat_schemas.events import EVIDENCE_BYTES_MAX, Event, EventKind
 
 TOLD_MAX = 10_000
 UNTOLD_MAX = 256  # events that wait in memory for a journal that can be written
+UNTOLD_PROVOKED_MAX = 128  # of those below: the rest is for what became of releases
 # Events that others provoke with what they send. Each kind has an allowance of its own: garbage on
 # the manifest topic shall not hide that a release was refused.
 PROVOKED = (
@@ -154,7 +155,8 @@ class Ledger:
             self._put(event)
         except (DiskFull, DiskFailing) as error:
             _log.warning("An event could not be recorded, it is told again later: %s", error)
-            if len(self._untold) < UNTOLD_MAX:
+            others_too = event.kind in self._allowances
+            if len(self._untold) < (UNTOLD_PROVOKED_MAX if others_too else UNTOLD_MAX):
                 self._untold[event.event_id] = event
         _log.info("%s %s %s %s", event.kind, event.model or "", event.version or "", event.because)
         return True

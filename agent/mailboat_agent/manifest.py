@@ -8,15 +8,18 @@ anything is decided on it, and is read back at the next start without a network.
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.delta.choice import Offered
+from mailboat_agent.release_documents import ReleaseDocuments
 from mailboat_agent.release_store import ReleaseStore
-from mailboat_agent.trust_store import TrustStore, refuse_fast_forward
+from mailboat_agent.role_versions import refuse_fast_forward
+from mailboat_agent.trust_store import TrustStore, Verified
 from mailboat_agent.update.situation import Known
 from mailboat_agent.update.time_floor import ISSUED_FIELD
 from mailboat_schemas.codec import decode
@@ -28,12 +31,11 @@ from mailboat_schemas.desired import (
     ReleaseRef,
 )
 from mailboat_schemas.documents.failure_mode import FailureMode
-from mailboat_schemas.documents.release import DOCUMENT_BYTES_MAX, ReleaseDocument
+from mailboat_schemas.documents.release import ReleaseDocument
 from mailboat_schemas.envelope import Envelope
 from mailboat_schemas.errors import (
-    ArtifactMissing,
+    DiskFull,
     MailboatError,
-    ReleaseRejected,
     RollbackRefused,
     TrustRefused,
     WrongTopic,
@@ -67,7 +69,6 @@ class Manifest:
         self, *, trust: TrustStore, store: ReleaseStore, fleet: str, hardware_class: str
     ) -> None:
         self._trust = trust
-        self._store = store
         self._fleet = fleet
         self._hardware_class = hardware_class
         # Of bundles taken since the start, newest last: a broker or bridge that comes back repeats
@@ -76,7 +77,7 @@ class Manifest:
         self._offered: dict[str, bytes] = {}  # metadata of the newest bundle, for `take_fresh`
         self._fresh: bytes | None = None
         self._standings: dict[tuple[str, str], Standing] = {}
-        self._documents: dict[str, ReleaseDocument] = {}
+        self._documents = ReleaseDocuments(store)
         self.view: TrustView | None = None
         self.desired: DesiredState | None = None
         self.expires: datetime | None = None
@@ -95,7 +96,7 @@ class Manifest:
             with suppress(MailboatError):
                 bundle = decode(ManifestBundle, kept)
         try:
-            self._hold(self._trust.view())
+            self._hold(self._trust.view(), self._trust.held())
         except TrustRefused as error:
             problem: MailboatError | None = error
             self._heal(bundle, models)
@@ -115,12 +116,15 @@ class Manifest:
         if bundle is None:
             return
         with suppress(MailboatError):
-            self._hold(self._trust.accept(bundle.trust, models))
+            self._keep(self._trust.verify(bundle.trust, models))
 
     # --- what arrives ----------------------------------------------------------------------------
 
     def take(self, payload: bytes, models_held: Iterable[str], counter: Counter) -> Counter | None:
-        """Take a bundle; None when it was taken before.
+        """Take a bundle; None when it says nothing that was not known.
+
+        What nobody signed does not make it news: whoever repeats a bundle with something added
+        would otherwise wear out the disk, and have downloads begin again before their time.
 
         Raises:
             MailboatError: nothing of the desired state was taken. Trust metadata may have been:
@@ -131,10 +135,10 @@ class Manifest:
             return None
         bundle = decode(ManifestBundle, payload)
         self._for_us(bundle)
-        view = self._accept(bundle.trust, {*models_held, *_models_claimed(bundle)})
-        self._hold(view)
-        desired = self._open_desired(bundle, view)
-        keyid = _director_keyid(view)
+        verified = self._verify(bundle.trust, {*models_held, *_models_claimed(bundle)})
+        self._keep(verified)
+        desired = self._open_desired(bundle, verified.view)
+        keyid = _director_keyid(verified.view)
         if keyid == counter.director_keyid and desired.counter < counter.value:
             raise RollbackRefused(
                 f"Desired state {desired.counter} is older than {counter.value}, "
@@ -143,7 +147,10 @@ class Manifest:
             )
         if keyid == counter.director_keyid:
             refuse_fast_forward("The desired state", desired.counter, counter.value)
-        self._keep_documents(bundle, desired)
+        brought = self._keep_documents(bundle, desired)
+        if not (verified.is_news or brought) and desired == self.desired:
+            self._taken.append(digest)
+            return None
         self._trust.keep_manifest(desired.counter, payload)
         self.desired, self._offered = desired, dict(bundle.trust)
         self._taken.append(digest)
@@ -163,22 +170,22 @@ class Manifest:
         newest = self._with_newest_timestamp(self._offered)
         if newest == self._offered and self.view is not None:
             return False
-        self._hold(self._trust.accept(newest, models))
+        self._keep(self._trust.verify(newest, models))
         self._offered = newest
         return True
 
-    def _accept(self, offered: dict[str, bytes], models: Iterable[str]) -> TrustView:
+    def _verify(self, offered: dict[str, bytes], models: Iterable[str]) -> Verified:
         """With the newest timestamp heard of; with the bundle's own if that one does not hold.
 
         A fresh timestamp may be forged, or belong to a bundle that is still on its way.
         """
         newest = self._with_newest_timestamp(offered)
         try:
-            return self._trust.accept(newest, models)
+            return self._trust.verify(newest, models)
         except TrustRefused:
             if newest == offered:
                 raise
-        return self._trust.accept(offered, models)
+        return self._trust.verify(offered, models)
 
     def _for_us(self, message: ManifestBundle | FreshTimestamp) -> None:
         if (message.fleet, message.hardware_class) != (self._fleet, self._hardware_class):
@@ -196,23 +203,36 @@ class Manifest:
     def _open_desired(self, bundle: ManifestBundle, view: TrustView) -> DesiredState:
         return open_desired(bundle, view, fleet=self._fleet, hardware_class=self._hardware_class)
 
-    def _keep_documents(self, bundle: ManifestBundle, desired: DesiredState) -> None:
+    def _keep_documents(self, bundle: ManifestBundle, desired: DesiredState) -> bool:
+        """Whether any was lacking."""
+        brought = False
         for assignment in desired.assignments:
             for digest in named_digests([assignment]):
-                self._keep_document(bundle, digest)
+                brought |= self._documents.keep(bundle, digest)
                 fallback = self.fallback_of(assignment.model, digest)
                 if fallback is not None:
-                    self._keep_document(bundle, fallback.digest)
+                    brought |= self._documents.keep(bundle, fallback.digest)
+        return brought
 
-    def _keep_document(self, bundle: ManifestBundle, digest: str) -> None:
-        content = bundle.documents.get(digest)
-        if content is not None and hashlib.sha256(content).hexdigest() == digest:
-            self._store.put(content)
+    def _keep(self, verified: Verified) -> None:
+        """Hold it from now on. A disk that refuses to keep it changes nothing about what it
+        withdraws, as long as this process lives; nothing new is installed on it.
 
-    def _hold(self, view: TrustView) -> None:
+        Raises:
+            DiskFull, DiskFailing
+        """
+        try:
+            self._trust.keep(verified)
+        except (DiskFull, DiskFailing):
+            self._hold(verified.view, verified.files)
+            self.expires = None
+            raise
+        self._hold(verified.view, verified.files)
+
+    def _hold(self, view: TrustView, files: Mapping[str, bytes]) -> None:
         self.view = view
         self._standings.clear()
-        self.expires = expires_at(self._trust.held())
+        self.expires = expires_at(files)
 
     # --- what it says ----------------------------------------------------------------------------
 
@@ -277,20 +297,10 @@ class Manifest:
         )
 
     def document(self, digest: str) -> ReleaseDocument | None:
-        """A release document, read from the store once and checked against its digest."""
-        found = self._documents.get(digest)
-        if found is None:
-            try:
-                content = self._store.read_verified(digest, DOCUMENT_BYTES_MAX)
-                found = ReleaseDocument.parse(content)
-            except (ArtifactMissing, ReleaseRejected):
-                return None
-            self._documents[digest] = found
-        return found
+        return self._documents.get(digest)
 
     def forget_documents_but(self, keep: AbstractSet[str]) -> None:
-        """Drop what was read of documents that nothing names any more."""
-        self._documents = {d: each for d, each in self._documents.items() if d in keep}
+        self._documents.forget_but(keep)
 
     def issued(self) -> list[object]:
         """When the offline-signed roles say they were signed."""

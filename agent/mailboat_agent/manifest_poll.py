@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
+from mailboat_agent.manifest import Counter
 from mailboat_schemas.errors import ArtifactMissing, MailboatError
 
 JITTER = 0.25  # of each interval, so that a fleet does not ask in step
@@ -29,7 +30,7 @@ class ManifestPoll:
         fetch: Fetch,
         take: Callable[[bytes], object],
         quiet_since: Callable[[], float | None],
-        counter: Callable[[], int],
+        held: Callable[[], Counter],
         interval_seconds: float,
         check_seconds: float,
         monotonic: Callable[[], float],
@@ -38,28 +39,35 @@ class ManifestPoll:
         """
         Args:
             quiet_since: when the broker last said something that held; None without a connection.
-            counter: of the newest desired state that was accepted.
+            held: the counter of the newest desired state that was accepted, and whose it is.
             interval_seconds: of silence before it is asked.
             check_seconds: at the latest, whatever the broker says.
         """
         self._fetch = fetch
         self._take = take
         self._quiet_since = quiet_since
-        self._counter = counter
+        self._held = held
         self._interval_seconds = interval_seconds
         self._check_seconds = check_seconds
         self._monotonic = monotonic
         self._rng = rng
         self._etag: str | None = None
         self._asked_at = monotonic()
-        self._named = 0  # the highest counter an ack has named
+        self._named = Counter(0, "")  # the highest that an ack has named, of one director key
         self._behind = asyncio.Event()
 
     def heard_of(self, counter: int) -> None:
         """A signed acknowledgement names this counter as the newest of our class."""
-        self._named = max(self._named, counter)
-        if self._named > self._counter():
+        keyid = self._held().director_keyid
+        named = self._named.value if self._named.director_keyid == keyid else 0
+        self._named = Counter(max(named, counter), keyid)
+        if self._is_behind():
             self._behind.set()
+
+    def _is_behind(self) -> bool:
+        """A director with a new key counts anew: what its predecessor named says nothing."""
+        held = self._held()
+        return self._named.director_keyid == held.director_keyid and self._named.value > held.value
 
     async def run(self) -> None:
         """For ever."""
@@ -80,7 +88,7 @@ class ManifestPoll:
         return (
             quiet_since is None
             or now - quiet_since >= self._interval_seconds
-            or self._named > self._counter()
+            or self._is_behind()
             or now - self._asked_at >= self._check_seconds
         )
 
@@ -96,7 +104,7 @@ class ManifestPoll:
         if found is None:
             return
         payload, self._etag = found
-        if self._named > self._counter():
+        if self._is_behind():
             _log.warning("The manifest came by HTTPS; the broker had not delivered it.")
         self._take(payload)
 

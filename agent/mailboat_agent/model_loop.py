@@ -73,7 +73,7 @@ class ModelLoop:
         self._tries = tries
         self._wake = wake
         self._staging = Staging(device.device, start_jitter_seconds=start_jitter_seconds, rng=rng)
-        self._probation = Probation()
+        self.probation = Probation()
         self._loading, self._recording = Backoff(rng), Backoff(rng)
         self._errands = Errands(model, bench=bench, manifest=manifest, wake=wake)
         self.step: Step = Keep(because="not looked at yet")
@@ -95,8 +95,8 @@ class ModelLoop:
     def _situation(self, look: Look) -> Situation:
         return self.view.situation(
             look,
-            attempt_running=self._probation.running,
-            trial_passed=self._probation.trial_passed,
+            attempt_running=self.probation.running,
+            trial_passed=self.probation.trial_passed,
         )
 
     def on_new_manifest(self) -> None:
@@ -149,7 +149,7 @@ class ModelLoop:
                 self._load(Kind.ACTIVATE, self.state.active, step, look)
             case BeginSoak():
                 self._record(moves.spent_try(self.state), look)
-                self._probation.begin()
+                self.probation.begin()
             case Keep() | Stage() | StartTrial() | RunTrial() | WatchSoak():
                 if not self._ensure_serving(situation, step, look):
                     self._advance(step, look)
@@ -182,7 +182,7 @@ class ModelLoop:
         if state.phase is ModelPhase.SOAK:
             because = f"{step.candidate.version} comes instead"
             self._record(state := moves.superseded_in_soak(state, because), look)
-        self._probation.forget()
+        self.probation.forget()
         self._ledger.require_told(self.model, look.now)  # the next record overwrites this one
         install = self._ledger.state.next_install
         started = moves.started_trial(state, step.candidate, tries=self._tries, install=install)
@@ -190,7 +190,7 @@ class ModelLoop:
 
     def _record_return(self, step: GoBack, evidence: Mapping[str, Any], look: Look) -> None:
         self._record(moves.went_back(self.state, step), look, evidence)
-        self._probation.forget()
+        self.probation.forget()
 
     # --- act: begin ------------------------------------------------------------------------------
 
@@ -207,7 +207,7 @@ class ModelLoop:
         if active is None or document is None or not self._loading.allows(look.monotonic):
             return
         self._record(moves.spent_try(self.state), look)
-        self._probation.begin()
+        self.probation.begin()
         self._errands.run_trial(active, document, step)
 
     def _load(self, kind: Kind, release: Installed | None, step: Step, look: Look) -> bool:
@@ -286,7 +286,7 @@ class ModelLoop:
             self._ledger.tell_refusal(self.model, refusal, look.now)
 
     def _collect_trial(self, error: MailboatError | None, look: Look) -> None:
-        self._probation.ended_trial(passed=error is None)
+        self.probation.ended_trial(passed=error is None)
         if error is None:
             self._loading.forget()
         elif isinstance(error, GateFailed):
@@ -305,8 +305,8 @@ class ModelLoop:
             self._loading.forget()
             if work.kind is Kind.ACTIVATE and is_active and state.phase is ModelPhase.TRIAL:
                 self._record(moves.began_soak(state, tries=self._tries), look)
-                self._probation.forget()
-                self._probation.begin()
+                self.probation.forget()
+                self.probation.begin()
             return
         _log.warning("%s: loading a release: %s", self.model, error)
         self._loading.failed(look.monotonic)
@@ -335,7 +335,7 @@ class ModelLoop:
             return
         if stats is None or stats.digest != active.digest:
             return  # not loaded yet: the soak has not begun
-        judgement = self._probation.judge(variant.health.soak, stats, look.monotonic)
+        judgement = self.probation.judge(variant.health.soak, stats, look.monotonic)
         self.because = judgement.because
         match judgement.verdict:
             case Verdict.WAIT:
@@ -344,6 +344,6 @@ class ModelLoop:
                 reached = document.security_version
                 moved = moves.committed(self.state, judgement.because, security_version=reached)
                 self._record(moved, look)
-                self._probation.forget()
+                self.probation.forget()
             case Verdict.FAILED:
                 self._fail(EventKind.ROLLED_BACK, judgement.code, judgement.because, {}, look)

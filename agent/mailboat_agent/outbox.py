@@ -103,6 +103,7 @@ class Outbox:
         self._events = self._telemetry = _Stream(acked=0, sent=0, sent_ever=0)
         self._connected = False
         self._waits_for_answer = False  # a hello is out: nothing is sent before its answer
+        self._undeleted = False  # rows that are acknowledged and still on the disk
         self._hello_due_at = 0.0
         self._hellos = 0  # in a row, without any progress
 
@@ -140,8 +141,10 @@ class Outbox:
             if stream.take_ack(acked):
                 stream.patience_until = now + self._hello_delay_seconds()
                 moved = True
-        if moved:
+        if moved or self._undeleted:
+            self._undeleted = True  # a disk that refuses does so in this line
             self._rows.acknowledge(self._events.acked, self._telemetry.acked)
+            self._undeleted = False
         if self._waits_for_answer:
             self._waits_for_answer = False
             self._events.rewind()

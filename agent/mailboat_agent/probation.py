@@ -27,6 +27,11 @@ class Probation:
         self.running = self.trial_passed = False
         self._soak_began = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether an attempt was begun that is not over, or has passed and not been recorded."""
+        return self.running or self.trial_passed
+
     def judge(self, soak: Soak, stats: ServingStats, monotonic: float) -> Judgement:
         """How live traffic went since the soak began. ``stats`` are of the release that soaks."""
         if self._soak_began is None:

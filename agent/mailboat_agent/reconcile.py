@@ -9,6 +9,7 @@ import hashlib
 import logging
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -19,6 +20,7 @@ from mailboat_agent.ledger import Ledger
 from mailboat_agent.manifest import Counter, Manifest, named_digests
 from mailboat_agent.model_loop import ModelLoop
 from mailboat_agent.release_store import ReleaseStore
+from mailboat_agent.update import moves
 from mailboat_agent.update.retry import Backoff
 from mailboat_agent.update.time_floor import stands_before, stands_far_ahead, time_floor
 from mailboat_agent.work import Workbench
@@ -117,6 +119,14 @@ class Reconciler:
             trust_fresh=self.trust_fresh,
         )
 
+    def give_back_attempts(self) -> None:
+        """The agent was told to stop: that is no failure of a release on trial or in its soak."""
+        for loop in self.loops.values():
+            if loop.probation.is_open:
+                models = {**self._ledger.state.models, loop.model: moves.told_to_stop(loop.state)}
+                with suppress(DiskFull, DiskFailing):
+                    self._ledger.save(replace(self._ledger.state, models=models))
+
     async def close(self) -> None:
         """Drop what runs beside the loop; every part of it may be done again."""
         tasks = [loop.work.task for loop in self.loops.values() if loop.work is not None]
@@ -150,15 +160,14 @@ class Reconciler:
         except (DiskFull, DiskFailing) as error:
             self._untaken = payload
             _log.warning("A manifest waits for room on the disk: %s", error)
+            self._bar_what_is_withdrawn()
             return False
         except MailboatError as error:
             if isinstance(error, TrustStale):
                 self._untaken = payload
             self._refused(payload, error, now)
             # Trust metadata stands on its own: a withdrawal may have come with a refused wish.
-            for loop in self.loops.values():
-                loop.bar_what_is_withdrawn()
-            self._wake()
+            self._bar_what_is_withdrawn()
             return False
         except Exception as error:  # noqa: BLE001 - a stranger's bytes shall not end what serves
             self._met_a_bug(payload, error, now)
@@ -169,6 +178,11 @@ class Reconciler:
             loop.on_new_manifest()
         self._wake()
         return True
+
+    def _bar_what_is_withdrawn(self) -> None:
+        for loop in self.loops.values():
+            loop.bar_what_is_withdrawn()
+        self._wake()
 
     def take_fresh(self, payload: bytes, now: datetime) -> None:
         """Take a timestamp that was signed again."""

@@ -1,14 +1,5 @@
 """A new certificate before the old one ends, or after: the device does it by itself.
 
-With a new key, two things must never be true: that the controller counts on a key the device has
-lost, and that the device has given up a key the controller still counts on. So every step leaves
-files that say what comes next::
-
-    device.key.next                        a key is made; a certificate for it is asked for
-    device.key.next  device.pem.next       it is given; both keys count; it is to be confirmed
-    device.key.next  device.pem.confirmed  the new key alone counts; it is to be taken
-    device.key       device.pem            taken
-
 No step trusts this device's clock: it says when to begin, and where it disagrees with the
 certificate, the device begins at once. What is in force the controller decides.
 """
@@ -18,16 +9,11 @@ import logging
 import random
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from mailboat_agent.atomic_file import disk_errors, fsync_directory, replace_durably
 from mailboat_agent.identity import (
@@ -35,17 +21,24 @@ from mailboat_agent.identity import (
     certificate_request,
     check_dates,
     confirmed_of,
-    finish_exchange,
+    identity_of,
     load_identity,
-    make_key,
     read_key,
     successor_of,
     tls_context,
+)
+from mailboat_agent.key_exchange import (
+    IdentityFiles,
+    PrivateKey,
+    Rewrap,
+    exchange,
+    waiting_key,
 )
 from mailboat_agent.update.retry import retry_delay_seconds
 from mailboat_schemas.enrolment import ProvenRenewalRequest, RenewalResponse, renewal_proof
 from mailboat_schemas.errors import (
     ConfigurationInvalid,
+    DiskFull,
     DownloadInterrupted,
     MailboatError,
     MalformedPayload,
@@ -66,34 +59,6 @@ UNCONNECTED_SECONDS = 300.0
 
 _log = logging.getLogger(__name__)
 
-PrivateKey = ec.EllipticCurvePrivateKey
-Rewrap = Callable[[PrivateKey, PrivateKey], None]
-
-
-@dataclass(frozen=True, slots=True)
-class IdentityFiles:
-    ca: Path
-    key: Path
-    certificate: Path
-
-
-def exchange(files: IdentityFiles, rewrap: Rewrap) -> None:
-    """Take the confirmed certificate and its key, if there are any. Any part of it may repeat.
-
-    Args:
-        rewrap: keeps what the old key opens for the new one (old, new).
-
-    Raises:
-        DiskFull, DiskFailing: nothing is lost; try again.
-    """
-    waiting = successor_of(files.key)
-    if confirmed_of(files.certificate).exists() and waiting.exists():
-        rewrap(read_key(files.key), read_key(waiting))
-        with disk_errors("exchanging the device key"):
-            waiting.replace(files.key)
-            fsync_directory(files.key.parent)
-    finish_exchange(files.key, files.certificate)
-
 
 class Renewal:
     """One task of the agent. The network is reached through what it is given."""
@@ -108,6 +73,7 @@ class Renewal:
         tls: ssl.SSLContext,
         registration: Callable[[ssl.SSLContext], "Registration"],
         rewrap: Rewrap,
+        make_room: Callable[[], None],
         renewed: Callable[[], None],
         connected: Callable[[], bool],
         now: Callable[[], datetime],
@@ -118,6 +84,7 @@ class Renewal:
         Args:
             tls: what the agent connects with; given the new certificate in place.
             registration: a connection of our own to the controller.
+            make_room: asked after a full disk, before it is tried again.
             renewed: the identity and ``tls`` have changed: connections are to be made anew.
             connected: whether the broker has us.
         """
@@ -128,6 +95,7 @@ class Renewal:
         self._tls = tls
         self._registration = registration
         self._rewrap = rewrap
+        self._make_room = make_room
         self._renewed = renewed
         self._connected = connected
         self._now = now
@@ -149,6 +117,8 @@ class Renewal:
                 attempt += 1
                 level = logging.ERROR if isinstance(error, NotPermitted) else logging.WARNING
                 _log.log(level, "The device's certificate was not renewed: %s", error)
+                if isinstance(error, DiskFull):
+                    self._make_room()  # a device that loses its certificate is lost
             if attempt == 0:
                 await asyncio.sleep(LOOK_SECONDS)
             else:
@@ -199,18 +169,21 @@ class Renewal:
         waiting = successor_of(self._files.key)
         # One that waits may be the one that counts already: it is gone on with in any case.
         new = self._new_key or waiting.exists()
-        key = make_key(waiting) if new else self._identity.key
+        key = waiting_key(waiting) if new else self._identity.key
         request = certificate_request(key, self._identity.device, self._fleet).decode()
         response = await self._ask(request)
         self._require_own(response, key)
-        content = response.certificate.encode()
-        if not new:
-            replace_durably(self._files.certificate, content)
-            self._adopt()
+        given = successor_of(self._files.certificate)
+        replace_durably(given, response.certificate.encode())
+        if new:
+            await self._confirm()
+            self._take()
             return
-        replace_durably(successor_of(self._files.certificate), content)
-        await self._confirm()
-        self._take()
+        tls_context(self._files.ca, given, self._files.key)  # OpenSSL can read it as well
+        with disk_errors("keeping a renewed certificate"):
+            given.replace(self._files.certificate)
+            fsync_directory(given.parent)
+        self._adopt()
 
     async def _ask(self, request: str) -> RenewalResponse:
         """With the certificate we have; if the handshake does not take it, with proof of a key."""
@@ -323,13 +296,16 @@ class Renewal:
         check_dates(self._tls, check=self._identity.spans(self._now()))
 
     def _require_own(self, response: RenewalResponse, key: PrivateKey) -> None:
+        """Whatever the next start will ask of it is asked now, while the old one is here: an agent
+        without an identity does not start, and serves nothing."""
+        identity, content = self._identity, response.certificate.encode()
         try:
-            certificate = x509.load_pem_x509_certificate(response.certificate.encode())
-            names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-            own = certificate.public_key() == key.public_key() and [n.value for n in names] == [
-                self._identity.device
-            ]
-        except (ValueError, UnsupportedAlgorithm):
+            found = identity_of(key, content, self._files.certificate)
+            own = (found.device, found.enrolment_number) == (
+                identity.device,
+                identity.enrolment_number,
+            )
+        except ConfigurationInvalid:
             own = False
         if not own:
             raise MalformedPayload(

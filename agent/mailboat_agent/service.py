@@ -22,7 +22,7 @@ from mailboat_agent.credentials import Credentials
 from mailboat_agent.facts import UNKNOWN_RUNTIME, Device, agent_version
 from mailboat_agent.journal import Journal
 from mailboat_agent.ledger import Ledger
-from mailboat_agent.manifest import Manifest
+from mailboat_agent.manifest import Counter, Manifest
 from mailboat_agent.manifest_poll import ManifestPoll
 from mailboat_agent.reconcile import Reconciler
 from mailboat_agent.release_store import ReleaseStore
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from mailboat_agent.report import Reporter
 
 LOOK_SECONDS_MAX = 1.0  # between two looks; whatever happens is noticed by then
+RUNTIME_ASK_SECONDS = 30.0  # from one try to learn of the runtime to the next, until one succeeds
 LOOK_SECONDS_MIN = 0.02  # a burst of wake-ups is one look
 TRUST_ROOT_BYTES_MAX = 1 << 20
 CLOSE_SECONDS_MAX = 5.0  # for work, requests and workers to end; what is left dies with the process
@@ -187,6 +188,7 @@ class Agent:
                     ("link", link.run()),
                     ("receive", self._receive(link, post)),
                     ("reconcile", self._reconcile(device, reconciler, reporter, post)),
+                    ("runtime", self._learn_runtime(device)),
                     ("telemetry", self._telemetry(reconciler)),
                     ("manifest-poll", poll.run()),
                     ("renewal", renewal.run()),
@@ -197,6 +199,7 @@ class Agent:
             await stop.wait()
             notify_supervisor("STOPPING=1")
             _log.info("Stopping.")
+            reconciler.give_back_attempts()
             for task in tasks:
                 task.cancel()
 
@@ -230,6 +233,14 @@ class Agent:
                 await asyncio.wait_for(self._wake.wait(), LOOK_SECONDS_MAX)
             await asyncio.sleep(LOOK_SECONDS_MIN)
 
+    async def _learn_runtime(self, device: Device) -> None:
+        """A worker that did not come up once, as at a busy start, is no verdict on the runtime."""
+        await asyncio.sleep(RUNTIME_ASK_SECONDS)
+        while device.runtime is UNKNOWN_RUNTIME:
+            device.runtime = await self._runtime_facts()
+            self._wake.set()
+            await asyncio.sleep(RUNTIME_ASK_SECONDS)
+
     async def _telemetry(self, reconciler: Reconciler) -> None:
         telemetry = Telemetry(self._runtime, self._journal, utc_now())
         while True:
@@ -250,7 +261,9 @@ class Agent:
             fetch=lambda etag: self._credentials.https().get_manifest(device.hardware_class, etag),
             take=lambda payload: reconciler.take_manifest(payload, utc_now()),
             quiet_since=lambda: post.heard_at if post.connected else None,
-            counter=lambda: self._ledger.state.manifest_counter,
+            held=lambda: Counter(
+                self._ledger.state.manifest_counter, self._ledger.state.director_keyid
+            ),
             interval_seconds=self._config.manifest_poll_seconds,
             check_seconds=self._config.manifest_check_seconds,
             monotonic=time.monotonic,

@@ -6,6 +6,7 @@ whole and not synced: they describe the running process, and are of no use after
 
 import json
 import os
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ class StatusFiles:
     def clear(self) -> None:
         """The process ends: nothing it said holds any more."""
         for name in (_SERVING, _STATUS):
-            (self._data_dir / name).unlink(missing_ok=True)
+            with suppress(OSError):
+                (self._data_dir / name).unlink()
 
 
 def read_status(data_dir: Path) -> dict[str, Any]:
@@ -82,7 +84,8 @@ def _replace(path: Path, content: bytes) -> None:
         new.write_bytes(content)
         new.replace(path)
     except OSError:
-        new.unlink(missing_ok=True)  # a full disk costs the status, not the service
+        with suppress(OSError):  # a full disk, or one gone read-only, costs the status alone
+            new.unlink()
 
 
 def _is_running(pid: int) -> bool:

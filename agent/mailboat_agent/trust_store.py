@@ -19,34 +19,32 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from mailboat_agent.atomic_file import (
+    DiskFailing,
     disk_errors,
     fsync_directory,
     replace_durably,
     write_new_durably,
 )
-from mailboat_schemas.errors import FastForwardRefused, RollbackRefused, TrustRefused
+from mailboat_agent.ballast import give_up_ballast
+from mailboat_agent.role_versions import (
+    Highest,
+    refuse_fast_forward,
+    roles_of,
+    still_delegated,
+)
+from mailboat_schemas.errors import DiskFull, RollbackRefused, TrustRefused
 from mailboat_schemas.trust import ROLE_BYTES_MAX, TrustView, accept_trust
 
 MANIFESTS_KEPT = 3
 MANIFEST_BYTES_MAX = 1 << 20
-# How far a version may be ahead of the one held: signing every minute takes two years. Who holds a
-# stolen key cannot shut out its owner at one stroke, and is heard of before.
-VERSION_STEP_MAX = 1 << 20
+# Where metadata is checked when the disk refuses: a withdrawal has to be heard all the same.
+_MEMORY = Path("/dev/shm")  # noqa: S108 - the directory made in it is ours alone
 _INDEX = "index.json"
 _HIGHEST = "highest.json"
 _INDEX_BYTES_MAX = 1 << 20
-
-
-class Highest(BaseModel):
-    """The highest accepted version of one role, and a hash of the keys that sign it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    version: int
-    keys: str
 
 
 class _Marks(BaseModel):
@@ -64,6 +62,16 @@ class _Set:
     number: int
     files: Mapping[str, bytes]
     roles: Mapping[str, Highest]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """Metadata that holds, before it is kept. ``is_news``: not what is held already."""
+
+    view: TrustView
+    files: Mapping[str, bytes]
+    roles: Mapping[str, Highest]
+    is_news: bool
 
 
 class TrustStore:
@@ -108,30 +116,66 @@ class TrustStore:
     # --- accepting -----------------------------------------------------------------------------
 
     def accept(self, offered: Mapping[str, bytes], models: Iterable[str]) -> TrustView:
-        """Run the TUF workflow over offered metadata and hold the outcome: all of it or nothing.
+        """`verify`, then `keep`: all of it or nothing."""
+        verified = self.verify(offered, models)
+        self.keep(verified)
+        return verified.view
+
+    def verify(self, offered: Mapping[str, bytes], models: Iterable[str]) -> Verified:
+        """Run the TUF workflow over offered metadata, starting from what is held.
 
         ``models`` are those whose release and approval roles must be present and current: every
         model this device holds or is assigned.
 
         Raises:
-            TrustStale, RollbackRefused, SignatureInvalid, TrustRefused: nothing has changed.
-            DiskFull, DiskFailing: likewise, or the set is held though not yet durable.
+            TrustStale, RollbackRefused, SignatureInvalid, TrustRefused
+            DiskFull, DiskFailing: there is no room to check it, not even in memory.
         """
         held = self._newest_readable()
-        with self._scratch() as scratch:
-            accepted = accept_trust(
-                offered,
-                factory_root=self.factory_root,
-                held={} if held is None else held.files,
-                models=models,
-                scratch=scratch,
-            )
+        accepted = self._check(offered, {} if held is None else held.files, tuple(models))
         view, roles = self._judge(accepted, self._highest(held))
-        files = {name: accepted[name] for name in accepted if _still_delegated(name, view, roles)}
-        if held is None or dict(held.files) != files or held.number != _numbers(self._trust)[-1]:
-            self._hold(files, roles)
+        files = {name: accepted[name] for name in accepted if still_delegated(name, view, roles)}
+        is_held = held is not None and dict(held.files) == files
+        is_held = is_held and held is not None and held.number == _numbers(self._trust)[-1]
+        return Verified(TrustView(self.factory_root, files), files, roles, not is_held)
+
+    def keep(self, verified: Verified) -> None:
+        """Make it the set that counts. Worth the ballast: it may withdraw what serves.
+
+        Raises:
+            DiskFull, DiskFailing: what was held stays, or the new set is held and not yet durable.
+        """
+        if verified.is_news:
+            try:
+                self._hold(verified.files, verified.roles)
+            except DiskFull:
+                give_up_ballast(self._data_dir)
+                self._hold(verified.files, verified.roles)
         self._remove_all_but_newest()
-        return TrustView(self.factory_root, files)
+
+    def _check(
+        self, offered: Mapping[str, bytes], held: Mapping[str, bytes], models: Iterable[str]
+    ) -> dict[str, bytes]:
+        """On the data disk, since a device's /tmp may be small; in memory when that refuses."""
+        try:
+            with disk_errors("checking trust metadata"):
+                self._trust.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with _scratch(self._trust) as scratch:
+                return self._accepted(offered, held, models, scratch)
+        except (DiskFull, DiskFailing):
+            with _scratch(_MEMORY) as scratch:
+                return self._accepted(offered, held, models, scratch)
+
+    def _accepted(
+        self,
+        offered: Mapping[str, bytes],
+        held: Mapping[str, bytes],
+        models: Iterable[str],
+        scratch: Path,
+    ) -> dict[str, bytes]:
+        return accept_trust(
+            offered, factory_root=self.factory_root, held=held, models=models, scratch=scratch
+        )
 
     def _newest_readable(self) -> _Set | None:
         for number in reversed(_numbers(self._trust)):
@@ -140,14 +184,6 @@ class TrustStore:
                 TrustView(self.factory_root, found.files)
                 return found
         return None
-
-    @contextmanager
-    def _scratch(self) -> Iterator[Path]:
-        """An empty directory on the same disk: a device's /tmp may be small, or memory."""
-        with disk_errors("checking trust metadata"):
-            self._trust.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.TemporaryDirectory(prefix="scratch-", dir=self._trust) as name:
-                yield Path(name)
 
     def _highest(self, held: _Set | None) -> dict[str, Highest]:
         """What must not go down. Either copy alone is enough."""
@@ -163,7 +199,7 @@ class TrustStore:
         self, accepted: Mapping[str, bytes], highest: Mapping[str, Highest]
     ) -> tuple[TrustView, dict[str, Highest]]:
         view = TrustView(self.factory_root, accepted)
-        roles = _roles_of(view)
+        roles = roles_of(view)
         for role, reached in highest.items():
             offered = roles.get(role)
             same_keys = offered is not None and (role == "root" or offered.keys == reached.keys)
@@ -229,15 +265,14 @@ class TrustStore:
         return None
 
 
-def refuse_fast_forward(what: str, offered: int, held: int) -> None:
-    """
-    Raises:
-        FastForwardRefused: more than `VERSION_STEP_MAX` ahead of what is held.
-
-    Source: TUF specification, "Fast-forward attacks"; recovery is section 5.3.11.
-    """
-    if offered - held > VERSION_STEP_MAX:
-        raise FastForwardRefused(what, offered, held)
+@contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    """An empty directory, gone afterwards."""
+    with (
+        disk_errors("checking trust metadata"),
+        tempfile.TemporaryDirectory(prefix="scratch-", dir=parent) as name,
+    ):
+        yield Path(name)
 
 
 def _numbers(directory: Path) -> list[int]:
@@ -247,36 +282,6 @@ def _numbers(directory: Path) -> list[int]:
     except OSError:
         return []
     return sorted(int(name) for name in names if name.isdecimal() and name.isascii())
-
-
-def _roles_of(view: TrustView) -> dict[str, Highest]:
-    """Version and keys of every role in a verified set."""
-    root = view.root.signed
-    roles = {
-        name: Highest(version=version, keys=_keys_hash(root.roles[name].keyids))
-        for name, version in view.versions().items()
-    }
-    delegations = None if view.targets is None else view.targets.delegations
-    delegated = {} if delegations is None else delegations.roles or {}
-    for name, role in delegated.items():
-        with suppress(TrustRefused):
-            metadata = view.delegated(name)
-            if metadata is not None:
-                roles[name] = Highest(version=metadata.version, keys=_keys_hash(role.keyids))
-    return roles
-
-
-def _still_delegated(name: str, view: TrustView, roles: Mapping[str, Highest]) -> bool:
-    """Whether a file belongs to the set: python-tuf leaves behind roles that have lost their keys.
-
-    A role nobody asked for this time stays only while its delegation still vouches for it.
-    """
-    if "/" in name or name.removesuffix(".json") in view.versions():
-        return True
-    role = name.removesuffix(".json")
-    with suppress(TrustRefused):
-        return role in roles and view.delegated(role) is not None
-    return False
 
 
 def _write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
@@ -302,10 +307,6 @@ def _unframed(content: bytes) -> bytes:
     if digest != _sha256(body).encode():
         raise ValueError("a checksum does not hold")
     return body
-
-
-def _keys_hash(keyids: Iterable[str]) -> str:
-    return _sha256("\n".join(sorted(keyids)).encode())[:16]
 
 
 def _sha256(content: bytes) -> str:

@@ -151,6 +151,7 @@ class TestOnADisk:
         play(story)
 
     @pytest.mark.slow
+    @pytest.mark.slow
     def test_what_nothing_names_any_more_goes_with_its_key(
         self, play: Play, fleet: ModelFleet
     ) -> None:
@@ -170,6 +171,7 @@ class TestOnADisk:
 
 
 class TestAKeyThatIsNotThere:
+    @pytest.mark.slow
     def test_is_waited_for_without_a_verdict(
         self, play: Play, fleet: ModelFleet, server: ArtifactServer
     ) -> None:
@@ -235,7 +237,7 @@ class TestADeviceKeyThatChanges:
             await box.install(fleet.current(ref), "1.0.0")
             new = ec.generate_private_key(ec.SECP256R1())
             keys = ContentKeys(
-                box.store.content_keys, box.device, lambda: box.device_key, lambda: box.source
+                box.store.content_keys, box.device, lambda: [box.device_key], lambda: box.source
             )
             for _ in range(2):  # a crash in between only means that it is done again
                 keys.rewrap(box.device_key, new)
@@ -326,7 +328,7 @@ class Shelf:
         self.store = ReleaseStore(directory)
         self.device_key = ec.generate_private_key(ec.SECP256R1())
         self.keys = ContentKeys(
-            self.store.content_keys, device_facts(), lambda: self.device_key, _nobody_to_ask
+            self.store.content_keys, device_facts(), lambda: [self.device_key], _nobody_to_ask
         )
         sha256 = hashlib.sha256(CONTENT).hexdigest()
         encrypted = b"".join(seal([content], key, salt_of(key, sha256, len(CONTENT))))

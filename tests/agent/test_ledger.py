@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mailboat_agent.journal import Journal
-from mailboat_agent.ledger import PROVOKED_BURST, PROVOKED_SECONDS_EACH, Ledger
+from mailboat_agent.ledger import PROVOKED_BURST, PROVOKED_SECONDS_EACH, UNTOLD_MAX, Ledger
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.update.state import DeviceState, Installed, ModelState
 from mailboat_agent.update.time_floor import BUILT_AT
@@ -173,6 +173,22 @@ def test_a_flood_does_not_hide_what_happens_to_a_release(reopen: Open) -> None:
     install(ledger)
 
     assert told(ledger)[-1].kind is EventKind.TRIAL_STARTED
+
+
+def test_while_the_journal_is_closed_a_flood_leaves_room_for_what_happens_to_a_release(
+    reopen: Open, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal.db"
+    journal.mkdir()  # nothing can be opened there
+    ledger = reopen()
+    for number in range(2 * UNTOLD_MAX):
+        refuse(ledger, number, NOON)
+    install(ledger)
+    ledger.record("vad", ModelState(), NOON)  # of the trial the record says nothing any more
+
+    journal.rmdir()
+    ledger.tell_what_the_state_implies(NOON)
+    assert EventKind.TRIAL_STARTED in [event.kind for event in told(ledger)]
 
 
 # --- a journal that cannot be written ------------------------------------------------------------

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from mailboat_agent.manifest import Counter
 from mailboat_agent.manifest_poll import ManifestPoll
 from mailboat_schemas.errors import ArtifactMissing, ServerUnavailable
 
@@ -15,7 +16,7 @@ class Situation:
     def __init__(self) -> None:
         self.now = 1000.0
         self.heard_at: float | None = 1000.0
-        self.counter = 4
+        self.counter, self.director = 4, "d1"
         self.asked: list[str | None] = []
         self.taken: list[bytes] = []
         self.answer: tuple[bytes, str | None] | Exception | None = None
@@ -23,7 +24,7 @@ class Situation:
             fetch=self._fetch,
             take=self.taken.append,
             quiet_since=lambda: self.heard_at,
-            counter=lambda: self.counter,
+            held=lambda: Counter(self.counter, self.director),
             interval_seconds=INTERVAL,
             check_seconds=CHECK,
             monotonic=lambda: self.now,
@@ -109,3 +110,15 @@ def test_what_is_found_is_taken_and_its_etag_is_sent_the_next_time() -> None:
 
     assert situation.taken == [b"bundle"]
     assert situation.asked == [None, '"7"']
+
+
+def test_a_new_director_counts_anew_and_is_not_behind_its_predecessor() -> None:
+    situation = Situation()
+    situation.poll.heard_of(500)
+    assert situation.due(1)
+
+    situation.counter, situation.director = 3, "d2"
+    situation.poll.heard_of(3)
+    assert not situation.due(1)
+    situation.poll.heard_of(4)
+    assert situation.due(1)

@@ -98,7 +98,9 @@ def connected(outbox: Outbox, journal: Journal, at: float = 0.0, acked: int = 0)
     outbox.on_connected(at)
     (hello,) = outbox.due(at)
     assert hello.channel is Channel.HELLO
-    outbox.on_ack(Ack(device="kiosk-1", epoch=journal.epoch, events_acked=acked, telemetry_acked=0), at)
+    outbox.on_ack(
+        Ack(device="kiosk-1", epoch=journal.epoch, events_acked=acked, telemetry_acked=0), at
+    )
 
 
 def firsts(outgoing: list[Outgoing]) -> list[int]:
@@ -115,7 +117,9 @@ def test_nothing_is_sent_before_the_hello_is_answered(journal: Journal) -> None:
 
     assert decode(Hello, hello.payload).events.last == 1
     assert outbox.due(1.0) == []
-    outbox.on_ack(Ack(device="kiosk-1", epoch=journal.epoch, events_acked=0, telemetry_acked=0), 1.0)
+    outbox.on_ack(
+        Ack(device="kiosk-1", epoch=journal.epoch, events_acked=0, telemetry_acked=0), 1.0
+    )
     assert firsts(outbox.due(1.0)) == [1]
 
 
@@ -160,7 +164,9 @@ def test_a_lost_batch_is_sent_again_once_a_hello_has_asked(
 
     assert outbox.due(HELLO_AFTER_SECONDS - 0.1) == []
     assert [item.channel for item in outbox.due(HELLO_AFTER_SECONDS)] == [Channel.HELLO]
-    outbox.on_ack(Ack(device="kiosk-1", epoch=journal.epoch, events_acked=0, telemetry_acked=0), 4.0)
+    outbox.on_ack(
+        Ack(device="kiosk-1", epoch=journal.epoch, events_acked=0, telemetry_acked=0), 4.0
+    )
 
     assert [item.channel for item in outbox.due(4.0)] == [channel]
 
@@ -173,7 +179,9 @@ def test_rows_are_deleted_on_the_watermark_only(journal: Journal) -> None:
     outbox.due(0.0)
     assert outbox.depth == 3
 
-    outbox.on_ack(Ack(device="kiosk-1", epoch=journal.epoch, events_acked=2, telemetry_acked=0), 1.0)
+    outbox.on_ack(
+        Ack(device="kiosk-1", epoch=journal.epoch, events_acked=2, telemetry_acked=0), 1.0
+    )
 
     assert outbox.depth == 1
 
@@ -194,7 +202,9 @@ def test_an_ack_for_more_than_was_ever_sent_is_forged_and_ignored(journal: Journ
     connected(outbox, journal)
     journal.record_event(event(1))
 
-    outbox.on_ack(Ack(device="kiosk-1", epoch=journal.epoch, events_acked=1, telemetry_acked=9), 1.0)
+    outbox.on_ack(
+        Ack(device="kiosk-1", epoch=journal.epoch, events_acked=1, telemetry_acked=9), 1.0
+    )
 
     assert outbox.depth == 1
     assert firsts(outbox.due(1.0)) == [1]
@@ -355,3 +365,26 @@ def test_every_row_arrives_exactly_once_and_in_order(moves: list[str]) -> None:
         assert arrived.events == [f"e:{number + 1}" for number in range(network.events)]
         assert arrived.windows == list(range(1, network.windows + 1))
         assert depth == 0
+
+
+def test_what_a_full_disk_did_not_let_go_goes_with_the_next_answer(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although it says nothing new: no event may come any more that would."""
+    outbox = outbox_of(journal)
+    journal.record_event(event(1))
+    connected(outbox, journal)
+    outbox.due(0.0)
+    ack = Ack(device="kiosk-1", epoch=journal.epoch, events_acked=1, telemetry_acked=0)
+
+    def refuse(*_: object) -> None:
+        raise DiskFailing("refused", next_step="none")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(journal, "acknowledge", refuse)
+        with pytest.raises(DiskFailing):
+            outbox.on_ack(ack, 1.0)
+    assert outbox.depth == 1
+
+    outbox.on_ack(ack, 2.0)
+    assert outbox.depth == 0

@@ -491,6 +491,54 @@ def test_a_device_that_restarts_in_every_trial_gives_up_after_three(
     play(story)
 
 
+def test_an_agent_that_is_told_to_stop_gives_the_attempt_back(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a = fleet.model_release("1.0.0", soak={"requests_min": 1})
+
+    async def story(box: AgentBox) -> None:
+        box.tries = 1
+        await box.restart()
+        box.take(fleet.current(a))
+        for _ in range(2):
+            await box.until(lambda: box.state.phase is ModelPhase.SOAK and box.serving is not None)
+            await box.step()
+            box.reconciler.give_back_attempts()
+            await box.restart()
+        await box.until(lambda: box.serving == "1.0.0")
+        assert (box.state.phase, box.state.tries, box.state.stops) == (ModelPhase.SOAK, 0, 2)
+        ask(box, [0, 1, 2, 3])
+        await box.until(lambda: box.committed("1.0.0"))
+        box.reconciler.give_back_attempts()  # there is none any more
+        assert box.state.stops == 2
+
+    play(story)
+
+
+def test_what_somebody_adds_to_a_manifest_makes_it_no_news(play: Play, fleet: ModelFleet) -> None:
+    """Whoever repeats it with a little more each time wears out no disk with it."""
+    a = fleet.model_release("1.0.0")
+
+    async def story(box: AgentBox) -> None:
+        bundle = fleet.current(a)
+        await box.install(bundle, "1.0.0")
+        kept = box.directory / "manifests" / str(box.ledger.state.manifest_counter)
+        before = kept.stat()
+        read = fleet.read(bundle)
+        for number in range(3):
+            stuffed = read.documents | {f"{number}" * 64: b"x" * 100}
+            assert not box.take(encode(read.model_copy(update={"documents": stuffed})))
+        assert kept.stat() == before
+        assert box.told() == ["trial_started 1.0.0", "soak_started 1.0.0", "committed 1.0.0"]
+
+        (box.directory / "store" / a.digest).unlink()  # a document that is lacking is news
+        box.manifest.forget_documents_but(frozenset())
+        stuffed = read.documents | {"9" * 64: b"x"}
+        assert box.take(encode(read.model_copy(update={"documents": stuffed})))
+
+    play(story)
+
+
 @pytest.mark.slow
 def test_a_soak_cut_by_a_restart_begins_again(play: Play, fleet: ModelFleet) -> None:
     a = fleet.model_release("1.0.0", soak={"requests_min": 1})

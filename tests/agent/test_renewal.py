@@ -5,6 +5,7 @@ import os
 import random
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,8 +27,9 @@ from mailboat_agent.identity import (
     successor_of,
     tls_context,
 )
+from mailboat_agent.key_exchange import IdentityFiles, exchange
 from mailboat_agent.registration import Registration
-from mailboat_agent.renewal import UNCONNECTED_SECONDS, IdentityFiles, Renewal, exchange
+from mailboat_agent.renewal import UNCONNECTED_SECONDS, Renewal
 from mailboat_controller.store import audit, device_certificates, devices
 from mailboat_schemas.enrolment import EnrolmentPending
 from mailboat_schemas.errors import (
@@ -78,6 +80,7 @@ class Device:
     lost: set[str] = field(default_factory=set)
     rewraps: list[tuple[bytes, bytes]] = field(default_factory=list)
     renewed: int = 0
+    rooms: int = 0
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True)
@@ -104,6 +107,7 @@ class Device:
             tls=self.tls,
             registration=lambda tls: Cut(HttpsSource(self.api.url, tls), self.lost),
             rewrap=self._rewrap,
+            make_room=self._make_room,
             renewed=self._count,
             connected=lambda: self.connected,
             now=lambda: self.clock(),  # noqa: PLW0108  a test sets it
@@ -124,8 +128,9 @@ class Device:
 
         request = certificate_request(self.identity.key, self.name, FLEET).decode()
         at = datetime.now(UTC) - begun
+        number = self.identity.enrolment_number
         issued = self.api.authority.issue_device(
-            request, device=self.name, enrolment_number=1, now=at, days=days
+            request, device=self.name, enrolment_number=number, now=at, days=days
         )
         with self.api.store.transaction() as tx:
             device_certificates.record(
@@ -176,6 +181,9 @@ class Device:
 
     def _rewrap(self, old: ec.EllipticCurvePrivateKey, new: ec.EllipticCurvePrivateKey) -> None:
         self.rewraps.append((key_der(old), key_der(new)))
+
+    def _make_room(self) -> None:
+        self.rooms += 1
 
     def _count(self) -> None:
         self.renewed += 1
@@ -378,6 +386,19 @@ class TestAPowerCut:
         assert len(device.rewraps) == 1
         assert device.is_whole()
 
+    @pytest.mark.parametrize("name", ["device.key.next", "device.pem.next"])
+    def test_that_damages_what_waits(self, make: Callable[..., Device], name: str) -> None:
+        """The old key counts until the new one is confirmed, so nothing is lost."""
+        device = make()
+        device.renewal._confirm = _power_cut  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            device.renew()
+        (device.directory / name).write_bytes(bytes(300))
+        device.restart()
+
+        device.look()
+        assert device.is_whole()
+
     def test_between_key_and_certificate(self, make: Callable[..., Device]) -> None:
         device = self.prepared(make)
         successor_of(device.files.key).replace(device.files.key)
@@ -399,6 +420,24 @@ class TestAPowerCut:
         assert device.is_whole()
 
 
+def test_a_full_disk_gives_up_what_is_held_back_for_it(
+    make: Callable[..., Device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = make(clock=lambda: datetime(2100, 1, 1, tzinfo=UTC))
+
+    async def full(_self: Renewal) -> None:
+        raise DiskFull("full", next_step="free space")
+
+    monkeypatch.setattr(Renewal, "renew", full)
+
+    async def run() -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(device.renewal.run(), 0.2)
+
+    asyncio.run(run())
+    assert device.rooms == 1
+
+
 @pytest.mark.parametrize("new_key", [True, False])
 def test_a_disk_that_refuses_keeps_the_old_certificate(
     make: Callable[..., Device], new_key: bool
@@ -415,6 +454,45 @@ def test_a_disk_that_refuses_keeps_the_old_certificate(
         (device.directory / name).rmdir()
     device.restart()
     assert device.connects()
+    device.renew()
+    assert device.is_whole()
+
+
+@pytest.mark.parametrize("new_key", [True, False])
+@pytest.mark.parametrize(
+    ("number", "before"),
+    [(1, b""), (0, "ä".encode() * 9000), (0, b"-----BEGIN CERTIFICATE-----\nAAAA\n")],
+    ids=["of another enrolment", "too large to be read back", "unreadable"],
+)
+def test_an_answer_that_no_agent_could_start_with_is_not_taken(
+    make: Callable[..., Device],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    before: bytes,
+    new_key: bool,
+) -> None:
+    """A stolen controller could end every device's service with it, at its next start."""
+    device = make(new_key=new_key)
+    real = Registration.renew
+
+    async def renew(self: Registration, name: str, request: str) -> Any:
+        answer = await real(self, name, request)
+        issued = device.api.authority.issue_device(
+            request,
+            device=name,
+            enrolment_number=device.identity.enrolment_number + number,
+            now=datetime.now(UTC),
+            days=30,
+        )
+        return answer.model_copy(update={"certificate": (before + issued.certificate).decode()})
+
+    monkeypatch.setattr(Registration, "renew", renew)
+    with pytest.raises(MailboatError):
+        device.renew()
+    device.restart()
+    assert device.connects()
+    monkeypatch.undo()
+    device.look()
     device.renew()
     assert device.is_whole()
 

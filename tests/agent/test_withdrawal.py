@@ -3,9 +3,10 @@
 import asyncio
 import http.client
 import json
+import shutil
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from agent_box import AgentBox
+from attack_siege import served
 from mailboat_agent.errand import Kind
 from mailboat_agent.serving.gateway import Gateway
 from mailboat_agent.serving.runtime import ModelSuspended
@@ -36,28 +38,71 @@ def fleet(tmp_path: Path) -> ModelFleet:
     return ModelFleet(tmp_path / "ceremony")
 
 
-@pytest.fixture
-def server(certificates: Certificates, fleet: ModelFleet) -> Iterator[ArtifactServer]:
-    server = ArtifactServer(certificates, fleet.artifacts)
-    yield server
-    server.close()
+Tell = Callable[[Path, ModelFleet, Story], None]
 
 
-@pytest.fixture
-def play(
-    tmp_path: Path, fleet: ModelFleet, server: ArtifactServer, certificates: Certificates
-) -> Play:
-    def run(story: Story) -> None:
-        async def play() -> None:
-            box = AgentBox(tmp_path / "data", fleet, server, certificates)
+@pytest.fixture(scope="module")
+def tell(certificates: Certificates) -> Tell:
+    """A story of a device in this directory, of this fleet."""
+
+    def run(directory: Path, fleet: ModelFleet, story: Story) -> None:
+        async def play(server: ArtifactServer) -> None:
+            box = AgentBox(directory, fleet, server, certificates)
             try:
                 await story(box)
             finally:
                 await box.stop()
 
-        asyncio.run(play())
+        with served(certificates, fleet) as server:
+            asyncio.run(play(server))
 
     return run
+
+
+@pytest.fixture
+def play(tmp_path: Path, fleet: ModelFleet, tell: Tell) -> Play:
+    return lambda story: tell(tmp_path / "data", fleet, story)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """1.0.0 and then 1.1.0 were installed; 1.1.0 serves."""
+
+    fleet: ModelFleet
+    older: ReleaseRef
+    newer: ReleaseRef
+    play: Play
+
+
+@pytest.fixture(scope="module")
+def installed_once(tmp_path_factory: pytest.TempPathFactory, tell: Tell) -> tuple[Path, Installed]:
+    directory = tmp_path_factory.mktemp("installed")
+    fleet = ModelFleet(directory / "ceremony")
+    a, b = fleet.model_release("1.0.0"), fleet.model_release("1.1.0", factor=3.0)
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        await box.install(fleet.current(b), "1.1.0")
+
+    tell(directory / "data", fleet, story)
+    return directory / "data", Installed(fleet, a, b, lambda _: None)
+
+
+@pytest.fixture
+def installed(installed_once: tuple[Path, Installed], tmp_path: Path, tell: Tell) -> Installed:
+    """A copy of its own for each test, which is started when the story is."""
+    data, once = installed_once
+    shutil.copytree(data, tmp_path / "data")
+    fleet = once.fleet.copied()
+
+    def play(story: Story) -> None:
+        async def serving(box: AgentBox) -> None:
+            await box.until(lambda: box.committed("1.1.0"))
+            await story(box)
+
+        tell(tmp_path / "data", fleet, serving)
+
+    return replace(once, fleet=fleet, play=play)
 
 
 def ask(gateway: Gateway, method: str, path: str, content: Any = None) -> tuple[int, str, Any]:
@@ -76,23 +121,15 @@ def infer(gateway: Gateway) -> tuple[int, str, Any]:
     return ask(gateway, "POST", f"/v2/models/{MODEL}/infer", {"inputs": [x]})
 
 
-async def two_releases(box: AgentBox, fleet: ModelFleet, **newer: Any) -> tuple[ReleaseRef, ...]:
-    """1.0.0 and then 1.1.0 were installed; 1.1.0 serves."""
-    a = fleet.model_release("1.0.0")
-    b = fleet.model_release("1.1.0", factor=3.0, **newer)
-    await box.install(fleet.current(a), "1.0.0")
-    await box.install(fleet.current(b), "1.1.0")
-    return a, b
-
-
 # --- at once -------------------------------------------------------------------------------------
 
 
 def test_a_withdrawn_release_answers_nobody_while_its_predecessor_is_loaded(
-    play: Play, fleet: ModelFleet
+    installed: Installed,
 ) -> None:
+    fleet = installed.fleet
+
     async def story(box: AgentBox) -> None:
-        await two_releases(box, fleet)
         with Gateway(box.runtime) as gateway:
             assert infer(gateway)[0] == 200
             fleet.withdraw("1.1.0")
@@ -108,7 +145,7 @@ def test_a_withdrawn_release_answers_nobody_while_its_predecessor_is_loaded(
             assert ask(gateway, "GET", "/v2/health/ready")[0] == 200
         assert box.told()[-1] == "returned 1.1.0"
 
-    play(story)
+    installed.play(story)
 
 
 def test_requests_that_wait_for_a_withdrawn_release_are_refused_not_answered(
@@ -154,11 +191,10 @@ def test_a_withdrawal_counts_although_the_desired_state_beside_it_is_refused(
     play(story)
 
 
-def test_a_release_withdrawn_while_it_is_being_loaded_never_serves(
-    play: Play, fleet: ModelFleet
-) -> None:
+def test_a_release_withdrawn_while_it_is_being_loaded_never_serves(installed: Installed) -> None:
+    fleet, a, b = installed.fleet, installed.older, installed.newer
+
     async def story(box: AgentBox) -> None:
-        a, b = await two_releases(box, fleet)
         box.take(fleet.current(a))
         loop = box.reconciler.loops[MODEL]
         fleet.withdraw("1.0.0")
@@ -175,17 +211,18 @@ def test_a_release_withdrawn_while_it_is_being_loaded_never_serves(
             await asyncio.sleep(0.01)
         assert box.committed("1.1.0")
 
-    play(story)
+    installed.play(story)
 
 
 # --- never a place to go back to -----------------------------------------------------------------
 
 
 def test_a_trial_that_fails_goes_past_a_withdrawn_predecessor_to_the_one_before(
-    play: Play, fleet: ModelFleet
+    installed: Installed,
 ) -> None:
+    fleet, b = installed.fleet, installed.newer
+
     async def story(box: AgentBox) -> None:
-        _, b = await two_releases(box, fleet)
         c = fleet.model_release("1.2.0", model=looping(), health={"deadline_seconds": 2})
         box.take(fleet.offered(c, b))
         while box.state.phase is not ModelPhase.TRIAL or not box.reconciler.busy:
@@ -197,7 +234,7 @@ def test_a_trial_that_fails_goes_past_a_withdrawn_predecessor_to_the_one_before(
         await box.until(lambda: box.committed("1.0.0"))
         assert "trial_failed 1.2.0" in box.told()
 
-    play(story)
+    installed.play(story)
 
 
 def test_a_candidate_withdrawn_during_its_trial_is_dropped_before_the_trial_ends(
@@ -223,9 +260,7 @@ def test_a_candidate_withdrawn_during_its_trial_is_dropped_before_the_trial_ends
     play(story)
 
 
-def test_a_download_of_what_was_withdrawn_is_dropped(
-    play: Play, fleet: ModelFleet, server: ArtifactServer
-) -> None:
+def test_a_download_of_what_was_withdrawn_is_dropped(play: Play, fleet: ModelFleet) -> None:
     a, b = fleet.model_release("1.0.0"), fleet.model_release("1.1.0", factor=3.0)
 
     async def story(box: AgentBox) -> None:
@@ -246,10 +281,11 @@ def test_a_download_of_what_was_withdrawn_is_dropped(
 
 
 def test_a_power_cut_between_hearing_and_recording_brings_no_withdrawn_release_back(
-    play: Play, fleet: ModelFleet
+    installed: Installed,
 ) -> None:
+    fleet = installed.fleet
+
     async def story(box: AgentBox) -> None:
-        await two_releases(box, fleet)
         fleet.withdraw("1.1.0")
         fleet.withdraw("1.0.0")
         box.take(fleet.bundle(NOTHING))  # accepted durably; then the power fails
@@ -264,12 +300,13 @@ def test_a_power_cut_between_hearing_and_recording_brings_no_withdrawn_release_b
         assert box.state.phase is ModelPhase.ABSENT
         assert box.told()[-1] == "nothing_to_serve 1.1.0"
 
-    play(story)
+    installed.play(story)
 
 
-def test_a_device_that_hears_of_it_days_late_stops_then(play: Play, fleet: ModelFleet) -> None:
+def test_a_device_that_hears_of_it_days_late_stops_then(installed: Installed) -> None:
+    fleet = installed.fleet
+
     async def story(box: AgentBox) -> None:
-        await two_releases(box, fleet)
         fleet.withdraw("1.1.0")
         late = fleet.bundle(NOTHING)
         box.clock_offset = timedelta(days=5)
@@ -279,7 +316,7 @@ def test_a_device_that_hears_of_it_days_late_stops_then(play: Play, fleet: Model
         assert box.serving is None
         await box.until(lambda: box.committed("1.0.0"))
 
-    play(story)
+    installed.play(story)
 
 
 def test_what_is_approved_again_serves_again(play: Play, fleet: ModelFleet) -> None:
@@ -335,7 +372,9 @@ def test_the_declared_fallback_is_fetched_ahead_kept_and_served(
     play(story)
 
 
-@pytest.mark.parametrize("who", ["class", "device", "release"])
+@pytest.mark.parametrize(
+    "who", [*(pytest.param(who, marks=pytest.mark.slow) for who in ("class", "device")), "release"]
+)
 def test_fail_closed_serves_nothing_whoever_says_so(
     play: Play, fleet: ModelFleet, who: str
 ) -> None:

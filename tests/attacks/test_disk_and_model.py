@@ -11,6 +11,8 @@ import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from attack_siege import FACTOR, Siege
+from mailboat_agent import sealed_memory
+from mailboat_agent.release_store import ReleaseStore
 from mailboat_schemas.desired import ReleaseRef
 from mailboat_schemas.documents.release import ReleaseDocument, document_digest
 from mailboat_schemas.errors import MailboatError
@@ -65,6 +67,28 @@ async def test_a_model_exchanged_between_being_hashed_and_being_used(siege: Sieg
         siege.box.store.open_verified(digest)
     assert refused.value.code == "E-DIGEST"
     await siege.assert_serves()
+
+
+async def test_a_model_exchanged_between_being_verified_and_being_loaded(
+    siege: Siege, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One too large for memory stays a file: the worker hashes the very bytes that it loads."""
+    monkeypatch.setattr(sealed_memory, "IN_MEMORY_BYTES_MAX", 0)
+    digest, verified = model_digest(siege), ReleaseStore.open_verified
+    exchanges = iter([True])
+
+    def open_then_exchange(store: ReleaseStore, which: str) -> int:
+        descriptor = verified(store, which)
+        if which == digest and next(exchanges, False):
+            path = store.path(digest)
+            path.chmod(0o600)
+            path.write_bytes(affine(66.0))
+        return descriptor
+
+    monkeypatch.setattr(ReleaseStore, "open_verified", open_then_exchange)
+    await damaged(siege, lambda _: None)
+    await siege.until_served()  # set aside, and fetched again
+    await siege.assert_refused("E-MODEL-ALTERED")
 
 
 async def test_a_symlink_in_the_place_of_a_model(siege: Siege) -> None:

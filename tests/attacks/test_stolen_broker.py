@@ -3,6 +3,8 @@
 A broker can withhold and repeat what devices say. It must not be able to speak for them.
 """
 
+import asyncio
+import contextlib
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,18 +17,23 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from attack_broker import StolenBroker, stolen_broker
 from attack_siege import Siege
 from enrolled_fleet import FLEET, EnrolledDevice
+from mailboat_agent import manifest_poll
 from mailboat_agent.acknowledgement import FORGED_BEFORE_TOLD, AckReader
 from mailboat_agent.correspondence import Correspondence, subscriptions, topic_of
+from mailboat_agent.manifest import Counter
+from mailboat_agent.manifest_poll import ManifestPoll
 from mailboat_agent.mqtt import Broker, Link, Message
 from mailboat_agent.outbox import Outbox
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.store import devices
-from mailboat_schemas.codec import encode
+from mailboat_schemas.codec import decode, encode
+from mailboat_schemas.desired import Assignment, ManifestBundle
+from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.envelope import Envelope, PayloadType, sign_as_device
 from mailboat_schemas.events import EventKind
 from mailboat_schemas.reports import Ack, Hello, Presence, Span
 from mailboat_schemas.topics import TOPICS, Channel, build
-from model_fleet import DEVICE, ModelFleet
+from model_fleet import CLASS, DEVICE, MODEL, ModelFleet
 
 FROM_DEVICES = (
     Channel.EVENTS,
@@ -262,16 +269,15 @@ def test_garbage_as_a_submission(broker: StolenBroker, device: EnrolledDevice) -
 # --- towards the device --------------------------------------------------------------------------
 
 
-def brings(siege: Siege, topic: str, *payloads: bytes) -> None:
-    """The broker delivers these; the agent's own post takes them, without a network around it."""
+def post_of(siege: Siege, broker: Broker | None = None) -> tuple[Correspondence, Link]:
+    """The agent's own post, by default without a network around it."""
     box = siege.box
 
     def seal(kind: str, content: bytes) -> bytes:
         return encode(sign_as_device(kind, content, box.device_key, DEVICE))
 
-    nowhere = Broker(host="127.0.0.1", port=1, tls=None)
     link = Link(
-        nowhere,
+        broker or Broker(host="127.0.0.1", port=1, tls=None),
         device=DEVICE,
         session=1,
         status_topic=topic_of(Channel.STATUS, box.device),
@@ -289,9 +295,19 @@ def brings(siege: Siege, topic: str, *payloads: bytes) -> None:
         ledger=box.ledger,
         report_seconds_min=1.0,
     )
+    return post, link
+
+
+def brings(siege: Siege, topic: str, *payloads: bytes) -> None:
+    """The broker delivers these."""
+    post, _ = post_of(siege)
+    deliver(siege, post, topic, *payloads)
+
+
+def deliver(siege: Siege, post: Correspondence, topic: str, *payloads: bytes) -> None:
     for mid, payload in enumerate(payloads, start=1):
         message = Message(topic=topic, payload=payload, retain=False, qos=1, mid=mid, connection=1)
-        post.handle(message, box.now(), 0.0)
+        post.handle(message, siege.box.now(), 0.0)
 
 
 def own(siege: Siege, channel: Channel) -> str:
@@ -343,6 +359,87 @@ async def test_a_message_on_a_topic_of_nobody(siege: Siege) -> None:
 async def test_too_much_on_the_topic_of_acknowledgements(siege: Siege) -> None:
     brings(siege, own(siege, Channel.ACK), bytes(Envelope.wire_bytes_max + 1))
     await siege.assert_refused("E-PAYLOAD-TOO-LARGE")
+
+
+async def test_a_forged_order_on_a_devices_own_topic(siege: Siege, stranger: ModelFleet) -> None:
+    order = decode(ManifestBundle, stranger.current(siege.current)).desired
+    brings(siege, own(siege, Channel.DESIRED), order)
+    await siege.assert_refused("E-SIGNATURE")
+
+
+async def test_a_manifest_passed_off_as_an_order_for_one_device(siege: Siege) -> None:
+    brings(siege, own(siege, Channel.DESIRED), decode(ManifestBundle, siege.bundle).desired)
+    await siege.assert_refused("E-SIGNATURE")
+
+
+async def test_bytes_that_meet_a_bug_in_the_agent(
+    siege: Siege, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is always one more; retained, it would end the agent again after every start."""
+
+    def bug(*_: object) -> None:
+        raise RuntimeError("nobody thought of that")
+
+    monkeypatch.setattr(AckReader, "read", bug)
+    brings(siege, own(siege, Channel.ACK), b"the right bytes")
+    await siege.assert_refused("E-UNFORESEEN")
+
+
+async def test_a_packet_of_a_quarter_of_a_gigabyte(siege: Siege) -> None:
+    """What MQTT lets a broker announce; nothing of it is held."""
+
+    async def hostile(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1024)
+        # CONNACK, then a PUBLISH of the largest length there is, and a first part of it.
+        writer.write(bytes([0x20, 3, 0, 0, 0, 0x30, 0xFF, 0xFF, 0xFF, 0x7F]) + bytes(65_536))
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(hostile, "127.0.0.1", 0)
+    post, link = post_of(siege, Broker("127.0.0.1", server.sockets[0].getsockname()[1], None))
+    running = asyncio.create_task(link.run())
+    while not siege.alarms():
+        post.handle(await asyncio.wait_for(link.receive(), 10), siege.box.now(), 0.0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    server.close()
+    await siege.assert_refused("E-PACKET-TOO-LARGE")
+
+
+async def test_a_manifest_withheld_while_acknowledgements_are_forwarded(
+    siege: Siege, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device learns from them that there is a newer one, and fetches it over HTTPS."""
+    monkeypatch.setattr(manifest_poll, "BEHIND_SECONDS", 0.05)
+    box, fleet = siege.box, siege.fleet
+    fleet.withdraw(siege.current.version)
+    siege.server.manifest = fleet.bundle(Assignment(model=MODEL))
+    box.device.failure_mode = FailureMode.FAIL_CLOSED
+    post, _ = post_of(siege)
+    poll = ManifestPoll(
+        fetch=lambda etag: box.source.get_manifest(CLASS, etag),
+        take=box.take,
+        quiet_since=lambda: 0.0,  # the broker speaks all the time
+        held=lambda: Counter(box.ledger.state.manifest_counter, box.ledger.state.director_keyid),
+        interval_seconds=3600,
+        check_seconds=3600,
+        monotonic=lambda: 0.0,
+        rng=random.Random(1),
+    )
+    post.named_manifest = poll.heard_of
+    polling = asyncio.create_task(poll.run())
+    await asyncio.sleep(0.2)
+    assert siege.server.requests == []
+
+    forwarded = ack(siege).model_copy(update={"events_acked": 0, "manifest_counter": fleet.counter})
+    deliver(siege, post, own(siege, Channel.ACK), fleet.online.sign_ack(forwarded))
+    await box.until(lambda: box.serving is None and box.state.phase == "absent")
+    polling.cancel()
+    await asyncio.gather(polling, return_exceptions=True)
+    assert box.ledger.state.manifest_counter == fleet.counter
+    assert box.told()[-1] == f"nothing_to_serve {siege.current.version}"
 
 
 # --- and it is heard of --------------------------------------------------------------------------

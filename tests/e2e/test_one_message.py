@@ -91,6 +91,16 @@ class Simulated:
         pem.unlink()
         return context
 
+    async def let_in(self) -> None:
+        """Wait until the broker knows them: they went into the registry past the API, which would
+        have answered them only then."""
+        settings = load(self._fleet.fleet.data / "controller.toml")
+        deadline = time.monotonic() + ARRIVAL_SECONDS_MAX
+        acl = settings.broker_dir / "acl"
+        while f"user {self.names[-1]}\n" not in await asyncio.to_thread(acl.read_text):
+            assert time.monotonic() < deadline, "the access rules never named them"
+            await asyncio.sleep(0.1)
+
     async def connect(self, contexts: Sequence[ssl.SSLContext]) -> None:
         topic = topics.build(Channel.MANIFEST, fleet=FLEET, hardware_class=CLASS)
         limit = asyncio.Semaphore(50)
@@ -166,6 +176,7 @@ async def _story(fleet: RealFleet, count: int, tmp_path: Path) -> dict[str, dict
     """Publish, promote, publish again and halt; how many messages each took, by class."""
     simulated = Simulated(fleet, count, tmp_path)
     contexts = await asyncio.to_thread(simulated.enrol)
+    await simulated.let_in()
     await simulated.connect(contexts)
     await asyncio.sleep(QUIET_SECONDS)
     simulated.received.clear()  # what was retained before

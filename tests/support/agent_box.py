@@ -53,7 +53,7 @@ class AgentBox:
     ) -> None:
         self.directory = directory
         self._fleet = fleet
-        self._server = server
+        self.server = server
         self._tls = tls_context(certificates.ca_path)
         self.clock_offset = timedelta()
         self.tries = 3
@@ -73,11 +73,11 @@ class AgentBox:
             trust=self.trust, store=self.store, fleet=FLEET, hardware_class=CLASS
         )
         self.runtime = Runtime(clock=self.now)
-        self.source = HttpsSource(self._server.url, self._tls)
+        self.source = HttpsSource(self.server.url, self._tls)
         bench = Workbench(
             store=self.store,
             content_keys=ContentKeys(
-                self.store.content_keys, self.device, lambda: self.device_key, lambda: self.source
+                self.store.content_keys, self.device, lambda: [self.device_key], lambda: self.source
             ),
             source=lambda: self.source,
             runtime=self.runtime,

@@ -5,7 +5,6 @@ so that an attack costs the start of one worker instead of a ceremony and an ins
 """
 
 import asyncio
-import copy
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,10 +54,7 @@ class Stronghold:
 
     def besiege(self, directory: Path) -> "Siege":
         shutil.copytree(self.data, directory / "data")
-        fleet = copy.copy(self.fleet)
-        fleet.roots, fleet.roles = list(fleet.roots), dict(fleet.roles)
-        fleet.documents, fleet.artifacts = dict(fleet.documents), dict(fleet.artifacts)
-        return Siege(directory, fleet, self.certificates, self.current, self.bundle)
+        return Siege(directory, self.fleet.copied(), self.certificates, self.current, self.bundle)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A fleet with real models: signed releases, the artifacts behind them, certificates, a server."""
 
+import copy
 import hashlib
 import http.server
 import io
@@ -9,7 +10,7 @@ import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from cryptography import x509
@@ -122,6 +123,13 @@ class ModelFleet(TrustFleet):
     """``artifacts`` are what a server would have, by digest."""
 
     artifacts: dict[str, bytes] = field(default_factory=dict)
+
+    def copied(self) -> Self:
+        """The same keys and everything signed so far; what follows does not touch the original."""
+        other = copy.copy(self)
+        other.roots, other.roles = list(self.roots), dict(self.roles)
+        other.documents, other.artifacts = dict(self.documents), dict(self.artifacts)
+        return other
 
     def model_release(
         self,

@@ -21,6 +21,7 @@ from mailboat_agent.serving.tensors import Tensor, tensor_of_wire
 from mailboat_schemas.errors import ReleaseRejected, Transient
 
 START_SECONDS_MAX = 60  # to the worker's first word: Python and onnxruntime from a slow card
+MESSAGE_CHARS_MAX, KIND_CHARS_MAX = 1000, 32  # of what a worker says went wrong
 QUIT_SECONDS_MAX = 2  # a worker that is asked to go and does not is killed
 
 
@@ -289,10 +290,12 @@ class Worker:
             except OSError:
                 raise self._death() from None
             answer = self._receive(deadline, deadline_seconds)
+        # What a model has broken out into may answer anything, a hundred megabytes of it too.
+        message = str(answer.get("message", ""))[:MESSAGE_CHARS_MAX]
         if answer.get("error") == "altered":
-            raise ModelAltered(str(answer.get("message", "")))
+            raise ModelAltered(message)
         if "error" in answer:
-            raise InferenceFailed(str(answer["error"]), str(answer.get("message", "")))
+            raise InferenceFailed(str(answer["error"])[:KIND_CHARS_MAX], message)
         return answer
 
     def _receive(self, deadline: float, deadline_seconds: float) -> dict[str, Any]:

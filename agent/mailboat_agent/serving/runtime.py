@@ -135,17 +135,20 @@ class Runtime:
     def bar(self, model: str, digests: frozenset[str]) -> None:
         """These releases of a model, and no others, must not serve from this moment on.
 
-        One that does serve is cut off: its callers are refused, those that wait already too. Never
-        blocks, not even while a release is being loaded.
+        One that does serve is cut off, and so is one that was switched away from and still answers
+        what it had accepted: its callers are refused, those that wait already too. Never blocks,
+        not even while a release is being loaded.
         """
         with self._lock:
             self._barred[model] = digests
             lane = self._lanes.get(model)
-            if lane is None or lane.release.digest not in digests:
-                return
-            del self._lanes[model]
-            self._retired.append(lane)
-        lane.cut_off()
+            if lane is not None and lane.release.digest in digests:
+                del self._lanes[model]
+                self._retired.append(lane)
+            retired = [each for each in self._retired if each.release.model == model]
+        for each in retired:
+            if each.release.digest in digests:
+                each.cut_off()
 
     def explain_absence(self, model: str, absence: Absence | None) -> None:
         """What callers are told while no release of this model serves; None: it is not here."""

@@ -9,6 +9,9 @@ from mailboat_schemas.eligibility import Candidate
 from mailboat_schemas.events import EventKind
 from mailboat_schemas.reports import ModelPhase
 
+# Who restarts a device every day shall not fail a release by it; but a release may be the reason
+# why somebody does.
+STOPS_MAX = 10
 VERDICTS = frozenset({EventKind.TRIAL_FAILED, EventKind.ROLLED_BACK})
 
 
@@ -26,6 +29,7 @@ def started_trial(
         previous=state.active,
         spare=state.previous,
         tries=tries,
+        stops=0,
         install=install,
         retry_epoch=candidate.retry_epoch,
         outcome="",
@@ -44,6 +48,13 @@ def spent_try(state: ModelState) -> ModelState:
 def returned_try(state: ModelState) -> ModelState:
     """The attempt did not take place: the device, not the release, stood in the way."""
     return replace(state, tries=state.tries + 1)
+
+
+def told_to_stop(state: ModelState) -> ModelState:
+    """In the middle of an attempt, and not by the release: it is given back, `STOPS_MAX` times."""
+    if state.stops >= STOPS_MAX:
+        return state
+    return replace(returned_try(state), stops=state.stops + 1)
 
 
 def began_soak(state: ModelState, *, tries: int) -> ModelState:

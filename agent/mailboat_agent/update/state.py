@@ -34,6 +34,7 @@ class ModelState:
     previous: Installed | None = None  # what served before; where a rollback goes
     spare: Installed | None = None  # what was before `previous`, until the install has ended
     tries: int = 0  # attempts left of the trial or soak
+    stops: int = 0  # attempts of this install that were given back as the agent was told to stop
     install: int = 0  # the number of the last install, never reused: part of event ids
     retry_epoch: int = 0  # of the assignment that led to this install
     # How the last install ended, and of which release: the event can be told again from this.

@@ -15,6 +15,8 @@ import pytest
 
 from mailboat_agent.serving import frames
 from mailboat_agent.serving.process import (
+    KIND_CHARS_MAX,
+    MESSAGE_CHARS_MAX,
     InferenceFailed,
     Worker,
     WorkerDied,
@@ -231,3 +233,19 @@ def _gone_within(pid: int, seconds: float) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def test_what_a_worker_says_went_wrong_is_cut(
+    bench: Any, models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever has taken it over shall not fill the device's log with it."""
+    worker = loaded(bench, models.affine())
+    flood = {"error": "x" * 5_000_000, "message": "y" * 5_000_000}
+    monkeypatch.setattr(worker, "_receive", lambda *_: flood)
+    with pytest.raises(InferenceFailed) as failed:
+        worker.infer([x([[1, 2, 3, 4]])], deadline_seconds=5)
+    monkeypatch.undo()
+    worker.close()
+
+    assert len(str(failed.value)) < 2 * MESSAGE_CHARS_MAX
+    assert len(failed.value.kind) == KIND_CHARS_MAX

@@ -364,3 +364,20 @@ def test_a_thread_that_does_not_move_is_stuck_and_a_dead_worker_is_not(
     wait_until(lambda: runtime.ready("m"))
     runtime.stop("m")
     assert runtime.stuck(now + 3600) == ()
+
+
+def test_a_release_withdrawn_while_it_answers_its_last_requests_answers_no_more_of_them(
+    runtime: Runtime, bench: Any, models: Any
+) -> None:
+    """It was switched away from, and finishes what it had accepted."""
+    runtime.serve(bench.release(models.looping(200_000), version="1.0.0"))
+    accepted = [ask(runtime) for _ in range(8)]
+    runtime.serve(bench.release(models.affine(), version="1.1.0"))
+    assert not all(future.done() for future in accepted)
+    (old, _) = runtime.drain_window("m")
+    runtime.bar("m", frozenset({old.stats.digest}))
+
+    outcomes = [future.exception(20) for future in accepted]
+    assert sum(isinstance(error, Refused) for error in outcomes) >= 2
+    assert isinstance(outcomes[-1], Refused)
+    assert ask(runtime).result()[0] == "1.1.0"

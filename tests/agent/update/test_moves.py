@@ -49,6 +49,19 @@ def kinds(state: ModelState) -> list[EventKind]:
     return [event.kind for event in implied_events("vad", state, NOON)]
 
 
+def test_whoever_stops_the_agent_fails_no_release_but_not_for_ever() -> None:
+    soaking = moves.began_soak(
+        moves.started_trial(RUNS_OLD, candidate(), tries=3, install=5), tries=3
+    )
+    for _ in range(moves.STOPS_MAX):
+        soaking = moves.told_to_stop(moves.spent_try(soaking))
+    assert soaking.tries == 2
+
+    assert moves.told_to_stop(moves.spent_try(soaking)).tries == 1
+    again = moves.started_trial(soaking, candidate(), tries=3, install=6)
+    assert moves.told_to_stop(moves.spent_try(again)).tries == 3
+
+
 def test_the_switch_names_the_candidate_and_keeps_both_predecessors() -> None:
     state = moves.started_trial(RUNS_OLD, candidate(), tries=3, install=5)
 
