@@ -107,9 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         print(f"{SIZE_MIB} MiB over HTTPS into the store, medians of {ROUNDS}")
         for way, words in (("along", "hashed as it comes"), ("after", "hashed afterwards ")):
-            print(
-                f"{words}  {found[way]:6.2f} s, of it after the last byte {found[f'admit_{way}']:6.3f} s"
-            )
+            rest = found[f"admit_{way}"]
+            print(f"{words}  {found[way]:6.2f} s, of it after the last byte {rest:6.3f} s")
         print(f"ratio {ratio}")
     return 0 if ok else 1
 
