@@ -86,9 +86,11 @@ class Artifacts:
 
     def missing(self, files: Iterable[File]) -> tuple[str, ...]:
         """Digests of those files that must still be uploaded."""
-        return tuple(file.artifact_digest
+        return tuple(
+            file.artifact_digest
             for file in files
-            if not self.has(file.artifact_digest, file.artifact_length))
+            if not self.has(file.artifact_digest, file.artifact_length)
+        )
 
     def open(self, digest: str) -> BinaryIO:
         """
