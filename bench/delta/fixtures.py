@@ -109,7 +109,7 @@ def _published() -> Iterator[Fixture]:
     def pair(name: str, kind: Kind, base: wheels.Member, target: wheels.Member) -> Fixture:
         make = partial(_members, members=(base, target))
         about = f"{base.wheel.project} {base.wheel.version} → {target.wheel.version}"
-        quick = base not in (wheels.OCR_1411, wheels.TORCH_600)
+        quick = base not in (wheels.OCR_1411, wheels.TORCH_600, wheels.GENERAL_600)
         return Fixture(name, kind, make, f"{about} ({base.wheel.licence})", quick=quick)
 
     yield pair("silero 16k", Kind.NEW, wheels.SMALL_600, wheels.SMALL_620)

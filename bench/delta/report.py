@@ -96,9 +96,9 @@ def page(
         "",
         *sizes(rows),
         "",
-        "## Missed",
+        "## Where the bar is missed",
         "",
-        *([f"* {miss}" for miss in missed] or ["Nothing."]),
+        *([f"* {miss}" for miss in missed] or ["Nowhere."]),
         *(f"* {gap}" for gap in gaps),
         "",
         "## Applying: peak memory in MiB / seconds",
@@ -106,7 +106,7 @@ def page(
         f"Memory is the whole process's high water mark; for {OURS}, bsdiff4 and HDiffPatch that",
         "holds a Python interpreter. *Above bare* is ours without it, in MiB. Ours also pays for",
         "its confinement and for writing the file durably, which the others do not do. Times are",
-        "of one run on two cores that had other work, too.",
+        "of one run each on two cores that had other work, too.",
         "",
         *costs(rows),
         "",
@@ -203,7 +203,7 @@ def _legend() -> Iterator[str]:
 def _ratio(ratio: float | None, best: float) -> str:
     if ratio is None:
         return "–"
-    text = f"{ratio:.3f}" if ratio >= 0.1 else f"{ratio:.5f}"
+    text = f"{ratio:.3f}" if ratio >= 0.1 else f"{ratio:.5f}" if ratio >= 0.001 else f"{ratio:.1e}"
     return f"**{text}**" if ratio == best else text
 
 

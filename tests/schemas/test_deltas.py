@@ -58,6 +58,16 @@ def test_a_format_is_a_word_and_a_number(form: str) -> None:
         decode(DesiredState, encode(desired(delta(1).model_copy(update={"format": form}))))
 
 
+@pytest.mark.parametrize("changes", [{"base": None}, {"base_length": 0}])
+def test_a_base_has_a_length_and_a_length_a_base(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="a base has a length"):
+        Delta.model_validate(delta(1).model_dump() | changes)
+
+    without = delta(1).model_dump() | {"base": None, "base_length": 0}
+    state = desired(Delta.model_validate(without))
+    assert decode(DesiredState, encode(state)).deltas[0].base is None
+
+
 def test_what_a_device_says_of_its_delivery_is_read_back() -> None:
     told = Delivery(outcome=DeliveryOutcome.DELTA, fetched_bytes=10, made_bytes=100)
 

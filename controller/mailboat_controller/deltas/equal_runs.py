@@ -46,8 +46,10 @@ class Base:
 
     @cached_property
     def table(self) -> "_Table":
-        # Windows so far apart that one of them lies in any run of that length.
-        stride = min(_STRIDE_MAX, self.length_min - 8 * self.words + 1)
+        # Windows so far apart that one of them lies in any run of that length. In a graph, where
+        # the same names come again and again, the table of all of them finds the better place.
+        far = min(_STRIDE_MAX, self.length_min - 8 * self.words + 1)
+        stride = far if self.words > 1 else 1
         return _Table(self.content, self.words, stride)
 
 

@@ -45,6 +45,8 @@ def test_the_first_usable_one_in_the_directors_order_is_taken() -> None:
         {"format": "zstd-patch/2"},
         {"base_length": 9_001},
         {"base": OTHER, "base_length": ZSTD_PATCH_BASE_BYTES_MAX + 1},
+        {"base": None, "base_length": 0},
+        {"format": "full-planes/1"},
         {"memory_bytes": 1_000_001},
         {"patch_length": 10_000},
     ],
@@ -52,6 +54,19 @@ def test_the_first_usable_one_in_the_directors_order_is_taken() -> None:
 )
 def test_one_that_cannot_be_used_is_passed_over(changes: dict[str, object]) -> None:
     assert chosen(delta(**changes)) is None
+
+
+def test_a_whole_file_that_comes_compressed_needs_no_base() -> None:
+    whole = delta(format="full-planes/1", base=None, base_length=0)
+
+    assert chosen(delta(base="ee" * 32), whole) is whole
+
+
+def test_only_a_zstd_patch_has_to_hold_its_base_in_memory() -> None:
+    large = {"base": OTHER, "base_length": ZSTD_PATCH_BASE_BYTES_MAX + 1}
+
+    assert chosen(delta(**large, format="tensor-delta/1")) is not None
+    assert chosen(delta(**large, format="zstd-patch/1")) is None
 
 
 def test_there_must_be_room_for_patch_and_outcome_beside_each_other() -> None:
