@@ -30,7 +30,7 @@ from mailboat_controller.authority.hardware_key import (
     PIN_VARIABLE,
     TOKEN_LOCK,
 )
-from mailboat_controller.authority.keys import read_secret_file
+from mailboat_controller.authority.secret_files import read_secret_file
 from mailboat_controller.durable_file import replace_durably
 from mailboat_schemas.errors import ConfigurationInvalid, Transient
 

@@ -9,7 +9,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, text
 
-from mailboat_controller.store import engine, quarantine, tables
+from mailboat_controller.store import all_tables, engine, quarantine
 from mailboat_controller.store.engine import Store
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -26,7 +26,7 @@ def test_migrations_lead_to_exactly_the_tables_of_the_metadata(tmp_path: Path) -
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "compare_server_default": True}
         )
-        differences = compare_metadata(context, tables.metadata)
+        differences = compare_metadata(context, all_tables.metadata)
         revision = context.get_current_revision()
     made.dispose()
 
@@ -53,7 +53,7 @@ def test_enrolment_numbers_and_audit_sequences_are_never_given_twice(tmp_path: P
 
     assert "AUTOINCREMENT" in statements["devices"]
     assert "AUTOINCREMENT" in statements["audit"]
-    assert names == {*tables.metadata.tables, "alembic_version"}
+    assert names == {*all_tables.metadata.tables, "alembic_version"}
 
 
 def test_a_database_of_the_first_version_is_brought_here_with_what_it_holds(tmp_path: Path) -> None:

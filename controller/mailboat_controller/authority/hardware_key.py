@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.signer import HSMSigner, Signature, SSlibKey
 
+from mailboat_controller.authority.secret_files import read_secret_file
 from mailboat_schemas.errors import ConfigurationInvalid, OperatorNeeded
 
 MODULE_VARIABLE = "MAILBOAT_HSM_MODULE"
@@ -129,8 +130,6 @@ class _Pin:
         return self._known
 
     def _find(self) -> str:
-        from mailboat_controller.authority.keys import read_secret_file  # it imports us likewise
-
         source = self._place.pin_source or os.environ.get(PIN_FILE_VARIABLE, "")
         kind, _, rest = source.partition(":")
         if kind == "fd" and rest.isdecimal():

@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import CryptoSigner, Signer
 
 from mailboat_controller.authority.public_keys import with_name
+from mailboat_controller.authority.secret_files import read_secret_file
 from mailboat_controller.durable_file import create_durably
 from mailboat_schemas.errors import ConfigurationInvalid, Conflict
 
@@ -151,30 +152,6 @@ def new_passphrase(ask: Ask | None = None) -> bytes | None:
             "The two passphrases differ.", next_step="run the command again."
         )
     return first.encode() or None
-
-
-def read_secret_file(path: Path, bytes_max: int) -> str:
-    """A secret from a file, without the line end that editors leave.
-
-    Raises:
-        ConfigurationInvalid: unreadable, too long, or not text.
-    """
-    try:
-        with path.open("rb") as file:
-            content = file.read(bytes_max + 1)
-        text = content.decode().rstrip("\r\n")
-    except (OSError, ValueError) as error:
-        problem = error.strerror if isinstance(error, OSError) else "not text"
-        raise _unreadable_secret(path, str(problem)) from error
-    if len(content) > bytes_max:
-        raise _unreadable_secret(path, f"over {bytes_max} bytes")
-    return text
-
-
-def _unreadable_secret(path: Path, problem: str) -> ConfigurationInvalid:
-    return ConfigurationInvalid(
-        f"The secret in {path} cannot be read: {problem}.", next_step="check the file."
-    )
 
 
 def _asker() -> Ask | None:

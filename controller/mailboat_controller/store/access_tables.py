@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, Index, Integer, String, Table
 
-from mailboat_controller.store.tables import metadata
+from mailboat_controller.store.table_names import metadata
 
 access_tokens = Table(
     "access_tokens",

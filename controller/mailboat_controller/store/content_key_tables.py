@@ -1,8 +1,8 @@
-"""The tables of content keys. On the metadata of `tables.py`, which imports this at its end."""
+"""The tables of content keys."""
 
 from sqlalchemy import BigInteger, Column, LargeBinary, String, Table
 
-from mailboat_controller.store.tables import metadata
+from mailboat_controller.store.table_names import metadata
 
 # Only ever wrapped: without the key-encryption key a stolen database opens no model.
 content_keys = Table(

@@ -3,7 +3,7 @@
 
 from sqlalchemy import JSON, BigInteger, Column, Index, LargeBinary, String, Table
 
-from mailboat_controller.store.tables import metadata
+from mailboat_controller.store.table_names import metadata
 
 # Every certificate a device was ever given, so that each can be revoked while it is in force.
 device_certificates = Table(

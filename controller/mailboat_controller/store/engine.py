@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from mailboat_controller.store import tables
+from mailboat_controller.store import all_tables
 from mailboat_schemas.errors import (
     ConfigurationInvalid,
     DiskFull,
@@ -57,7 +57,7 @@ class Store:
             if (MIGRATIONS / "env.py").is_file():
                 _upgrade(tx)
             else:
-                tables.metadata.create_all(tx)
+                all_tables.metadata.create_all(tx)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

@@ -13,20 +13,12 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
     Text,
 )
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
+from mailboat_controller.store.table_names import metadata
 
 # SQLite gives a rowid only to a column whose type is exactly INTEGER.
 RowId = BigInteger().with_variant(Integer, "sqlite")
@@ -284,10 +276,3 @@ audit = Table(
     sqlite_autoincrement=True,
 )
 Index("ix_audit_subject", audit.c.subject, audit.c.sequence)
-
-# Tables in modules of their own, on this metadata, which Alembic reads from here.
-from mailboat_controller.store import (  # noqa: E402
-    access_tables,  # noqa: F401
-    content_key_tables,  # noqa: F401
-    device_tables,  # noqa: F401
-)

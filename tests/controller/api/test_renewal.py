@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from mailboat_controller import renewal
-from mailboat_controller.store import audit, device_certificates, devices, tables
+from mailboat_controller.store import all_tables, audit, device_certificates, devices
 from mailboat_schemas.enrolment import renewal_proof
 from mailboat_schemas.envelope import PayloadType, sign_as_device
 from running_api import Answer, RunningApi, certificate_request, write_key
@@ -354,4 +354,4 @@ def test_every_certificate_ever_given_is_known(api: RunningApi) -> None:
         count = device_certificates.count_since(tx, device.name, datetime.now(UTC) - timedelta(1))
 
     assert count == 2
-    assert "device_certificates" in tables.metadata.tables
+    assert "device_certificates" in all_tables.metadata.tables

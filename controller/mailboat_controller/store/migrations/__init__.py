@@ -1,1 +1,1 @@
-"""Alembic revisions; `Store.migrate` applies them. The newest equals ``tables.metadata``."""
+"""Alembic revisions; `Store.migrate` applies them. The newest equals ``all_tables.metadata``."""

@@ -2,11 +2,11 @@
 
 from alembic import context
 
-from mailboat_controller.store import tables
+from mailboat_controller.store import all_tables
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=tables.metadata,
+    target_metadata=all_tables.metadata,
     render_as_batch=True,  # SQLite alters a table by copying it
 )
 with context.begin_transaction():
