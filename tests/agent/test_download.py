@@ -14,7 +14,11 @@ from pathlib import Path
 import pytest
 
 from mailboat_agent.atomic_file import DiskFailing
-from mailboat_agent.download import RETRY_AFTER_SECONDS_MAX, HttpsSource
+from mailboat_agent.download import (
+    CONTENT_KEY_BYTES_MAX,
+    RETRY_AFTER_SECONDS_MAX,
+    HttpsSource,
+)
 from mailboat_agent.identity import tls_context
 from mailboat_agent.part_file import Hashed
 from mailboat_agent.registration import Registration
@@ -519,6 +523,18 @@ def test_a_manifest_is_bounded_while_it_is_read(server: Server) -> None:
         get_manifest(server, answering("200 OK", largest + b"x"), None)
     with pytest.raises(PayloadTooLarge):
         get_manifest(server, endless, None)
+
+
+@pytest.mark.parametrize("size_bytes", [CONTENT_KEY_BYTES_MAX, CONTENT_KEY_BYTES_MAX + 1])
+def test_a_content_key_is_bounded_while_it_is_read(server: Server, size_bytes: int) -> None:
+    async def run() -> None:
+        async with server.source(answering("200 OK", bytes(size_bytes))) as source:
+            await source.fetch_content_key("0" * 32)
+
+    at_the_bound = size_bytes == CONTENT_KEY_BYTES_MAX  # read, and no key
+    with pytest.raises(MalformedPayload) as refused:
+        asyncio.run(run())
+    assert isinstance(refused.value, PayloadTooLarge) is not at_the_bound
 
 
 def test_a_class_without_a_manifest_is_not_an_error_for_ever(server: Server) -> None:

@@ -1,3 +1,4 @@
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -5,7 +6,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from mailboat_controller.pki.certificates import holder_of
-from mailboat_controller.store import audit
+from mailboat_controller.store import audit, enrolment_requests
 from mailboat_schemas.enrolment import EnrolmentKit
 from mailboat_schemas.trust import TrustView
 from running_api import Answer, RunningApi, certificate_request
@@ -156,6 +157,22 @@ class TestAKitThatAsksForApproval:
 
     def decide(self, api: RunningApi, device: str, verb: str, **body: str) -> Answer:
         return api.ask("POST", f"/v1/devices/{device}/{verb}", by="alice", body=body)
+
+    def test_keeps_no_more_waiting_than_its_bound_and_says_what_to_do(
+        self, api: RunningApi, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        token = api.kit(approval=True, uses=3)["token"]
+        keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+        assert self.ask(api, "crowd-1", token, keys[0]).status == 202
+        with api.store.read() as tx:
+            waiting = len(enrolment_requests.pending(tx, datetime.now(UTC), limit=100))
+        monkeypatch.setattr(enrolment_requests, "WAITING_MAX", waiting)
+
+        refused = self.ask(api, "crowd-2", token, keys[1])
+
+        assert (refused.status, refused.json["code"]) == (409, "E-CONFLICT")
+        assert "device list --pending" in refused.json["next_step"]
+        assert self.ask(api, "crowd-1", token, keys[0]).status == 202, "who waits, waits on"
 
     def test_lets_a_device_in_when_a_person_has_compared_its_fingerprint(
         self, api: RunningApi
