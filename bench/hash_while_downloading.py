@@ -51,8 +51,8 @@ def serve(content: Path, certificates: Path, tell: Connection) -> None:
 
 async def fetched(url: str, tls: ssl.SSLContext, directory: Path, digest: str, length: int) -> dict:
     """Seconds of the transfer, and of what came after it, with and without a running hash."""
-    from mailboat_agent.download import HttpsSource
-    from mailboat_agent.release_store import ReleaseStore
+    from mailboat_agent.artifacts.download import HttpsSource
+    from mailboat_agent.artifacts.release_store import ReleaseStore
 
     seconds: dict[str, list[float]] = {
         "along": [],

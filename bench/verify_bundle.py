@@ -123,7 +123,7 @@ def release_document(model: str, version: str) -> bytes:
 
 def device(directory: Path) -> tuple[Callable[[], None], Callable[[], None]]:
     """What a device does on its disk, and the same without the disk."""
-    from mailboat_agent.trust_store import TrustStore
+    from mailboat_agent.trust.trust_store import TrustStore
     from mailboat_schemas.codec import decode
     from mailboat_schemas.desired import ManifestBundle
     from mailboat_schemas.trust import TrustView, accept_trust, open_desired

@@ -29,8 +29,8 @@ DRAWERS = {"utils", "util", "helpers", "helper", "common", "base", "misc", "mana
 # One library lives in one place, so that replacing it changes one place.
 HOMES = {
     "paho": {
-        "agent/mqtt.py",
-        "agent/mqtt_client.py",
+        "agent/link/mqtt.py",
+        "agent/link/mqtt_client.py",
         "controller/mqtt/",
         "controller/ci_client.py",
     },
@@ -38,8 +38,8 @@ HOMES = {
     "aiomqtt": {"controller/ci_client.py", "controller/demo/thief.py"},
     "sqlalchemy": {"controller/store/"},
     "alembic": {"controller/store/"},
-    "sqlite3": {"agent/journal_database.py"},
-    "httpx2": {"agent/download.py", "controller/client.py"},
+    "sqlite3": {"agent/journal/database.py"},
+    "httpx2": {"agent/artifacts/download.py", "controller/client.py"},
     "onnxruntime": {"agent/serving/worker.py", "controller/demo/models.py"},
     "onnx": {"controller/demo/graphs.py"},
     # Payloads; and patches, which are made and decoded with another file as prefix.

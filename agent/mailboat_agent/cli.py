@@ -123,7 +123,7 @@ def _port(text: str) -> int:
 
 
 def _enroll(options: argparse.Namespace) -> int:
-    from mailboat_agent.enrol import Wishes, enrol
+    from mailboat_agent.identity.enrol import Wishes, enrol
 
     config = asyncio.run(
         enrol(

@@ -11,9 +11,9 @@ from typing import Any
 from mailboat_agent.delta.delivery import Tally
 from mailboat_agent.delta.telling import tell_failed_deltas
 from mailboat_agent.ledger import Ledger
-from mailboat_agent.manifest import Manifest
 from mailboat_agent.serving.process import ModelAltered, WorkerNotStarted
 from mailboat_agent.serving.runtime import ReleaseWithdrawn
+from mailboat_agent.trust.manifest import Manifest
 from mailboat_agent.update.state import Installed
 from mailboat_agent.update.steps import GoBack, Stage, Step
 from mailboat_agent.work import Progress, Workbench

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
 
+from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.config import AgentConfig
-from mailboat_agent.release_store import ReleaseStore
 from mailboat_agent.serving.process import RuntimeFacts
 from mailboat_agent.update.state import ModelState
 from mailboat_schemas.documents.failure_mode import FailureMode

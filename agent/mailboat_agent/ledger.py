@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from mailboat_agent.atomic_file import DiskFailing
-from mailboat_agent.journal import Journal
+from mailboat_agent.journal.event_journal import Journal
 from mailboat_agent.serving.process import ModelAltered
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.update.allowance import Allowance

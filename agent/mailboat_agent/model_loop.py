@@ -12,15 +12,15 @@ from dataclasses import replace
 from typing import Any
 
 from mailboat_agent.absence import absence_of, bar_what_is_withdrawn
+from mailboat_agent.artifacts.release_store import ReleaseStore
+from mailboat_agent.artifacts.staging import Staging
 from mailboat_agent.errand import SAYS_NOTHING, Errands, Kind, Unforeseen, Work
 from mailboat_agent.facts import Device, Look
 from mailboat_agent.ledger import Ledger
-from mailboat_agent.manifest import Manifest
 from mailboat_agent.model_view import ModelView
 from mailboat_agent.probation import Probation
-from mailboat_agent.release_store import ReleaseStore
 from mailboat_agent.serving.trial import GateFailed
-from mailboat_agent.staging import Staging
+from mailboat_agent.trust.manifest import Manifest
 from mailboat_agent.update import moves
 from mailboat_agent.update.decide import REFUSING_CHECKS, decide
 from mailboat_agent.update.refuge import refuge, should_serve

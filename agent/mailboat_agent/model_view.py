@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
+from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.facts import Device, Look
 from mailboat_agent.ledger import Ledger
-from mailboat_agent.manifest import Manifest
-from mailboat_agent.release_store import ReleaseStore
+from mailboat_agent.trust.manifest import Manifest
 from mailboat_agent.update.situation import Known, Situation
 from mailboat_agent.update.state import Installed, ModelState
 from mailboat_schemas.documents.failure_mode import strictest

@@ -13,13 +13,13 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.errand import Unforeseen
 from mailboat_agent.facts import Device, Look
 from mailboat_agent.ledger import Ledger
-from mailboat_agent.manifest import Counter, Manifest, named_digests
 from mailboat_agent.model_loop import ModelLoop
-from mailboat_agent.release_store import ReleaseStore
+from mailboat_agent.trust.manifest import Counter, Manifest, named_digests
 from mailboat_agent.update import moves
 from mailboat_agent.update.retry import Backoff
 from mailboat_agent.update.time_floor import stands_before, stands_far_ahead, time_floor

@@ -3,15 +3,15 @@
 from collections.abc import Iterable
 from datetime import datetime
 
+from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.errand import Kind
 from mailboat_agent.facts import Device
-from mailboat_agent.identity import Identity
+from mailboat_agent.identity.device_key import Identity
 from mailboat_agent.ledger import Ledger
-from mailboat_agent.manifest import Manifest
 from mailboat_agent.model_loop import ModelLoop
 from mailboat_agent.reconcile import Reconciler
-from mailboat_agent.release_store import ReleaseStore
 from mailboat_agent.serving.runtime import Runtime
+from mailboat_agent.trust.manifest import Manifest
 from mailboat_agent.update.events import left_with_nothing, milliseconds
 from mailboat_agent.update.steps import Stage, StartTrial
 from mailboat_schemas.codec import encode

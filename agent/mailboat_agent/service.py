@@ -15,17 +15,18 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from mailboat_agent.artifacts.release_store import ReleaseStore
+from mailboat_agent.assembly import make_link, make_reconciler, read_trust_root
 from mailboat_agent.atomic_file import DiskFailing, LockedDirectory
 from mailboat_agent.background import in_background
 from mailboat_agent.config import AgentConfig
-from mailboat_agent.credentials import Credentials
 from mailboat_agent.facts import UNKNOWN_RUNTIME, Device, agent_version
-from mailboat_agent.journal import Journal
+from mailboat_agent.identity.credentials import Credentials
+from mailboat_agent.journal.event_journal import Journal
+from mailboat_agent.journal.telemetry import Telemetry
 from mailboat_agent.ledger import Ledger
-from mailboat_agent.manifest import Counter, Manifest
-from mailboat_agent.manifest_poll import ManifestPoll
+from mailboat_agent.link.manifest_poll import ManifestPoll
 from mailboat_agent.reconcile import Reconciler
-from mailboat_agent.release_store import ReleaseStore
 from mailboat_agent.serving.gateway import Gateway
 from mailboat_agent.serving.launch import Launch
 from mailboat_agent.serving.process import RuntimeFacts, WorkerNotStarted
@@ -33,22 +34,19 @@ from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.status import StatusFiles
 from mailboat_agent.supervisor import Watchdog, exit_at_last, notify_supervisor
-from mailboat_agent.telemetry import Telemetry
-from mailboat_agent.trust_store import TrustStore
-from mailboat_agent.work import Workbench
-from mailboat_schemas.errors import ConfigurationInvalid, DiskFull
-from mailboat_schemas.topics import Channel
+from mailboat_agent.trust.manifest import Counter, Manifest
+from mailboat_agent.trust.trust_store import TrustStore
+from mailboat_schemas.errors import DiskFull
 
 if TYPE_CHECKING:
     # These bring libraries that take as long to import as a worker does to start.
-    from mailboat_agent.correspondence import Correspondence
-    from mailboat_agent.mqtt import Link
+    from mailboat_agent.link.correspondence import Correspondence
+    from mailboat_agent.link.mqtt import Link
     from mailboat_agent.report import Reporter
 
 LOOK_SECONDS_MAX = 1.0  # between two looks; whatever happens is noticed by then
 RUNTIME_ASK_SECONDS = 30.0  # from one try to learn of the runtime to the next, until one succeeds
 LOOK_SECONDS_MIN = 0.02  # a burst of wake-ups is one look
-TRUST_ROOT_BYTES_MAX = 1 << 20
 CLOSE_SECONDS_MAX = 5.0  # for work, requests and workers to end; what is left dies with the process
 _log = logging.getLogger(__name__)
 
@@ -89,7 +87,7 @@ class Agent:
         self._wake = asyncio.Event()
         self._store = ReleaseStore(config.data_dir)
         self._credentials = Credentials(config, self._store.content_keys, now=utc_now())
-        trust = TrustStore(config.data_dir, _trust_root(config))
+        trust = TrustStore(config.data_dir, read_trust_root(config))
         self._journal = Journal(config.data_dir / "journal.db", self._rng)
         state_file = StateFile(config.data_dir)
         self._ledger = Ledger(state_file, self._journal, now=utc_now(), rng=self._rng)
@@ -150,13 +148,13 @@ class Agent:
     # --- the tasks -------------------------------------------------------------------------------
 
     async def _run_tasks(self, device: Device, reconciler: Reconciler, stop: asyncio.Event) -> None:
-        from mailboat_agent.acknowledgement import AckReader
-        from mailboat_agent.correspondence import Correspondence
-        from mailboat_agent.outbox import Outbox
+        from mailboat_agent.journal.outbox import Outbox
+        from mailboat_agent.link.acknowledgement import AckReader
+        from mailboat_agent.link.correspondence import Correspondence
         from mailboat_agent.report import Reporter
 
         self._credentials.https()  # a wrong address is found now, not when the first release comes
-        link = self._make_link(device)
+        link = make_link(self._config, device, self._credentials, self._ledger, self._rng)
         reporter = Reporter(
             device=device,
             identity=self._credentials.identity,
@@ -252,7 +250,18 @@ class Agent:
                 _log.warning("A telemetry window could not be written: %s", error)
             self._wake.set()
 
-    # --- making things ---------------------------------------------------------------------------
+    def _make_reconciler(self, device: Device) -> Reconciler:
+        return make_reconciler(
+            self._config,
+            device,
+            ledger=self._ledger,
+            manifest=self._manifest,
+            store=self._store,
+            credentials=self._credentials,
+            runtime=self._runtime,
+            rng=self._rng,
+            wake=self._wake.set,
+        )
 
     def _make_poll(
         self, device: Device, reconciler: Reconciler, post: "Correspondence"
@@ -277,58 +286,3 @@ class Agent:
             # Eligibility refuses every release with a reason; the device stays reachable.
             _log.error("onnxruntime cannot be used: %s", error)
             return UNKNOWN_RUNTIME
-
-    def _make_reconciler(self, device: Device) -> Reconciler:
-        bench = Workbench(
-            store=self._store,
-            content_keys=self._credentials.content_keys,
-            source=self._credentials.https,
-            runtime=self._runtime,
-            hardware_class=device.hardware_class,
-            memory_budget_bytes=device.memory_budget_bytes,
-        )
-        return Reconciler(
-            device=device,
-            ledger=self._ledger,
-            manifest=self._manifest,
-            store=self._store,
-            bench=bench,
-            rng=self._rng,
-            tries=self._config.trial_tries,
-            start_jitter_seconds=self._config.start_jitter_seconds,
-            wake=self._wake.set,
-        )
-
-    def _make_link(self, device: Device) -> "Link":
-        from mailboat_agent.correspondence import subscriptions, topic_of
-        from mailboat_agent.mqtt import Broker, Link
-
-        config = self._config
-        broker = Broker(
-            host=config.mqtt_host,
-            port=config.mqtt_port,
-            tls=self._credentials.tls,
-            keepalive_seconds=config.keepalive_seconds,
-            reconnect_seconds_min=config.reconnect_seconds_min,
-            reconnect_seconds_max=config.reconnect_seconds_max,
-        )
-        return Link(
-            broker,
-            device=device.device,
-            session=self._ledger.state.session,
-            status_topic=topic_of(Channel.STATUS, device),
-            subscriptions=subscriptions(device),
-            seal=self._credentials.seal,
-            rng=self._rng,
-        )
-
-
-def _trust_root(config: AgentConfig) -> bytes:
-    try:
-        with config.trust_root.open("rb") as file:
-            return file.read(TRUST_ROOT_BYTES_MAX)
-    except OSError as error:
-        raise ConfigurationInvalid(
-            f"The trust root {config.trust_root} cannot be read: {error.strerror}.",
-            next_step="enrol the device again with a kit from the operator.",
-        ) from error

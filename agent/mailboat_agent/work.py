@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mailboat_agent import sealed_store
+from mailboat_agent.artifacts import sealed_store
+from mailboat_agent.artifacts.content_keys import ContentKeys
+from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.background import in_background
-from mailboat_agent.content_keys import ContentKeys
 from mailboat_agent.delta.choice import Offered
 from mailboat_agent.delta.delivery import Tally
 from mailboat_agent.delta.room import DeltaRoom
-from mailboat_agent.release_store import ReleaseStore
 from mailboat_agent.sealed_memory import in_memory
 from mailboat_agent.serving.lane import ServedRelease
 from mailboat_agent.serving.runtime import Absence, Runtime
@@ -27,7 +27,7 @@ from mailboat_schemas.errors import DigestMismatch
 from mailboat_schemas.sealing import SealedDamaged
 
 if TYPE_CHECKING:
-    from mailboat_agent.download import HttpsSource
+    from mailboat_agent.artifacts.download import HttpsSource
 
 NO_DELTAS = Offered()
 FULL_DOWNLOADS_MAX = 2  # of a file whose bytes come out wrong, before it is called refused

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from mailboat_controller.access import TOKEN_CHARS_MAX, Token, parse_token
+from mailboat_controller.access.people import TOKEN_CHARS_MAX, Token, parse_token
 from mailboat_controller.durable_file import replace_durably
 from mailboat_schemas.enrolment import Connection
 from mailboat_schemas.errors import ConfigurationInvalid

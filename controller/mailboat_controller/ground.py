@@ -5,13 +5,13 @@ from datetime import datetime
 
 import structlog
 
-from mailboat_controller.artifacts import Artifacts
+from mailboat_controller.artifacts.directory import Artifacts
 from mailboat_controller.authority.online import OnlineKeys, settle
 from mailboat_controller.broker.embedded import MosquittoBroker
 from mailboat_controller.broker.guard import BrokerGuard
 from mailboat_controller.config import ControllerSettings
-from mailboat_controller.content_kek import KekUnusable
-from mailboat_controller.content_keys import ContentKeys
+from mailboat_controller.content.kek import KekUnusable
+from mailboat_controller.content.keys import ContentKeys
 from mailboat_controller.ingest import batch_reading
 from mailboat_controller.pki.issuing import Authority, TlsFiles
 from mailboat_controller.reconcile import Reconciler

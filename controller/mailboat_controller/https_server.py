@@ -16,8 +16,8 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mailboat_controller.access.rate_limits import network_of
 from mailboat_controller.pki.issuing import TlsFiles
-from mailboat_controller.rate_limits import network_of
 from mailboat_schemas.errors import ConfigurationInvalid
 
 EXTENSION = "tls"

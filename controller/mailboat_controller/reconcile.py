@@ -12,9 +12,10 @@ from typing import Any
 
 import structlog
 
-from mailboat_controller import publication, rollout_facts
+from mailboat_controller import rollout_facts
 from mailboat_controller.authority.online import OnlineKeys
-from mailboat_controller.publication import ClassWish, Published
+from mailboat_controller.releases import publication
+from mailboat_controller.releases.publication import ClassWish, Published
 from mailboat_controller.rollout.decide import Decision, Rollout, decide
 from mailboat_controller.rollout.members import ROSTER_MIN, Member
 from mailboat_controller.rollout.state import FINAL, OFFERED, Phase, Trigger, move

@@ -20,10 +20,9 @@ from typing import Any
 import structlog
 
 from mailboat_controller import logs, stats
-from mailboat_controller.admission import Admission
+from mailboat_controller.access.artifact_tokens import ArtifactTokens
 from mailboat_controller.api.app import build_app
 from mailboat_controller.api.context import ApiContext
-from mailboat_controller.artifact_tokens import ArtifactTokens
 from mailboat_controller.config import ControllerSettings
 from mailboat_controller.data_directory import Addresses, addresses_of
 from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
@@ -34,10 +33,11 @@ from mailboat_controller.mqtt.link import Link
 from mailboat_controller.mqtt.receiving import Receiver
 from mailboat_controller.mqtt.sending import Sender
 from mailboat_controller.pki.issuing import TlsFiles
-from mailboat_controller.role_admission import RoleAdmission
+from mailboat_controller.releases.admission import Admission
 from mailboat_controller.rollout.state import Trigger
 from mailboat_controller.store import telemetry, trust_roles
 from mailboat_controller.trust import expiry
+from mailboat_controller.trust.role_admission import RoleAdmission
 from mailboat_controller.trust.role_intake import TakenRoles
 from mailboat_controller.wake import Wake
 from mailboat_schemas.errors import MailboatError, Transient

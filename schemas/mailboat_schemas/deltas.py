@@ -72,6 +72,15 @@ class DeliveryOutcome(StrEnum):
 DELIVERY = "delivery"  # its place in the evidence of ``trial_started``
 
 
+class Source(StrEnum):
+    """Where the bytes of a release came from."""
+
+    CONTROLLER = "controller"
+    SITE_CACHE = "site_cache"
+    OBJECT_STORE = "object_store"
+    IMPORT = "import"  # a file that somebody brought, such as on a USB stick
+
+
 class Delivery(WireModel):
     """What a device tells of it with ``trial_started``. Sizes in bytes of payload."""
 
@@ -79,6 +88,9 @@ class Delivery(WireModel):
     fetched_bytes: int = Field(ge=0, description="files and patches, also those of no use")
     made_bytes: int = Field(ge=0, description="length of the files made from patches")
     reasons: tuple[str, ...] = Field(default=(), max_length=64, description="why deltas failed")
+    source_bytes: dict[Source, int] = Field(
+        default_factory=dict, max_length=len(Source), description="of the payload, by its source"
+    )
 
 
 def delivery_of(evidence: Mapping[str, Any]) -> Delivery | None:

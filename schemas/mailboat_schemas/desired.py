@@ -75,6 +75,10 @@ class DesiredState(WireModel):
         default=FailureMode.FAIL_SAFE,
         description="of the class; a release or device may be stricter",
     )
+    metered: bool = Field(
+        default=False,
+        description="every byte costs devices of this class; a device's own setting goes before",
+    )
     deltas: tuple[Delta, ...] = Field(
         default=(),
         max_length=DELTAS_MAX,

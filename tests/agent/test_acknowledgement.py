@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mailboat_agent.acknowledgement import FORGED_BEFORE_TOLD, AckForged, AckReader
-from mailboat_agent.journal import Journal
+from mailboat_agent.artifacts.release_store import ReleaseStore
+from mailboat_agent.journal.event_journal import Journal
 from mailboat_agent.ledger import Ledger
-from mailboat_agent.manifest import Counter, Manifest
-from mailboat_agent.release_store import ReleaseStore
+from mailboat_agent.link.acknowledgement import FORGED_BEFORE_TOLD, AckForged, AckReader
 from mailboat_agent.state_file import StateFile
-from mailboat_agent.trust_store import TrustStore
+from mailboat_agent.trust.manifest import Counter, Manifest
+from mailboat_agent.trust.trust_store import TrustStore
 from mailboat_schemas.codec import encode
 from mailboat_schemas.errors import MalformedPayload, WrongTopic
 from mailboat_schemas.reports import Ack

@@ -10,7 +10,7 @@ import pytest
 
 from agent_box import AgentBox
 from mailboat_agent import sealed_memory, work
-from mailboat_agent.release_store import ReleaseStore
+from mailboat_agent.artifacts.release_store import ReleaseStore
 from model_fleet import MODEL, ArtifactServer, Certificates, ModelFleet, affine
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from mailboat_agent.artifacts.wrapped_keys import WrappedKeys
 from mailboat_agent.config import AgentConfig
-from mailboat_agent.credentials import Credentials
-from mailboat_agent.identity import (
+from mailboat_agent.identity.credentials import Credentials
+from mailboat_agent.identity.device_key import (
     certificate_request,
     confirmed_of,
     key_der,
     make_key,
     successor_of,
 )
-from mailboat_agent.wrapped_keys import WrappedKeys
 from mailboat_schemas.content_key import (
     WrappedContentKey,
     content_key_id,
@@ -127,7 +127,7 @@ def test_a_full_disk_gives_up_its_ballast_for_the_exchange(tmp_path: Path) -> No
         import sys
         sys.path[:0] = [{str(SUPPORT)!r}, {str(HERE)!r}]
         from mailboat_agent.ballast import ballast_bytes, restore_ballast
-        from mailboat_agent.identity import key_der
+        from mailboat_agent.identity.device_key import key_der
         from test_credentials import Cut
 
         device = Cut(DISK, pathlib.Path({str(elsewhere)!r}))
@@ -151,7 +151,7 @@ def test_a_full_disk_without_ballast_goes_on_with_the_key_it_has(tmp_path: Path)
         f"""
         import sys
         sys.path[:0] = [{str(SUPPORT)!r}, {str(HERE)!r}]
-        from mailboat_agent.identity import key_der
+        from mailboat_agent.identity.device_key import key_der
         from test_credentials import Cut
 
         device = Cut(DISK, pathlib.Path({str(elsewhere)!r}))

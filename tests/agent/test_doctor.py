@@ -36,7 +36,7 @@ from mailboat_agent.doctor.identity_checks import (
     check_trust,
 )
 from mailboat_agent.doctor.network_checks import check_network
-from mailboat_agent.trust_store import TrustStore
+from mailboat_agent.trust.trust_store import TrustStore
 from mailboat_schemas.trust import expires_at
 from model_fleet import CLASS, DEVICE, FLEET, Certificates, ModelFleet
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from mailboat_agent.atomic_file import DiskFailing
-from mailboat_agent.download import (
+from mailboat_agent.artifacts.download import (
     CONTENT_KEY_BYTES_MAX,
     RETRY_AFTER_SECONDS_MAX,
     HttpsSource,
 )
-from mailboat_agent.identity import tls_context
-from mailboat_agent.part_file import Hashed
-from mailboat_agent.registration import Registration
+from mailboat_agent.artifacts.part_file import Hashed
+from mailboat_agent.atomic_file import DiskFailing
+from mailboat_agent.identity.device_key import tls_context
+from mailboat_agent.identity.registration import Registration
 from mailboat_controller.pki.issuing import Authority
 from mailboat_schemas.desired import ManifestBundle
 from mailboat_schemas.enrolment import EnrolmentRequest, EnrolmentResponse
@@ -476,7 +476,7 @@ def test_a_full_disk_keeps_the_part_and_says_so(tmp_path: Path) -> None:
         1 << 20,
         """
         from mailboat_agent.atomic_file import disk_errors
-        from mailboat_agent.part_file import PartFile
+        from mailboat_agent.artifacts.part_file import PartFile
         from mailboat_schemas.errors import DiskFull
 
         part = PartFile(DISK / "part", 9 << 20)

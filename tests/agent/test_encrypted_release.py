@@ -11,13 +11,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent_box import AgentBox, device_facts
-from mailboat_agent import sealed_store
+from mailboat_agent.artifacts import sealed_store
+from mailboat_agent.artifacts.content_keys import ContentKeys, ContentKeyUnusable
+from mailboat_agent.artifacts.download import HttpsSource
+from mailboat_agent.artifacts.release_store import ReleaseStore
+from mailboat_agent.artifacts.wrapped_keys import WrappedKeys
 from mailboat_agent.atomic_file import DiskFull
-from mailboat_agent.content_keys import ContentKeys, ContentKeyUnusable
-from mailboat_agent.download import HttpsSource
 from mailboat_agent.errand import Kind
-from mailboat_agent.release_store import ReleaseStore
-from mailboat_agent.wrapped_keys import WrappedKeys
 from mailboat_schemas.content_key import (
     WrappedContentKey,
     content_key_id,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent_box import device_facts
-from mailboat_agent.release_store import ReleaseStore
+from mailboat_agent.artifacts.release_store import ReleaseStore
 from small_disk import run_on_small_disk
 
 SUPPORT = str(Path(__file__).parent.parent / "support")
@@ -23,7 +23,7 @@ def test_a_download_does_not_take_away_the_room_it_was_promised(tmp_path: Path) 
     import sys
     sys.path.insert(0, SUPPORT)
     from agent_box import device_facts
-    from mailboat_agent.release_store import ReleaseStore
+    from mailboat_agent.artifacts.release_store import ReleaseStore
 
     store, device = ReleaseStore(DISK), device_facts()
     before = device.disk_free_bytes(store)

@@ -1,6 +1,6 @@
 """Two machines with one identity, as the device at one of them sees it."""
 
-from mailboat_agent.flapping import SHORT_IN_A_ROW, SHORT_SECONDS, TAKEN_OVER, Flapping
+from mailboat_agent.link.flapping import SHORT_IN_A_ROW, SHORT_SECONDS, TAKEN_OVER, Flapping
 
 CLOSED = "Unspecified error"
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from mailboat_agent.identity import (
+from mailboat_agent.identity.device_key import (
     certificate_request,
     load_identity,
     make_key,

@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from mailboat_agent import journal as journal_module
-from mailboat_agent.journal import EVENT_IDS_KEPT, EVENTS_ROWS_MAX, TELEMETRY_ROWS_MAX, Journal
-from mailboat_agent.journal_database import DAMAGED_KEPT_MAX
+from mailboat_agent.journal import event_journal as journal_module
+from mailboat_agent.journal.database import DAMAGED_KEPT_MAX
+from mailboat_agent.journal.event_journal import (
+    EVENT_IDS_KEPT,
+    EVENTS_ROWS_MAX,
+    TELEMETRY_ROWS_MAX,
+    Journal,
+)
 from mailboat_schemas.events import Event, EventKind
 from mailboat_schemas.reports import LatencySketch, Span, TelemetryWindow
 from small_disk import run_on_small_disk
@@ -311,7 +316,7 @@ def test_only_the_last_damaged_journals_are_kept(tmp_path: Path) -> None:
 def test_a_new_journal_is_not_poisoned_by_the_wal_of_the_damaged_one(tmp_path: Path) -> None:
     program = (
         "import random, os, sys, pathlib\n"
-        "from mailboat_agent.journal import Journal\n"
+        "from mailboat_agent.journal.event_journal import Journal\n"
         "from mailboat_schemas.events import Event, EventKind\n"
         "journal = Journal(pathlib.Path(sys.argv[1]), random.Random(1))\n"
         "for n in range(20):\n"
@@ -340,7 +345,7 @@ def test_a_new_journal_is_not_poisoned_by_the_wal_of_the_damaged_one(tmp_path: P
 def test_what_was_recorded_survives_a_kill(tmp_path: Path) -> None:
     program = (
         "import random, sys, pathlib, itertools\n"
-        "from mailboat_agent.journal import Journal\n"
+        "from mailboat_agent.journal.event_journal import Journal\n"
         "from mailboat_schemas.events import Event, EventKind\n"
         "journal = Journal(pathlib.Path(sys.argv[1]), random.Random(1))\n"
         "for n in itertools.count():\n"
@@ -394,7 +399,7 @@ def test_a_full_disk_is_said_and_nothing_recorded_is_lost(tmp_path: Path) -> Non
         """
         import random
         from mailboat_agent.ballast import restore_ballast
-        from mailboat_agent.journal import Journal
+        from mailboat_agent.journal.event_journal import Journal
         from mailboat_schemas.errors import DiskFull
         from mailboat_schemas.events import Event, EventKind
         from mailboat_schemas.reports import TelemetryWindow

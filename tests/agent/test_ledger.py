@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mailboat_agent.journal import Journal
+from mailboat_agent.journal.event_journal import Journal
 from mailboat_agent.ledger import PROVOKED_BURST, PROVOKED_SECONDS_EACH, UNTOLD_MAX, Ledger
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.update.state import DeviceState, Installed, ModelState
@@ -198,7 +198,7 @@ def test_what_the_journal_could_not_take_is_told_in_order_when_it_can(tmp_path: 
     program = """
     import random
     from datetime import UTC, datetime
-    from mailboat_agent.journal import Journal
+    from mailboat_agent.journal.event_journal import Journal
     from mailboat_agent.ledger import Ledger
     from mailboat_agent.state_file import StateFile
     from mailboat_agent.update.state import Installed, ModelState

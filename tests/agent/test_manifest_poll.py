@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from mailboat_agent.manifest import Counter
-from mailboat_agent.manifest_poll import ManifestPoll
+from mailboat_agent.link.manifest_poll import ManifestPoll
+from mailboat_agent.trust.manifest import Counter
 from mailboat_schemas.errors import ArtifactMissing, ServerUnavailable
 
 INTERVAL, CHECK = 300.0, 21_600.0

@@ -15,8 +15,8 @@ import pytest
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from mailboat_agent import mqtt
-from mailboat_agent.mqtt import Broker, Link, LinkDown, LinkUp, Message
+from mailboat_agent.link import mqtt
+from mailboat_agent.link.mqtt import Broker, Link, LinkDown, LinkUp, Message
 from mailboat_schemas.codec import decode
 from mailboat_schemas.reports import Presence
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mailboat_agent.atomic_file import DiskFailing
-from mailboat_agent.journal import Journal
-from mailboat_agent.outbox import (
+from mailboat_agent.journal.event_journal import Journal
+from mailboat_agent.journal.outbox import (
     BATCHES_IN_FLIGHT_MAX,
     HELLO_AFTER_SECONDS,
     REWIND_AGAIN_AFTER_SECONDS,

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from kill_points import killed_at_each_point, recorded_calls, refused_at_each_point
-from mailboat_agent import release_store
+from mailboat_agent.artifacts import release_store
+from mailboat_agent.artifacts.part_file import Hashed, PartFile
+from mailboat_agent.artifacts.release_store import DAMAGED_FILES_MAX, ReleaseStore
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.ballast import BALLAST_BYTES
-from mailboat_agent.part_file import Hashed, PartFile
-from mailboat_agent.release_store import DAMAGED_FILES_MAX, ReleaseStore
 from mailboat_schemas.errors import (
     ArtifactMissing,
     DigestMismatch,
@@ -335,7 +335,7 @@ def test_a_full_disk_stops_neither_the_start_nor_what_is_in_the_store(tmp_path: 
         tmp_path / "disk",
         2 << 20,
         """
-        from mailboat_agent.release_store import ReleaseStore
+        from mailboat_agent.artifacts.release_store import ReleaseStore
         from mailboat_schemas.errors import DiskFull
 
         digest = ReleaseStore(DISK).put(b"kept")

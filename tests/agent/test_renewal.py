@@ -14,10 +14,9 @@ from typing import Any, TypeVar
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from mailboat_agent.artifacts.download import HttpsSource
 from mailboat_agent.atomic_file import DiskFailing
-from mailboat_agent.download import HttpsSource
-from mailboat_agent.enrol import ApprovalPending, Wishes, enrol
-from mailboat_agent.identity import (
+from mailboat_agent.identity.device_key import (
     Identity,
     check_dates,
     confirmed_of,
@@ -27,9 +26,10 @@ from mailboat_agent.identity import (
     successor_of,
     tls_context,
 )
-from mailboat_agent.key_exchange import IdentityFiles, exchange
-from mailboat_agent.registration import Registration
-from mailboat_agent.renewal import UNCONNECTED_SECONDS, Renewal
+from mailboat_agent.identity.enrol import ApprovalPending, Wishes, enrol
+from mailboat_agent.identity.key_exchange import IdentityFiles, exchange
+from mailboat_agent.identity.registration import Registration
+from mailboat_agent.identity.renewal import UNCONNECTED_SECONDS, Renewal
 from mailboat_controller.store import audit, device_certificates, devices
 from mailboat_schemas.enrolment import EnrolmentPending
 from mailboat_schemas.errors import (
@@ -124,7 +124,7 @@ class Device:
 
     def issue(self, *, begun: timedelta, days: int) -> None:
         """Give it a certificate of another time, as if it had been away since."""
-        from mailboat_agent.identity import certificate_request
+        from mailboat_agent.identity.device_key import certificate_request
 
         request = certificate_request(self.identity.key, self.name, FLEET).decode()
         at = datetime.now(UTC) - begun
@@ -597,7 +597,7 @@ def _request(key_path: Path, name: str) -> str:
 
 
 def _request_of(key: ec.EllipticCurvePrivateKey, name: str) -> str:
-    from mailboat_agent.identity import certificate_request
+    from mailboat_agent.identity.device_key import certificate_request
 
     return certificate_request(key, name, FLEET).decode()
 

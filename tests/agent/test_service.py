@@ -143,7 +143,7 @@ class Site:
         arguments = ["--kit", str(self.kit), "--device", DEVICE, "--config", str(self.config)]
         status = main(["enroll", *arguments])
         if status == 0:
-            from mailboat_agent.identity import load_identity
+            from mailboat_agent.identity.device_key import load_identity
 
             identity = self.config.parent / "identity"
             key = load_identity(identity / "device.key", identity / "device.pem").key

@@ -3,7 +3,7 @@
 import random
 from datetime import timedelta
 
-from mailboat_agent.staging import REJECTED_AGAIN_SECONDS, Staging
+from mailboat_agent.artifacts.staging import REJECTED_AGAIN_SECONDS, Staging
 from mailboat_schemas import cohort
 from mailboat_schemas.errors import DigestMismatch, ServerUnavailable
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mailboat_agent.journal import Journal
+from mailboat_agent.journal.event_journal import Journal
+from mailboat_agent.journal.telemetry import STAYS_KEPT_MAX, Telemetry, sketch_by_value
+from mailboat_agent.journal.telemetry_merge import merge_sketches
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.serving.window import LatencyWindow, ServingCounters, ServingWindow
-from mailboat_agent.telemetry import STAYS_KEPT_MAX, Telemetry, sketch_by_value
-from mailboat_agent.telemetry_merge import merge_sketches
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 GAMMA = 1.01 / 0.99

@@ -1,6 +1,6 @@
 """Two windows made one say what both said."""
 
-from mailboat_agent.telemetry_merge import SKETCH_BINS_MAX, merge_sketches, merge_windows
+from mailboat_agent.journal.telemetry_merge import SKETCH_BINS_MAX, merge_sketches, merge_windows
 from mailboat_schemas.reports import LatencySketch, TelemetryWindow
 
 OLDER = TelemetryWindow(

@@ -11,7 +11,7 @@ import pytest
 from tuf.api.metadata import Metadata, Root, Targets
 
 from kill_points import killed_at_each_point, recorded_calls, refused_at_each_point
-from mailboat_agent.trust_store import MANIFESTS_KEPT, TrustStore
+from mailboat_agent.trust.trust_store import MANIFESTS_KEPT, TrustStore
 from mailboat_controller.authority import roles
 from mailboat_controller.authority.keys import create_key, load_key
 from mailboat_schemas.codec import encode
@@ -386,7 +386,7 @@ def test_a_full_disk_refuses_a_new_set_and_keeps_the_old_one(
         tmp_path / "disk",
         1 << 20,
         f"""
-        from mailboat_agent.trust_store import TrustStore
+        from mailboat_agent.trust.trust_store import TrustStore
         from mailboat_schemas.codec import decode
         from mailboat_schemas.desired import ManifestBundle
         from mailboat_schemas.errors import DiskFull

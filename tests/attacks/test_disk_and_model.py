@@ -12,7 +12,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from attack_siege import FACTOR, Siege
 from mailboat_agent import sealed_memory
-from mailboat_agent.release_store import ReleaseStore
+from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_schemas.desired import ReleaseRef
 from mailboat_schemas.documents.release import ReleaseDocument, document_digest
 from mailboat_schemas.errors import MailboatError

@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from securesystemslib.signer import CryptoSigner
 
 from controller_core import EVERYBODY, Core, plan
-from mailboat_controller.access import Role
+from mailboat_controller.access.people import Role
 from mailboat_controller.authority import roles
 from mailboat_controller.authority.keys import load_key
 from mailboat_controller.pki.issuing import Authority
-from mailboat_controller.role_admission import RoleAdmission
 from mailboat_controller.store import audit, releases, rollouts, trust_roles
+from mailboat_controller.trust.role_admission import RoleAdmission
 from mailboat_schemas.codec import encode
 from mailboat_schemas.documents.release import ReleaseDocument
 from mailboat_schemas.enrolment import Kind

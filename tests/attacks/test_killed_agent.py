@@ -8,7 +8,7 @@ import pytest
 
 from agent_process import AgentProcess, broker_that_retains, until
 from attack_siege import FACTOR, SERVED, Siege, Stronghold, served
-from mailboat_agent.trust_store import TrustStore
+from mailboat_agent.trust.trust_store import TrustStore
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from attack_siege import FACTOR, Siege
+from mailboat_agent.artifacts.download import HttpsSource
+from mailboat_agent.artifacts.part_file import Hashed, Progress
 from mailboat_agent.delta.decoding import Decoding
 from mailboat_agent.delta.failure import Reason
 from mailboat_agent.delta.room import DeltaRoom
-from mailboat_agent.download import HttpsSource
-from mailboat_agent.part_file import Hashed, Progress
 from mailboat_controller.deltas.zstd_patch import build_zstd_patch
 from mailboat_schemas.deltas import Delivery, DeliveryOutcome, Delta, delivery_of
 from mailboat_schemas.events import EventKind

@@ -8,8 +8,8 @@ from ssl import PROTOCOL_TLS_SERVER, SSLContext
 from typing import Any
 
 from attack_siege import Siege
-from mailboat_agent.download import HttpsSource
-from mailboat_agent.identity import tls_context
+from mailboat_agent.artifacts.download import HttpsSource
+from mailboat_agent.identity.device_key import tls_context
 from model_fleet import MODEL, Certificates
 
 Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]

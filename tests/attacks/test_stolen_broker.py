@@ -17,13 +17,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from attack_broker import StolenBroker, stolen_broker
 from attack_siege import Siege
 from enrolled_fleet import FLEET, EnrolledDevice
-from mailboat_agent import manifest_poll
-from mailboat_agent.acknowledgement import FORGED_BEFORE_TOLD, AckReader
-from mailboat_agent.correspondence import Correspondence, subscriptions, topic_of
-from mailboat_agent.manifest import Counter
-from mailboat_agent.manifest_poll import ManifestPoll
-from mailboat_agent.mqtt import Broker, Link, Message
-from mailboat_agent.outbox import Outbox
+from mailboat_agent.journal.outbox import Outbox
+from mailboat_agent.link import manifest_poll
+from mailboat_agent.link.acknowledgement import FORGED_BEFORE_TOLD, AckReader
+from mailboat_agent.link.correspondence import Correspondence, subscriptions, topic_of
+from mailboat_agent.link.manifest_poll import ManifestPoll
+from mailboat_agent.link.mqtt import Broker, Link, Message
+from mailboat_agent.trust.manifest import Counter
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.store import devices
 from mailboat_schemas.codec import decode, encode

@@ -24,7 +24,7 @@ from attack_forgery import (
     signed_twice,
 )
 from attack_siege import Siege
-from mailboat_agent.role_versions import VERSION_STEP_MAX
+from mailboat_agent.trust.role_versions import VERSION_STEP_MAX
 from mailboat_controller.authority import roles
 from mailboat_schemas.desired import Assignment, Offer, OfferWave, ReleaseRef
 from mailboat_schemas.documents.release import ReleaseDocument, document_digest

@@ -23,7 +23,7 @@ from mailboat_agent.cli import _parser as agent_parser
 from mailboat_agent.config import AgentConfig
 from mailboat_controller.cli import app, output
 from mailboat_controller.config import ENVIRONMENT_PREFIX, ControllerSettings
-from mailboat_controller.release_build import build_release, plan_of
+from mailboat_controller.releases.build import build_release, plan_of
 from mailboat_schemas.documents import HardwareClass, Rollout
 from mailboat_schemas.documents.yaml_source import load_document
 from mailboat_schemas.errors import MailboatError

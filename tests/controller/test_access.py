@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from mailboat_controller.access import DAYS_MAX, Role, new_token, parse_token
+from mailboat_controller.access.people import DAYS_MAX, Role, new_token, parse_token
+from mailboat_controller.access.token_directory import issue_token, revoke_tokens
 from mailboat_controller.client import ApiClient
 from mailboat_controller.connection_file import load_token
 from mailboat_controller.store import access_tokens
 from mailboat_controller.store.access_tokens import IN_FORCE_PER_NAME_MAX, KEPT_AFTER_END
 from mailboat_controller.store.engine import Store
-from mailboat_controller.token_directory import issue_token, revoke_tokens
 from mailboat_schemas.enrolment import Kind
 from mailboat_schemas.errors import ConfigurationInvalid, Conflict, NotPermitted
 from running_controller import running_controller

@@ -9,8 +9,8 @@ import pytest
 
 from controller_core import EVERYBODY, Core, plan
 from enrolled_fleet import FLEET
-from mailboat_controller.admission import REFUSALS_AUDITED_PER_MINUTE
 from mailboat_controller.mqtt.incoming import Incoming
+from mailboat_controller.releases.admission import REFUSALS_AUDITED_PER_MINUTE
 from mailboat_controller.rollout.state import Phase
 from mailboat_controller.store import audit, credentials, releases, rollouts
 from mailboat_schemas.events import EventKind

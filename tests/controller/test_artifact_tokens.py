@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mailboat_controller.artifact_tokens import (
+from mailboat_controller.access.artifact_tokens import (
     KEY_LIFE,
     LIFE_MAX,
     ORDERS_BURST,
@@ -18,7 +18,7 @@ from mailboat_controller.artifact_tokens import (
     ArtifactTokenInvalid,
     ArtifactTokens,
 )
-from mailboat_controller.rate_limits import RateLimited
+from mailboat_controller.access.rate_limits import RateLimited
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 DIGEST = "ab" * 32

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mailboat_controller.artifacts import DISK_MARGIN_BYTES, Artifacts
+from mailboat_controller.artifacts.directory import DISK_MARGIN_BYTES, Artifacts
 from mailboat_schemas.documents.release import File, FileRole
 from mailboat_schemas.errors import (
     ArtifactMissing,
@@ -134,7 +134,7 @@ def test_a_disk_that_fills_up_meanwhile_is_a_full_disk_and_leaves_nothing(tmp_pa
         tmp_path / "disk",
         1 << 20,
         """
-        from mailboat_controller.artifacts import Artifacts
+        from mailboat_controller.artifacts.directory import Artifacts
         from mailboat_schemas.errors import DiskFull
 
         artifacts = Artifacts(DISK, free_bytes=lambda _path: 1 << 40)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mailboat_controller import ci_client
-from mailboat_controller.artifacts import Artifacts
+from mailboat_controller.artifacts.directory import Artifacts
 from mailboat_controller.broker.embedded import find_mosquitto
 from mailboat_controller.connection_file import load_connection
 from mailboat_controller.pki.issuing import Authority

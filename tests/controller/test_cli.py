@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mailboat_controller import cli
-from mailboat_controller.access import Role
+from mailboat_controller.access.people import Role
 from running_api import RunningApi, running_api
 from trust_fleet import CLASS, TrustFleet
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mailboat_controller.authority.hardware_key import PIN_FILE_VARIABLE, PIN_VARIABLE
-from mailboat_controller.content_kek import (
+from mailboat_controller.content.kek import (
     FileKek,
     KekUnusable,
     KeyEncryptionKey,

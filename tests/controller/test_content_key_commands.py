@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mailboat_controller.cli.demo import run_here
-from mailboat_controller.release_build import read_build
+from mailboat_controller.releases.build import read_build
 from mailboat_schemas.content_key import content_key_id
 from running_api import RunningApi, running_api
 from trust_fleet import CLASS

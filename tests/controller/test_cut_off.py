@@ -17,9 +17,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker_site import Peer
-from mailboat_agent.enrol import Wishes, enrol
-from mailboat_agent.identity import certificate_request as make_request
-from mailboat_agent.identity import make_key
+from mailboat_agent.identity.device_key import certificate_request as make_request
+from mailboat_agent.identity.device_key import make_key
+from mailboat_agent.identity.enrol import Wishes, enrol
 from mailboat_controller.broker.embedded import find_mosquitto
 from mailboat_controller.pki.issuing import Authority, TlsFiles
 from mailboat_controller.store import audit, devices, tokens

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from mailboat_controller import release_blobs
-from mailboat_controller.content_key_file import held_key, key_of_build, read_key
-from mailboat_controller.release_build import build_release, read_build
+from mailboat_controller.content.key_file import held_key, key_of_build, read_key
+from mailboat_controller.releases import blobs as release_blobs
+from mailboat_controller.releases.build import build_release, read_build
 from mailboat_schemas.content_key import content_key_id
 from mailboat_schemas.documents.release import FileRole
 from mailboat_schemas.errors import ConfigurationInvalid, DocumentInvalid

@@ -11,7 +11,7 @@ import pytest
 from mailboat_controller.authority import online
 from mailboat_controller.authority.keys import create_key, load_key, open_signer
 from mailboat_controller.authority.online import NEXT, ONLINE_ROLES, OnlineKeys, make_next, settle
-from mailboat_controller.content_key_file import read_key
+from mailboat_controller.content.key_file import read_key
 from mailboat_schemas.errors import ConfigurationInvalid, Conflict
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailboat_controller.rate_limits import Buckets
+from mailboat_controller.access.rate_limits import Buckets
 
 
 def test_a_burst_passes_and_then_one_every_so_often() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from controller_core import EVERYBODY, PPM, Core, plan
 from enrolled_fleet import CLASS, FLEET
-from mailboat_controller.publication import LEAD_REST
+from mailboat_controller.releases.publication import LEAD_REST
 from mailboat_controller.rollout.state import Phase, Trigger
 from mailboat_controller.store import audit, manifests, rollouts
 from mailboat_schemas.codec import decode

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mailboat_controller.access import Role
+from mailboat_controller.access.people import Role
 from mailboat_controller.authority.ceremony import Quorum
 from mailboat_controller.cli.demo import run_here
 from mailboat_controller.store import audit, manifests

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mailboat_controller import release_blobs
-from mailboat_controller.release_build import Build, build_release, plan_of, read_build
+from mailboat_controller.releases import blobs as release_blobs
+from mailboat_controller.releases.build import Build, build_release, plan_of, read_build
 from mailboat_schemas import cohort
 from mailboat_schemas.documents import Rollout
 from mailboat_schemas.documents.release import document_digest
@@ -95,7 +95,7 @@ class TestSameInputSameBytes:
         here = build_release(source, tmp_path / "here")
         program = (
             "import sys; from pathlib import Path;"
-            "from mailboat_controller.release_build import build_release;"
+            "from mailboat_controller.releases.build import build_release;"
             "build_release(Path(sys.argv[1]), Path(sys.argv[2]))"
         )
         subprocess.run(
@@ -206,7 +206,7 @@ class TestBlobs:
     def test_a_full_disk_is_told_as_one(self, source: Path, tmp_path: Path) -> None:
         (source.parent / "model.onnx").write_bytes(os.urandom(2 << 20))
         program = f"""
-            from mailboat_controller.release_build import build_release
+            from mailboat_controller.releases.build import build_release
             from mailboat_schemas.errors import DiskFull
             try:
                 build_release(pathlib.Path({str(source)!r}), DISK / "out")
@@ -229,7 +229,8 @@ class TestACrash:
     PROGRAM = """
 import os, sys
 from pathlib import Path
-from mailboat_controller import release_blobs, release_build
+from mailboat_controller.releases import blobs as release_blobs
+from mailboat_controller.releases import build as release_build
 
 left = int(sys.argv[3])
 def die_in_the_middle(count):

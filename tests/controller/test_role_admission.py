@@ -18,16 +18,16 @@ from securesystemslib.signer import SSlibKey
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from controller_core import Core, plan
-from mailboat_agent.trust_store import TrustStore
+from mailboat_agent.trust.trust_store import TrustStore
 from mailboat_controller.authority import changes, online, roles
 from mailboat_controller.authority.changes import Draft
 from mailboat_controller.authority.keys import create_key
 from mailboat_controller.authority.public_keys import has_own_id
 from mailboat_controller.reconcile import Reconciler
-from mailboat_controller.role_admission import REFUSALS_AUDITED_PER_MINUTE, RoleAdmission
 from mailboat_controller.store import audit, trust_roles
 from mailboat_controller.store.engine import Store
 from mailboat_controller.trust import held_trust, role_intake
+from mailboat_controller.trust.role_admission import REFUSALS_AUDITED_PER_MINUTE, RoleAdmission
 from mailboat_schemas.codec import decode
 from mailboat_schemas.desired import DesiredState, ManifestBundle
 from mailboat_schemas.envelope import Envelope, PayloadType

@@ -26,7 +26,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from enrolled_fleet import CLASS, FLEET, EnrolledDevice
 from mailboat_controller import data_directory, stats
-from mailboat_controller.artifacts import Artifacts
+from mailboat_controller.artifacts.directory import Artifacts
 from mailboat_controller.config import ControllerSettings, load
 from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.service import serve

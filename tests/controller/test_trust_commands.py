@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mailboat_controller.access import Role
+from mailboat_controller.access.people import Role
 from mailboat_controller.cli.demo import run_here
 from mailboat_controller.metrics import Metrics
 from mailboat_controller.store import audit

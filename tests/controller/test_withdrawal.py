@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from controller_core import Core, plan
-from mailboat_controller.release_standing import ReleaseStanding, reject, standings
+from mailboat_controller.releases.standing import ReleaseStanding, reject, standings
 from mailboat_controller.rollout.members import ROSTER_MIN
 from mailboat_controller.rollout.state import Phase
 from mailboat_controller.store import audit, classes, releases

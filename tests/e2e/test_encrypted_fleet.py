@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mailboat_controller.release_build import read_build
+from mailboat_controller.releases.build import read_build
 from real_fleet import RealFleet, running_fleet
 
 MARKER_BYTES = 64  # of the model's middle: long enough not to be there by chance

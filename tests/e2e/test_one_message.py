@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from mailboat_agent.identity import certificate_request
+from mailboat_agent.identity.device_key import certificate_request
 from mailboat_controller.config import load
 from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.store import devices, manifests

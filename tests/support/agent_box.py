@@ -6,19 +6,19 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mailboat_agent.content_keys import ContentKeys
-from mailboat_agent.download import HttpsSource
+from mailboat_agent.artifacts.content_keys import ContentKeys
+from mailboat_agent.artifacts.download import HttpsSource
+from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.facts import Device
-from mailboat_agent.identity import tls_context
-from mailboat_agent.journal import Journal
+from mailboat_agent.identity.device_key import tls_context
+from mailboat_agent.journal.event_journal import Journal
 from mailboat_agent.ledger import Ledger
-from mailboat_agent.manifest import Manifest
 from mailboat_agent.reconcile import Reconciler
-from mailboat_agent.release_store import ReleaseStore
 from mailboat_agent.serving.process import RuntimeFacts
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.state_file import StateFile
-from mailboat_agent.trust_store import TrustStore
+from mailboat_agent.trust.manifest import Manifest
+from mailboat_agent.trust.trust_store import TrustStore
 from mailboat_agent.update.state import ModelState
 from mailboat_agent.work import Workbench
 from mailboat_schemas.events import Event

@@ -21,7 +21,7 @@ from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from mailboat_agent.config import to_toml
-from mailboat_agent.journal import Journal
+from mailboat_agent.journal.event_journal import Journal
 from mailboat_controller.broker.embedded import find_mosquitto
 from mailboat_schemas import topics
 from mailboat_schemas.events import Event

@@ -6,14 +6,14 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mailboat_controller.admission import Admission
-from mailboat_controller.artifacts import Artifacts
+from mailboat_controller.artifacts.directory import Artifacts
 from mailboat_controller.authority.keys import create_key
 from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.metrics import Metrics
 from mailboat_controller.mqtt.link import Link
 from mailboat_controller.mqtt.receiving import Receiver
 from mailboat_controller.reconcile import Reconciler
+from mailboat_controller.releases.admission import Admission
 from mailboat_controller.store.engine import Store
 from mailboat_controller.wake import Wake
 

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from enrolled_fleet import CLASS, FLEET, NOON, EnrolledDevice, EnrolledFleet
-from mailboat_controller.admission import Admission
-from mailboat_controller.artifacts import Artifacts
+from mailboat_controller.artifacts.directory import Artifacts
 from mailboat_controller.reconcile import Reconciled, Reconciler
+from mailboat_controller.releases.admission import Admission
 from mailboat_controller.rollout.decide import Rollout
 from mailboat_controller.store import classes, credentials, manifests, outbox, rollouts
 from mailboat_controller.store.manifests import ManifestRow

@@ -18,23 +18,23 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mailboat_controller import data_directory
-from mailboat_controller.access import DAYS_DEFAULT, Role
-from mailboat_controller.admission import Admission
+from mailboat_controller.access.artifact_tokens import ArtifactTokens
+from mailboat_controller.access.people import DAYS_DEFAULT, Role
+from mailboat_controller.access.token_directory import issue_token
 from mailboat_controller.api.app import build_app
 from mailboat_controller.api.context import ApiContext
-from mailboat_controller.artifact_tokens import ArtifactTokens
-from mailboat_controller.artifacts import Artifacts
+from mailboat_controller.artifacts.directory import Artifacts
 from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.config import ControllerSettings
-from mailboat_controller.content_keys import ContentKeys
+from mailboat_controller.content.keys import ContentKeys
 from mailboat_controller.https_server import HttpsServer
 from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.reconcile import Reconciler
-from mailboat_controller.role_admission import RoleAdmission
+from mailboat_controller.releases.admission import Admission
 from mailboat_controller.store import classes
 from mailboat_controller.store.engine import Store
-from mailboat_controller.token_directory import issue_token
 from mailboat_controller.trust import held_trust
+from mailboat_controller.trust.role_admission import RoleAdmission
 from mailboat_schemas.documents.hardware_class import HardwareClass
 from mailboat_schemas.enrolment import Kind
 from trust_fleet import CLASS, FLEET, TrustFleet

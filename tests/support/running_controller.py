@@ -14,13 +14,13 @@ from typing import Any
 import structlog
 
 from mailboat_controller import data_directory
-from mailboat_controller.access import DAYS_DEFAULT, Role
+from mailboat_controller.access.people import DAYS_DEFAULT, Role
+from mailboat_controller.access.token_directory import issue_token
 from mailboat_controller.authority.ceremony import Quorum
 from mailboat_controller.config import ControllerSettings, load
 from mailboat_controller.service import serve
 from mailboat_controller.store import audit, classes, manifests, releases, rollouts
 from mailboat_controller.store.engine import Store
-from mailboat_controller.token_directory import issue_token
 from mailboat_schemas.documents.hardware_class import HardwareClass
 from mailboat_schemas.enrolment import Kind
 from trust_fleet import CLASS, FLEET, ONE, TrustFleet

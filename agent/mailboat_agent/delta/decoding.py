@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGXCPU
 
+from mailboat_agent.artifacts.part_file import Hashed, PartFile
 from mailboat_agent.atomic_file import disk_errors
 from mailboat_agent.delta import exit_status
 from mailboat_agent.delta.failure import DeltaFailed, Reason
-from mailboat_agent.part_file import Hashed, PartFile
 from mailboat_agent.serving.spawn import SpawnedProcess, environment
 from mailboat_schemas.deltas import ZSTD_PATCH
 from mailboat_schemas.errors import TransferTooLong

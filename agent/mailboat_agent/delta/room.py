@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mailboat_agent.artifacts.part_file import Hashed, Progress
+from mailboat_agent.artifacts.release_store import OPEN_FLAGS, ReleaseStore
 from mailboat_agent.atomic_file import disk_errors
 from mailboat_agent.background import in_background
 from mailboat_agent.delta.attempts import ATTEMPTS_MAX, GIVEN_UP, Attempts
@@ -23,8 +25,6 @@ from mailboat_agent.delta.choice import Circumstances, Offered, choose
 from mailboat_agent.delta.decoding import Decoding, decode_into
 from mailboat_agent.delta.delivery import FailedDelta, Tally
 from mailboat_agent.delta.failure import DeltaFailed, Reason
-from mailboat_agent.part_file import Hashed, Progress
-from mailboat_agent.release_store import OPEN_FLAGS, ReleaseStore
 from mailboat_schemas.deltas import Delta
 from mailboat_schemas.errors import (
     ArtifactMissing,
@@ -35,7 +35,7 @@ from mailboat_schemas.errors import (
 )
 
 if TYPE_CHECKING:
-    from mailboat_agent.download import HttpsSource
+    from mailboat_agent.artifacts.download import HttpsSource
 
 # Transfers of one patch that end without one byte more than before. A link that is cut every few
 # seconds brings some each time; a server that keeps back the patch alone shall not keep back the

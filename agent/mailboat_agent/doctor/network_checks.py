@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from mailboat_agent.config import AgentConfig
 from mailboat_agent.doctor.finding import Finding, Findings, fail, ok, skip
-from mailboat_agent.identity import tls_context
+from mailboat_agent.identity.device_key import tls_context
 from mailboat_schemas.errors import ConfigurationInvalid
 
 LOOKUP_SECONDS_MAX = 5.0

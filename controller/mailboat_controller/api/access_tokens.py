@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
-from mailboat_controller.access import Role, new_token
+from mailboat_controller.access.people import Role, new_token
 from mailboat_controller.api.authentication import refuse_ended
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Operator, Viewer

@@ -11,12 +11,12 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
+from mailboat_controller.access.artifact_tokens import LIFE_MAX, Grant
 from mailboat_controller.api import etags
 from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.identity import Caller, Downloader, Fetcher, Person, Publisher
 from mailboat_controller.api.problems import problem
-from mailboat_controller.artifact_tokens import LIFE_MAX, Grant
-from mailboat_controller.artifacts import Upload, missing_artifact
+from mailboat_controller.artifacts.directory import Upload, missing_artifact
 from mailboat_controller.store import audit
 from mailboat_schemas.names import DIGEST_PATTERN, Digest
 

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
+from mailboat_controller.access.rate_limits import RateLimited
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Reader
 from mailboat_controller.api.limits import NUMBER_MAX, PRINTED
-from mailboat_controller.rate_limits import RateLimited
 from mailboat_controller.store import audit
 
 PAGE_ROWS_MAX = 500

@@ -11,11 +11,11 @@ from typing import Any
 
 import structlog
 
-from mailboat_controller.access import TOKEN_PREFIX, Role, Token, parse_token
+from mailboat_controller.access.artifact_tokens import TOKEN_PREFIX as ARTIFACT_PREFIX
+from mailboat_controller.access.artifact_tokens import ArtifactTokenElsewhere, Grant
+from mailboat_controller.access.people import TOKEN_PREFIX, Role, Token, parse_token
 from mailboat_controller.api.context import ApiContext
 from mailboat_controller.api.identity import Caller, Person, Revoked, check_registry
-from mailboat_controller.artifact_tokens import TOKEN_PREFIX as ARTIFACT_PREFIX
-from mailboat_controller.artifact_tokens import ArtifactTokenElsewhere, Grant
 from mailboat_controller.https_server import CLIENT_CERTIFICATE, EXTENSION
 from mailboat_controller.pki.certificates import end_of, holder_of
 from mailboat_controller.store import access_tokens, credentials, devices

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from mailboat_controller.api.authentication import certificate_of
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Device, Publisher, Reader
-from mailboat_controller.content_keys import missing_content_key
+from mailboat_controller.content.keys import missing_content_key
 from mailboat_controller.pki.certificates import public_key_of
 from mailboat_controller.store import content_keys
 from mailboat_schemas.content_key import (

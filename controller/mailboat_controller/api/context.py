@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from mailboat_controller.artifact_tokens import ArtifactTokens
-from mailboat_controller.artifacts import Artifacts
+from mailboat_controller.access.artifact_tokens import ArtifactTokens
+from mailboat_controller.artifacts.directory import Artifacts
 from mailboat_controller.config import ControllerSettings
-from mailboat_controller.content_keys import ContentKeys
+from mailboat_controller.content.keys import ContentKeys
 from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.rollout.state import Trigger
 from mailboat_controller.store.engine import Store

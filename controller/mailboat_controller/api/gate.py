@@ -13,6 +13,8 @@ from datetime import timedelta
 import structlog
 from fastapi.concurrency import run_in_threadpool
 
+from mailboat_controller.access.artifact_tokens import Grant
+from mailboat_controller.access.rate_limits import AuditBound, Buckets, RateLimited, network_of
 from mailboat_controller.api.authentication import (
     TokenInUrl,
     TokenRefused,
@@ -23,8 +25,6 @@ from mailboat_controller.api.context import ApiContext
 from mailboat_controller.api.identity import IDENTITY, Caller, Identity, Person
 from mailboat_controller.api.limits import App, Message, Receive, Send, drain
 from mailboat_controller.api.problems import problem_of
-from mailboat_controller.artifact_tokens import Grant
-from mailboat_controller.rate_limits import AuditBound, Buckets, RateLimited, network_of
 from mailboat_controller.store import audit
 from mailboat_schemas.errors import MailboatError, NotPermitted, Transient
 

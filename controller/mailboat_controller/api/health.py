@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from mailboat_controller.api import trust
 from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.identity import Reader
-from mailboat_controller.content_kek import KekUnusable
+from mailboat_controller.content.kek import KekUnusable
 from mailboat_controller.trust import expiry
 from mailboat_controller.trust.expiry import Level
 from mailboat_schemas import CONTRACT_VERSION

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from mailboat_controller.access import PEOPLE, Role
+from mailboat_controller.access.artifact_tokens import ArtifactTokenElsewhere, Grant
+from mailboat_controller.access.people import PEOPLE, Role
 from mailboat_controller.api.context import ApiContext
-from mailboat_controller.artifact_tokens import ArtifactTokenElsewhere, Grant
 from mailboat_controller.pki.certificates import Holder, public_key_of
 from mailboat_controller.store import audit, credentials, devices
 from mailboat_schemas.enrolment import Kind

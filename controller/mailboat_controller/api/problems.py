@@ -11,11 +11,11 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from mailboat_controller.access.artifact_tokens import ArtifactTokenExpired, ArtifactTokenInvalid
+from mailboat_controller.access.rate_limits import RateLimited
 from mailboat_controller.api.authentication import TokenInUrl, TokenRefused
 from mailboat_controller.api.context import context_of
 from mailboat_controller.api.identity import IdentityRequired
-from mailboat_controller.artifact_tokens import ArtifactTokenExpired, ArtifactTokenInvalid
-from mailboat_controller.rate_limits import RateLimited
 from mailboat_controller.store.engine import DatabaseUnusable
 from mailboat_schemas.errors import (
     ArtifactMissing,

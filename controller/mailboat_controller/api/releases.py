@@ -7,12 +7,13 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from mailboat_controller import release_standing, rollout_facts
+from mailboat_controller import rollout_facts
 from mailboat_controller.api import etags
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import AnyHolder, Approver, Reader
 from mailboat_controller.api.limits import Reason
-from mailboat_controller.release_standing import Deed, ReleaseStanding, Standing
+from mailboat_controller.releases import standing as release_standing
+from mailboat_controller.releases.standing import Deed, ReleaseStanding, Standing
 from mailboat_controller.store import releases, rollouts
 from mailboat_controller.store.releases import ReleaseRow
 from mailboat_controller.store.transaction import Transaction

@@ -9,7 +9,7 @@ from mailboat_controller.api.authentication import certificate_of
 from mailboat_controller.api.context import Context, context_of
 from mailboat_controller.api.identity import CertificateRequired, Device
 from mailboat_controller.pki.certificates import public_key_of
-from mailboat_controller.renewal import Renewals, Terms
+from mailboat_controller.pki.renewal import Renewals, Terms
 from mailboat_schemas.enrolment import (
     Challenge,
     ChallengeRequest,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
 
-from mailboat_controller.access import Role
+from mailboat_controller.access.people import Role
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.etags import MSGPACK
 from mailboat_controller.api.identity import Caller, Person, Submitter

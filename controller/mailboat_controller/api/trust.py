@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from mailboat_controller.access import Role
+from mailboat_controller.access.people import Role
 from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.identity import Caller, Reader, require
 from mailboat_controller.api.limits import Reason

@@ -10,7 +10,7 @@ from mailboat_schemas.errors import ArtifactMissing, ConfigurationInvalid, NotFo
 
 if TYPE_CHECKING:
     from mailboat_controller.client import ApiClient
-    from mailboat_controller.release_build import Build
+    from mailboat_controller.releases.build import Build
 
 app = typer.Typer(no_args_is_help=True, help="Content keys: the keys of encrypted releases.")
 
@@ -38,7 +38,7 @@ def put(
     as_json: options.Json = False,
 ) -> None:
     """Hand a build's content key to the controller, which gives it to devices, wrapped."""
-    from mailboat_controller.release_build import read_build
+    from mailboat_controller.releases.build import read_build
 
     built = read_build(directory)
     if not built.document.content_keys:
@@ -73,7 +73,7 @@ def hand_over(api: "ApiClient", built: "Build", source: str | None) -> int:
         ConfigurationInvalid: it lacks the key, and here it is not either.
         WrongContentKey: the key at hand is not the build's.
     """
-    from mailboat_controller.content_key_file import held_key
+    from mailboat_controller.content.key_file import held_key
     from mailboat_schemas.content_key import require_key
 
     handed = 0

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mailboat_controller.access import DAYS_DEFAULT, Role
+from mailboat_controller.access.people import DAYS_DEFAULT, Role
 from mailboat_controller.cli import options, output
 from mailboat_schemas.enrolment import Kind
 
@@ -48,8 +48,8 @@ def init(
     Run it again with --trust to bring in a trust ceremony that was held later.
     """
     from mailboat_controller import data_directory
+    from mailboat_controller.access.token_directory import issue_token
     from mailboat_controller.config import CONFIG_FILE, load
-    from mailboat_controller.token_directory import issue_token
 
     config = data_dir / CONFIG_FILE
     if config.exists() and trust is not None:

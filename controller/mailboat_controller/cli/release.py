@@ -12,7 +12,7 @@ from mailboat_controller.cli.release_build_approval import current_role
 from mailboat_schemas.errors import ConfigurationInvalid
 
 if TYPE_CHECKING:
-    from mailboat_controller.release_build import Build
+    from mailboat_controller.releases.build import Build
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,8 +42,8 @@ def build(
     as_json: options.Json = False,
 ) -> None:
     """Turn a YAML and the files beside it into a release document. Same input, same bytes."""
-    from mailboat_controller.content_key_file import key_of_build
-    from mailboat_controller.release_build import build_release
+    from mailboat_controller.content.key_file import key_of_build
+    from mailboat_controller.releases.build import build_release
 
     key = key_of_build(out, content_key) if encrypt or content_key is not None else None
     with progress(f"build {source}", shown=not as_json) as report:
@@ -77,7 +77,7 @@ def sign(
     """State that this release exists, with these bytes: the release role's next version."""
     from mailboat_controller.authority.keys import open_signer
     from mailboat_controller.authority.roles import add_release
-    from mailboat_controller.release_build import read_build
+    from mailboat_controller.releases.build import read_build
     from mailboat_schemas.trust import release_role
 
     built = read_build(directory)
@@ -125,7 +125,7 @@ def submit(
         )
         return
     from mailboat_controller.connection_file import load_connection
-    from mailboat_controller.release_build import read_build
+    from mailboat_controller.releases.build import read_build
     from mailboat_schemas.codec import encode
     from mailboat_schemas.submission import Submission
 

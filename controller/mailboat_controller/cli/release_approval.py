@@ -63,7 +63,7 @@ def approve(
     VERSION: fetches the release, shows it, asks, signs and submits.
     """
     from mailboat_controller.cli import release_build_approval
-    from mailboat_controller.release_build import plan_of
+    from mailboat_controller.releases.build import plan_of
     from mailboat_schemas.documents import Rollout
     from mailboat_schemas.documents.yaml_source import load_document
 
@@ -202,7 +202,7 @@ def _held(api: "ApiClient", model: str, trust_root: Path | None) -> dict[str, by
 def _review(
     api: "ApiClient", model: str, content: bytes, standing: dict[str, Any], draft: "Pending"
 ) -> Iterator[str]:
-    from mailboat_controller.approval_review import differences, release_sentences
+    from mailboat_controller.releases.approval_review import differences, release_sentences
     from mailboat_schemas.documents.release import ReleaseDocument
 
     document = ReleaseDocument.parse(content)
@@ -233,7 +233,7 @@ def _still_approved(
 
 
 def _plan(plan: Any) -> Iterator[str]:
-    from mailboat_controller.approval_review import plan_sentences
+    from mailboat_controller.releases.approval_review import plan_sentences
 
     return plan_sentences(plan)
 

@@ -9,7 +9,7 @@ from mailboat_controller.cli import options, output
 from mailboat_schemas.errors import ConfigurationInvalid, Conflict
 
 if TYPE_CHECKING:
-    from mailboat_controller.release_build import Build
+    from mailboat_controller.releases.build import Build
     from mailboat_schemas.documents.rollout import RolloutRelease
     from mailboat_schemas.plan import Plan
 
@@ -25,10 +25,10 @@ def approve_build(
     as_json: bool,
 ) -> None:
     """Write the approval role's next version into the build."""
-    from mailboat_controller.approval_review import plan_sentences
     from mailboat_controller.authority.keys import open_signer
     from mailboat_controller.authority.roles import add_approval
-    from mailboat_controller.release_build import read_build
+    from mailboat_controller.releases.approval_review import plan_sentences
+    from mailboat_controller.releases.build import read_build
     from mailboat_schemas.trust import approval_role
 
     built = read_build(directory)
@@ -60,11 +60,11 @@ def cosign(
     as_json: options.Json = False,
 ) -> None:
     """Add an approver's signature to the approval in a build; for k-of-n, on their own machine."""
-    from mailboat_controller.approval_review import plan_sentences, release_sentences
     from mailboat_controller.authority.approvals import cosign as add_signature
     from mailboat_controller.authority.approvals import plan_in
     from mailboat_controller.authority.keys import open_signer
-    from mailboat_controller.release_build import read_build
+    from mailboat_controller.releases.approval_review import plan_sentences, release_sentences
+    from mailboat_controller.releases.build import read_build
     from mailboat_schemas.trust import approval_role
 
     built = read_build(directory)

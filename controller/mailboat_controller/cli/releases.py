@@ -39,7 +39,7 @@ def show_release(
     as_json: options.Json = False,
 ) -> None:
     """One release: what is in it, who decided what about it and why, its plan and rollouts."""
-    from mailboat_controller.approval_review import plan_sentences, release_sentences
+    from mailboat_controller.releases.approval_review import plan_sentences, release_sentences
     from mailboat_schemas.documents.release import ReleaseDocument
     from mailboat_schemas.plan import Plan
 

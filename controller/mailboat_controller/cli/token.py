@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mailboat_controller.access import DAYS_DEFAULT, DAYS_MAX, Role
+from mailboat_controller.access.people import DAYS_DEFAULT, DAYS_MAX, Role
 from mailboat_controller.cli import options, output
 
 app = typer.Typer(
@@ -48,8 +48,8 @@ def issue(
     as_json: options.Json = False,
 ) -> None:
     """Make a token and a connection file. Needs the controller's data directory."""
+    from mailboat_controller.access.token_directory import issue_token
     from mailboat_controller.config import load
-    from mailboat_controller.token_directory import issue_token
 
     connection = issue_token(
         load(config),
@@ -76,8 +76,8 @@ def list_tokens(
         with options.client(connection) as client:
             rows = client.get("/v1/access-tokens")
     else:
+        from mailboat_controller.access.token_directory import list_tokens as listed
         from mailboat_controller.config import load
-        from mailboat_controller.token_directory import list_tokens as listed
 
         rows = [
             {
@@ -115,8 +115,8 @@ def revoke(
             )
         count = found["revoked"]
     else:
+        from mailboat_controller.access.token_directory import revoke_tokens
         from mailboat_controller.config import load
-        from mailboat_controller.token_directory import revoke_tokens
 
         count = revoke_tokens(
             load(config),

@@ -5,7 +5,7 @@ from pathlib import Path
 from mailboat_controller.demo.fleet import Fleet
 from mailboat_controller.demo.models import MODEL_NAME
 from mailboat_controller.demo.narrator import StepFailed
-from mailboat_controller.release_build import Build, read_build
+from mailboat_controller.releases.build import Build, read_build
 
 _ROLLOUT = """\
 apiVersion: mailboat/v1

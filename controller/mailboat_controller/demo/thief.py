@@ -19,7 +19,7 @@ from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.client import ApiClient
 from mailboat_controller.demo.fleet import FLEET, Fleet
 from mailboat_controller.demo.models import CLASSES, MODEL_NAME
-from mailboat_controller.release_build import Build
+from mailboat_controller.releases.build import Build
 from mailboat_controller.trust.bundle import compose_bundle
 from mailboat_schemas import topics
 from mailboat_schemas.codec import encode

@@ -7,11 +7,11 @@ from datetime import datetime
 
 import structlog
 
-from mailboat_controller.admission import Admission
 from mailboat_controller.ingest.batch import Ingested, ingest
 from mailboat_controller.metrics import Metrics
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.mqtt.link import Link
+from mailboat_controller.releases.admission import Admission
 from mailboat_controller.store import quarantine
 from mailboat_controller.store.engine import Store
 from mailboat_controller.wake import Wake

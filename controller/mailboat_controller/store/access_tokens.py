@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from mailboat_controller.access import RENEWABLE, Role, Token
+from mailboat_controller.access.people import RENEWABLE, Role, Token
 from mailboat_controller.store.access_tables import access_tokens as _tokens
 from mailboat_controller.store.instants import from_ms, to_ms
 from mailboat_schemas.errors import Conflict

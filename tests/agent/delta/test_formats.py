@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mailboat_agent.artifacts.download import HttpsSource
+from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.delta.choice import Offered
 from mailboat_agent.delta.decoding import Decoding, decode_into
 from mailboat_agent.delta.delivery import Tally
 from mailboat_agent.delta.failure import DeltaFailed, Reason
 from mailboat_agent.delta.room import DeltaRoom
-from mailboat_agent.download import HttpsSource
-from mailboat_agent.identity import tls_context
-from mailboat_agent.release_store import ReleaseStore
+from mailboat_agent.identity.device_key import tls_context
 from mailboat_controller.deltas import portfolio
 from mailboat_controller.deltas.portfolio import Candidate
 from mailboat_controller.deltas.tensor_delta import build_tensor_delta

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from agent_box import AgentBox
-from mailboat_agent.download import HttpsSource
+from mailboat_agent.artifacts.download import HttpsSource
 from mailboat_schemas.deltas import DeliveryOutcome, delivery_of
 from mailboat_schemas.events import EventKind
 from model_fleet import MODEL, ArtifactServer, Certificates, ModelFleet

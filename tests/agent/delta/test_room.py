@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from kill_points import killed_at_each_point, refused_at_each_point
+from mailboat_agent.artifacts.download import HttpsSource
+from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.delta.attempts import ATTEMPTS_MAX, Attempts
 from mailboat_agent.delta.choice import Offered
 from mailboat_agent.delta.decoding import Decoding
 from mailboat_agent.delta.delivery import Tally
 from mailboat_agent.delta.room import DeltaRoom
-from mailboat_agent.download import HttpsSource
-from mailboat_agent.identity import tls_context
-from mailboat_agent.release_store import ReleaseStore
+from mailboat_agent.identity.device_key import tls_context
 from mailboat_controller.deltas.zstd_patch import build_zstd_patch, describe
 from mailboat_schemas.errors import DiskFull, DownloadInterrupted
 from model_fleet import MIB, ArtifactServer, Certificates

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import structlog
 
-from mailboat_controller.access import Role, Token, new_token
+from mailboat_controller.access.people import Role, Token, new_token
+from mailboat_controller.access.token_directory import revoke_tokens
 from mailboat_controller.api.gate import AUDITED_PER_MINUTE
 from mailboat_controller.store import access_tokens, audit
-from mailboat_controller.token_directory import revoke_tokens
 from mailboat_schemas.codec import encode
 from mailboat_schemas.submission import Submission
 from running_api import Answer, RunningApi, running_api

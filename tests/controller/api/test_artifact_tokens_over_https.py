@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from mailboat_controller import data_directory
-from mailboat_controller.access import Role
+from mailboat_controller.access.people import Role
 from mailboat_schemas.enrolment import Kind
 from running_api import Answer, RunningApi
 

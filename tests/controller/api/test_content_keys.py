@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import text
 
-from mailboat_controller import content_keys as content_keys_module
 from mailboat_controller.authority import roles
 from mailboat_controller.authority.keys import load_key
-from mailboat_controller.content_kek import FileKek
-from mailboat_controller.content_keys import ContentKeyNotAssigned, ContentKeys
+from mailboat_controller.content import keys as content_keys_module
+from mailboat_controller.content.kek import FileKek
+from mailboat_controller.content.keys import ContentKeyNotAssigned, ContentKeys
 from mailboat_controller.store import devices, trust_roles
 from mailboat_schemas.codec import encode
 from mailboat_schemas.content_key import (

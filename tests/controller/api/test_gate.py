@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mailboat_controller.access import new_token
+from mailboat_controller.access.people import new_token
 from mailboat_controller.api.gate import SPREAD_SECONDS, _source
 from running_api import Answer, RunningApi, running_api
 

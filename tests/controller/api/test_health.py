@@ -10,8 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from mailboat_controller.api import health
-from mailboat_controller.content_kek import KEK_BYTES
-from mailboat_controller.content_keys import ContentKeys
+from mailboat_controller.content.kek import KEK_BYTES
+from mailboat_controller.content.keys import ContentKeys
 from mailboat_controller.ground import _look_at_content_keys
 from mailboat_schemas.content_key import content_key_id
 from running_api import RunningApi, running_api

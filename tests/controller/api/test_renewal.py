@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from mailboat_controller import renewal
+from mailboat_controller.pki import renewal
 from mailboat_controller.store import all_tables, audit, device_certificates, devices
 from mailboat_schemas.enrolment import renewal_proof
 from mailboat_schemas.envelope import PayloadType, sign_as_device

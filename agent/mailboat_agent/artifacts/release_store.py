@@ -1,0 +1,326 @@
+"""Files by their sha256: everything a device can serve, each byte of it verified.
+
+``store/<sha256>`` is immutable (0444) and named after its content; ``staging/<sha256>.part`` is a
+download that may go on after a restart; ``damaged/`` keeps the last files that stopped matching
+their name, as evidence. A name appears in the store only after its content was made durable and
+hashed through the very descriptor that was synced.
+"""
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from pathlib import Path
+
+from mailboat_agent import ballast
+from mailboat_agent.artifacts.part_file import Hashed
+from mailboat_agent.artifacts.wrapped_keys import WrappedKeys
+from mailboat_agent.atomic_file import (
+    DiskFailing,
+    disk_error,
+    disk_errors,
+    fsync_directory,
+    write_new_durably,
+)
+from mailboat_schemas.errors import (
+    ArtifactMissing,
+    DigestMismatch,
+    DownloadInterrupted,
+    PayloadTooLarge,
+)
+from mailboat_schemas.names import DIGEST_PATTERN
+
+READ_BYTES = 1 << 20
+# Without O_NONBLOCK a named pipe in the place of a file would be waited for, for ever.
+OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+DAMAGED_FILES_MAX = 2  # evidence is good, but it takes the room of the release that replaces it
+_PART_SUFFIX = ".part"
+_DIGEST = re.compile(DIGEST_PATTERN)
+
+
+class ReleaseStore:
+    def __init__(self, data_dir: Path) -> None:
+        """Makes the directories and the ballast; removes nothing.
+
+        Raises:
+            DiskFailing: the data directory cannot be written at all.
+        """
+        self._data_dir = data_dir
+        self._store = data_dir / "store"
+        self._staging = data_dir / "staging"
+        self._damaged = data_dir / "damaged"
+        self.content_keys = WrappedKeys(data_dir)  # of what is encrypted in the store
+        for directory in (data_dir, self._store, self._staging, self._damaged):
+            # A full disk may refuse a directory that only a first install needs: admit() says so.
+            with suppress(OSError):
+                directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not data_dir.is_dir():
+            raise DiskFailing(
+                f"The data directory {data_dir} cannot be made.",
+                next_step="make it writable for the user the agent runs as.",
+            )
+        self.restore_ballast()
+
+    @property
+    def data_dir(self) -> Path:
+        return self._data_dir
+
+    # --- what is there -------------------------------------------------------------------------
+
+    def has(self, digest: str) -> bool:
+        """Whether a file of that name is there; `open_verified` says whether it is whole."""
+        return self.path(digest).is_file()
+
+    def digests(self) -> frozenset[str]:
+        return frozenset(path.name for path in _entries(self._store) if _is_digest(path.name))
+
+    def path(self, digest: str) -> Path:
+        if not _is_digest(digest):
+            raise ValueError(f"not a sha256: {digest[:80]!r}")
+        return self._store / digest
+
+    def open_verified(self, digest: str) -> int:
+        """A descriptor whose bytes have this digest, at offset 0. The caller closes it.
+
+        Raises:
+            ArtifactMissing: not in the store.
+            DigestMismatch: damaged; it is set aside and is missing from now on.
+        """
+        path = self.path(digest)
+        try:
+            descriptor = os.open(path, OPEN_FLAGS)
+        except FileNotFoundError as error:
+            raise _missing(digest) from error
+        except OSError as error:
+            raise self._mismatch(digest, f"unreadable ({error.strerror})") from error
+        try:
+            actual = _hash_regular_file(descriptor)
+        except OSError as error:  # a bad sector
+            os.close(descriptor)
+            raise self._mismatch(digest, f"unreadable ({error.strerror})") from error
+        if actual != digest:
+            os.close(descriptor)
+            raise self._mismatch(digest, actual)
+        return descriptor
+
+    def read_verified(self, digest: str, bytes_max: int) -> bytes:
+        """The content, read and hashed in one go.
+
+        Raises:
+            PayloadTooLarge: more than ``bytes_max``.
+            ArtifactMissing, DigestMismatch: as `open_verified`.
+        """
+        descriptor = self.open_verified(digest)
+        with os.fdopen(descriptor, "rb") as file:
+            content = file.read(bytes_max + 1)
+        if len(content) > bytes_max:
+            raise PayloadTooLarge("stored document", len(content), bytes_max)
+        # The file was hashed and then read: what is handed out is hashed itself.
+        actual = hashlib.sha256(content).hexdigest()
+        if actual != digest:
+            raise self._mismatch(digest, actual)
+        return content
+
+    def _mismatch(self, digest: str, actual: str) -> DigestMismatch:
+        """Sets a damaged file aside, so that nobody tries it again, and says so."""
+        with suppress(OSError):  # on a file system gone read-only it stays, and is refused again
+            self.path(digest).replace(self._damaged / digest)
+            for path in _oldest_first(self._damaged)[:-DAMAGED_FILES_MAX]:
+                path.unlink()
+            fsync_directory(self._store)
+        return DigestMismatch(f"Stored file {digest[:16]}", digest, actual)
+
+    # --- how it gets there ---------------------------------------------------------------------
+
+    def staging_path(self, digest: str) -> Path:
+        return self._staging / (self.path(digest).name + _PART_SUFFIX)
+
+    def staged_bytes(self, digest: str) -> int:
+        try:
+            return self.staging_path(digest).stat().st_size
+        except OSError:
+            return 0
+
+    def admit(self, digest: str, length: int, hashed: Hashed | None = None) -> None:
+        """Move a finished staging file into the store. May be repeated after a crash.
+
+        Args:
+            hashed: what the download hashed as it came and made durable. It counts only for that
+                very file, untouched since; any other is hashed here.
+
+        Raises:
+            ArtifactMissing: neither staged nor stored.
+            DownloadInterrupted: shorter than ``length`` bytes; the part stays, to be resumed.
+            DigestMismatch: other bytes; the part is deleted, to be downloaded from the start.
+            DiskFull, DiskFailing: nothing has changed in the store.
+        """
+        part = self.staging_path(digest)
+        try:
+            descriptor = os.open(part, OPEN_FLAGS)
+        except FileNotFoundError as error:
+            if not self.has(digest):
+                raise _missing(digest) from error
+            self._make_names_durable()  # a crash may have come right after the rename
+            return
+        except OSError as error:
+            raise disk_error(error, "opening a staged file") from error
+        try:
+            with disk_errors("making a staged file durable"):
+                self._admit_descriptor(descriptor, digest, length, hashed)
+                part.replace(self.path(digest))
+        finally:
+            os.close(descriptor)
+        self._make_names_durable()
+
+    def _admit_descriptor(
+        self, descriptor: int, digest: str, length: int, hashed: Hashed | None
+    ) -> None:
+        """Content durable, then hashed through the same descriptor, then read-only."""
+        size_bytes = os.fstat(descriptor).st_size
+        if size_bytes < length:
+            raise DownloadInterrupted(
+                f"Only {size_bytes} of {length} bytes of {digest[:16]} are here.",
+                next_step="nothing; the download goes on where it stopped.",
+            )
+        try:
+            os.fsync(descriptor)
+            if size_bytes != length:
+                actual = "too long"
+            elif hashed is not None and hashed == Hashed.of(descriptor, hashed.sha256):
+                actual = hashed.sha256
+            else:
+                actual = _hash_regular_file(descriptor)
+        except OSError:
+            # After a failed fsync nobody knows which bytes reached the disk.
+            with suppress(OSError):
+                self.staging_path(digest).unlink()
+            raise
+        if actual != digest:
+            self.staging_path(digest).unlink()
+            raise DigestMismatch(f"File {digest[:16]}", digest, actual)
+        os.fchmod(descriptor, 0o444)
+
+    def _make_names_durable(self) -> None:
+        with disk_errors("making a new name durable"):
+            fsync_directory(self._store)
+            fsync_directory(self._staging)
+
+    def put(self, content: bytes) -> str:
+        """Store something small, such as a release document; returns its digest.
+
+        Raises:
+            DiskFull, DiskFailing: nothing has changed in the store.
+        """
+        digest = hashlib.sha256(content).hexdigest()
+        if self.has(digest):
+            with suppress(DigestMismatch, ArtifactMissing):
+                os.close(self.open_verified(digest))
+                return digest
+        part = self.staging_path(digest)
+        with disk_errors("storing a document"):
+            try:
+                write_new_durably(part, content, mode=0o600)
+            except OSError:
+                with suppress(OSError):
+                    part.unlink()
+                raise
+        self.admit(digest, len(content))
+        return digest
+
+    # --- room ----------------------------------------------------------------------------------
+
+    def free_bytes(self) -> int:
+        """What could be written, the ballast given up; 0 when the disk does not answer."""
+        try:
+            status = os.statvfs(self._data_dir)
+        except OSError:
+            return 0
+        return status.f_bavail * status.f_frsize + ballast.ballast_bytes(self._data_dir)
+
+    def stored_bytes(self) -> int:
+        return _sizes(self._store)
+
+    def staged_bytes_of_all(self) -> int:
+        return _sizes(self._staging)
+
+    def give_up_ballast(self) -> None:
+        ballast.give_up_ballast(self._data_dir)
+
+    def restore_ballast(self) -> None:
+        ballast.restore_ballast(self._data_dir)
+
+    def collect_garbage(self, keep: AbstractSet[str]) -> int:
+        """Unlink what is not in ``keep``, in the store and in staging; returns the bytes freed.
+        Content keys that it does not name go as well.
+
+        Call it last, when the state no longer names what goes. A file that somebody has open stays
+        readable for them.
+        """
+        self.content_keys.remove_others(keep)
+        freed = _unlink_others(self._store, lambda name: name in keep)
+        freed += _unlink_others(
+            self._staging,
+            lambda name: name.endswith(_PART_SUFFIX) and name.removesuffix(_PART_SUFFIX) in keep,
+        )
+        return freed
+
+
+def _is_digest(text: str) -> bool:
+    return _DIGEST.fullmatch(text) is not None
+
+
+def _missing(digest: str) -> ArtifactMissing:
+    return ArtifactMissing(
+        f"File {digest[:16]} is not in the store.",
+        next_step="nothing; it is downloaded when a release needs it.",
+    )
+
+
+def _hash_regular_file(descriptor: int) -> str:
+    """The sha256 of everything behind a descriptor, which stands at offset 0 afterwards."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return "not a file"
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    digest = hashlib.sha256()
+    while chunk := os.read(descriptor, READ_BYTES):
+        digest.update(chunk)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return digest.hexdigest()
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return [path for path in directory.iterdir() if not path.is_dir()]
+    except OSError:
+        return []
+
+
+def _sizes(directory: Path) -> int:
+    """Of all files together. What goes away meanwhile is not counted."""
+    size_bytes = 0
+    for path in _entries(directory):
+        with suppress(OSError):
+            size_bytes += path.lstat().st_size
+    return size_bytes
+
+
+def _oldest_first(directory: Path) -> list[Path]:
+    return sorted(_entries(directory), key=lambda path: path.lstat().st_ctime_ns)
+
+
+def _unlink_others(directory: Path, keeps: Callable[[str], bool]) -> int:
+    """Best effort: what cannot be unlinked today is garbage tomorrow as well."""
+    freed = 0
+    for path in _entries(directory):
+        if keeps(path.name):
+            continue
+        with suppress(OSError):
+            size_bytes = path.lstat().st_size
+            path.unlink()
+            freed += size_bytes
+    with suppress(OSError):
+        fsync_directory(directory)
+    return freed

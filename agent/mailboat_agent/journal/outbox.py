@@ -1,0 +1,264 @@
+"""The device's half of the outbox protocol: go-back-N over a broker that may forget anything.
+
+No network and no clock; rows come from the journal. A row leaves the journal only on the
+controller's watermark. After a (re)connect, and when nothing has moved for a while, a hello asks
+for the watermark; the answer says where to send from. Whatever is lost, doubled or late, every row
+arrives exactly once and in order, because the controller stores only the row after its watermark.
+
+Source: MQTT.md section 3, measured over broker, controller and device kills.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from mailboat_agent.journal.event_journal import Journal
+from mailboat_agent.update.retry import retry_delay_seconds
+from mailboat_schemas.codec import WireModel, encode
+from mailboat_schemas.envelope import PayloadType
+from mailboat_schemas.events import EVENTS_PER_BATCH_MAX, EventBatch
+from mailboat_schemas.reports import Ack, Hello, Span, TelemetryBatch, TelemetryWindow
+from mailboat_schemas.topics import Channel
+
+Seal = Callable[[str, bytes], bytes]  # payload type, payload -> bytes of the signed envelope
+
+HELLO_AFTER_SECONDS = 3.0  # without progress while rows wait
+HELLO_AFTER_SECONDS_MAX = 60.0
+REWIND_AGAIN_AFTER_SECONDS = 1.0  # one gap makes the controller ask once for each batch behind it
+BATCHES_IN_FLIGHT_MAX = 8  # of events; a link of 1 s round trip still moves 800 of them a second
+# Windows have gaps where some were merged, so the controller cannot see that a batch is missing:
+# one at a time.
+TELEMETRY_BATCHES_IN_FLIGHT_MAX = 1
+EVENT_BATCH_BYTES_MAX = 96 * 1024  # of rows; leaves room for the envelope under 112 KiB
+TELEMETRY_WINDOWS_PER_BATCH_MAX = 200
+TELEMETRY_BATCH_BYTES_MAX = 192 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message to publish, QoS 1, not retained."""
+
+    channel: Channel
+    payload: bytes
+
+
+@dataclass(slots=True)
+class _Stream:
+    """Where one stream stands: acknowledged ≤ sent ≤ last row."""
+
+    acked: int
+    sent: int
+    sent_ever: int  # an ack beyond it was not earned by anything this outbox said
+    in_flight: list[int] = field(default_factory=list)  # last sequence of each batch
+    rewound_at: float | None = None
+    # When to ask what became of what is in flight. Each stream has its own: telemetry that moves
+    # says nothing about an event batch that the broker forgot.
+    patience_until: float = 0.0
+
+    @classmethod
+    def of(cls, span: Span) -> "_Stream":
+        # An earlier life of this process may have sent any row that is here.
+        return cls(acked=span.first - 1, sent=span.first - 1, sent_ever=span.last)
+
+    def take_ack(self, acked: int) -> bool:
+        """Whether it moved. Acks only ever move forward."""
+        if not self.acked < acked <= self.sent_ever:
+            return False
+        self.acked = acked
+        self.sent = max(self.sent, acked)
+        self.in_flight = [last for last in self.in_flight if last > acked]
+        self.rewound_at = None
+        return True
+
+    def rewind(self) -> None:
+        self.sent = self.acked
+        self.in_flight = []
+
+    def rewind_unless_just_done(self, now: float) -> None:
+        recently = self.rewound_at is not None and (
+            now - self.rewound_at < REWIND_AGAIN_AFTER_SECONDS
+        )
+        if not recently:
+            self.rewind()
+            self.rewound_at = now
+
+    def note_sent(self, last: int) -> None:
+        self.sent = last
+        self.sent_ever = max(self.sent_ever, last)
+        self.in_flight.append(last)
+
+
+class Outbox:
+    """Ask `due` for what to publish; tell it what happens. Times are of a monotonic clock."""
+
+    def __init__(self, device: str, rows: Journal, seal: Seal, rng: random.Random) -> None:
+        """``seal`` signs with the device's key: nothing leaves that others could have said."""
+        self._device = device
+        self._rows = rows
+        self._seal = seal
+        self._rng = rng
+        # The journal is asked when there is something to send: a full disk may keep it closed, and
+        # that is no reason not to serve.
+        self._epoch = ""
+        self._events = self._telemetry = _Stream(acked=0, sent=0, sent_ever=0)
+        self._connected = False
+        self._waits_for_answer = False  # a hello is out: nothing is sent before its answer
+        self._undeleted = False  # rows that are acknowledged and still on the disk
+        self._hello_due_at = 0.0
+        self._hellos = 0  # in a row, without any progress
+
+    @property
+    def depth(self) -> int:
+        """Rows that the controller has not confirmed."""
+        return self.events_depth + _length(self._rows.span_telemetry())
+
+    @property
+    def events_depth(self) -> int:
+        """State events among them."""
+        return _length(self._rows.span_events())
+
+    def on_connected(self, now: float) -> None:
+        self._connected = True
+        self._hellos = 0
+        self._ask(now)
+
+    def on_disconnected(self) -> None:
+        self._connected = False
+
+    def on_not_sent(self, now: float) -> None:
+        """What `due` gave last was not taken by the link: it must be given again."""
+        self._ask(now + HELLO_AFTER_SECONDS)
+
+    def on_ack(self, ack: Ack, now: float) -> None:
+        """The controller's watermark, its signature verified; it can only move us forward."""
+        if ack.epoch != self._epoch:
+            return
+        moved = False
+        for stream, acked in (
+            (self._events, ack.events_acked),
+            (self._telemetry, ack.telemetry_acked),
+        ):
+            if stream.take_ack(acked):
+                stream.patience_until = now + self._hello_delay_seconds()
+                moved = True
+        if moved or self._undeleted:
+            self._undeleted = True  # a disk that refuses does so in this line
+            self._rows.acknowledge(self._events.acked, self._telemetry.acked)
+            self._undeleted = False
+        if self._waits_for_answer:
+            self._waits_for_answer = False
+            self._events.rewind()
+            self._telemetry.rewind()
+        elif ack.rewind:
+            self._events.rewind_unless_just_done(now)
+            self._telemetry.rewind_unless_just_done(now)
+        if moved:
+            self._hellos = 0
+
+    def due(self, now: float) -> list[Outgoing]:
+        """What to publish now, in this order; empty when there is nothing or no link."""
+        if not self._connected:
+            return []
+        if self._rows.epoch != self._epoch:
+            self._begin_epoch(now)
+        if self._hello_is_due(now):
+            return [self._hello(now)]
+        if self._waits_for_answer:
+            return []
+        idle = [each for each in (self._events, self._telemetry) if not each.in_flight]
+        outgoing = self._due_events()
+        # State events first; history only when they are all on their way.
+        if self._events.sent >= self._rows.span_events().last:
+            outgoing += self._due_telemetry()
+        for stream in idle:
+            stream.patience_until = now + self._hello_delay_seconds()
+        return outgoing
+
+    def _begin_epoch(self, now: float) -> None:
+        """The first one, or the journal was damaged and began anew: nothing of the old one will
+        ever be confirmed."""
+        self._epoch = self._rows.epoch
+        self._events = _Stream.of(self._rows.span_events())
+        self._telemetry = _Stream.of(self._rows.span_telemetry())
+        self._hellos = 0
+        self._ask(now)
+
+    # --- hello -----------------------------------------------------------------------------------
+
+    def _ask(self, at: float) -> None:
+        self._hello_due_at = at
+        self._waits_for_answer = True
+        self._events.rewind()
+        self._telemetry.rewind()
+
+    def _hello_is_due(self, now: float) -> bool:
+        if self._waits_for_answer:
+            return now >= self._hello_due_at
+        return any(
+            stream.in_flight and now >= stream.patience_until
+            for stream in (self._events, self._telemetry)
+        )
+
+    def _hello(self, now: float) -> Outgoing:
+        self._waits_for_answer = True
+        self._hellos += 1
+        self._hello_due_at = now + self._hello_delay_seconds()
+        hello = Hello(
+            device=self._device,
+            epoch=self._epoch,
+            events=self._rows.span_events(),
+            telemetry=self._rows.span_telemetry(),
+        )
+        return self._sealed(Channel.HELLO, PayloadType.HELLO, hello)
+
+    def _hello_delay_seconds(self) -> float:
+        """3 s, then growing to a minute, half of it jitter: a fleet must not ask in step."""
+        reach = min(HELLO_AFTER_SECONDS_MAX, HELLO_AFTER_SECONDS * (1 << min(self._hellos, 10)))
+        if self._hellos <= 1:
+            return HELLO_AFTER_SECONDS
+        return reach / 2 + retry_delay_seconds(0, self._rng, seconds_min=reach / 2)
+
+    # --- rows ------------------------------------------------------------------------------------
+
+    def _due_events(self) -> list[Outgoing]:
+        outgoing = []
+        while len(self._events.in_flight) < BATCHES_IN_FLIGHT_MAX:
+            events = self._rows.events_after(
+                self._events.sent, EVENTS_PER_BATCH_MAX, EVENT_BATCH_BYTES_MAX
+            )
+            if not events:
+                break
+            batch = EventBatch(
+                device=self._device,
+                epoch=self._epoch,
+                first=events[0].sequence,
+                events=tuple(events),
+            )
+            outgoing.append(self._sealed(Channel.EVENTS, PayloadType.EVENT_BATCH, batch))
+            self._events.note_sent(events[-1].sequence)
+        return outgoing
+
+    def _due_telemetry(self) -> list[Outgoing]:
+        outgoing = []
+        while len(self._telemetry.in_flight) < TELEMETRY_BATCHES_IN_FLIGHT_MAX:
+            windows: Sequence[TelemetryWindow] = self._rows.windows_after(
+                self._telemetry.sent, TELEMETRY_WINDOWS_PER_BATCH_MAX, TELEMETRY_BATCH_BYTES_MAX
+            )
+            if not windows:
+                break
+            batch = TelemetryBatch(
+                device=self._device,
+                epoch=self._epoch,
+                first=windows[0].sequence,
+                windows=tuple(windows),
+            )
+            outgoing.append(self._sealed(Channel.TELEMETRY, PayloadType.TELEMETRY_BATCH, batch))
+            self._telemetry.note_sent(windows[-1].sequence)
+        return outgoing
+
+    def _sealed(self, channel: Channel, payload_type: str, payload: WireModel) -> Outgoing:
+        return Outgoing(channel, self._seal(payload_type, encode(payload)))
+
+
+def _length(span: Span) -> int:
+    return max(0, span.last - span.first + 1)

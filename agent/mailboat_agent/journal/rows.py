@@ -1,0 +1,109 @@
+"""What the rows of the journal look like, and how each proves itself whole.
+
+SQLite has no checksums of its own: every row carries 64 bits of a hash over everything it says.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from mailboat_agent.journal.database import Connection, Damaged
+from mailboat_schemas.codec import encode
+from mailboat_schemas.errors import PayloadTooLarge
+from mailboat_schemas.events import Event
+from mailboat_schemas.reports import TelemetryWindow
+
+SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, hash BLOB NOT NULL) STRICT;
+CREATE TABLE events (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE,
+    content BLOB NOT NULL, hash BLOB NOT NULL) STRICT;
+CREATE TABLE told (sequence INTEGER PRIMARY KEY, event_id TEXT NOT NULL UNIQUE) STRICT;
+CREATE TABLE windows (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT, series TEXT NOT NULL,
+    content BLOB NOT NULL, hash BLOB NOT NULL, seconds REAL NOT NULL) STRICT
+"""
+EVENTS_FROM = """
+SELECT sequence, event_id, content, hash FROM events WHERE sequence >= ? ORDER BY sequence LIMIT ?
+"""
+WINDOWS_FROM = """
+SELECT sequence, series, content, hash FROM windows WHERE sequence >= ? ORDER BY sequence LIMIT ?
+"""
+# Neighbours of one release that may become one window, the oldest first; last those on their way to
+# the controller, which may count a window twice that changes under its number.
+PAIR_TO_MERGE = """
+SELECT sequence, following FROM (
+    SELECT sequence, LEAD(sequence) OVER neighbours AS following,
+           seconds + LEAD(seconds) OVER neighbours AS seconds
+    FROM windows WINDOW neighbours AS (PARTITION BY series ORDER BY sequence))
+WHERE following IS NOT NULL
+ORDER BY sequence <= ?, (seconds > ?) + (seconds > ?) + (seconds > ?), sequence LIMIT 1
+"""
+
+
+def encode_event(event: Event) -> bytes:
+    try:
+        return encode(event)
+    except PayloadTooLarge:
+        # A state event is never dropped; its evidence may be.
+        return encode(event.model_copy(update={"evidence": {"dropped": "too large"}}))
+
+
+def insert_window(connection: Connection, window: TelemetryWindow) -> None:
+    series = f"{window.model}/{window.digest}"
+    content = encode(window)
+    digest = row_hash(window.sequence, series, content)
+    connection.execute(
+        "INSERT INTO windows VALUES (?, ?, ?, ?, ?)",
+        (window.sequence, series, content, digest, window.seconds),
+    )
+
+
+def sequence_of(connection: Connection, event_id: str) -> int | None:
+    row = connection.execute(
+        "SELECT sequence FROM events WHERE event_id = ? "
+        "UNION ALL SELECT sequence FROM told WHERE event_id = ?",
+        (event_id, event_id),
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def last_event(connection: Connection) -> int:
+    return max(_last_given(connection, "events"), acknowledged(connection))
+
+
+def last_window(connection: Connection) -> int:
+    return _last_given(connection, "windows")
+
+
+def _last_given(connection: Connection, table: str) -> int:
+    """SQLite remembers it for AUTOINCREMENT, also when every row is gone."""
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def acknowledged(connection: Connection) -> int:
+    return int(read_meta(connection, "events_acknowledged"))
+
+
+def read_meta(connection: Connection, name: str) -> str:
+    query = "SELECT value, hash FROM meta WHERE name = ?"
+    row = connection.execute(query, (name,)).fetchone()
+    if row is None or row[1] != row_hash(0, name, str(row[0]).encode()):
+        raise Damaged(f"{name} does not hold")
+    return str(row[0])
+
+
+def set_meta(connection: Connection, name: str, value: str) -> None:
+    digest = row_hash(0, name, value.encode())
+    connection.execute("REPLACE INTO meta VALUES (?, ?, ?)", (name, value, digest))
+
+
+def row_hash(sequence: int, key: str, content: bytes) -> bytes:
+    """64 bits over everything a row says: SQLite has no checksums of its own."""
+    return hashlib.sha256(b"%d\0%b\0%b" % (sequence, key.encode(), content)).digest()[:8]
+
+
+def is_whole(row: Sequence[Any]) -> bool:
+    sequence, key, content, digest = row
+    return isinstance(content, bytes) and bool(row_hash(sequence, key, content) == digest)

@@ -1,0 +1,44 @@
+"""The release documents that this device holds: kept under their digest, read and parsed once."""
+
+import hashlib
+from collections.abc import Set as AbstractSet
+
+from mailboat_agent.artifacts.release_store import ReleaseStore
+from mailboat_schemas.desired import ManifestBundle
+from mailboat_schemas.documents.release import DOCUMENT_BYTES_MAX, ReleaseDocument
+from mailboat_schemas.errors import ArtifactMissing, ReleaseRejected
+
+
+class ReleaseDocuments:
+    def __init__(self, store: ReleaseStore) -> None:
+        self._store = store
+        self._parsed: dict[str, ReleaseDocument] = {}
+
+    def get(self, digest: str) -> ReleaseDocument | None:
+        """Checked against its digest; None when it is not here, damaged, or no document."""
+        found = self._parsed.get(digest)
+        if found is None:
+            try:
+                content = self._store.read_verified(digest, DOCUMENT_BYTES_MAX)
+                found = ReleaseDocument.parse(content)
+            except (ArtifactMissing, ReleaseRejected):
+                return None
+            self._parsed[digest] = found
+        return found
+
+    def keep(self, bundle: ManifestBundle, digest: str) -> bool:
+        """Take it from a bundle that has it, or repair it; whether it was lacking.
+
+        Raises:
+            DiskFull, DiskFailing
+        """
+        content = bundle.documents.get(digest)
+        if content is None or hashlib.sha256(content).hexdigest() != digest:
+            return False
+        was_lacking = not self._store.has(digest)
+        self._store.put(content)
+        return was_lacking
+
+    def forget_but(self, keep: AbstractSet[str]) -> None:
+        """Drop what was read of documents that nothing names any more."""
+        self._parsed = {d: each for d, each in self._parsed.items() if d in keep}
