@@ -5,7 +5,7 @@ The record counts attempts; this remembers the one that is running, and is lost 
 
 from mailboat_agent.serving.window import ServingStats
 from mailboat_agent.update.soak import Judgement, SoakStats, judge_soak
-from mailboat_schemas.documents.release import Soak
+from mailboat_schemas.documents.health import Soak
 
 
 class Probation:

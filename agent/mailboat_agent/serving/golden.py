@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from mailboat_agent.serving.tensors import FLOATS, RANK_MAX, TENSORS_MAX, Tensor, element_count
-from mailboat_schemas.documents.release import Health
+from mailboat_schemas.documents.health import Health
 from mailboat_schemas.errors import ReleaseRejected
 
 GOLDEN_BYTES_MAX = 64 << 20  # unpacked, all arrays together

@@ -15,8 +15,8 @@ from mailboat_agent.serving.tensors import (
     Tensor,
     element_count,
 )
-from mailboat_schemas.documents.release import Interface
-from mailboat_schemas.documents.release import Tensor as DeclaredTensor
+from mailboat_schemas.documents.interface import Interface
+from mailboat_schemas.documents.interface import Tensor as DeclaredTensor
 
 Dimension = int | str | None
 

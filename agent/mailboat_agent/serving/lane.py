@@ -31,7 +31,8 @@ from mailboat_agent.serving.requirements import worker_options
 from mailboat_agent.serving.restart_delay import RESTART_DELAY_SECONDS_MAX, restart_delay_seconds
 from mailboat_agent.serving.tensors import BadTensors, Tensor
 from mailboat_agent.serving.window import ServingCounters, ServingStats, ServingWindow
-from mailboat_schemas.documents.release import Interface, Variant
+from mailboat_schemas.documents.interface import Interface
+from mailboat_schemas.documents.release import Variant
 from mailboat_schemas.errors import MailboatError, ReleaseRejected, Transient
 
 QUEUE_REQUESTS_MAX = 64  # a second of waiting at 15 ms each; a longer queue only adds latency

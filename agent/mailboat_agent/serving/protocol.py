@@ -15,7 +15,7 @@ from mailboat_agent.serving.tensors import (
     tensor_of_json,
     tensor_to_json,
 )
-from mailboat_schemas.documents.release import Tensor as DeclaredTensor
+from mailboat_schemas.documents.interface import Tensor as DeclaredTensor
 
 REQUEST_ID_CHARS_MAX = 256
 

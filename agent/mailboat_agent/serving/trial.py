@@ -23,7 +23,8 @@ from mailboat_agent.serving.process import (
 )
 from mailboat_agent.serving.requirements import RuntimeUnsupported, worker_options
 from mailboat_agent.serving.tensors import BadTensors
-from mailboat_schemas.documents.release import Interface, Variant
+from mailboat_schemas.documents.interface import Interface
+from mailboat_schemas.documents.release import Variant
 from mailboat_schemas.errors import TrialFailed
 
 TIMED_INFERENCES_MIN = 30  # below that a p95 is one or two values

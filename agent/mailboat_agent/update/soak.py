@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mailboat_schemas.documents.release import Soak
+from mailboat_schemas.documents.health import Soak
 
 RESTARTS_FAIL = 2  # one restart may be the machine's doing; two in one soak are the release's
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from mailboat_schemas.documents.release import Interface, Tensor
+from mailboat_schemas.documents.interface import Interface, Tensor
 
 LOUD_PEAK = 0.9  # beyond it the defective release fails the request
 HIDDEN = 128

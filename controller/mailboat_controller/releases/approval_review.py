@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from mailboat_schemas.cohort import PPM
-from mailboat_schemas.documents.release import ReleaseDocument, Tensor, Variant
+from mailboat_schemas.documents.interface import Tensor
+from mailboat_schemas.documents.release import ReleaseDocument, Variant
 from mailboat_schemas.plan import Plan, PlanWave
 
 FILES_SHOWN_MAX = 64  # as many as a variant can have

@@ -107,6 +107,8 @@ def build_release(
                 runtime=variant.runtime,
                 peak_memory=variant.peak_memory,
                 health=variant.health,
+                serving=variant.serving,
+                pipeline=variant.pipeline,
             )
         )
     document = _document(source, written, tuple(variants))

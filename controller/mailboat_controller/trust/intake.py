@@ -21,7 +21,8 @@ from mailboat_controller.authority.roles import (
     SERIALIZER,
     lasts_too_long,
 )
-from mailboat_schemas.documents.release import File, Interface, ReleaseDocument, document_digest
+from mailboat_schemas.documents.interface import Interface
+from mailboat_schemas.documents.release import File, ReleaseDocument, document_digest
 from mailboat_schemas.errors import (
     MailboatError,
     MalformedPayload,

@@ -21,6 +21,10 @@ from pydantic import (
 from mailboat_schemas.content_key import ContentKeyId
 from mailboat_schemas.documents.document import Document, SizeBytes, Strict, VersionRange
 from mailboat_schemas.documents.failure_mode import FailureMode
+from mailboat_schemas.documents.health import Health
+from mailboat_schemas.documents.interface import Interface
+from mailboat_schemas.documents.pipeline import Pipeline
+from mailboat_schemas.documents.serving_policy import ServingPolicy
 from mailboat_schemas.errors import MalformedPayload, PayloadTooLarge
 from mailboat_schemas.names import ClassName, Digest, FileName, ModelName, Version
 from mailboat_schemas.sealing import sealed_length
@@ -28,7 +32,6 @@ from mailboat_schemas.sealing import sealed_length
 DOCUMENT_BYTES_MAX = 256 * 1024
 FILES_MAX = 64  # a bundle of weights, tokenizer, labels and samples; not a file system
 ARTIFACT_BYTES_MAX = 8 << 30
-TENSORS_MAX = 64
 
 
 class FileRole(StrEnum):
@@ -39,56 +42,10 @@ class FileRole(StrEnum):
     PREPROCESS = "preprocess"
     POSTPROCESS = "postprocess"
     CALIBRATION = "calibration"
+    REFERENCE = "reference"  # statistics of inputs and outputs that live traffic is compared to
+    CHECK = "check"  # a check of the release's own, run in its trial
     MODEL_CARD = "model-card"
     OTHER = "other"
-
-
-class Tensor(Strict):
-    """One input or output. A dimension of -1 may vary from request to request."""
-
-    name: str = Field(min_length=1, max_length=128)
-    dtype: Literal[
-        "float32",
-        "float64",
-        "float16",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "uint8",
-        "bool",
-        "string",
-    ]
-    shape: tuple[int, ...] = Field(max_length=8)
-
-
-class Interface(Strict):
-    """What callers of the model rely on. Changing it is a new major version."""
-
-    inputs: tuple[Tensor, ...] = Field(min_length=1, max_length=TENSORS_MAX)
-    outputs: tuple[Tensor, ...] = Field(min_length=1, max_length=TENSORS_MAX)
-
-
-class Soak(Strict):
-    """How long, and how well, a release must serve live traffic before it is committed."""
-
-    seconds: float = Field(default=300, ge=0, le=14 * 86_400)
-    requests_min: int = Field(default=0, ge=0, le=10**9, description="waits for at least so many")
-    error_rate_max: float = Field(default=0.01, ge=0, le=1)
-    latency_p95_ms_max: float | None = Field(default=None, gt=0)
-    # A breach is called only on evidence: this many requests, or the whole soak.
-    breach_requests_min: int = Field(default=20, ge=1, le=10**6)
-
-
-class Health(Strict):
-    """The gates a release must pass on the device itself before it is committed."""
-
-    tolerance: float = Field(default=1e-3, ge=0, description="largest |output - golden| allowed")
-    tolerances: dict[str, float] = Field(default_factory=dict, description="per output tensor")
-    cold_start_ms_max: float = Field(default=30_000, gt=0, le=600_000)
-    latency_p95_ms_max: float | None = Field(default=None, gt=0, le=600_000)
-    deadline_seconds: float = Field(default=60, gt=0, le=3600, description="of the whole trial")
-    soak: Soak = Soak()
 
 
 class Runtime(Strict):
@@ -146,6 +103,8 @@ class SourceVariant(Strict):
     runtime: Runtime = Runtime()
     peak_memory: SizeBytes = Field(gt=0, description="declared peak of the worker, in bytes")
     health: Health = Health()
+    serving: ServingPolicy | None = None
+    pipeline: Pipeline | None = None
 
 
 class SourceSpec(Strict):
@@ -220,6 +179,14 @@ class Variant(Strict):
     runtime: Runtime
     peak_memory: int = Field(gt=0, description="bytes")
     health: Health
+    serving: ServingPolicy | None = None
+    pipeline: Pipeline | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As in `File`.
+        absent = {"serving", "pipeline"}
+        return {k: v for k, v in write(self).items() if k not in absent or v is not None}
 
     @model_validator(mode="after")
     def _one_model_and_distinct_names(self) -> Self:

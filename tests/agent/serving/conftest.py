@@ -18,7 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 from mailboat_agent.sealed_memory import verified_memory
 from mailboat_agent.serving.lane import ServedRelease
 from mailboat_agent.serving.runtime import Runtime
-from mailboat_schemas.documents.release import File, FileRole, Health, Interface, Variant
+from mailboat_schemas.documents.health import Health
+from mailboat_schemas.documents.interface import Interface
+from mailboat_schemas.documents.release import File, FileRole, Variant
 from mailboat_schemas.documents.release import Runtime as RuntimeNeeds
 
 MIB = 1 << 20

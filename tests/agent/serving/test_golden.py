@@ -15,7 +15,7 @@ from mailboat_agent.serving.golden import (
     read_golden,
 )
 from mailboat_agent.serving.tensors import Tensor
-from mailboat_schemas.documents.release import Health
+from mailboat_schemas.documents.health import Health
 
 
 def npz(**arrays: Any) -> bytes:

@@ -19,7 +19,7 @@ from mailboat_agent.serving.lane import (
 from mailboat_agent.serving.process import InferenceFailed, WorkerDied, WorkerHung
 from mailboat_agent.serving.runtime import ModelNotServed, Runtime
 from mailboat_agent.serving.tensors import BadTensors, Tensor
-from mailboat_schemas.documents.release import Interface
+from mailboat_schemas.documents.interface import Interface
 
 
 def ask(

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from mailboat_agent.serving.trial import TIMED_INFERENCES_MIN, GateFailed, TrialReport, run_trial
-from mailboat_schemas.documents.release import Interface, Runtime
+from mailboat_schemas.documents.interface import Interface
+from mailboat_schemas.documents.release import Runtime
 from mailboat_schemas.errors import ReleaseRejected
 
 MIB = 1 << 20

@@ -3,7 +3,7 @@
 import pytest
 
 from mailboat_agent.update.soak import SoakStats, Verdict, judge_soak
-from mailboat_schemas.documents.release import Soak
+from mailboat_schemas.documents.health import Soak
 
 
 def served(
