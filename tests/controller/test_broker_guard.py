@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker_site import NOW, REFUSED, Peer, Site, speak_to
 from enrolled_fleet import migrated_database
-from mailboat_controller.broker import access_files
+from mailboat_controller.broker import access_files, guard
 from mailboat_controller.broker.guard import BrokerGuard, BrokerNotReloaded
+from mailboat_controller.mqtt.take_over import take_over
 from mailboat_controller.pki.certificates import holder_of, public_key_of_request
 from mailboat_controller.store import (
     audit,
@@ -29,7 +30,7 @@ from mailboat_controller.store.broker_access import Access
 from mailboat_controller.store.device_certificates import RefusedCertificate
 from mailboat_controller.store.engine import Store
 from mailboat_schemas.enrolment import Kind
-from mailboat_schemas.errors import Transient
+from mailboat_schemas.errors import ServerUnavailable, Transient
 from running_api import certificate_request, write_key
 
 NOBODY = Access(devices=(), pipelines=(), dashboards=(), sites=(), cut_off=(), refused=())
@@ -241,6 +242,27 @@ def test_a_device_revoked_while_the_broker_is_down_is_cut_off_when_it_is_back(
     assert not guarded.may_connect("dev-1")
     with guarded.store.read() as tx:
         assert device_certificates.sessions_to_end(tx, NOW) == {}
+
+
+def test_a_session_that_cannot_be_ended_keeps_nobody_else_in(
+    guarded: GuardedSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("dev-a", "dev-b"):
+        guarded.enrol(name)
+        guarded.revoke(name)
+    guarded.guard.refresh(NOW)
+
+    def not_for_the_first(host: str, port: int, tls: ssl.SSLContext, name: str) -> None:
+        if name == "dev-a":
+            raise ServerUnavailable("dev-a does not go.", next_step="nothing.")
+        take_over(host, port, tls, name)
+
+    monkeypatch.setattr(guard, "take_over", not_for_the_first)
+    with pytest.raises(ServerUnavailable, match="dev-a"):
+        guarded.guard.end_sessions(guarded.site.broker.host, guarded.site.broker.port, NOW)
+
+    with guarded.store.read() as tx:
+        assert set(device_certificates.sessions_to_end(tx, NOW)) == {"dev-a"}
 
 
 def test_a_certificate_that_has_ended_does_not_connect(guarded: GuardedSite) -> None:

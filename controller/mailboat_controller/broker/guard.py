@@ -31,6 +31,7 @@ SETTLE_SECONDS = 0.3
 # Between two reloads, for each device: a large fleet that enrols at once gets in by a few of them.
 PACE_SECONDS_PER_DEVICE = 0.0001
 SESSIONS_AT_ONCE = 100
+FAILURES_AT_ONCE = 3
 
 _log = structlog.get_logger(__name__)
 
@@ -63,6 +64,7 @@ class BrokerGuard:
         self._pause_seconds = 0.0
         self._reloaded_at = float("-inf")  # monotonic
         self._told_of_bound = False
+        self._resisting: frozenset[str] = frozenset()  # whose sessions did not end last time
         self._broker: MosquittoBroker | None = None
 
     def write_files(self, now: datetime) -> access_files.Written:
@@ -125,26 +127,42 @@ class BrokerGuard:
     def end_sessions(self, host: str, port: int, now: datetime) -> int:
         """End what is left of the sessions of whoever is cut off; returns how many it were.
 
+        One that cannot be ended keeps nobody else in: it is the last to be tried next time.
+
         Raises:
-            Transient: the broker or the database is not there; those that are left come next time.
+            Transient: of the first that failed; those that are left come next time.
         """
         with self._store.read() as tx:
             names = device_certificates.sessions_to_end(tx, now)
-        for name, serials in sorted(names.items())[:SESSIONS_AT_ONCE]:
-            take_over(host, port, self._stand_in(name, now), name)
-            with self._store.transaction() as tx:
-                device_certificates.note_session_ended(tx, name, serials, now)
-                audit.append(
-                    tx,
-                    at=now,
-                    actor=ACTOR,
-                    action="broker.end_session",
-                    subject=name,
-                    reason="its certificates are revoked",
-                    details={"certificates": serials},
-                )
-            _log.info("session ended", name=name)
+        failed: dict[str, MailboatError] = {}
+        in_order = sorted(names.items(), key=lambda each: (each[0] in self._resisting, each[0]))
+        for name, serials in in_order[:SESSIONS_AT_ONCE]:
+            try:
+                take_over(host, port, self._stand_in(name, now), name)
+            except MailboatError as error:
+                failed[name] = error
+                if len(failed) >= FAILURES_AT_ONCE:
+                    break  # the broker itself, then: each try takes its ten seconds
+                continue
+            self._note_ended(name, serials, now)
+        self._resisting = frozenset(failed)
+        if failed:
+            raise next(iter(failed.values()))
         return len(names)
+
+    def _note_ended(self, name: str, serials: list[str], now: datetime) -> None:
+        with self._store.transaction() as tx:
+            device_certificates.note_session_ended(tx, name, serials, now)
+            audit.append(
+                tx,
+                at=now,
+                actor=ACTOR,
+                action="broker.end_session",
+                subject=name,
+                reason="its certificates are revoked",
+                details={"certificates": serials},
+            )
+        _log.info("session ended", name=name)
 
     def look(self, host: str, port: int, now: datetime) -> None:
         """One turn of the loop: files, reload, sessions. What does not work is tried again."""
