@@ -574,6 +574,7 @@ class TestEnrolmentWithApproval:
         assert answer.status == 200, answer.content
         assert asyncio.run(enrol(wishes)).device == wishes.device
 
+    @pytest.mark.slow  # it asks every five seconds
     def test_ends_when_it_is_rejected(self, api: RunningApi, tmp_path: Path) -> None:
         wishes = self.wishes(api, tmp_path)
 

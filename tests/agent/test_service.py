@@ -333,7 +333,8 @@ def workers_of(pid: int) -> list[int]:
     return [each.pid for each in found if mine in (each.info["cmdline"] or [])]
 
 
-@pytest.mark.parametrize("moment", [pytest.param("download", marks=pytest.mark.slow), "trial"])
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["download", "trial"])
 def test_told_to_stop_in_the_middle_it_ends_in_time_and_goes_on_later(
     site: Site, silent_broker: None, moment: str
 ) -> None:

@@ -148,6 +148,7 @@ def test_a_withdrawn_release_answers_nobody_while_its_predecessor_is_loaded(
     installed.play(story)
 
 
+@pytest.mark.slow
 def test_requests_that_wait_for_a_withdrawn_release_are_refused_not_answered(
     play: Play, fleet: ModelFleet
 ) -> None:
@@ -217,6 +218,7 @@ def test_a_release_withdrawn_while_it_is_being_loaded_never_serves(installed: In
 # --- never a place to go back to -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_goes_past_a_withdrawn_predecessor_to_the_one_before(
     installed: Installed,
 ) -> None:
@@ -260,6 +262,7 @@ def test_a_candidate_withdrawn_during_its_trial_is_dropped_before_the_trial_ends
     play(story)
 
 
+@pytest.mark.slow
 def test_a_download_of_what_was_withdrawn_is_dropped(play: Play, fleet: ModelFleet) -> None:
     a, b = fleet.model_release("1.0.0"), fleet.model_release("1.1.0", factor=3.0)
 
@@ -319,6 +322,7 @@ def test_a_device_that_hears_of_it_days_late_stops_then(installed: Installed) ->
     installed.play(story)
 
 
+@pytest.mark.slow
 def test_what_is_approved_again_serves_again(play: Play, fleet: ModelFleet) -> None:
     a = fleet.model_release("1.0.0")
 
@@ -453,6 +457,7 @@ def test_a_withdrawn_fallback_is_no_fallback(play: Play, fleet: ModelFleet) -> N
     play(story)
 
 
+@pytest.mark.slow
 def test_a_fallback_that_failed_here_is_no_fallback(play: Play, fleet: ModelFleet) -> None:
     async def story(box: AgentBox) -> None:
         a, b, c = fallback_of(fleet)

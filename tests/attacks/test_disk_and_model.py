@@ -19,6 +19,9 @@ from mailboat_schemas.errors import MailboatError
 from mailboat_schemas.events import EventKind
 from model_fleet import MODEL, affine, looping
 
+# In `make test-all` and `pytest tests/attacks`; the quick suite tests each defence in its own room.
+pytestmark = pytest.mark.slow
+
 # --- the disk ------------------------------------------------------------------------------------
 
 

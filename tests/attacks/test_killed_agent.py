@@ -10,6 +10,9 @@ from agent_process import AgentProcess, broker_that_retains, until
 from attack_siege import FACTOR, SERVED, Siege, Stronghold, served
 from mailboat_agent.trust.trust_store import TrustStore
 
+# In `make test-all` and `pytest tests/attacks`; the quick suite tests each defence in its own room.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def fortress(stronghold: Stronghold, tmp_path: Path) -> Iterator[tuple[AgentProcess, Siege]]:

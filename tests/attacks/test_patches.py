@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from attack_siege import FACTOR, Siege
 from mailboat_agent.artifacts.download import HttpsSource
 from mailboat_agent.artifacts.part_file import Hashed, Progress
@@ -20,6 +22,9 @@ from mailboat_schemas.deltas import Delivery, DeliveryOutcome, Delta, delivery_o
 from mailboat_schemas.events import EventKind
 from model_fleet import MIB, MODEL, affine
 from patched_fleet import frame, heavy, offer_patch, zeros
+
+# In `make test-all` and `pytest tests/attacks`; the quick suite tests each defence in its own room.
+pytestmark = pytest.mark.slow
 
 BASE, TARGET = affine(FACTOR), heavy(3.0)
 GIB = 1 << 30

@@ -135,6 +135,7 @@ def revoke(controller: RunningController, name: str) -> None:
         )
 
 
+@pytest.mark.slow
 def test_an_agent_renews_with_a_new_key_and_goes_on_under_it(
     controller: RunningController, tmp_path: Path
 ) -> None:
