@@ -156,6 +156,9 @@ def _show_fingerprint(pending: "EnrolmentPending") -> None:
 def _run(options: argparse.Namespace) -> int:
     from mailboat_agent.config import AgentConfig
     from mailboat_agent.logs import configure_logging
+    from mailboat_agent.verification_only import import_verification_only
+
+    import_verification_only()  # before whatever imports it with all that it can find
     from mailboat_agent.service import run
 
     config = AgentConfig.read(options.config)
