@@ -2,27 +2,38 @@
 
 import asyncio
 import hashlib
-import os
+import itertools
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Path, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from mailboat_controller.access.artifact_tokens import LIFE_MAX, Grant
-from mailboat_controller.api import etags
+from mailboat_controller.api import etags, ranges
 from mailboat_controller.api.context import ApiContext, Context
-from mailboat_controller.api.identity import Caller, Downloader, Fetcher, Person, Publisher
+from mailboat_controller.api.identity import (
+    PUBLISHERS,
+    Caller,
+    Downloader,
+    Fetcher,
+    Person,
+    Publisher,
+)
 from mailboat_controller.api.problems import problem
-from mailboat_controller.artifacts.directory import Upload, missing_artifact
+from mailboat_controller.artifacts.artifact_store import Upload, missing_artifact
+from mailboat_controller.pki.certificates import Holder
 from mailboat_controller.store import audit
 from mailboat_schemas.names import DIGEST_PATTERN, Digest
 
 WRITE_BYTES = 1 << 20  # gathered before a thread writes them
 NEVER_MODIFIED = "Thu, 01 Jan 1970 00:00:00 GMT"
 LIFE_SECONDS_MAX = int(LIFE_MAX.total_seconds())
+MEDIA_TYPE = "application/octet-stream"
+ACCEPT_REDIRECT = "Mailboat-Accept-Redirect"
 CACHE_FOR_EVER = "public, max-age=31536000, immutable"
 
 router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
@@ -78,27 +89,87 @@ def _credential(caller: Caller) -> str:
 
 
 @router.head("/sha256/{digest}", response_class=Response, include_in_schema=False)
-@router.get("/sha256/{digest}", response_class=Response)
+@router.get(
+    "/sha256/{digest}",
+    response_class=Response,
+    responses={307: {"description": "The bytes are at Location, for a quarter of an hour."}},
+)
 def get_artifact(
     digest: DigestPath, request: Request, downloader: Downloader, context: Context
 ) -> Response:
-    """The bytes. Knows Range and If-Range, so an interrupted download goes on where it stopped."""
-    if not context.artifacts.has(digest):
+    """The bytes. Knows Range and If-Range, so an interrupted download goes on where it stopped.
+
+    Whoever sends `Mailboat-Accept-Redirect: 1` may be sent to the object store instead; a site's
+    cache must not, because it keeps what it gets under this address.
+    """
+    length = context.artifacts.length(digest)
+    if length is None:
         raise missing_artifact(digest)
-    headers = {"ETag": etags.quoted(digest), "Cache-Control": CACHE_FOR_EVER}
+    headers = {
+        "ETag": etags.quoted(digest),
+        "Cache-Control": CACHE_FOR_EVER,
+        "Accept-Ranges": "bytes",
+        "Last-Modified": NEVER_MODIFIED,  # validated by its ETag alone
+    }
     if etags.matches(request, digest):
         return Response(status_code=304, headers=headers)
-    if isinstance(downloader, Grant):
-        # Who could have these bytes, should that ever be asked; the token's own asking is audited.
+    if request.method == "HEAD":
+        if isinstance(downloader, Person | Holder) and downloader.kind in PUBLISHERS:
+            context.artifact_care.renew(digest)  # who asks is about to name it
+        headers["Content-Length"] = str(length)
+        return Response(headers=headers, media_type=MEDIA_TYPE)
+    redirect = _redirect(digest, request, downloader, context)
+    if redirect is not None:
+        return redirect
+    part = ranges.wanted(request, digest, length)
+    if part is None:
+        return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{length}"})
+    _note(digest, request, downloader, "artifact fetched by token")
+    headers["Content-Length"] = str(part.end - part.start)
+    if part.partial:
+        headers["Content-Range"] = f"bytes {part.start}-{part.end - 1}/{length}"
+    return StreamingResponse(
+        _begun(context.artifacts.read(digest, part.start, part.end)),
+        status_code=206 if part.partial else 200,
+        headers=headers,
+        media_type=MEDIA_TYPE,
+    )
+
+
+def _redirect(
+    digest: str, request: Request, downloader: Caller | Grant, context: ApiContext
+) -> Response | None:
+    """To the object store's own address of it, for whoever says they can take that."""
+    life = context.settings.artifacts.presigned_life
+    if life is None or request.headers.get(ACCEPT_REDIRECT) != "1":
+        return None
+    address = context.artifacts.presigned(digest, life)
+    if address is None:
+        return None
+    # The address opens the artifact to whoever reads it, so it is told to the caller alone.
+    _note(digest, request, downloader, "artifact redirected", always=True)
+    headers = {"Location": address, "Cache-Control": "no-store", "Vary": ACCEPT_REDIRECT}
+    return Response(status_code=307, headers=headers)
+
+
+def _note(
+    digest: str, request: Request, who: Caller | Grant, what: str, *, always: bool = False
+) -> None:
+    """Who could have these bytes, should that ever be asked; a token's own asking is audited."""
+    if always or isinstance(who, Grant):
         _log.info(
-            "artifact fetched by token",
+            what,
             digest=digest,
-            holder=str(downloader),
+            holder=str(who),
             address=request.client.host if request.client else "",
             range=request.headers.get("range", "")[:64],
         )
-    path = context.artifacts.path(digest)
-    return _Immutable(path, headers=headers, media_type="application/octet-stream")
+
+
+def _begun(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """With its first chunk read: a store that fails at once still becomes a proper answer."""
+    first = next(chunks, b"")
+    return itertools.chain((first,), chunks)
 
 
 @router.put("/sha256/{digest}", response_class=Response)
@@ -116,6 +187,7 @@ async def put_artifact(
         )
     length = int(declared)
     if await asyncio.to_thread(context.artifacts.has, digest, length):
+        await asyncio.to_thread(context.artifact_care.renew, digest)
         # Whoever waits for "100 Continue" never sends the body; everybody else does in any case.
         if request.headers.get("expect", "").lower() != "100-continue":
             return await _compare(digest, request)
@@ -140,14 +212,7 @@ def _record(digest: str, length: int, actor: str, context: ApiContext) -> None:
             subject=digest,
             details={"length": length},
         )
-
-
-class _Immutable(FileResponse):
-    """Validated by its ETag alone: the file's time changes when a backup is restored."""
-
-    def set_stat_headers(self, stat_result: os.stat_result) -> None:
-        super().set_stat_headers(stat_result)
-        self.headers["last-modified"] = NEVER_MODIFIED
+        context.artifact_care.stored(tx, digest, str(actor))
 
 
 async def _receive(upload: Upload, request: Request) -> None:

@@ -1,4 +1,4 @@
-"""The artifact store: files named by their sha256, written once and never changed.
+"""Artifacts in a directory of this disk.
 
 An upload is hashed while it is written beside its place; only bytes that match their name are
 renamed into it. Two uploads of one artifact may run at once: both write their own part, and the
@@ -7,37 +7,45 @@ later rename puts the same bytes where they already are.
 
 import contextlib
 import errno
-import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
-from mailboat_controller.durable_file import fsync_directory
-from mailboat_schemas.documents.release import ARTIFACT_BYTES_MAX, File
-from mailboat_schemas.errors import (
-    ArtifactMissing,
-    DigestMismatch,
-    DiskFull,
-    MalformedPayload,
-    PayloadTooLarge,
+from mailboat_controller.artifacts.artifact_store import (
+    CHUNK_BYTES,
+    DISK_MARGIN_BYTES,
+    ArtifactStore,
+    Entry,
+    Measure,
+    disk_full,
+    is_digest,
+    missing_artifact,
+    require_digest,
+    require_size,
 )
+from mailboat_controller.durable_file import fsync_directory
+from mailboat_schemas.documents.release import ARTIFACT_BYTES_MAX
+from mailboat_schemas.errors import ConfigurationInvalid
 
-DISK_MARGIN_BYTES = 64 << 20  # what the database and its log must still find after an upload
-_CHUNK_BYTES = 1 << 20
 _ARTIFACT_MODE = 0o444
-_HEX = frozenset("0123456789abcdef")
+_INCOMING = "incoming"
+_QUARANTINE = "quarantine"
 
 
 def disk_free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-class Artifacts:
-    """A directory ``<2 hex>/<sha256>``, and ``incoming/`` for what is not proven yet."""
+class DirectoryStore(ArtifactStore):
+    """``<2 hex>/<sha256>``; ``incoming/`` for what is not proven yet, ``quarantine/`` for what was
+    found damaged."""
+
+    kind = "directory"
 
     def __init__(
         self,
@@ -47,13 +55,32 @@ class Artifacts:
         free_bytes: Callable[[Path], int] = disk_free_bytes,
     ) -> None:
         self._directory = directory
-        self._incoming = directory / "incoming"
+        self._incoming = directory / _INCOMING
+        self._quarantine = directory / _QUARANTINE
         self._bytes_max = bytes_max
         self._free_bytes = free_bytes
         self._incoming.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def place(self) -> str:
+        return str(self._directory)
+
+    def check(self) -> None:
+        """
+        Raises:
+            ConfigurationInvalid: this user cannot write there.
+        """
+        probe = self._incoming / f"{secrets.token_hex(8)}.part"
+        try:
+            probe.touch(exist_ok=False)
+            probe.unlink()
+        except OSError as error:
+            raise ConfigurationInvalid(
+                f"Nothing can be written to {self._directory}: {error.strerror}.",
+                next_step="let the user that runs `mailboat serve` own it, on a disk with room.",
+            ) from error
+
     def remove_parts(self) -> int:
-        """Remove what uploads left behind when the controller died; only at start."""
         parts = list(self._incoming.glob("*.part"))
         for part in parts:
             part.unlink(missing_ok=True)
@@ -63,94 +90,99 @@ class Artifacts:
         """Where an artifact is, or would be.
 
         Raises:
-            MalformedPayload: not a sha256 in lower-case hex, so it could name another place.
+            MalformedPayload: not a sha256.
         """
-        if len(digest) != 64 or not _HEX.issuperset(digest):
-            raise MalformedPayload(
-                f"{digest[:80]!r} is not a sha256.",
-                next_step="name artifacts by 64 lower-case hex digits.",
-            )
-        return self._directory / digest[:2] / digest
+        return self._directory / require_digest(digest)[:2] / digest
 
     def length(self, digest: str) -> int | None:
-        """Size in bytes, or None when it is not here."""
         try:
             return self.path(digest).stat().st_size
         except FileNotFoundError:
             return None
 
-    def has(self, digest: str, length: int | None = None) -> bool:
-        """Whether it is here, and of that length when one is given."""
-        held = self.length(digest)
-        return held is not None and length in (None, held)
-
-    def missing(self, files: Iterable[File]) -> tuple[str, ...]:
-        """Digests of those files that must still be uploaded."""
-        return tuple(
-            file.artifact_digest
-            for file in files
-            if not self.has(file.artifact_digest, file.artifact_length)
-        )
-
-    def open(self, digest: str) -> BinaryIO:
-        """
-        Raises:
-            ArtifactMissing: not here (yet).
-        """
+    def read(
+        self,
+        digest: str,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> Iterator[bytes]:
         try:
-            return self.path(digest).open("rb")
+            file = self.path(digest).open("rb")
         except FileNotFoundError as error:
             raise missing_artifact(digest) from error
+        with file:
+            left = os.fstat(file.fileno()).st_size - start if end is None else end - start
+            file.seek(start)
+            while left > 0 and (chunk := file.read(min(chunk_bytes, left))):
+                left -= len(chunk)
+                yield chunk
 
-    def begin(self, digest: str, length: int) -> "Upload":
-        """Start an upload of exactly ``length`` bytes.
-
-        Raises:
-            PayloadTooLarge: over the bound of one artifact.
-            DiskFull: it would not leave room for the database.
-        """
+    @contextlib.contextmanager
+    def local_file(self, digest: str) -> Iterator[Path]:
         path = self.path(digest)
-        if length > self._bytes_max:
-            raise PayloadTooLarge("artifact", length, self._bytes_max)
+        if not path.is_file():
+            raise missing_artifact(digest)
+        yield path
+
+    def begin(self, digest: str, length: int) -> "DirectoryUpload":
+        path = self.path(digest)
+        require_size(length, self._bytes_max)
+        # Beside the artifact, the database and its log need room too.
         if self._free_bytes(self._incoming) < length + DISK_MARGIN_BYTES:
-            raise _disk_full(digest)
-        return Upload(self._incoming, path, digest, length)
+            raise disk_full(digest)
+        return DirectoryUpload(self._incoming, path, digest, length)
 
-    def put(self, digest: str, stream: Iterable[bytes], length: int) -> bool:
-        """Store an artifact; False when it was here already, and the stream is not read then.
+    def entries(self, after: str = "") -> Iterator[Entry]:
+        for directory in sorted(self._directory.glob("[0-9a-f][0-9a-f]")):
+            if directory.name < after[:2]:
+                continue
+            for path in sorted(directory.iterdir()):
+                if path.name <= after or not is_digest(path.name):
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                    yield Entry(path.name, path.stat().st_size)
 
-        Raises:
-            DigestMismatch: the bytes are others than the name says.
-            MalformedPayload: more or fewer bytes than announced.
-            PayloadTooLarge, DiskFull: see `begin`.
-        """
-        if self.has(digest, length):
+    def delete(self, digest: str) -> bool:
+        path = self.path(digest)
+        try:
+            path.unlink()
+        except FileNotFoundError:
             return False
-        with self.begin(digest, length) as upload:
-            for chunk in stream:
-                upload.write(chunk)
-            upload.commit()
+        fsync_directory(path.parent)
         return True
 
-    def put_file(self, source: Path) -> str:
-        """Store a file from this disk; returns its digest."""
-        with source.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            length = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            self.put(digest, iter(lambda: file.read(_CHUNK_BYTES), b""), length)
-        return digest
+    def quarantine(self, digest: str) -> None:
+        path = self.path(digest)
+        self._quarantine.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            path.replace(self._quarantine / digest)
+            fsync_directory(path.parent)
+            fsync_directory(self._quarantine)
+
+    def quarantined(self) -> tuple[Entry, ...]:
+        return tuple(
+            Entry(path.name, path.stat().st_size)
+            for path in sorted(self._quarantine.glob("*"))
+            if is_digest(path.name)
+        )
+
+    def discard(self, digest: str) -> None:
+        (self._quarantine / require_digest(digest)).unlink(missing_ok=True)
+
+    def presigned(self, digest: str, life: timedelta) -> str | None:
+        del digest, life
+        return None
 
 
-class Upload:
-    """One upload on its way. Leaving the block without `commit` leaves nothing behind."""
+class DirectoryUpload:
+    """An `Upload` into a part beside the artifact's place."""
 
     def __init__(self, incoming: Path, path: Path, digest: str, length: int) -> None:
         self._path = path
         self._digest = digest
-        self._left = length
-        self._length = length
-        self._hash = hashlib.sha256()
+        self._measure = Measure(digest, length)
         self._part = incoming / f"{digest}.{secrets.token_hex(8)}.part"
         try:
             self._file = self._part.open("xb")
@@ -169,26 +201,14 @@ class Upload:
         self.abort()
 
     def write(self, chunk: bytes) -> None:
-        """
-        Raises:
-            MalformedPayload: more bytes than announced.
-            DiskFull: the disk took no more.
-        """
-        self._left -= len(chunk)
-        if self._left < 0:
-            raise self._wrong_length("more than")
-        self._hash.update(chunk)
+        self._measure.take(chunk)
         try:
             self._file.write(chunk)
         except OSError as error:
             raise _explained(error, self._digest) from error
 
     def commit(self) -> None:
-        """Check what came and put it in its place; durable when this returns."""
-        if self._left > 0:
-            raise self._wrong_length(f"only {self._length - self._left} of")
-        if self._hash.hexdigest() != self._digest:
-            raise DigestMismatch("The uploaded artifact", self._digest, self._hash.hexdigest())
+        self._measure.require()
         try:
             self._file.flush()
             os.fchmod(self._file.fileno(), _ARTIFACT_MODE)
@@ -207,27 +227,7 @@ class Upload:
             self._file.close()
         self._part.unlink(missing_ok=True)
 
-    def _wrong_length(self, what: str) -> MalformedPayload:
-        return MalformedPayload(
-            f"The upload of {self._digest} brought {what} the {self._length} bytes it announced.",
-            next_step="upload it again; the connection may have broken.",
-        )
-
-
-def missing_artifact(digest: str) -> ArtifactMissing:
-    return ArtifactMissing(
-        f"The artifact {digest} is not here.",
-        next_step="upload it with `mailboat release publish`; devices try again by themselves.",
-    )
-
-
-def _disk_full(digest: str) -> DiskFull:
-    return DiskFull(
-        f"There is no room for the artifact {digest}.",
-        next_step="free space where the controller keeps its artifacts, then upload again.",
-    )
-
 
 def _explained(error: OSError, digest: str) -> Exception:
     full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-    return _disk_full(digest) if full else error
+    return disk_full(digest) if full else error

@@ -208,6 +208,21 @@ def committed_to(tx: Connection, digest: str, names: Sequence[str]) -> frozenset
     return frozenset(found)
 
 
+def serving(tx: Connection, digest: str) -> tuple[str, ...]:
+    """Devices in force that say in their newest report that they run this release, by name."""
+    c = _devices.c
+    rows = tx.execute(
+        select(c.device, c.report)
+        .where(c.revoked.is_(False), cast(c.report, Text).contains(digest))
+        .order_by(c.device)
+    )
+    return tuple(
+        row.device
+        for row in rows
+        if any(model["serving_digest"] == digest for model in row.report["models"])
+    )
+
+
 def count_by_class(tx: Connection) -> tuple[ClassCount, ...]:
     c = _devices.c
     live = c.revoked.is_(False)
