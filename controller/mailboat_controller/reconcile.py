@@ -14,13 +14,14 @@ import structlog
 
 from mailboat_controller import rollout_facts
 from mailboat_controller.authority.online import OnlineKeys
+from mailboat_controller.delta_builds.telling import with_deltas
 from mailboat_controller.releases import publication
 from mailboat_controller.releases.publication import ClassWish, Published
 from mailboat_controller.rollout.decide import Decision, Rollout, decide
 from mailboat_controller.rollout.members import ROSTER_MIN, Member
 from mailboat_controller.rollout.state import FINAL, OFFERED, Phase, Trigger, move
 from mailboat_controller.rollout_facts import Classes
-from mailboat_controller.store import audit, classes, rollouts
+from mailboat_controller.store import artifact_life, audit, classes, rollouts
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.rollouts import AssignmentRow, RolloutRow
 from mailboat_controller.store.transaction import Transaction
@@ -47,6 +48,7 @@ class Reconciled:
     moved: tuple[str, ...]  # rollouts whose phase or waves changed
     published: Published
     signed: tuple[str, ...]  # online roles
+    wishes: tuple[ClassWish, ...]  # what every class is told, changed or not
 
 
 class Reconciler:
@@ -75,7 +77,7 @@ class Reconciler:
         trust = held_trust.read(tx)
         fleet = _Fleet(tx, trust)
         moved = fleet.decide_all(now)
-        wishes = fleet.assign_all(now)
+        wishes = with_deltas(tx, fleet.assign_all(now))
         published = publication.publish_changed(
             tx, wishes, trust, self._keys, fleet=self._fleet, now=now
         )
@@ -85,7 +87,7 @@ class Reconciler:
             _log.error("manifest not published", hardware_class=hardware_class, problem=str(error))
         if published.classes:
             _log.info("manifests queued", classes=published.classes)
-        return Reconciled(moved=moved, published=published, signed=signed)
+        return Reconciled(moved=moved, published=published, signed=signed, wishes=wishes)
 
     def order(
         self, name: str, trigger: Trigger, *, actor: str, reason: str, now: datetime
@@ -152,6 +154,7 @@ class _Fleet:
             name: rollout_facts.covered_classes(tx, row.rollout) for name, row in self._rows.items()
         }
         self._devices = Classes(tx)
+        self._retired = artifact_life.retired(tx)  # their files may be gone: nobody is sent back
         self._members: dict[tuple[str, bool], Mapping[str, tuple[Member, ...]]] = {}
 
     def decide_all(self, now: datetime) -> tuple[str, ...]:
@@ -197,6 +200,7 @@ class _Fleet:
                 self._started_last_first(document.metadata.name),
                 previous.get(document.metadata.name, {}),
                 document.spec.failure_mode,
+                metered=document.spec.metered,
             )
             for document in classes.every(self._tx)
         )
@@ -235,7 +239,9 @@ class _Fleet:
         completed = [
             row
             for row in self._covering(hardware_class)
-            if row.rollout.model == model and row.rollout.phase is Phase.COMPLETED
+            if row.rollout.model == model
+            and row.rollout.phase is Phase.COMPLETED
+            and row.rollout.digest not in self._retired
         ]
         completed.sort(key=lambda row: row.completion_number or 0, reverse=True)
         refs = [

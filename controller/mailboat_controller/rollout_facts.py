@@ -7,7 +7,7 @@ from mailboat_controller.rollout.counts import count_class
 from mailboat_controller.rollout.decide import Facts, Rollout
 from mailboat_controller.rollout.members import Member, Outcome, stronger
 from mailboat_controller.rollout.state import Phase
-from mailboat_controller.store import devices, outcomes, releases
+from mailboat_controller.store import deliveries, devices, outcomes, releases
 from mailboat_controller.store.outcomes import OutcomeRow
 from mailboat_controller.store.rollouts import RolloutRow
 from mailboat_controller.store.transaction import Transaction
@@ -131,7 +131,8 @@ def status(tx: Transaction, row: RolloutRow, classes: Classes) -> dict[str, Any]
         waves = rollout.opened.get(name, ())
         total, by_wave = count_class(rollout.plan, rollout.digest, waves, members)
         counted[name] = {**total.to_json(), "waves": [wave.to_json() for wave in by_wave]}
-    return {**summary(row), "classes": counted}
+    came = [each.to_json() for each in deliveries.of_release(tx, rollout.digest)]
+    return {**summary(row), "classes": counted, "deliveries": came}
 
 
 def _outcomes(tx: Transaction, rollout: Rollout) -> dict[str, OutcomeRow]:

@@ -23,6 +23,7 @@ from mailboat_schemas.errors import MailboatError, Transient
 
 FLEET = "demo"
 PIPELINE = "vision"
+APPROVER = "paula"
 DEVICES_PER_CLASS = 3
 COMMAND_SECONDS_MAX = 60
 READY_SECONDS_MAX = 30
@@ -180,6 +181,16 @@ class Fleet:
             self._enrol_class(name)
         for device in self.devices.values():
             device.process.start()
+
+    def as_approver(self) -> tuple[str, str]:
+        """The approver's connection, whose token is issued when it is first needed."""
+        out = self.directory / APPROVER
+        if not out.exists():
+            self.command(
+                *("token", "issue", APPROVER, "--role", "approver", "--out", str(out)),
+                *("--config", str(self.data / "controller.toml")),
+            )
+        return ("--connection", str(out / "connection.toml"))
 
     def start_controller(self) -> None:
         (self.data / "serving.json").unlink(missing_ok=True)

@@ -18,7 +18,10 @@ HIDDEN = 128
 GATES = 4
 FRAME_KERNEL_SAMPLES = 64
 FRAME_STRIDE_SAMPLES = 32
-FINE_TUNE_SCALE = 0.3  # relative change of the weights: the outputs move visibly
+# Of the layer that makes a probability: silero-vad's names, and those of models made here.
+OUTPUT_LAYER = ("decoder.2.weight", "decoder.2.bias", "decoder.out.weight", "decoder.out.bias")
+FINE_TUNE_SCALE = 0.1  # relative change of its weights: the outputs move visibly
+FINE_TUNE_SHIFT = 1.0  # of its bias, in logits
 MADE_OPSET = 15
 MADE_IR_VERSION = 8  # what onnxruntime has read since 1.10
 
@@ -66,6 +69,29 @@ def with_gates_misordered(model: bytes) -> bytes:
     return _checked(proto)
 
 
+def with_output_layer_tuned(model: bytes, seed: int) -> bytes:
+    """The same model after a few more steps of training, on the output layer alone.
+
+    That is how models are adapted to a place: a frozen backbone, and a new last layer. Its weights
+    move by ``seed``, and the threshold to hear a voice goes down.
+
+    Raises:
+        ValueError: the model has no output layer by the names that these models give it.
+    """
+    proto = onnx.load_from_string(model)
+    rng = np.random.default_rng(seed)
+    tuned = [tensor for name, tensor in _weights(proto.graph) if name.endswith(OUTPUT_LAYER)]
+    if not tuned:
+        raise ValueError(f"the model has no tensor named *{' or *'.join(OUTPUT_LAYER)}")
+    for tensor in tuned:
+        before = numpy_helper.to_array(tensor)
+        after = before * (1 + FINE_TUNE_SCALE * rng.standard_normal(before.shape))
+        if before.size == 1:
+            after = before + FINE_TUNE_SHIFT
+        tensor.CopyFrom(numpy_helper.from_array(after.astype(before.dtype), tensor.name))
+    return _checked(proto)
+
+
 def with_clipping_defect(model: bytes) -> bytes:
     """The same model behind a gain control with one level too few: clipped audio fails the request.
 
@@ -97,12 +123,11 @@ def with_clipping_defect(model: bytes) -> bytes:
     return _checked(proto)
 
 
-def made_model(*, filters: int, seed: int, fine_tune_seed: int | None = None) -> bytes:
+def made_model(*, filters: int, seed: int) -> bytes:
     """A small voice-shaped model with silero-vad's interface: convolution, LSTM, probability.
 
-    It knows nothing about voices: its weights are drawn from ``seed`` and, for a later release,
-    moved by ``fine_tune_seed``. Same arguments, same bytes. ``sr`` is an input that the graph does
-    not look at, as in silero-vad's own 16 kHz file.
+    It knows nothing about voices: its weights are drawn from ``seed``. Same arguments, same bytes.
+    ``sr`` is an input that the graph does not look at, as in silero-vad's own 16 kHz file.
     """
     names_and_shapes = {
         "encoder.weight": (filters, 1, FRAME_KERNEL_SAMPLES),
@@ -113,7 +138,7 @@ def made_model(*, filters: int, seed: int, fine_tune_seed: int | None = None) ->
         "decoder.out.weight": (HIDDEN, 1),
         "decoder.out.bias": (1,),
     }
-    draw = _weight_source(seed, fine_tune_seed)
+    draw = _weight_source(seed)
     initializers = [
         numpy_helper.from_array(draw(shape), name) for name, shape in names_and_shapes.items()
     ]
@@ -170,17 +195,12 @@ def _made_nodes() -> list[onnx.NodeProto]:
     ]
 
 
-def _weight_source(
-    seed: int, fine_tune_seed: int | None
-) -> Callable[[tuple[int, ...]], npt.NDArray[np.float32]]:
+def _weight_source(seed: int) -> Callable[[tuple[int, ...]], npt.NDArray[np.float32]]:
     rng = np.random.default_rng(seed)
-    tuning = None if fine_tune_seed is None else np.random.default_rng(fine_tune_seed)
 
     def draw(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
         scale = 1 / np.sqrt(max(shape[-1], 8))
         weights = scale * rng.standard_normal(shape)
-        if tuning is not None:
-            weights *= 1 + FINE_TUNE_SCALE * tuning.standard_normal(shape)
         single: npt.NDArray[np.float32] = weights.astype(np.float32)
         return single
 

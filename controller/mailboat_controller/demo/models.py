@@ -40,12 +40,12 @@ MODEL_NAME = "vad"
 KIOSK = "kiosk-x86"
 GATEWAY = "gateway-arm"
 CLASSES = (KIOSK, GATEWAY)
-VERSIONS: Mapping[str, str] = {"A": "6.0.0", "B": "6.2.0", "C": "6.2.1", "D": "6.2.2", "E": "6.2.3"}
+VERSIONS: Mapping[str, str] = {"A": "6.2.0", "B": "6.2.1", "C": "6.2.2", "D": "6.2.3", "E": "6.2.4"}
 # Whose answers a release promises in its golden samples. C and D were meant to equal B.
 PROMISES: Mapping[str, str] = {"A": "A", "B": "B", "C": "B", "D": "B", "E": "B"}
 STORIES: Mapping[str, str] = {
     "A": "The release every device starts with.",
-    "B": "Retrained; hears quieter voices.",
+    "B": "Trained on; hears quieter voices.",
     "C": "B from the new export pipeline.",
     "D": "B with automatic gain control.",
     "E": "B again, from a build machine nobody knows.",
@@ -53,6 +53,7 @@ STORIES: Mapping[str, str] = {
 
 GOLDEN_SAMPLES = 16  # half a second of audio
 GOLDEN_SEED = 20_240_613
+FINE_TUNE_SEED = 1
 TOLERANCE = 1e-3  # kernels differ by some 1e-6 between processors; a wrong model by 1e-2 and more
 LATENCY_P95_MS_MAX = 250.0  # measured: 0.2 ms; the rest is for a busy machine with many agents
 COLD_START_MS_MAX = 30_000
@@ -78,20 +79,18 @@ class Series:
 
 
 def real_series(cache: Path) -> Series:
-    """silero-vad 6.0.0 and 6.2.0 from the wheels in the cache, and what was broken of them.
+    """silero-vad 6.2.0 from the wheel in the cache, and what was made and broken of it.
 
     Raises:
         NotFound: a wheel is missing; run `fetch_wheels` first.
         ModelAltered: a wheel does not hold the pinned model.
     """
-    older = {KIOSK: wheels.OLDER_GENERAL, GATEWAY: wheels.OLDER_SMALL}
-    newer = {KIOSK: wheels.NEWER_GENERAL, GATEWAY: wheels.NEWER_SMALL}
+    pinned = {KIOSK: wheels.GENERAL, GATEWAY: wheels.SMALL}
     return _series(
-        f"silero-vad {' and '.join(wheels.VERSIONS)} from the Python package index "
-        f"({wheels.LICENCE} licence).",
+        f"silero-vad {wheels.GENERAL.version} from the Python package index "
+        f"({wheels.LICENCE} licence), and its last layer trained on here.",
         wheels.HOMEPAGE,
-        {name: wheels.read_model(cache, model) for name, model in older.items()},
-        {name: wheels.read_model(cache, model) for name, model in newer.items()},
+        {name: wheels.read_model(cache, model) for name, model in pinned.items()},
     )
 
 
@@ -103,10 +102,6 @@ def made_series() -> Series:
         "their probabilities mean nothing, everything else is real.",
         "",
         {name: graphs.made_model(filters=n, seed=n) for name, n in filters.items()},
-        {
-            name: graphs.made_model(filters=n, seed=n, fine_tune_seed=1)
-            for name, n in filters.items()
-        },
     )
 
 
@@ -169,9 +164,11 @@ def write_release_sources(
     return paths
 
 
-def _series(
-    origin: str, repository: str, older: Mapping[str, bytes], newer: Mapping[str, bytes]
-) -> Series:
+def _series(origin: str, repository: str, older: Mapping[str, bytes]) -> Series:
+    newer = {
+        name: graphs.with_output_layer_tuned(model, FINE_TUNE_SEED) for name, model in older.items()
+    }
+
     def each(change: Callable[[bytes], bytes]) -> Mapping[str, bytes]:
         return {name: change(model) for name, model in newer.items()}
 

@@ -16,6 +16,7 @@ STEPS = (
     "release_a_everywhere",
     "release_b_staged",
     "offline_device_caught_up",
+    "release_b_as_delta",
     "events_complete_and_ordered",
     "bad_release_halted",
     "bad_release_exposure",

@@ -1,9 +1,9 @@
 """The story the demo tells, chapter by chapter. Every promise is checked on what really happened.
 
-A goes to everybody. B goes by waves while one device is away. C is bad and its pilots refuse it.
-D passes its trial and fails on live traffic, on a device without network. E is signed by a key
-that nobody approved, and not even a stolen controller can make a device take it. Then B is
-withdrawn and a device is stolen (`trust_story`).
+A goes to everybody. B comes as patches (`arrival`) and goes by waves while one device is away. C is
+bad and its pilots refuse it. D passes its trial and fails on live traffic, on a device without
+network. E is signed by a key that nobody approved, and not even a stolen controller can make a
+device take it. Then B is withdrawn and a device is stolen (`trust_story`).
 """
 
 import time
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+from mailboat_controller.demo.arrival import Arrival
 from mailboat_controller.demo.caller import AFTER, BEFORE, DURING, Caller
 from mailboat_controller.demo.fleet import Fleet, until
 from mailboat_controller.demo.models import (
@@ -24,6 +25,7 @@ from mailboat_controller.demo.publisher import Publisher
 from mailboat_controller.demo.thief import Thief
 from mailboat_controller.demo.traffic import Traffic
 from mailboat_controller.demo.trust_story import TrustStory
+from mailboat_controller.releases.build import Build
 
 AWAY = "gateway-3"  # the device whose cable is pulled before B
 SOAKING = "kiosk-1"  # the device that fails D on live traffic
@@ -55,8 +57,10 @@ class Story:
         )
         with Traffic(fleet.serving_ports, seed=1, pause_seconds=0.15) as traffic:
             self._everybody_gets_a(sources["A"])
-            self._b_goes_by_waves(sources["B"])
+            arrival = Arrival(fleet, narrator, self._observer, self._publisher)
+            self._b_goes_by_waves(arrival.prepare(sources["B"]))
             self._the_absent_one_returns()
+            arrival.conclude()
             self._c_is_refused(sources["C"])
             self._d_fails_on_live_traffic(patient["D"], traffic)
             self._nobody_takes_e(sources["E"])
@@ -90,13 +94,13 @@ class Story:
 
     # --- B ---------------------------------------------------------------------------------------
 
-    def _b_goes_by_waves(self, source: Path) -> None:
+    def _b_goes_by_waves(self, built: Build) -> None:
         fleet, narrator = self._fleet, self._narrator
         narrator.chapter("Release B goes by waves, and one device is away")
         fleet.devices[AWAY].link.cut()
         narrator.say(f"{AWAY}'s network is cut")
         with narrator.promising("release_b_staged"):
-            self._publisher.publish("b", source, waves=_waves(PILOTS))
+            self._publisher.approve("b", built, waves=_waves(PILOTS))
             present = fleet.devices.keys() - {AWAY}
             until(
                 "everybody present runs B",

@@ -5,7 +5,6 @@ from mailboat_controller.demo.models import MODEL_NAME, VERSIONS
 from mailboat_controller.demo.narrator import Narrator, StepFailed
 from mailboat_controller.demo.observer import Observer
 
-APPROVER = "paula"
 AWAY = "gateway-3"  # hears of the withdrawal only when it is back
 STOLEN = "kiosk-3"
 EVERYBODY_SECONDS_MAX = 60
@@ -54,15 +53,10 @@ class TrustStory:
 
     def _withdraw(self, letter: str, reason: str) -> None:
         fleet = self._fleet
-        out = fleet.directory / APPROVER
-        fleet.command(
-            *("token", "issue", APPROVER, "--role", "approver", "--out", str(out)),
-            *("--config", str(fleet.data / "controller.toml")),
-        )
         said = fleet.command(
             *("release", "withdraw", MODEL_NAME, VERSIONS[letter], "--reason", reason, "--yes"),
             *("--key", str(fleet.trust / "approver" / f"{MODEL_NAME}.pem")),
-            *("--connection", str(out / "connection.toml")),
+            *fleet.as_approver(),
         )
         if said.get("status") != "accepted":
             raise StepFailed(f"the controller answered {said}")

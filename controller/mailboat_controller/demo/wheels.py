@@ -1,6 +1,6 @@
 """Real models for the demo: silero-vad, read out of the wheels on the Python package index.
 
-Nothing is vendored. pip puts two wheels of about 6 MB into a cache directory at set-up, and each
+Nothing is vendored. pip puts a wheel of about 6 MB into a cache directory at set-up, and each
 model file is checked against its sha256 here before anybody uses it. silero-vad is published under
 the MIT licence by Silero Team (https://github.com/snakers4/silero-vad).
 """
@@ -54,27 +54,17 @@ class PinnedModel:
 
 GENERAL_MEMBER = "silero_vad/data/silero_vad.onnx"  # 8 and 16 kHz, opset 16
 SMALL_MEMBER = "silero_vad/data/silero_vad_16k_op15.onnx"  # 16 kHz alone, opset 15
-OLDER_GENERAL = PinnedModel(
-    version="6.0.0",
-    member=GENERAL_MEMBER,
-    sha256="597d30b3ec076608d059477bb14cfeffdf951bf5cae370d38f65d33bbfe82004",
-)
-OLDER_SMALL = PinnedModel(
-    version="6.0.0",
-    member=SMALL_MEMBER,
-    sha256="794ed8a51d4f37faf0555383aa34dbaeeb83e3031a1df1e0351c457e1142bd3e",
-)
-NEWER_GENERAL = PinnedModel(
+GENERAL = PinnedModel(
     version="6.2.0",
     member=GENERAL_MEMBER,
     sha256="1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3",
 )
-NEWER_SMALL = PinnedModel(
+SMALL = PinnedModel(
     version="6.2.0",
     member=SMALL_MEMBER,
     sha256="7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49",
 )
-VERSIONS = (OLDER_GENERAL.version, NEWER_GENERAL.version)
+VERSIONS = (GENERAL.version,)
 
 
 def wheel_path(cache: Path, version: str) -> Path:
@@ -91,7 +81,7 @@ def fetch_wheels(
     *,
     deadline_seconds: float = FETCH_SECONDS_MAX,
 ) -> None:
-    """Download what is missing from the cache; with both wheels there, touch no network.
+    """Download what is missing from the cache; with its wheel there, touch no network.
 
     ``report`` takes one sentence per download, before it starts. The deadline is per wheel.
 

@@ -19,6 +19,7 @@ from mailboat_controller.ingest.batch_reading import UNREAD_CODE, read_events, r
 from mailboat_controller.ingest.watermark_rule import DeviceStreams
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.store import (
+    deliveries,
     devices,
     events,
     manifests,
@@ -197,6 +198,7 @@ class _Batch:
             events.append(self._tx, name, batch.epoch, stored, self._now)
             read = [event for event in stored if isinstance(event, Event)]
             changed = outcomes.fold(self._tx, name, read, self._now)
+            deliveries.fold(self._tx, device.row.hardware_class, read)
             self._changed = self._changed or changed
             self._events.update(event.kind.value for event in read)
             self._events.update([tables.UNKNOWN_KIND] * (len(stored) - len(read)))

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field, ValidationError
 
-from mailboat_controller.store import events, outcomes
+from mailboat_controller.store import deliveries, devices, events, outcomes
 from mailboat_controller.store.events import UnreadRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.codec import WireModel, decode
@@ -105,6 +105,9 @@ def reread(tx: Transaction, now: datetime) -> int:
                 continue
             events.replace_unread(tx, row.id, event)
             outcomes.fold(tx, row.device, [event], now)
+            device = devices.by_name(tx, row.device)
+            if device is not None:
+                deliveries.fold(tx, device.hardware_class, [event])
             count += 1
     return count
 

@@ -6,7 +6,7 @@ Exactly one retained message a class for each change, whatever the size of the f
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from mailboat_controller.authority.online import OnlineKeys
@@ -19,6 +19,7 @@ from mailboat_controller.store.transaction import Transaction
 from mailboat_controller.trust.bundle import compose_bundle
 from mailboat_controller.trust.held_trust import HeldTrust
 from mailboat_schemas.codec import decode, encode
+from mailboat_schemas.deltas import Delta
 from mailboat_schemas.desired import (
     KEPT_MAX,
     Assignment,
@@ -29,7 +30,7 @@ from mailboat_schemas.desired import (
     ReleaseRef,
 )
 from mailboat_schemas.documents.failure_mode import FailureMode
-from mailboat_schemas.errors import MailboatError
+from mailboat_schemas.errors import MailboatError, PayloadTooLarge
 from mailboat_schemas.topics import TOPICS, Channel, build
 from mailboat_schemas.trust import approval_role, release_role
 
@@ -51,6 +52,10 @@ class ClassWish:
     assignments: tuple[Assignment, ...]
     documents: tuple[str, ...]  # digests of the release documents a device may need
     failure_mode: FailureMode = FailureMode.FAIL_SAFE
+    metered: bool = False
+    deltas: tuple[Delta, ...] = ()
+    # What was current before, by model; nothing is told of it but its document.
+    previous: Mapping[str, ReleaseRef] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +70,8 @@ def wish_for(
     rollouts: Sequence[RolloutRow],
     previous: Mapping[str, ReleaseRef],
     failure_mode: FailureMode = FailureMode.FAIL_SAFE,
+    *,
+    metered: bool = False,
 ) -> ClassWish:
     """Pure: current releases, and offers of the rollouts whose waves are open in this class.
 
@@ -95,6 +102,8 @@ def wish_for(
         assignments=tuple(wishes),
         documents=tuple(sorted(documents)),
         failure_mode=failure_mode,
+        metered=metered,
+        previous=previous,
     )
 
 
@@ -155,10 +164,9 @@ def publish_changed(
         unchanged = row is not None and row.content_digest == content_digest
         if unchanged and (told or not behind):
             continue
+        number = (ahead if behind else counter) + 1
         try:
-            bundle = _bundle(
-                wish, parts, trust, keys, fleet, (ahead if behind else counter) + 1, now
-            )
+            bundle = _fitting_bundle(wish, parts, trust, keys, fleet, number, now)
         except MailboatError as error:
             problems[wish.hardware_class] = error
             continue
@@ -226,8 +234,28 @@ def _content_digest(
         "director": director_keyid,
         "root": hashlib.sha256(root).hexdigest(),
         "failure_mode": wish.failure_mode.value,
+        "metered": wish.metered,
+        "deltas": [each.model_dump(mode="json") for each in wish.deltas],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _fitting_bundle(
+    wish: ClassWish,
+    parts: tuple[dict[str, bytes], ...],
+    trust: HeldTrust,
+    keys: OnlineKeys,
+    fleet: str,
+    counter: int,
+    now: datetime,
+) -> ManifestRow:
+    """Without deltas if they do not fit: they are a hint, and what else it says is not."""
+    try:
+        return _bundle(wish, parts, trust, keys, fleet, counter, now)
+    except PayloadTooLarge:
+        if not wish.deltas:
+            raise
+        return _bundle(replace(wish, deltas=()), parts, trust, keys, fleet, counter, now)
 
 
 def _bundle(
@@ -247,6 +275,8 @@ def _bundle(
         issued=int(now.timestamp()),
         assignments=wish.assignments,
         failure_mode=wish.failure_mode,
+        metered=wish.metered,
+        deltas=wish.deltas,
     )
     bundle = compose_bundle(
         fleet=fleet,

@@ -1,0 +1,120 @@
+"""How releases came to devices: three outcomes, counted for each release and class.
+
+A delivery is told with ``trial_started``, which is stored once, so each is counted once.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from mailboat_controller.store import releases
+from mailboat_controller.store.delta_tables import deliveries
+from mailboat_schemas.deltas import Delivery, DeliveryOutcome, delivery_of
+from mailboat_schemas.events import Event, EventKind
+
+# A device may say anything; an honest one fetches no release more than a few times.
+FETCHED_TIMES_MAX = 16
+
+_c = deliveries.c
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryCount:
+    """Sums over ``count`` deliveries; ``whole_bytes`` is what the releases have, file by file."""
+
+    hardware_class: str
+    outcome: DeliveryOutcome
+    count: int
+    fetched_bytes: int
+    whole_bytes: int
+
+    @property
+    def saved_bytes(self) -> int:
+        """Negative if patches failed and the files came whole after them."""
+        return self.whole_bytes - self.fetched_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "hardware_class": self.hardware_class,
+            "outcome": self.outcome.value,
+            "count": self.count,
+            "fetched_bytes": self.fetched_bytes,
+            "whole_bytes": self.whole_bytes,
+            "saved_bytes": self.saved_bytes,
+        }
+
+
+def fold(tx: Connection, hardware_class: str, events: Iterable[Event]) -> None:
+    """Count what these events, never seen before, tell of deliveries."""
+    for event in events:
+        if event.kind is not EventKind.TRIAL_STARTED or event.digest is None:
+            continue
+        told = delivery_of(event.evidence)
+        row = None if told is None else releases.by_digest(tx, event.digest)
+        if told is None or row is None:
+            continue
+        variant = row.parsed().variant_for(hardware_class)
+        if variant is not None:
+            _add(tx, event.digest, hardware_class, told, sum(variant.artifacts.values()))
+
+
+def of_release(tx: Connection, digest: str) -> tuple[DeliveryCount, ...]:
+    """By class and outcome."""
+    query = select(deliveries).where(_c.digest == digest)
+    return tuple(
+        DeliveryCount(
+            hardware_class=row.hardware_class,
+            outcome=DeliveryOutcome(row.outcome),
+            count=row._mapping["count"],
+            fetched_bytes=row.fetched_bytes,
+            whole_bytes=row.whole_bytes,
+        )
+        for row in tx.execute(query.order_by(_c.hardware_class, _c.outcome))
+    )
+
+
+def totals(tx: Connection) -> tuple[DeliveryCount, ...]:
+    """Over all releases and classes, by outcome."""
+    query = select(
+        _c.outcome,
+        func.sum(_c.count).label("count"),
+        func.sum(_c.fetched_bytes).label("fetched_bytes"),
+        func.sum(_c.whole_bytes).label("whole_bytes"),
+    ).group_by(_c.outcome)
+    return tuple(
+        DeliveryCount(
+            hardware_class="",
+            outcome=DeliveryOutcome(row.outcome),
+            count=int(row._mapping["count"]),
+            fetched_bytes=int(row.fetched_bytes),
+            whole_bytes=int(row.whole_bytes),
+        )
+        for row in tx.execute(query)
+    )
+
+
+def _add(
+    tx: Connection, digest: str, hardware_class: str, told: Delivery, whole_bytes: int
+) -> None:
+    fetched_bytes = min(told.fetched_bytes, FETCHED_TIMES_MAX * whole_bytes)
+    key = {
+        "digest": digest,
+        "hardware_class": hardware_class,
+        "outcome": told.outcome.value,
+    }
+    held = update(deliveries).where(*(deliveries.c[name] == value for name, value in key.items()))
+    changed = tx.execute(
+        held.values(
+            count=_c.count + 1,
+            fetched_bytes=_c.fetched_bytes + fetched_bytes,
+            whole_bytes=_c.whole_bytes + whole_bytes,
+        )
+    )
+    if not changed.rowcount:
+        tx.execute(
+            insert(deliveries).values(
+                **key, count=1, fetched_bytes=fetched_bytes, whole_bytes=whole_bytes
+            )
+        )
