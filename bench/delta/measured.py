@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
 
-SECONDS_MAX = 900.0
+SECONDS_MAX = 3600.0  # bsdiff4 takes a quarter of an hour for 90 MB on an idle machine
 STDERR_CHARS_MAX = 300
 _TRACEME, _CONT, _SETOPTIONS = 0, 7, 0x4200
 _ON_EXEC, _ON_EXIT, _KILL_ON_OUR_EXIT = 0x10, 0x40, 0x100000

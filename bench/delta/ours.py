@@ -18,7 +18,7 @@ from bench.delta.peers import Outcome, Pair, same_bytes
 from mailboat_agent.delta.decoding import Decoding, decode_into
 from mailboat_agent.delta.failure import DeltaFailed
 from mailboat_controller.deltas.portfolio import Candidate, build, select
-from mailboat_schemas.deltas import WITHOUT_BASE
+from mailboat_schemas.patch_formats import WITHOUT_BASE
 
 OURS = "Mailboat"
 MEMORY_BYTES_MAX = 64 << 20  # for a patch; the bar of DESIGN section 13
@@ -35,7 +35,7 @@ class Applied:
 
 def measure(pair: Pair) -> tuple[Applied | None, list[Applied]]:
     """What ships, and every candidate that can be built. None: the file as it is."""
-    portfolio = build(pair.base, pair.target)
+    portfolio = build(pair.base, pair.target, pair.scratch)
     chosen = select(portfolio, memory_bytes_max=MEMORY_BYTES_MAX)
     ships = chosen.delta or chosen.full
     applied = [_applied(pair, candidate) for candidate in portfolio.candidates]
@@ -48,10 +48,9 @@ def measure(pair: Pair) -> tuple[Applied | None, list[Applied]]:
 
 
 def _applied(pair: Pair, candidate: Candidate) -> Applied:
-    pair.patch.write_bytes(candidate.patch)
     pair.made.unlink(missing_ok=True)
     problem: str | None = None
-    with _told(pair.scratch / "memory") as told:
+    with told(pair.scratch / "memory") as numbers:
         began = time.perf_counter()
         try:
             _decode(pair, candidate)
@@ -60,12 +59,12 @@ def _applied(pair: Pair, candidate: Candidate) -> Applied:
         seconds = time.perf_counter() - began
     if problem is None and not same_bytes(pair.made, pair.target):
         problem = "what it made is not the target"
-    before, peak = told
+    before, peak = numbers
     return Applied(
         Outcome(
             tool=OURS,
             detail=candidate.format,
-            patch_bytes=len(candidate.patch) if problem is None else None,
+            patch_bytes=candidate.size_bytes if problem is None else None,
             build_seconds=candidate.build_seconds,
             apply_seconds=seconds,
             apply_peak_kib=peak,
@@ -78,7 +77,7 @@ def _applied(pair: Pair, candidate: Candidate) -> Applied:
 def _decode(pair: Pair, candidate: Candidate) -> None:
     from_base = candidate.format not in WITHOUT_BASE
     base_fd = os.open(pair.base, os.O_RDONLY) if from_base else None
-    patch_fd = os.open(pair.patch, os.O_RDONLY)
+    patch_fd = os.open(candidate.patch, os.O_RDONLY)
     try:
         decoding = Decoding(
             base_fd=base_fd,
@@ -97,7 +96,7 @@ def _decode(pair: Pair, candidate: Candidate) -> None:
 
 
 @contextmanager
-def _told(pipe: Path) -> Iterator[list[int]]:
+def told(pipe: Path) -> Iterator[list[int]]:
     """The two numbers that the decoder tells, in the list once the block has ended."""
     pipe.unlink(missing_ok=True)
     os.mkfifo(pipe)

@@ -19,19 +19,6 @@ from mailboat_schemas.names import Digest
 DELTAS_MAX = 128  # of one class; about 45 KB of a bundle that may have 512
 DELTA_MEMORY_BYTES_MAX = 1 << 40  # a number a bundle may carry; a device has its own budget
 
-# Tensors' bytes as numbers, each changed a little: see `tensor_program` and `plane_blocks`.
-TENSOR_DELTA = "tensor-delta/1"
-# Without a base, compressed: the same program, and one zstd frame.
-FULL_PLANES = "full-planes/1"
-FULL_ZSTD = "full-zstd/1"
-FULL_ZSTD_WINDOW_BYTES_MAX = 8 << 20
-WITHOUT_BASE = frozenset({FULL_PLANES, FULL_ZSTD})
-
-# One zstd frame with the base as raw prefix, and the length of the target in its header.
-ZSTD_PATCH = "zstd-patch/1"
-ZSTD_PATCH_BASE_BYTES_MAX = 64 << 20  # the device holds all of it in memory
-ZSTD_PATCH_WINDOW_BYTES_MAX = 128 << 20
-
 Format = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,32}/[0-9]{1,4}$")]
 
 

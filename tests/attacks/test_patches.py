@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from attack_siege import FACTOR, Siege
+from mailboat_agent.artifacts.arrivals import Arrivals
 from mailboat_agent.artifacts.download import HttpsSource
 from mailboat_agent.artifacts.part_file import Hashed, Progress
 from mailboat_agent.delta.decoding import Decoding
@@ -120,9 +121,14 @@ async def test_an_altered_patch(siege: Siege) -> None:
 async def test_a_patch_that_somebody_writes_to_after_it_was_hashed(siege: Siege) -> None:
     class Swapped(HttpsSource):
         async def fetch_artifact(
-            self, digest: str, length: int, target: Path, on_progress: Progress | None = None
+            self,
+            digest: str,
+            length: int,
+            target: Path,
+            on_progress: Progress | None = None,
+            arrivals: Arrivals | None = None,
         ) -> Hashed:
-            hashed = await super().fetch_artifact(digest, length, target, on_progress)
+            hashed = await super().fetch_artifact(digest, length, target, on_progress, arrivals)
             if digest == delta.patch:
                 with target.open("r+b") as file:
                     file.write(b"swapped")
@@ -238,10 +244,21 @@ async def test_a_frame_that_asks_for_a_window_of_two_gigabytes(siege: Siege) -> 
 
 
 async def test_a_base_that_was_altered_on_the_disk(siege: Siege) -> None:
+    class Altering(HttpsSource):
+        """Just before the base is needed: the device heals what it finds altered earlier."""
+
+        async def fetch_artifact(self, digest: str, *more: Any, **named: Any) -> Hashed:
+            hashed = await super().fetch_artifact(digest, *more, **named)
+            if digest == delta.patch:
+                stored = siege.box.store.path(delta.base)
+                stored.chmod(0o600)
+                stored.write_bytes(BASE[:-1] + b"!")
+            return hashed
+
     delta = offer_patch(siege.fleet, BASE, TARGET)
-    stored = siege.box.store.path(delta.base)
-    stored.chmod(0o600)
-    stored.write_bytes(BASE[:-1] + b"!")
+    assert delta.base is not None
+    await siege.box.source.close()
+    siege.box.source = Altering(siege.server.url, siege.box._tls)
     await attempt(siege, delta)
     told = [event.evidence.get("reason") for event in siege.alarms() if event.code == "E-DELTA"]
     assert told == [Reason.BASE_DAMAGED]

@@ -2,7 +2,6 @@
 
 import struct
 
-import flatbuffers
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 
 from mailboat_controller.deltas.layouts import Tensor, tensors_of
 from mailboat_schemas.tensor_program import Kind
-from weights import onnx_with_hidden_tensors, safetensors, weights
+from weights import onnx_with_hidden_tensors, safetensors, tflite, weights
 
 WEIGHTS = weights(numbers=400)
 
@@ -22,41 +21,6 @@ def found(content: bytes) -> dict[bytes, Kind]:
         for each in tensors_of(memoryview(content))
         if each.length >= 64
     }
-
-
-def tflite(values: np.ndarray) -> bytes:
-    """One sub-graph with one FLOAT32 tensor, as the schema has it."""
-    builder = flatbuffers.Builder(1024)
-    data = builder.CreateByteVector(values.tobytes())
-    builder.StartObject(3)
-    builder.PrependUOffsetTRelativeSlot(0, data, 0)
-    held = builder.EndObject()
-    builder.StartObject(3)
-    empty = builder.EndObject()
-    builder.StartVector(4, 2, 4)
-    builder.PrependUOffsetTRelative(held)
-    builder.PrependUOffsetTRelative(empty)
-    buffers = builder.EndVector()
-    name = builder.CreateString("weights")
-    builder.StartObject(4)
-    builder.PrependUint32Slot(2, 1, 0)
-    builder.PrependUOffsetTRelativeSlot(3, name, 0)
-    tensor = builder.EndObject()
-    builder.StartVector(4, 1, 4)
-    builder.PrependUOffsetTRelative(tensor)
-    tensors = builder.EndVector()
-    builder.StartObject(1)
-    builder.PrependUOffsetTRelativeSlot(0, tensors, 0)
-    graph = builder.EndObject()
-    builder.StartVector(4, 1, 4)
-    builder.PrependUOffsetTRelative(graph)
-    graphs = builder.EndVector()
-    builder.StartObject(5)
-    builder.PrependUint32Slot(0, 3, 0)
-    builder.PrependUOffsetTRelativeSlot(2, graphs, 0)
-    builder.PrependUOffsetTRelativeSlot(4, buffers, 0)
-    builder.Finish(builder.EndObject(), file_identifier=b"TFL3")
-    return bytes(builder.Output())
 
 
 def test_tensors_of_an_onnx_file_are_found_wherever_they_hide() -> None:

@@ -15,7 +15,8 @@ MIB = 1 << 20
 def candidate(form: str, size: int, memory_mib: int = 8) -> Candidate:
     return Candidate(
         format=form,
-        patch=bytes(size),
+        patch=Path("not-there"),
+        size_bytes=size,
         memory_bytes=memory_mib * MIB,
         build_seconds=1.0,
         target_length=1000,
@@ -98,7 +99,9 @@ def test_a_fine_tune_ships_as_a_tensor_delta(tmp_path: Path, as_paths: bool) -> 
         (tmp_path / name if as_paths else contents[name]) for name in ("base", "target")
     )
 
-    built = portfolio.build(base, target)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    built = portfolio.build(base, target, scratch)
     choice = select(built, memory_bytes_max=64 * MIB)
 
     assert {each.format for each in built.candidates} == {
@@ -114,19 +117,26 @@ def test_a_fine_tune_ships_as_a_tensor_delta(tmp_path: Path, as_paths: bool) -> 
     assert told.base == hashlib.sha256(contents["base"]).hexdigest()
     assert told.base_length == len(contents["base"])
     assert told.target == hashlib.sha256(contents["target"]).hexdigest()
-    assert told.patch == hashlib.sha256(choice.delta.patch).hexdigest()
+    assert told.patch == hashlib.sha256(choice.delta.patch.read_bytes()).hexdigest()
     whole = portfolio.describe(choice.full, base, target)
     assert (whole.base, whole.base_length, whole.target) == (None, 0, told.target)
 
 
-def test_without_a_base_there_are_whole_downloads_only() -> None:
-    formats = {each.format for each in portfolio.candidates(None, safetensors(weights()))}
+def test_without_a_base_there_are_whole_downloads_only(tmp_path: Path) -> None:
+    built = portfolio.build(None, safetensors(weights()), tmp_path)
 
-    assert formats == {"full-zstd/1", "full-planes/1"}
+    assert {each.format for each in built.candidates} == {"full-zstd/1", "full-planes/1"}
 
 
-def test_what_cannot_be_built_is_explained() -> None:
-    choice = select(portfolio.build(b"base", b""), memory_bytes_max=MIB)
+def test_what_does_not_depend_on_the_base_need_not_be_built_for_each(tmp_path: Path) -> None:
+    built = portfolio.build(b"base" * 99, b"target" * 99, tmp_path, {"zstd-patch/1"})
+
+    assert [each.format for each in built.candidates] == ["zstd-patch/1"]
+    assert [path.name for path in tmp_path.iterdir()] == ["zstd-patch-1.patch"]
+
+
+def test_what_cannot_be_built_is_explained(tmp_path: Path) -> None:
+    choice = select(portfolio.build(b"base", b"", tmp_path), memory_bytes_max=MIB)
 
     assert formats(choice) == (None, None)
     assert {row.format for row in choice.rows if "empty" in row.because} == {

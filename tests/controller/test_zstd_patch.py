@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from mailboat_controller.deltas.zstd_patch import NotToBePatched, build_zstd_patch, describe
-from mailboat_schemas.deltas import ZSTD_PATCH_BASE_BYTES_MAX, ZSTD_PATCH_WINDOW_BYTES_MAX
+from mailboat_schemas.patch_formats import ZSTD_PATCH_BASE_BYTES_MAX, ZSTD_PATCH_WINDOW_BYTES_MAX
 
 needs_zstd = pytest.mark.skipif(shutil.which("zstd") is None, reason="needs the zstd command")
 MIB = 1 << 20

@@ -2,17 +2,21 @@
 
 import io
 import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from mailboat_agent.delta.tensor_patch import apply
-from mailboat_controller.deltas.tensor_delta import build_tensor_delta
+from mailboat_controller.deltas.tensor_delta import write_tensor_delta
 
 
 def patch_of(base: bytes, target: bytes) -> bytes:
-    return build_tensor_delta(
-        np.frombuffer(base, np.uint8), np.frombuffer(target, np.uint8)
-    ).content
+    patch = io.BytesIO()
+    with TemporaryDirectory() as scratch:
+        arrays = np.frombuffer(base, np.uint8), np.frombuffer(target, np.uint8)
+        write_tensor_delta(*arrays, patch, Path(scratch))
+    return patch.getvalue()
 
 
 def made(base: bytes, patch: bytes, target_length: int) -> bytes:

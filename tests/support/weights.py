@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 
+import flatbuffers
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -56,3 +57,38 @@ def onnx_with_hidden_tensors(tensors: Weights, producer: str = "test") -> bytes:
     graph = helper.make_graph(nodes, "graph", [flag], [out], [first])
     content: bytes = helper.make_model(graph, producer_name=producer).SerializeToString()
     return content
+
+
+def tflite(values: npt.NDArray[np.floating]) -> bytes:
+    """One sub-graph with one FLOAT32 tensor, as the schema has it."""
+    builder = flatbuffers.Builder(1024)
+    data = builder.CreateByteVector(values.tobytes())
+    builder.StartObject(3)
+    builder.PrependUOffsetTRelativeSlot(0, data, 0)
+    held = builder.EndObject()
+    builder.StartObject(3)
+    empty = builder.EndObject()
+    builder.StartVector(4, 2, 4)
+    builder.PrependUOffsetTRelative(held)
+    builder.PrependUOffsetTRelative(empty)
+    buffers = builder.EndVector()
+    name = builder.CreateString("weights")
+    builder.StartObject(4)
+    builder.PrependUint32Slot(2, 1, 0)
+    builder.PrependUOffsetTRelativeSlot(3, name, 0)
+    tensor = builder.EndObject()
+    builder.StartVector(4, 1, 4)
+    builder.PrependUOffsetTRelative(tensor)
+    tensors = builder.EndVector()
+    builder.StartObject(1)
+    builder.PrependUOffsetTRelativeSlot(0, tensors, 0)
+    graph = builder.EndObject()
+    builder.StartVector(4, 1, 4)
+    builder.PrependUOffsetTRelative(graph)
+    graphs = builder.EndVector()
+    builder.StartObject(5)
+    builder.PrependUint32Slot(0, 3, 0)
+    builder.PrependUOffsetTRelativeSlot(2, graphs, 0)
+    builder.PrependUOffsetTRelativeSlot(4, buffers, 0)
+    builder.Finish(builder.EndObject(), file_identifier=b"TFL3")
+    return bytes(builder.Output())

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from mailboat_schemas.deltas import (
+from mailboat_schemas.deltas import Delta
+from mailboat_schemas.patch_formats import (
     TENSOR_DELTA,
     WITHOUT_BASE,
     ZSTD_PATCH,
     ZSTD_PATCH_BASE_BYTES_MAX,
-    Delta,
 )
 
 FORMATS = WITHOUT_BASE | {TENSOR_DELTA, ZSTD_PATCH}

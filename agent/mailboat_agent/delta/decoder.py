@@ -19,7 +19,7 @@ from typing import Any
 from mailboat_agent.delta.exit_status import LENGTH, MALFORMED, MEMORY
 from mailboat_agent.delta.output import Write, to_descriptor
 from mailboat_agent.serving import confinement
-from mailboat_schemas.deltas import FULL_PLANES, FULL_ZSTD, TENSOR_DELTA, ZSTD_PATCH
+from mailboat_schemas.patch_formats import FULL_PLANES, FULL_ZSTD, TENSOR_DELTA, ZSTD_PATCH
 
 MARGIN_BYTES = 8 << 20  # of the interpreter and its allocator, above what the delta declares
 

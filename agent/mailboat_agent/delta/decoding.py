@@ -19,8 +19,8 @@ from mailboat_agent.atomic_file import disk_errors
 from mailboat_agent.delta import exit_status
 from mailboat_agent.delta.failure import DeltaFailed, Reason
 from mailboat_agent.serving.spawn import SpawnedProcess, environment
-from mailboat_schemas.deltas import ZSTD_PATCH
 from mailboat_schemas.errors import TransferTooLong
+from mailboat_schemas.patch_formats import ZSTD_PATCH
 
 READ_BYTES = 256 << 10
 # Starting takes a second on a small device, and zstd decodes tens of megabytes in one.

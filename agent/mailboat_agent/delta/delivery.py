@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mailboat_agent.artifacts.arrivals import Arrivals
 from mailboat_agent.delta.failure import DeltaFailed
 from mailboat_schemas.deltas import DELIVERY, Delivery, DeliveryOutcome
 
@@ -26,10 +27,11 @@ class Tally:
     made_bytes: int = 0
     from_base_bytes: int = 0  # of those, what was made from a file that was here
     failed: list[FailedDelta] = field(default_factory=list)
+    arrivals: Arrivals = field(default_factory=Arrivals)  # what came from where
 
     def evidence(self) -> Mapping[str, Any]:
         """Nothing if nothing was fetched: it was here already, or this process does not know."""
-        if not self.fetched_bytes:
+        if not (self.fetched_bytes or self.arrivals.source_bytes):
             return {}
         # A whole file that came compressed is no delta, and its savings can be read off the sizes.
         outcome = DeliveryOutcome.DELTA if self.from_base_bytes else DeliveryOutcome.FULL
@@ -40,5 +42,6 @@ class Tally:
             fetched_bytes=self.fetched_bytes,
             made_bytes=self.made_bytes,
             reasons=tuple(str(each.error.reason) for each in self.failed),
+            source_bytes=dict(self.arrivals.source_bytes),
         )
         return {DELIVERY: delivery.model_dump(mode="json")}

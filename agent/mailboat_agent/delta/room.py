@@ -14,8 +14,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from mailboat_agent.artifacts.arrivals import Arrivals
+from mailboat_agent.artifacts.mirrored_source import ArtifactSource
 from mailboat_agent.artifacts.part_file import Hashed, Progress
 from mailboat_agent.artifacts.release_store import OPEN_FLAGS, ReleaseStore
 from mailboat_agent.atomic_file import disk_errors
@@ -34,9 +35,6 @@ from mailboat_schemas.errors import (
     TransferTooSlow,
 )
 
-if TYPE_CHECKING:
-    from mailboat_agent.artifacts.download import HttpsSource
-
 # Transfers of one patch that end without one byte more than before. A link that is cut every few
 # seconds brings some each time; a server that keeps back the patch alone shall not keep back the
 # release.
@@ -49,13 +47,16 @@ class DeltaRoom:
         self,
         *,
         store: ReleaseStore,
-        source: "Callable[[], HttpsSource]",
+        source: Callable[[], ArtifactSource],
+        room_bytes: Callable[[], int] | None = None,
         memory_budget_bytes: int,
         decoding: Callable[..., Decoding] = Decoding,
     ) -> None:
-        """``decoding`` is how to decode: its program and its patience are a matter of choice."""
+        """``room_bytes`` is what may still be written; all that the disk has, if not given.
+        ``decoding`` is how to decode: its program and its patience are a matter of choice."""
         self._store = store
         self._source = source
+        self._room_bytes = room_bytes or store.free_bytes
         self._memory_budget_bytes = memory_budget_bytes
         self._decoding = decoding
         self._attempts = Attempts(store.data_dir)
@@ -78,7 +79,8 @@ class DeltaRoom:
         made_before, from_base_before = tally.made_bytes, tally.from_base_bytes
         try:
             async with self._one_at_a_time:
-                made = await self._make(delta, length, offered.desired, on_progress)
+                arrivals = tally.arrivals
+                made = await self._make(delta, length, offered.desired, on_progress, arrivals)
                 # Before it is admitted: with nothing lacking any more, the errand may be dropped.
                 tally.fetched_bytes += delta.patch_length
                 tally.made_bytes += length
@@ -101,7 +103,7 @@ class DeltaRoom:
             target=target,
             target_length=length,
             staged_bytes=self._store.staged_bytes(target),
-            free_bytes=self._store.free_bytes(),
+            free_bytes=self._room_bytes(),
             memory_budget_bytes=self._memory_budget_bytes,
         )
         return choose(mine, at, self._held_bytes)
@@ -112,11 +114,13 @@ class DeltaRoom:
         except OSError:
             return None
 
-    async def _make(self, delta: Delta, length: int, desired: str, on_progress: Progress) -> Hashed:
+    async def _make(
+        self, delta: Delta, length: int, desired: str, on_progress: Progress, arrivals: Arrivals
+    ) -> Hashed:
         if self._attempts.of(desired, delta.target) >= ATTEMPTS_MAX:
             problem = f"{ATTEMPTS_MAX} attempts did not come to an end"
             raise DeltaFailed(Reason.TRIED_BEFORE, problem)
-        hashed = await self._fetch(delta, on_progress)
+        hashed = await self._fetch(delta, on_progress, arrivals)
         if hashed.sha256 != delta.patch:
             problem = f"its sha256 is {hashed.sha256}, signed was {delta.patch}"
             raise DeltaFailed(Reason.PATCH_ALTERED, problem)
@@ -127,11 +131,13 @@ class DeltaRoom:
         finally:
             abandoned.set()  # the caller may have been told to stop; the thread notices
 
-    async def _fetch(self, delta: Delta, on_progress: Progress) -> Hashed:
+    async def _fetch(self, delta: Delta, on_progress: Progress, arrivals: Arrivals) -> Hashed:
         path, length = self._store.staging_path(delta.patch), delta.patch_length
         before = self._store.staged_bytes(delta.patch)
         try:
-            hashed = await self._source().fetch_artifact(delta.patch, length, path, on_progress)
+            hashed = await self._source().fetch_artifact(
+                delta.patch, length, path, on_progress, arrivals
+            )
         except ArtifactMissing as error:
             raise DeltaFailed(Reason.PATCH_MISSING, error.what) from error
         except TransferTooLong as error:

@@ -7,7 +7,7 @@ import zstandard
 
 from mailboat_agent.delta.exit_status import LENGTH, MALFORMED, MEMORY, WINDOW
 from mailboat_agent.delta.output import Write
-from mailboat_schemas.deltas import FULL_ZSTD_WINDOW_BYTES_MAX, ZSTD_PATCH_WINDOW_BYTES_MAX
+from mailboat_schemas.patch_formats import FULL_ZSTD_WINDOW_BYTES_MAX, ZSTD_PATCH_WINDOW_BYTES_MAX
 
 READ_BYTES = 256 << 10
 _MAGIC = b"\x28\xb5\x2f\xfd"

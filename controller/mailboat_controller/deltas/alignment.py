@@ -23,9 +23,13 @@ from mailboat_controller.deltas.equal_runs import (
 )
 from mailboat_controller.deltas.layouts import Tensor, tensors_of
 from mailboat_controller.deltas.numbers import best_mode
-from mailboat_schemas.tensor_program import Kind, Mode, Step
+from mailboat_controller.deltas.patch import NotToBePatched
+from mailboat_schemas.tensor_program import STEPS_MAX, Kind, Mode, Step
 
 TENSOR_BYTES_MIN = 64  # smaller ones belong to the graph
+# What lies between tensors is brought into memory, with a table several times as large. A graph is
+# a few megabytes; a file with more than that is weights that the parser did not find.
+GRAPH_BYTES_MAX = 32 << 20
 RUN_BYTES_MIN = 12  # in a graph; a step takes three bytes or four
 RUN_BYTES_MIN_UNPARSED = 512  # among weights of which most stay as they are
 COPY_BYTES_MIN = 4096  # of the beginning and the end of a tensor that stay as they are
@@ -36,10 +40,16 @@ _KINDS_TRIED = (Kind.FLOAT32, Kind.FLOAT16, Kind.BFLOAT16)
 
 
 def program_of(base: Bytes, target: Bytes) -> list[Step]:
-    """Steps that make ``target`` of ``base``, which may be empty."""
+    """Steps that make ``target`` of ``base``, which may be empty.
+
+    Raises:
+        NotToBePatched: it would take more than `STEPS_MAX`.
+    """
     inside = [each for each in tensors_of(target.data) if each.length >= TENSOR_BYTES_MIN]
     there = [each for each in tensors_of(base.data) if each.length >= TENSOR_BYTES_MIN]
     if not inside or (base.size and not there):
+        return _joined(_unparsed(base, target))
+    if max(_outside(base, there), _outside(target, inside)) > GRAPH_BYTES_MAX:
         return _joined(_unparsed(base, target))
     steps = list(_between(base, target, there, inside))
     pairs = _paired(base, target, there, inside)
@@ -51,6 +61,11 @@ def program_of(base: Bytes, target: Bytes) -> list[Step]:
         else:
             steps += _of_tensor(anywhere, target, tensor, partner)
     return _joined([step for _, step in sorted(steps, key=lambda each: each[0])])
+
+
+def _outside(content: Bytes, tensors: Sequence[Tensor]) -> int:
+    """Bytes that are no tensor's."""
+    return content.size - sum(each.length for each in tensors)
 
 
 Placed = tuple[int, Step]  # with its place in the target
@@ -285,7 +300,11 @@ def _piece(read: _Reading, size: int, start: int) -> Iterator[Step]:
 
 
 def _joined(steps: "Sequence[Step] | Iterator[Step]") -> list[Step]:
-    """Neighbours that continue each other as one."""
+    """Neighbours that continue each other as one.
+
+    Raises:
+        NotToBePatched: they are more than `STEPS_MAX`, however many more.
+    """
     joined: list[Step] = []
     for step in steps:
         last = joined[-1] if joined else None
@@ -297,4 +316,6 @@ def _joined(steps: "Sequence[Step] | Iterator[Step]") -> list[Step]:
             joined[-1] = Step(step.mode, step.kind, last.length + step.length, last.base_offset)
         else:
             joined.append(step)
+        if len(joined) > STEPS_MAX:
+            raise NotToBePatched(f"it would take more than {STEPS_MAX} steps")
     return joined

@@ -5,7 +5,7 @@ numpy; what is found is compared and extended in both directions. Equal runs tha
 of the one before are preferred, because they cost nothing to tell.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,9 +15,10 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 WINDOWS_MAX = 1 << 22  # of the base in the table, 64 MiB; a larger file is sampled
 _WINDOW_WORDS = 8  # of eight bytes; one where shorter runs are wanted
-_FILTER_BITS = 24
+_HASHED_WORDS = (0, 3, 7)  # of them: what is found is compared anyway
+_FILTER_BITS = 24  # of a hash, to a byte of the filter; three more choose the bit
 _STRIDE_MAX = 64
-_SCAN_BYTES = 1 << 20
+_SCAN_BYTES = 1 << 18  # at once, so that their hashes stay in the processor's cache
 _GAP_BYTES_MAX = 64  # differences that a similar run goes on over
 _CANDIDATES_MAX = 4  # places in the base with the same hash that are looked at
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -165,44 +166,56 @@ def _best(
 
 class _Table:
     def __init__(self, base: Bytes, words: int, stride: int) -> None:
-        self._words = words
+        self._words = _HASHED_WORDS if words > 1 else (0,)
         stride = max(stride, -(-base.size // WINDOWS_MAX))
         hashes = []
         for start in range(0, base.size - 8 * words + 1, _SCAN_BYTES * stride):
             end = min(base.size, start + _SCAN_BYTES * stride + 8 * words - 1)
-            hashes.append(_hashes(base[start:end], words)[::stride])
+            hashes.append(_hashes(base[start:end], self._words, stride))
         found = np.concatenate(hashes)
         self._places = np.argsort(found, kind="stable")
         self._hashes = found[self._places]
         self._places *= stride
-        self._filter = np.zeros(1 << _FILTER_BITS, np.bool_)
-        self._filter[found >> np.uint64(64 - _FILTER_BITS)] = True
+        self._filter = np.zeros(1 << _FILTER_BITS, np.uint8)
+        np.bitwise_or.at(self._filter, _filter_byte(found), _filter_bit(found))
 
     def find(self, target: Bytes) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
         """Offsets in ``target`` with all places in the base that have the same hash, in order."""
         hashes = _hashes(target, self._words)
-        maybe = self._filter[hashes >> np.uint64(64 - _FILTER_BITS)].nonzero()[0]
+        passed = self._filter[_filter_byte(hashes)]
+        maybe = passed.nonzero()[0]
+        maybe = maybe[(passed[maybe] & _filter_bit(hashes[maybe])) != 0]
         wanted = hashes[maybe]
         at = np.searchsorted(self._hashes, wanted)
         at[at == self._hashes.size] = 0
         found = self._hashes[at] == wanted
-        ends = np.searchsorted(self._hashes, wanted, side="right")
+        ends = np.searchsorted(self._hashes, wanted[found], side="right")
         for offset, first, end in zip(
-            maybe[found].tolist(), at[found].tolist(), ends[found].tolist(), strict=True
+            maybe[found].tolist(), at[found].tolist(), ends.tolist(), strict=True
         ):
             yield offset, self._places[first:end]
 
 
-def _hashes(content: Bytes, words: int) -> npt.NDArray[np.uint64]:
-    """Of the window at each offset."""
-    count = content.size - 8 * words + 1
-    eight = np.empty(count + 8 * (words - 1), np.uint64)
-    for phase in range(8):
-        part = content[phase : phase + (content.size - phase) // 8 * 8].view("<u8")
-        eight[phase::8] = part[: eight[phase::8].size]
-    hashes = eight[:count] * _MULTIPLIER
-    for word in range(1, words):
-        hashes = ((hashes >> np.uint64(29)) ^ hashes ^ eight[8 * word : 8 * word + count]) * (
-            _MULTIPLIER
-        )
-    return hashes ^ hashes << np.uint64(32)
+def _filter_byte(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    return hashes >> np.uint64(64 - _FILTER_BITS)
+
+
+def _filter_bit(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
+    which = (hashes >> np.uint64(64 - _FILTER_BITS - 3)) & np.uint64(7)
+    return np.uint8(1) << which.astype(np.uint8)
+
+
+def _hashes(content: Bytes, words: Sequence[int], stride: int = 1) -> npt.NDArray[np.uint64]:
+    """Of the windows ``stride`` apart that lie within ``content``."""
+    count = (content.size - 8 * words[-1] - 8) // stride + 1
+    first, *rest = (
+        np.ascontiguousarray(np.ndarray((count,), "<u8", content.data, 8 * word, (stride,)))
+        for word in words
+    )
+    hashes = first * _MULTIPLIER
+    for word in rest:
+        hashes ^= hashes >> np.uint64(29)
+        hashes ^= word
+        hashes *= _MULTIPLIER
+    hashes ^= hashes << np.uint64(32)
+    return hashes

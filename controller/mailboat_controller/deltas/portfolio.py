@@ -9,30 +9,40 @@ rule says how the full download itself comes, with the bare file as what has to 
 import hashlib
 import mmap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import BinaryIO
 
 import numpy as np
 
-from mailboat_controller.deltas.full_zstd import build_full_zstd
-from mailboat_controller.deltas.patch import NotToBePatched, Patch
-from mailboat_controller.deltas.tensor_delta import build_tensor_delta
+from mailboat_controller.deltas import full_zstd
+from mailboat_controller.deltas.patch import NotToBePatched
+from mailboat_controller.deltas.tensor_delta import write_tensor_delta
 from mailboat_controller.deltas.zstd_patch import build_zstd_patch, refuse_large
-from mailboat_schemas.deltas import (
+from mailboat_schemas.deltas import Delta
+from mailboat_schemas.patch_formats import (
     FULL_PLANES,
     FULL_ZSTD,
     TENSOR_DELTA,
     WITHOUT_BASE,
     ZSTD_PATCH,
-    Delta,
+    ZSTD_PATCH_BASE_BYTES_MAX,
 )
 
 File = bytes | Path
+# Measured: an interpreter with numpy and its threads 200 MiB; tables of windows and blocks that are
+# packed 220 to 300; the tables of zstd at level 19 for two workers 350.
+BUILD_MEMORY_BYTES = 768 << 20
+# Of its tables at most, for a base of 64 MiB; with both files in memory once more, and the patch.
+ZSTD_PATCH_MEMORY_BYTES = 1536 << 20
+FORMATS = frozenset({FULL_ZSTD, FULL_PLANES, ZSTD_PATCH, TENSOR_DELTA})
 SHARE_MAX = 0.9  # of the best full download; what saves less is not worth a second way to fail
 ALIKE_SHARE = 1.05  # of the smallest: within that, memory decides
+# What a sample says would miss that by so much is not built: the sample does not see everything.
+SAMPLE_MARGIN = 0.02
 SMALL_MEMORY_BYTES = 32 << 20  # up to here memory decides nothing: a runtime takes more than that
 # What one MB of the target takes to make, on a device with one core of 2 GHz. For `explain` alone;
 # docs/delta-results.md has measured ones.
@@ -46,14 +56,11 @@ class Candidate:
     """One way to make the target. ``memory_bytes`` is the peak of that, above a bare process."""
 
     format: str
-    patch: bytes
+    patch: Path
+    size_bytes: int
     memory_bytes: int
     build_seconds: float
     target_length: int
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self.patch)
 
     @property
     def apply_seconds_estimate(self) -> float:
@@ -92,41 +99,72 @@ class Selection:
     rows: tuple[Row, ...]
 
 
-def candidates(base: File | None, target: File) -> list[Candidate]:
-    """Every candidate that can be built."""
-    return list(build(base, target).candidates)
+def build(
+    base: File | None, target: File, scratch: Path, formats: Collection[str] = FORMATS
+) -> Portfolio:
+    """Patches as files in ``scratch``, an existing directory, one for each format.
 
+    Blocking, with both cores: a second for each 5 to 10 MB. What it holds in memory does not grow
+    with the files (see `memory_to_build`); ``scratch`` takes up to the size of the target for
+    each format, and once more while one of them is built. Formats of `WITHOUT_BASE` come out the
+    same from every base.
 
-def build(base: File | None, target: File) -> Portfolio:
-    """Blocking, with both cores: a second for each 2 MB, most of it for ``full-zstd``."""
+    Raises:
+        OSError: the disk.
+    """
+    built: list[Candidate] = []
+    unfit: dict[str, str] = {}
     with _opened(base) as old, _opened(target) as new:
-        builders: dict[str, Callable[[], Patch]] = {
-            FULL_ZSTD: lambda: build_full_zstd(new),
-            FULL_PLANES: lambda: build_tensor_delta(_numbers(b""), _numbers(new)),
-        }
-        if base is not None:
-            builders[ZSTD_PATCH] = lambda: _zstd_patch(old, new)
-            builders[TENSOR_DELTA] = lambda: build_tensor_delta(_numbers(old), _numbers(new))
-        built: list[Candidate] = []
-        unfit: dict[str, str] = {}
-        for form, builder in builders.items():
+        for form, write in _writers(old if base is not None else None, new, scratch).items():
+            if form not in formats:
+                continue
+            path = scratch / f"{form.replace('/', '-')}.patch"
             began = time.monotonic()
             try:
-                patch = builder()
+                with path.open("wb") as patch:
+                    memory_bytes = write(patch)
             except NotToBePatched as error:
+                path.unlink()
                 unfit[form] = error.what
                 continue
-            seconds = time.monotonic() - began
             built.append(
                 Candidate(
                     format=form,
-                    patch=patch.content,
-                    memory_bytes=patch.memory_bytes,
-                    build_seconds=seconds,
+                    patch=path,
+                    size_bytes=path.stat().st_size,
+                    memory_bytes=memory_bytes,
+                    build_seconds=time.monotonic() - began,
                     target_length=len(new),
                 )
             )
         return Portfolio(len(new), tuple(built), unfit)
+
+
+def memory_to_build(base_length: int, target_length: int) -> int:
+    """Bytes of address space that a process needs for `build`, as ``RLIMIT_AS`` counts them.
+
+    The files are mapped: they take address space, and only as much memory as is free anyway.
+    """
+    of_zstd = 0 if base_length > ZSTD_PATCH_BASE_BYTES_MAX else ZSTD_PATCH_MEMORY_BYTES
+    return base_length + target_length + BUILD_MEMORY_BYTES + of_zstd
+
+
+Writer = Callable[[BinaryIO], int]  # of a patch; to the bytes of memory that applying it takes
+
+
+def _writers(base: memoryview | None, target: memoryview, scratch: Path) -> Mapping[str, Writer]:
+    def numbers(before: memoryview) -> Writer:
+        old, new = np.frombuffer(before, np.uint8), np.frombuffer(target, np.uint8)
+        return lambda patch: write_tensor_delta(old, new, patch, scratch)
+
+    writers: dict[str, Writer] = {
+        FULL_ZSTD: lambda patch: _full_zstd(target, patch),
+        FULL_PLANES: numbers(memoryview(b"")),
+    }
+    if base is not None:
+        writers[ZSTD_PATCH] = lambda patch: _zstd_patch(base, target, patch)
+        writers[TENSOR_DELTA] = numbers(base)
+    return writers
 
 
 def select(portfolio: Portfolio, *, memory_bytes_max: int) -> Selection:
@@ -153,10 +191,15 @@ def describe(candidate: Candidate, base: File | None, target: File) -> Delta:
             base=None if from_nothing else hashlib.sha256(old).hexdigest(),
             base_length=len(old),
             format=candidate.format,
-            patch=hashlib.sha256(candidate.patch).hexdigest(),
+            patch=_sha256(candidate.patch),
             patch_length=candidate.size_bytes,
             memory_bytes=candidate.memory_bytes,
         )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _best(
@@ -216,13 +259,21 @@ def _because(
     return f"{each.size_bytes / best.size_bytes:.2f} times as large as {best.format}"
 
 
-def _zstd_patch(base: memoryview, target: memoryview) -> Patch:
+def _full_zstd(target: memoryview, patch: BinaryIO) -> int:
+    sampled = full_zstd.estimate(target)
+    if sampled is not None and sampled.share >= SHARE_MAX + SAMPLE_MARGIN:
+        raise NotToBePatched(
+            f"it would come to {sampled.share:.0%} of the file, by a sample of "
+            f"{full_zstd.SAMPLE_BYTES >> 20} MiB"
+        )
+    return full_zstd.write_full_zstd(target, patch, sampled)
+
+
+def _zstd_patch(base: memoryview, target: memoryview, patch: BinaryIO) -> int:
     refuse_large(len(base), len(target))  # before they are brought into memory
-    return build_zstd_patch(bytes(base), bytes(target))
-
-
-def _numbers(content: bytes | memoryview) -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
-    return np.frombuffer(content, np.uint8)
+    built = build_zstd_patch(bytes(base), bytes(target))
+    patch.write(built.content)
+    return built.memory_bytes
 
 
 @contextmanager

@@ -20,12 +20,18 @@ from mailboat_schemas.plane_blocks import (
 )
 
 _SYMBOLS = 256
+_COSTED_CHUNKS = 32  # at once: too small a product for the library to start threads for it
 _ROUNDS = 4  # of clustering; a fifth changes less than one part in ten thousand
 _LANE_BYTES = 2.1  # lost to each lane's last state, on average
 _LANE_SHARE = 300  # of the payload that may be lost that way, its inverse
+_STEPS = 32  # whose constants are looked up at once: 1 MiB of them for 1,024 lanes
+_WORD = 65536.0
+_WORD_INVERSE = 1 / _WORD  # a power of two: exact
+_BITS_SCALE = 256  # of a bit, to count in whole numbers: see `_bits`
 _ROWS_MAX = 32  # chunks one lane decodes one after the other; a step takes 10 us, however narrow
 
 Histograms = npt.NDArray[np.int64]
+Bits = npt.NDArray[np.float32]  # whole numbers, see `_bits`
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,27 +80,53 @@ def encode(symbols: npt.NDArray[np.uint8], model: Model) -> Encoded:
     padded[: symbols.size] = symbols
     steps = np.ascontiguousarray(padded.reshape(lanes, -1).T)
     table_rows = tables.reshape(lanes, rows)
-    starts = np.cumsum(model.frequencies, axis=1, dtype=np.uint32) - model.frequencies
-    frequency_of, start_of = model.frequencies.reshape(-1), starts.reshape(-1)
-    states = np.full(lanes, RANS_STATE_MIN, np.uint32)
-    words: list[npt.NDArray[np.uint16]] = []
+    coding = _Coding.of(model.frequencies)
+    # States are whole numbers below 2**32: a double holds them exactly, and multiplies far quicker
+    # than integers divide.
+    states = np.full(lanes, float(RANS_STATE_MIN))
+    quotients, is_full = np.empty(lanes), np.empty(lanes, np.bool_)
+    words: list[npt.NDArray[np.float64]] = []
     for row in reversed(range(rows)):
         offsets = table_rows[:, row] * np.uint32(_SYMBOLS)
-        block = steps[row * RANS_CHUNK_SYMBOLS : (row + 1) * RANS_CHUNK_SYMBOLS] + offsets
-        frequencies, begins = frequency_of[block], start_of[block]
-        # 2 ** 32 for a symbol that takes the whole table: no state reaches that.
-        limits = (frequencies.astype(np.uint64) << np.uint64(32 - RANS_SCALE_BITS)) - np.uint64(1)
-        limits32 = limits.astype(np.uint32)
-        for step in reversed(range(RANS_CHUNK_SYMBOLS)):
-            full = (states > limits32[step]).nonzero()[0]
-            if full.size:
-                over = states[full]
-                words.append(over.astype(np.uint16))
-                states[full] = over >> np.uint32(16)
-            quotient, rest = np.divmod(states, frequencies[step])
-            states = (quotient << np.uint32(RANS_SCALE_BITS)) + rest + begins[step]
+        begin = row * RANS_CHUNK_SYMBOLS
+        for first in reversed(range(begin, begin + RANS_CHUNK_SYMBOLS, _STEPS)):
+            places = (steps[first : first + _STEPS] + offsets).astype(np.intp)
+            limits, inverses, gains, starts = (column.take(places) for column in coding.columns)
+            for step in reversed(range(_STEPS)):
+                np.greater_equal(states, limits[step], out=is_full)
+                full = is_full.nonzero()[0]
+                if full.size:
+                    over = states[full]
+                    upper = np.floor(over * _WORD_INVERSE)
+                    words.append(over - upper * _WORD)
+                    states[full] = upper
+                # The half keeps a quotient that is whole from falling below itself.
+                np.add(states, 0.5, out=quotients)
+                quotients *= inverses[step]
+                np.floor(quotients, out=quotients)
+                quotients *= gains[step]
+                states += quotients
+                states += starts[step]
     words.reverse()
-    return Encoded(states, np.concatenate(words) if words else np.empty(0, np.uint16))
+    stream = np.concatenate(words) if words else np.empty(0)
+    return Encoded(states.astype(np.uint32), stream.astype(np.uint16))
+
+
+@dataclass(frozen=True, slots=True)
+class _Coding:
+    """What one symbol does to a state, by table and symbol: a column each."""
+
+    columns: tuple[npt.NDArray[np.float64], ...]
+
+    @classmethod
+    def of(cls, frequencies: npt.NDArray[np.uint32]) -> "_Coding":
+        """At ``limits`` a state gives up a word. Then, with the quotient of the state and its
+        frequency, the state grows by quotient times gain, and start."""
+        starts = np.cumsum(frequencies, axis=1, dtype=np.uint32) - frequencies
+        each = frequencies.reshape(-1).astype(np.float64)
+        limits = each * float(1 << (32 - RANS_SCALE_BITS))
+        inverses = 1.0 / np.maximum(each, 1.0)
+        return cls((limits, inverses, RANS_SCALE - each, starts.reshape(-1).astype(np.float64)))
 
 
 def _histograms(symbols: npt.NDArray[np.uint8]) -> Histograms:
@@ -105,14 +137,15 @@ def _histograms(symbols: npt.NDArray[np.uint8]) -> Histograms:
     return counts.reshape(chunks, _SYMBOLS)
 
 
-def _entropies(histograms: Histograms) -> npt.NDArray[np.float64]:
+def _entropies(histograms: Histograms) -> npt.NDArray[np.int64]:
     """Bits that each chunk would take with a table of its own."""
     total = np.maximum(histograms.sum(axis=1, keepdims=True), 1)
     bits = -(histograms * np.log2(np.maximum(histograms, 1) / total)).sum(axis=1)
-    return np.asarray(bits, np.float64)
+    whole: npt.NDArray[np.int64] = np.rint(bits).astype(np.int64)
+    return whole
 
 
-def _split(members: npt.NDArray[np.int64], own: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+def _split(members: npt.NDArray[np.int64], own: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Each cluster in two, where half of its bits are on either side, ordered by entropy."""
     split = members.copy()
     number = int(members.max()) + 1
@@ -127,8 +160,13 @@ def _split(members: npt.NDArray[np.int64], own: npt.NDArray[np.float64]) -> npt.
 
 def _settled(histograms: Histograms, members: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Each chunk with the table that codes it best; numbered without gaps."""
+    counts = histograms.astype(np.float32)
     for _ in range(_ROUNDS):
-        members = (histograms @ _bits(_tables(histograms, members)).T).argmin(axis=1)
+        bits = _bits(_tables(histograms, members)).T
+        costs = [
+            counts[at : at + _COSTED_CHUNKS] @ bits for at in range(0, len(counts), _COSTED_CHUNKS)
+        ]
+        members = np.concatenate(costs).argmin(axis=1)
     return np.unique(members, return_inverse=True)[1]
 
 
@@ -137,9 +175,15 @@ def _tables(histograms: Histograms, members: npt.NDArray[np.int64]) -> npt.NDArr
     return np.stack([_scaled(histograms[members == each].sum(axis=0)) for each in used])
 
 
-def _bits(frequencies: npt.NDArray[np.uint32]) -> npt.NDArray[np.float64]:
-    """Of each symbol; much, and finite, for one that a table does not have."""
-    return RANS_SCALE_BITS - np.log2(np.maximum(frequencies, 2.0**-6))
+def _bits(frequencies: npt.NDArray[np.uint32]) -> Bits:
+    """Of each symbol, in parts of `_BITS_SCALE`; much, and finite, for one that a table lacks.
+
+    Whole numbers, so small that a chunk of them adds up to less than 2**24: sums are exact, and
+    the same in whatever order a machine adds.
+    """
+    bits = RANS_SCALE_BITS - np.log2(np.maximum(frequencies, 2.0**-6))
+    whole: Bits = np.rint(bits * _BITS_SCALE).astype(np.float32)
+    return whole
 
 
 def _model(histograms: Histograms, members: npt.NDArray[np.int64]) -> Model:
@@ -149,7 +193,8 @@ def _model(histograms: Histograms, members: npt.NDArray[np.int64]) -> Model:
     place = np.empty(len(order), np.uint8)
     place[order] = np.arange(len(order), dtype=np.uint8)
     frequencies, tables = frequencies[order], place[members]
-    payload = float((histograms * _bits(frequencies)[tables]).sum()) / 8
+    coded = np.einsum("cs,cs->c", histograms.astype(np.float32), _bits(frequencies)[tables])
+    payload = float(coded.sum(dtype=np.float64)) / _BITS_SCALE / 8
     side = 16 + int((frequencies > 0).sum()) + (len(tables) // 3 if len(order) > 1 else 0)
     lanes = _lanes(payload, len(tables))
     return Model(frequencies, tables, lanes, int(payload + side + 4 * lanes))

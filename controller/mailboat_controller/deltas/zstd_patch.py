@@ -9,11 +9,11 @@ import hashlib
 import zstandard
 
 from mailboat_controller.deltas.patch import NotToBePatched, Patch
-from mailboat_schemas.deltas import (
+from mailboat_schemas.deltas import Delta
+from mailboat_schemas.patch_formats import (
     ZSTD_PATCH,
     ZSTD_PATCH_BASE_BYTES_MAX,
     ZSTD_PATCH_WINDOW_BYTES_MAX,
-    Delta,
 )
 
 # The level alone is of little use here: its tables are made for a small window, and lose the base

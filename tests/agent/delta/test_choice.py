@@ -3,7 +3,8 @@
 import pytest
 
 from mailboat_agent.delta.choice import Circumstances, choose
-from mailboat_schemas.deltas import ZSTD_PATCH_BASE_BYTES_MAX, Delta
+from mailboat_schemas.deltas import Delta
+from mailboat_schemas.patch_formats import ZSTD_PATCH_BASE_BYTES_MAX
 
 BASE, OTHER, TARGET = "aa" * 32, "bb" * 32, "cc" * 32
 AT = Circumstances(

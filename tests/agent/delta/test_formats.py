@@ -18,8 +18,8 @@ from mailboat_agent.delta.room import DeltaRoom
 from mailboat_agent.identity.device_key import tls_context
 from mailboat_controller.deltas import portfolio
 from mailboat_controller.deltas.portfolio import Candidate
-from mailboat_controller.deltas.tensor_delta import build_tensor_delta
-from mailboat_schemas.deltas import WITHOUT_BASE, DeliveryOutcome, delivery_of
+from mailboat_schemas.deltas import DeliveryOutcome, delivery_of
+from mailboat_schemas.patch_formats import WITHOUT_BASE
 from model_fleet import ArtifactServer, Certificates
 from patched_fleet import sha256
 from weights import fine_tuned, safetensors, weights
@@ -27,17 +27,22 @@ from weights import fine_tuned, safetensors, weights
 MIB = 1 << 20
 BEFORE = weights(numbers=200_000)
 BASE, TARGET = safetensors(BEFORE), safetensors(fine_tuned(BEFORE))
-BUILT = {each.format: each for each in portfolio.candidates(BASE, TARGET)}
+FORMS = sorted(portfolio.FORMATS)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Candidate]:
+    scratch = tmp_path_factory.mktemp("scratch")
+    return {each.format: each for each in portfolio.build(BASE, TARGET, scratch).candidates}
 
 
 def decode(
     tmp_path: Path, base: bytes, target: bytes, candidate: Candidate, memory_bytes: int
 ) -> bytes:
     (tmp_path / "base").write_bytes(base)
-    (tmp_path / "patch").write_bytes(candidate.patch)
     whole = candidate.format in WITHOUT_BASE
     base_fd = None if whole else os.open(tmp_path / "base", os.O_RDONLY)
-    patch_fd = os.open(tmp_path / "patch", os.O_RDONLY)
+    patch_fd = os.open(candidate.patch, os.O_RDONLY)
     bounds = Decoding(
         base_fd=base_fd,
         base_length=0 if whole else len(base),
@@ -55,9 +60,11 @@ def decode(
     return (tmp_path / "made").read_bytes()
 
 
-@pytest.mark.parametrize("form", BUILT)
-def test_it_makes_the_target_within_the_declared_memory(tmp_path: Path, form: str) -> None:
-    candidate = BUILT[form]
+@pytest.mark.parametrize("form", FORMS)
+def test_it_makes_the_target_within_the_declared_memory(
+    tmp_path: Path, built: dict[str, Candidate], form: str
+) -> None:
+    candidate = built[form]
 
     assert decode(tmp_path, BASE, TARGET, candidate, candidate.memory_bytes) == TARGET
 
@@ -68,14 +75,7 @@ def test_the_declared_memory_is_enough_for_a_large_file_and_a_mebibyte_is_not(
 ) -> None:
     before = weights(numbers=(3 * MIB) // np.dtype(dtype).itemsize, dtype=dtype)
     base, target = safetensors(before), safetensors(fine_tuned(before, scale=3e-4))
-    patch = build_tensor_delta(np.frombuffer(base, np.uint8), np.frombuffer(target, np.uint8))
-    candidate = Candidate(
-        format="tensor-delta/1",
-        patch=patch.content,
-        memory_bytes=patch.memory_bytes,
-        build_seconds=0,
-        target_length=len(target),
-    )
+    candidate = portfolio.build(base, target, tmp_path, {"tensor-delta/1"}).candidates[0]
 
     assert candidate.memory_bytes < 40 * MIB
     assert decode(tmp_path, base, target, candidate, candidate.memory_bytes) == target
@@ -84,12 +84,14 @@ def test_the_declared_memory_is_enough_for_a_large_file_and_a_mebibyte_is_not(
     assert raised.value.reason is Reason.DECODER_OVER_MEMORY
 
 
-@pytest.mark.parametrize("form", BUILT)
-def test_the_room_brings_it_into_the_store(tmp_path: Path, form: str) -> None:
-    candidate = BUILT[form]
+@pytest.mark.parametrize("form", FORMS)
+def test_the_room_brings_it_into_the_store(
+    tmp_path: Path, built: dict[str, Candidate], form: str
+) -> None:
+    candidate = built[form]
     delta = portfolio.describe(candidate, BASE, TARGET)
     certificates = Certificates(tmp_path / "pki")
-    server = ArtifactServer(certificates, {delta.patch: candidate.patch})
+    server = ArtifactServer(certificates, {delta.patch: candidate.patch.read_bytes()})
     store, tally = ReleaseStore(tmp_path / "device"), Tally()
     if delta.base is not None:
         store.put(BASE)

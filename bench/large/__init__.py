@@ -1,0 +1,1 @@
+"""What `bench/large_files.py` needs: files of gigabytes, and a server for them."""
