@@ -3,7 +3,9 @@
 import random
 from datetime import timedelta
 
-from mailboat_agent.artifacts.staging import REJECTED_AGAIN_SECONDS, Staging
+from mailboat_agent.artifacts.metered import MeteredWait
+from mailboat_agent.artifacts.refusals import ServerBusy
+from mailboat_agent.artifacts.staging import REJECTED_AGAIN_SECONDS, WAIT_JITTER, Staging
 from mailboat_schemas import cohort
 from mailboat_schemas.errors import DigestMismatch, ServerUnavailable
 
@@ -50,3 +52,35 @@ def test_a_new_manifest_forgets_what_failed() -> None:
 
     assert waiting.may_begin(DIGEST, 1.0)
     assert waiting.trouble == ""
+
+
+def test_being_asked_to_wait_is_no_failure_and_does_not_lengthen_the_next_wait() -> None:
+    waiting = staging()
+    for _ in range(20):
+        waiting.failed(ServerBusy("the controller", timedelta(seconds=40)), 0.0)
+
+    assert waiting.trouble == "the controller asks to wait 40 s"
+    assert not waiting.may_begin(DIGEST, 39.0)
+    assert waiting.may_begin(DIGEST, 40.0 * (1 + WAIT_JITTER))
+    assert waiting._backoff.attempts == 0
+
+
+def test_devices_that_were_sent_away_together_come_back_spread_out() -> None:
+    def back_at(seed: int) -> float:
+        waiting = Staging("kiosk-1", start_jitter_seconds=0, rng=random.Random(seed))
+        waiting.failed(ServerBusy("the controller", timedelta(seconds=40)), 0.0)
+        return next(t / 10 for t in range(400, 600) if waiting.may_begin(DIGEST, t / 10))
+
+    assert len({back_at(seed) for seed in range(20)}) > 10
+
+
+def test_a_new_manifest_ends_waiting_for_a_budget_but_not_for_a_server() -> None:
+    waiting = staging()
+    waiting.failed(MeteredWait(10, 5, 800.0), 0.0)
+    assert not waiting.may_begin(DIGEST, 1.0)
+    waiting.forget()
+    assert waiting.may_begin(DIGEST, 1.0)
+
+    waiting.failed(ServerBusy("the controller", timedelta(seconds=40)), 1.0)
+    waiting.forget()
+    assert not waiting.may_begin(DIGEST, 2.0)

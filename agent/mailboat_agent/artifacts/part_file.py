@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from mailboat_agent.atomic_file import write_all
+from mailboat_agent.atomic_file import fsync_directory, write_all
 from mailboat_schemas.errors import TransferTooLong
 
 Progress = Callable[[int], None]  # told how many bytes are there
 READ_BYTES = 1 << 20
+# So often a part is made durable: a power cut costs what came since. More often would wear out
+# flash and stall slow cards, less often costs metered bytes.
+SYNC_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,14 @@ class PartFile:
 
     def __init__(self, path: Path, length: int, on_progress: Progress | None = None) -> None:
         self.length = length
+        self._path = path
         self._on_progress = on_progress
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o600)
         self.size_bytes = os.fstat(self._descriptor).st_size
         self._hash = hashlib.sha256()
+        self._synced_bytes = self.size_bytes
+        self._name_is_durable = False
         if self.size_bytes > length:
             self.start_over()
 
@@ -56,7 +62,7 @@ class PartFile:
 
     def start_over(self) -> None:
         os.ftruncate(self._descriptor, 0)
-        self.size_bytes = 0
+        self.size_bytes = self._synced_bytes = 0
         self._hash = hashlib.sha256()
 
     def append(self, chunk: bytes) -> None:
@@ -78,6 +84,19 @@ class PartFile:
         self._hash.update(chunk)
         if self._on_progress is not None:
             self._on_progress(self.size_bytes)
+
+    @property
+    def is_due_to_sync(self) -> bool:
+        return self.size_bytes - self._synced_bytes >= SYNC_BYTES
+
+    def sync_so_far(self) -> None:
+        """Have what has come survive a power cut, its name too. Not for the event loop."""
+        size_bytes = self.size_bytes
+        os.fsync(self._descriptor)
+        if not self._name_is_durable:
+            fsync_directory(self._path.parent)
+            self._name_is_durable = True
+        self._synced_bytes = size_bytes
 
     def sync(self) -> Hashed:
         """Make it durable; what came through here, by hash."""

@@ -16,7 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from mailboat_agent import ballast
+from mailboat_agent.artifacts.file_copy import copy_durably
 from mailboat_agent.artifacts.part_file import Hashed
+from mailboat_agent.artifacts.set_aside import SetAside
 from mailboat_agent.artifacts.wrapped_keys import WrappedKeys
 from mailboat_agent.atomic_file import (
     DiskFailing,
@@ -36,8 +38,8 @@ from mailboat_schemas.names import DIGEST_PATTERN
 READ_BYTES = 1 << 20
 # Without O_NONBLOCK a named pipe in the place of a file would be waited for, for ever.
 OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-DAMAGED_FILES_MAX = 2  # evidence is good, but it takes the room of the release that replaces it
 _PART_SUFFIX = ".part"
+_COPY_SUFFIX = ".copy"
 _DIGEST = re.compile(DIGEST_PATTERN)
 
 
@@ -51,9 +53,9 @@ class ReleaseStore:
         self._data_dir = data_dir
         self._store = data_dir / "store"
         self._staging = data_dir / "staging"
-        self._damaged = data_dir / "damaged"
+        self.set_aside = SetAside(data_dir / "damaged")
         self.content_keys = WrappedKeys(data_dir)  # of what is encrypted in the store
-        for directory in (data_dir, self._store, self._staging, self._damaged):
+        for directory in (data_dir, self._store, self._staging, self.set_aside.directory):
             # A full disk may refuse a directory that only a first install needs: admit() says so.
             with suppress(OSError):
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -127,9 +129,7 @@ class ReleaseStore:
     def _mismatch(self, digest: str, actual: str) -> DigestMismatch:
         """Sets a damaged file aside, so that nobody tries it again, and says so."""
         with suppress(OSError):  # on a file system gone read-only it stays, and is refused again
-            self.path(digest).replace(self._damaged / digest)
-            for path in _oldest_first(self._damaged)[:-DAMAGED_FILES_MAX]:
-                path.unlink()
+            self.set_aside.take(self.path(digest))
             fsync_directory(self._store)
         return DigestMismatch(f"Stored file {digest[:16]}", digest, actual)
 
@@ -170,7 +170,7 @@ class ReleaseStore:
         try:
             with disk_errors("making a staged file durable"):
                 self._admit_descriptor(descriptor, digest, length, hashed)
-                part.replace(self.path(digest))
+                self._place(part, digest)
         finally:
             os.close(descriptor)
         self._make_names_durable()
@@ -203,6 +203,12 @@ class ReleaseStore:
             raise DigestMismatch(f"File {digest[:16]}", digest, actual)
         os.fchmod(descriptor, 0o444)
 
+    def _place(self, file: Path, digest: str) -> None:
+        path = self.path(digest)
+        if path.is_dir():  # a rename replaces anything else
+            self.set_aside.take(path)
+        file.replace(path)
+
     def _make_names_durable(self) -> None:
         with disk_errors("making a new name durable"):
             fsync_directory(self._store)
@@ -230,6 +236,25 @@ class ReleaseStore:
         self.admit(digest, len(content))
         return digest
 
+    def adopt(self, source: int, digest: str) -> None:
+        """Store a copy of what is behind a descriptor. A download of the same file goes on.
+
+        Raises:
+            DigestMismatch: other bytes.
+            DiskFull, DiskFailing: nothing has changed in the store.
+        """
+        copy = self._staging / (self.path(digest).name + _COPY_SUFFIX)
+        try:
+            with disk_errors("storing a copy"):
+                actual = copy_durably(source, copy)
+                if actual != digest:
+                    raise DigestMismatch(f"A copy of file {digest[:16]}", digest, actual)
+                self._place(copy, digest)
+        finally:
+            with suppress(OSError):
+                copy.unlink()
+        self._make_names_durable()
+
     # --- room ----------------------------------------------------------------------------------
 
     def free_bytes(self) -> int:
@@ -244,7 +269,8 @@ class ReleaseStore:
         return _sizes(self._store)
 
     def staged_bytes_of_all(self) -> int:
-        return _sizes(self._staging)
+        """With what was imported and waits in its spool (`carrier.spool`): it is moved here."""
+        return _sizes(self._staging) + _sizes(self._data_dir / "import")
 
     def give_up_ballast(self) -> None:
         ballast.give_up_ballast(self._data_dir)
@@ -305,10 +331,6 @@ def _sizes(directory: Path) -> int:
         with suppress(OSError):
             size_bytes += path.lstat().st_size
     return size_bytes
-
-
-def _oldest_first(directory: Path) -> list[Path]:
-    return sorted(_entries(directory), key=lambda path: path.lstat().st_ctime_ns)
 
 
 def _unlink_others(directory: Path, keeps: Callable[[str], bool]) -> int:
