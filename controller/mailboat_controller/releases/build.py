@@ -81,10 +81,13 @@ def build_release(
     progress: Progress | None = None,
     *,
     content_key: bytes | None = None,
+    registry: str = "",
 ) -> Build:
     """Build ``source`` (a YAML of kind Release) into ``directory``.
 
     With a content key every file is encrypted under it, and no copy in the clear is made.
+
+    ``registry`` says where the files were imported from, with a digest; it is recorded.
 
     Roles that were signed for another document are removed from it.
 
@@ -111,7 +114,7 @@ def build_release(
                 pipeline=variant.pipeline,
             )
         )
-    document = _document(source, written, tuple(variants))
+    document = _document(source, written, tuple(variants), registry)
     content = document.canonical_bytes()
     fsync_directory(blobs)
     _put_document(directory, content)
@@ -223,12 +226,13 @@ def _put_document(directory: Path, content: bytes) -> None:
 
 
 def _document(
-    source: Path, written: ReleaseSource, variants: tuple[Variant, ...]
+    source: Path, written: ReleaseSource, variants: tuple[Variant, ...], registry: str
 ) -> ReleaseDocument:
     provenance = written.spec.provenance.model_copy(
         update={
             "source_digest": hashlib.sha256(source.read_bytes()).hexdigest(),
             "builder": f"mailboat {distribution_version('mailboat')}",
+            "registry": registry or written.spec.provenance.registry,
         }
     )
     return ReleaseDocument(

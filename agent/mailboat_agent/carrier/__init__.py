@@ -1,0 +1,1 @@
+"""Releases that somebody carries here in a file: copied into a spool, taken up by the agent."""

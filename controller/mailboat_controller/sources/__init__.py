@@ -1,0 +1,1 @@
+"""Where releases are imported from: a registry, a bucket, a directory."""

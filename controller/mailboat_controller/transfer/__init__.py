@@ -1,0 +1,1 @@
+"""Releases into one file for devices that no network reaches."""
