@@ -8,6 +8,7 @@ four loses data in a power cut on a real file system (ext4, ordered).
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Self
 from mailboat_schemas.errors import ConfigurationInvalid, DiskFull, Transient
 
 NEW_SUFFIX = ".new"
+IN_THE_WAY_SUFFIX = ".in-the-way"
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -63,6 +65,8 @@ def replace_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     new = path.with_name(path.name + NEW_SUFFIX)
     with disk_errors(f"writing {path.name}"):
         try:
+            for name in (new, path):
+                clear_the_way(name)
             write_new_durably(new, content, mode=mode)
             new.replace(path)
         except OSError:
@@ -71,6 +75,14 @@ def replace_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
                 new.unlink()
             raise
         fsync_directory(path.parent)
+
+
+def clear_the_way(path: Path) -> None:
+    """Where a file belongs, a directory is damage: it is moved aside. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        aside = path.with_name(path.name + IN_THE_WAY_SUFFIX)
+        shutil.rmtree(aside, ignore_errors=True)  # one is evidence enough
+        path.rename(aside)
 
 
 def write_new_durably(path: Path, content: bytes, *, mode: int) -> None:

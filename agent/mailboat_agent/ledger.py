@@ -89,6 +89,23 @@ class Ledger:
         if replace(state, generation=self.state.generation) != self.state:
             self.state = self._file.save(state)
 
+    def repair_state(self) -> dict[str, str]:
+        """Write the record again if the disk does not hold it; what was wrong, under ``state``.
+
+        Raises:
+            DiskFull, DiskFailing: it is still so.
+        """
+        problems = self._file.repair()
+        return {"state": "; ".join(problems)} if problems else {}
+
+    def check_journal(self) -> None:
+        """One that contradicts itself is set aside; the next look tells what is lost.
+
+        Raises:
+            DiskFull, DiskFailing
+        """
+        self._journal.check()
+
     def record(
         self,
         model: str,

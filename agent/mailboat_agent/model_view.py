@@ -1,8 +1,10 @@
 """One model as this device sees it: what is recorded, what is assigned, what is known of both."""
 
+import hashlib
 from collections.abc import Iterable
 
 from mailboat_agent.artifacts.release_store import ReleaseStore
+from mailboat_agent.drift.file_check import StoredFile
 from mailboat_agent.facts import Device, Look
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.trust.manifest import Manifest
@@ -34,7 +36,15 @@ class ModelView:
     def state(self) -> ModelState:
         return self._ledger.model(self.model)
 
-    def situation(self, look: Look, *, attempt_running: bool, trial_passed: bool) -> Situation:
+    def situation(
+        self,
+        look: Look,
+        *,
+        attempt_running: bool,
+        trial_passed: bool,
+        in_memory: str,
+        cannot_fetch: str,
+    ) -> Situation:
         """What `decide` looks at."""
         known = None
         if self._manifest.view is not None:
@@ -48,6 +58,9 @@ class ModelView:
             failure_mode=strictest(self._manifest.failure_mode, self._device.failure_mode),
             attempt_running=attempt_running,
             trial_passed=trial_passed,
+            in_memory=in_memory,
+            set_aside=self._store.set_aside.digests(),
+            cannot_fetch=cannot_fetch,
         )
 
     def _known(self, release: Installed) -> Known:
@@ -87,6 +100,32 @@ class ModelView:
             if variant is not None:
                 keep |= variant.needed
         return keep
+
+    def stored_files(self) -> list[StoredFile]:
+        """What belongs in the store for the releases that this device runs, ran, or may come to."""
+        found = []
+        for release in self.named_releases():
+            document = self._manifest.document(release.digest)
+            variant = self.variant(document)
+            if document is None or variant is None:
+                continue
+            content = document.canonical_bytes()
+            is_it = hashlib.sha256(content).hexdigest() == release.digest
+            stored = [(release.digest, len(content), "document", content if is_it else None)]
+            stored += [(f.artifact_digest, f.artifact_length, f.path, None) for f in variant.files]
+            found += [
+                StoredFile(
+                    digest=digest,
+                    length=length,
+                    path=path,
+                    model=self.model,
+                    version=release.version,
+                    release=release.digest,
+                    content=known,
+                )
+                for digest, length, path, known in stored
+            ]
+        return found
 
     def variant(self, document: ReleaseDocument | None) -> Variant | None:
         """Of this device's class."""

@@ -5,34 +5,26 @@ Messages only say *look*; a lost or repeated one does no harm.
 """
 
 import asyncio
-import hashlib
 import logging
 import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.atomic_file import DiskFailing
-from mailboat_agent.errand import Unforeseen
+from mailboat_agent.clock_watch import ClockWatch
+from mailboat_agent.drift.schedule import CHECK_BYTES_PER_SECOND, CHECK_SECONDS
+from mailboat_agent.drift.watch import DriftWatch
 from mailboat_agent.facts import Device, Look
+from mailboat_agent.intake import Intake
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.model_loop import ModelLoop
 from mailboat_agent.trust.manifest import Counter, Manifest, named_digests
 from mailboat_agent.update import moves
-from mailboat_agent.update.retry import Backoff
-from mailboat_agent.update.time_floor import stands_before, stands_far_ahead, time_floor
 from mailboat_agent.work import Workbench
-from mailboat_schemas.errors import (
-    ClockUntrusted,
-    DiskFull,
-    MailboatError,
-    MalformedPayload,
-    SignatureInvalid,
-    TrustStale,
-)
-from mailboat_schemas.events import EventKind
+from mailboat_schemas.errors import DiskFull
 from mailboat_schemas.reports import ModelPhase
 
 _log = logging.getLogger(__name__)
@@ -53,6 +45,8 @@ class Reconciler:
         tries: int,
         start_jitter_seconds: float,
         wake: Callable[[], None],
+        drift_check_seconds: float = CHECK_SECONDS,
+        drift_check_bytes_per_second: int = CHECK_BYTES_PER_SECOND,
     ) -> None:
         self._device = device
         self._ledger = ledger
@@ -63,15 +57,34 @@ class Reconciler:
         self._tries = tries
         self._start_jitter_seconds = start_jitter_seconds
         self._wake = wake
-        # The newest manifest that waits: for the clock, for room, or for a fresh timestamp.
-        self._untaken: bytes | None = None
-        self._untaken_fresh: bytes | None = None
-        self._taking = Backoff(rng)
         self._tidy = False  # whether garbage was collected since something last changed
         self.loops: dict[str, ModelLoop] = {}
-        self.clock_trusted = True
-        self._clock_is_early = False
-        self.trust_fresh = True
+        self._clock = ClockWatch(ledger, manifest)
+        self._intake = Intake(
+            ledger=ledger,
+            manifest=manifest,
+            clock=self._clock,
+            models=self._models,
+            bar=self._bar_what_is_withdrawn,
+            rng=rng,
+        )
+        self.drift = DriftWatch(
+            store=store,
+            manifest=manifest,
+            ledger=ledger,
+            memory=bench.verified_copy,
+            rng=rng,
+            every_seconds=drift_check_seconds,
+            bytes_per_second=drift_check_bytes_per_second,
+        )
+
+    @property
+    def clock_trusted(self) -> bool:
+        return self._clock.trusted
+
+    @property
+    def trust_fresh(self) -> bool:
+        return self._clock.trust_fresh
 
     @property
     def busy(self) -> bool:
@@ -79,12 +92,17 @@ class Reconciler:
 
     def open(self, now: datetime) -> None:
         """Read back what this device knew. Never raises for what it finds on the disk."""
-        problem = self._manifest.open(self._ledger.state.models)
+        state = self._ledger.state
+        counted = Counter(state.manifest_counter, state.director_keyid)
+        problem = self._manifest.open(state.models, counted)
         if problem is not None:
             self._ledger.tell_damage("trust", problem.what, now)
+        if counted.value and self._manifest.desired is None:
+            what = f"Manifest {counted.value}, the newest accepted, cannot be read back."
+            self._ledger.tell_damage("manifest", what, now)
         try:
             # A lost record, or a crash between keeping a manifest and counting it.
-            self._note(self._manifest.counter())
+            self._intake.note(self._manifest.counter())
         except (DiskFull, DiskFailing) as error:
             _log.warning("What the kept manifest says could not be recorded: %s", error)
         self._make_loops()
@@ -98,20 +116,22 @@ class Reconciler:
     async def step(self, now: datetime, monotonic: float) -> None:
         """One look at everything."""
         was_trusted = self.clock_trusted
-        self._look_at_the_clock(now)
+        self._clock.look_at_the_clock(now)
         self._ledger.tell_what_the_state_implies(now)
         if self.clock_trusted:
             if not was_trusted:
-                self._taking.forget()
-            self._take_what_waited(now, monotonic)
+                self._intake.forget_failures()
+            if self._intake.take_what_waited(now, monotonic):
+                self._heard_something_new()
         look = self._look(now, monotonic)
         for loop in list(self.loops.values()):
             await loop.look(look)
+        self.drift.step([loop.view for loop in self.loops.values()], look)
         self._collect_garbage()
 
     def _look(self, now: datetime, monotonic: float) -> Look:
-        self._look_at_the_clock(now)
-        self._look_at_the_trust(now)
+        self._clock.look_at_the_clock(now)
+        self._clock.look_at_the_trust(now)
         return Look(
             now=now,
             monotonic=monotonic,
@@ -129,6 +149,7 @@ class Reconciler:
 
     async def close(self) -> None:
         """Drop what runs beside the loop; every part of it may be done again."""
+        self.drift.close()
         tasks = [loop.work.task for loop in self.loops.values() if loop.work is not None]
         for task in tasks:
             task.cancel()
@@ -141,146 +162,36 @@ class Reconciler:
 
         A refused one is told once and changes nothing: what serves goes on serving.
         """
-        self._look_at_the_clock(now)
-        if self._clock_is_early:
-            # python-tuf reads the wall clock, so it is not even asked.
-            self._untaken = payload
-            return False
-        self._untaken = None
-        state = self._ledger.state
-        try:
-            counter = self._manifest.take(
-                payload,
-                state.models,
-                Counter(state.manifest_counter, state.director_keyid),
-            )
-            if counter is None:
-                return False
-            self._note(counter)
-        except (DiskFull, DiskFailing) as error:
-            self._untaken = payload
-            _log.warning("A manifest waits for room on the disk: %s", error)
-            self._bar_what_is_withdrawn()
-            return False
-        except MailboatError as error:
-            if isinstance(error, TrustStale):
-                self._untaken = payload
-            self._refused(payload, error, now)
-            # Trust metadata stands on its own: a withdrawal may have come with a refused wish.
-            self._bar_what_is_withdrawn()
-            return False
-        except Exception as error:  # noqa: BLE001 - a stranger's bytes shall not end what serves
-            self._met_a_bug(payload, error, now)
-            return False
+        brought = self._intake.take(payload, now)
+        if brought:
+            self._heard_something_new()
+        return brought
+
+    def take_fresh(self, payload: bytes, now: datetime) -> None:
+        """Take a timestamp that was signed again."""
+        if self._intake.take_fresh(payload, now):
+            self._heard_something_new()
+        self._wake()
+
+    def _heard_something_new(self) -> None:
         self._tidy = False
         self._make_loops()
         for loop in self.loops.values():
             loop.on_new_manifest()
         self._wake()
-        return True
+
+    def waits_for(self, payload: bytes) -> bool:
+        """Whether this manifest is still to be taken: for the clock, room or a fresh timestamp."""
+        return self._intake.waits_for(payload)
+
+    def files_came(self) -> None:
+        """Somebody brought files that releases may lack: what failed for want of them may begin."""
+        self._heard_something_new()
 
     def _bar_what_is_withdrawn(self) -> None:
         for loop in self.loops.values():
             loop.bar_what_is_withdrawn()
         self._wake()
-
-    def take_fresh(self, payload: bytes, now: datetime) -> None:
-        """Take a timestamp that was signed again."""
-        self._look_at_the_clock(now)
-        if self._clock_is_early:
-            self._untaken_fresh = payload
-            return
-        self._untaken_fresh = None
-        try:
-            self._manifest.take_fresh(payload, self._models())
-        except (SignatureInvalid, MalformedPayload) as error:
-            self._refused(payload, error, now)
-        except MailboatError as error:
-            # Most likely it belongs to a bundle that has not arrived yet.
-            _log.info("A fresh timestamp does not go with what is held: %s", error)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._met_a_bug(payload, error, now)
-        if self._untaken is not None:
-            self.take_manifest(self._untaken, now)
-        self._wake()
-
-    def _note(self, counter: Counter | None) -> None:
-        """Record that a manifest was accepted. Neither its counter nor the time goes back.
-
-        Raises:
-            DiskFull, DiskFailing
-        """
-        state = self._ledger.state
-        if counter is None:
-            return
-        if state.director_keyid == counter.director_keyid:
-            counter = replace(counter, value=max(counter.value, state.manifest_counter))
-        self._ledger.save(
-            replace(
-                state,
-                manifest_counter=counter.value,
-                director_keyid=counter.director_keyid,
-                time_floor=time_floor(self._manifest.issued(), state.time_floor),
-            )
-        )
-
-    def _take_what_waited(self, now: datetime, monotonic: float) -> None:
-        """What clock, disk or age did not let through; again at growing intervals."""
-        if self._untaken is not None and self._taking.allows(monotonic):
-            self.take_manifest(self._untaken, now)
-            if self._untaken is None:
-                self._taking.forget()
-            else:
-                self._taking.failed(monotonic)
-        if self._untaken_fresh is not None:
-            self.take_fresh(self._untaken_fresh, now)
-
-    def _refused(self, payload: bytes, error: MailboatError, now: datetime) -> bool:
-        """Tell it, once for each payload; whether it was told."""
-        digest = hashlib.sha256(payload).hexdigest()[:16]
-        kind = (
-            EventKind.TRUST_STALE if isinstance(error, TrustStale) else EventKind.MANIFEST_REFUSED
-        )
-        told = self._ledger.tell_trouble(kind, f"{kind}:{digest}:{error.code}", error, now)
-        if told:
-            _log.warning("A manifest was not taken: %s", error)
-        return told
-
-    def _met_a_bug(self, payload: bytes, error: Exception, now: datetime) -> None:
-        if self._refused(payload, Unforeseen(f"{type(error).__name__}: {error}"), now):
-            _log.error("A manifest met a bug.", exc_info=error)
-
-    # --- clock and trust -------------------------------------------------------------------------
-
-    def _look_at_the_clock(self, now: datetime) -> None:
-        floor = time_floor((), self._ledger.state.time_floor)
-        self._clock_is_early = stands_before(now, floor)
-        # A device that comes back after years is not turned away: a manifest that holds by this
-        # clock is taken, and with it trust is fresh and the floor is raised.
-        expired = self._manifest.expires is not None and not self._manifest.is_fresh(now)
-        self.clock_trusted = not (
-            self._clock_is_early or (expired and stands_far_ahead(now, floor))
-        )
-        if not self.clock_trusted:
-            error = ClockUntrusted(
-                f"The clock says {now:%Y-%m-%d %H:%M}, which is "
-                f"{'before' if self._clock_is_early else 'long after'} "
-                f"{datetime.fromtimestamp(floor, UTC):%Y-%m-%d %H:%M}, the last that is known.",
-                next_step="set the device's clock; it serves on and installs nothing until then.",
-            )
-            event_id = f"clock_untrusted:{self._ledger.state.session}"
-            self._ledger.tell_trouble(EventKind.CLOCK_UNTRUSTED, event_id, error, now)
-
-    def _look_at_the_trust(self, now: datetime) -> None:
-        expires = self._manifest.expires
-        self.trust_fresh = self._manifest.is_fresh(now)
-        if expires is not None and self.clock_trusted and not self.trust_fresh:
-            error = TrustStale(
-                f"Trust metadata expired at {expires:%Y-%m-%d %H:%M}.",
-                next_step="look at whether the controller signs its timestamp daily.",
-            )
-            event_id = f"trust_stale:{int(expires.timestamp())}"
-            self._ledger.tell_trouble(EventKind.TRUST_STALE, event_id, error, now)
 
     # --- models ----------------------------------------------------------------------------------
 
@@ -322,6 +233,7 @@ class Reconciler:
         for loop in self.loops.values():
             keep |= loop.view.keep_digests()
         freed_bytes = self._store.collect_garbage(keep)
+        freed_bytes += self._bench.imports.collect_garbage(keep)
         if freed_bytes:
             _log.info("%d bytes of releases that nothing names any more were freed.", freed_bytes)
         self._manifest.forget_documents_but(keep)

@@ -76,6 +76,28 @@ class StateFile:
         self._generation = saved.generation
         return saved
 
+    def repair(self) -> tuple[str, ...]:
+        """Write the state again if a copy on the disk is not what was written; what was wrong.
+
+        Raises:
+            DiskFull, DiskFailing: it is still so.
+        """
+        if self._held is None:
+            return ()
+        problems = []
+        for path, is_whole in (
+            (self._path, lambda content: content == self._held),
+            (self._previous_path, lambda content: bool(decode_state(content))),
+        ):
+            try:
+                if not is_whole(_read_bounded(path)):
+                    problems.append(f"{path.name}: it is not what was written")
+            except Exception as error:  # noqa: BLE001 - as at the load
+                problems.append(f"{path.name}: {str(error)[:200] or type(error).__name__}")
+        if problems:
+            self._write(self._held)
+        return tuple(problems)
+
     def _write(self, content: bytes) -> None:
         # The copy is made from memory: a damaged state.json never replaces a good copy.
         if self._held is not None:

@@ -29,6 +29,7 @@ class EventKind(StrEnum):
     TRUST_STALE = "trust_stale"
     CLOCK_UNTRUSTED = "clock_untrusted"
     STORAGE_DAMAGED = "storage_damaged"  # a file or the journal was damaged and set aside
+    STORAGE_REPAIRED = "storage_repaired"  # a damaged file is whole again; ``code`` says from where
     NOTHING_TO_SERVE = "nothing_to_serve"
     SECURITY = "security"  # somebody else tried something; ``code`` says what was refused
 

@@ -85,14 +85,14 @@ def test_a_disk_that_refuses_keeps_no_agent_from_starting(tmp_path: Path) -> Non
     first, second = (content_key_id(key) for key in device.content_keys)
     device.wrap(device.content_keys[0], device.new)  # so far the exchange had come
     obstacle = device.directory / "content-keys" / f"{second}.new"
-    obstacle.mkdir()  # what is written there first
+    obstacle.symlink_to("elsewhere")  # what is written there first; a link is not followed
 
     credentials = device.start()
     assert key_der(credentials.identity.key) == key_der(device.old)
     assert device.opens(credentials)
     assert WrappedKeys(device.directory).ids() >= {first, second}
 
-    obstacle.rmdir()
+    obstacle.unlink(missing_ok=True)
     credentials = device.start()
     assert key_der(credentials.identity.key) == key_der(device.new)
     assert device.opens(credentials)

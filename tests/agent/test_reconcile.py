@@ -590,7 +590,7 @@ def test_a_damaged_release_document_is_taken_from_the_kept_manifest(
         path.write_bytes(b"rot")
         box.start()
         await box.until(lambda: box.serving == "1.0.0")
-        assert box.told() == INSTALLED
+        assert box.told() == [*INSTALLED, "storage_repaired 1.0.0"]
 
     play(story)
 

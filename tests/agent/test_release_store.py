@@ -11,7 +11,8 @@ import pytest
 from kill_points import killed_at_each_point, recorded_calls, refused_at_each_point
 from mailboat_agent.artifacts import release_store
 from mailboat_agent.artifacts.part_file import Hashed, PartFile
-from mailboat_agent.artifacts.release_store import DAMAGED_FILES_MAX, ReleaseStore
+from mailboat_agent.artifacts.release_store import ReleaseStore
+from mailboat_agent.artifacts.set_aside import DAMAGED_FILES_MAX
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.ballast import BALLAST_BYTES
 from mailboat_schemas.errors import (

@@ -11,7 +11,8 @@ import pytest
 from tuf.api.metadata import Metadata, Root, Targets
 
 from kill_points import killed_at_each_point, recorded_calls, refused_at_each_point
-from mailboat_agent.trust.trust_store import MANIFESTS_KEPT, TrustStore
+from mailboat_agent.trust.kept_manifests import MANIFESTS_KEPT
+from mailboat_agent.trust.trust_store import TrustStore
 from mailboat_controller.authority import roles
 from mailboat_controller.authority.keys import create_key, load_key
 from mailboat_schemas.codec import encode

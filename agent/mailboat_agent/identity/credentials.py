@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mailboat_agent.artifacts.content_keys import ContentKeys
+from mailboat_agent.artifacts.mirrored_source import MirroredSource
+from mailboat_agent.artifacts.pace import Pace
 from mailboat_agent.artifacts.wrapped_keys import WrappedKeys
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.ballast import give_up_ballast
@@ -32,6 +34,7 @@ from mailboat_agent.identity.device_key import (
 from mailboat_agent.identity.key_exchange import IdentityFiles, exchange
 from mailboat_agent.identity.renewal import Renewal
 from mailboat_schemas.codec import encode
+from mailboat_schemas.deltas import Source
 from mailboat_schemas.envelope import sign_as_device
 from mailboat_schemas.errors import ConfigurationInvalid, DiskFull
 
@@ -52,6 +55,10 @@ class Credentials:
         self._config = config
         self._files = IdentityFiles(ca=config.ca, key=config.key, certificate=config.certificate)
         self._sources: list[HttpsSource] = []
+        self._caches: tuple[HttpsSource, ...] | None = None
+        self._old_caches: list[HttpsSource] = []
+        self._object_store_tls: ssl.SSLContext | None = None
+        self._pace = Pace(config.bandwidth_bytes_per_second)
         device = Device.of(config, enrolment_number=0)
         self.content_keys = ContentKeys(wrapped, device, self._keys, self.https)
         self._finish_renewal()
@@ -64,6 +71,27 @@ class Credentials:
         if not self._sources:
             self._sources.append(self._connect(self.tls))
         return self._sources[-1]
+
+    def caches(self) -> "tuple[HttpsSource, ...]":
+        """The connections to the site's caches, in order; the same until the next renewal. None
+        if they cannot be made: a device can do without."""
+        if self._caches is None:
+            try:
+                self._caches = self._connect_caches()
+            except ConfigurationInvalid as error:
+                _log.error("The mirrors cannot be used: %s", error)
+                self._caches = ()
+        return self._caches
+
+    def artifacts(self, rng: random.Random) -> MirroredSource:
+        """Whoever may have an artifact."""
+        return MirroredSource(
+            controller=self.https,
+            caches=self.caches,
+            cache_names=self._config.mirrors,
+            object_store=self._trust_in_object_store,
+            rng=rng,
+        )
 
     def seal(self, payload_type: str, payload: bytes) -> bytes:
         """The bytes of an envelope, signed with the key this device has now."""
@@ -105,18 +133,38 @@ class Credentials:
         )
 
     async def close(self) -> None:
-        for source in self._sources:
+        for source in (*self._sources, *self._old_caches, *(self._caches or ())):
             await source.close()
 
     def _begin_new_connection(self) -> None:
         # A download under way goes on over the old connection; it is closed with the agent. One a
         # renewal, of which there are few in the life of a process.
         self._sources.append(self._connect(self.tls))
+        self._old_caches += self._caches or ()
+        self._caches = None
+
+    def _connect_caches(self) -> "tuple[HttpsSource, ...]":
+        from mailboat_agent.artifacts.download import HttpsSource
+
+        config = self._config
+        if not config.mirrors:
+            return ()
+        tls = tls_context(config.mirror_ca or config.ca, config.certificate, config.key)
+        return tuple(
+            HttpsSource(url, tls, source=Source.SITE_CACHE, pace=self._pace)
+            for url in config.mirrors
+        )
+
+    def _trust_in_object_store(self) -> ssl.SSLContext:
+        if self._object_store_tls is None:
+            ca = self._config.object_store_ca
+            self._object_store_tls = ssl.create_default_context() if ca is None else tls_context(ca)
+        return self._object_store_tls
 
     def _connect(self, tls: ssl.SSLContext) -> "HttpsSource":
         from mailboat_agent.artifacts.download import HttpsSource
 
-        return HttpsSource(self._config.api_url, tls)
+        return HttpsSource(self._config.api_url, tls, pace=self._pace)
 
     def _register(self, tls: ssl.SSLContext) -> "Registration":
         from mailboat_agent.identity.registration import Registration

@@ -54,6 +54,7 @@ DUE_SHARE_JITTER = 0.1  # so that what enrolled in one hour does not renew in on
 LOOK_SECONDS = 60.0
 RETRY_SECONDS_MIN = 30.0
 RETRY_SECONDS_MAX = 3600.0
+UNANSWERED_SECONDS_MAX = 20.0  # beside RETRY_SECONDS_MIN, with jitter
 # The broker has refused us, or is not there, for so long: is it our certificate?
 UNCONNECTED_SECONDS = 300.0
 
@@ -102,33 +103,43 @@ class Renewal:
         self._monotonic = monotonic
         self._rng = rng
         self._share = self._draw_share()
+        self._attempt = 0  # that came to nothing, in a row
         self._renewed_at: float | None = None  # monotonic
         self._connected_at = monotonic()
 
     async def run(self) -> None:
         """For ever."""
-        attempt = 0
         while True:
-            self._follow_clock()
-            try:
-                await self._look()
-                attempt = 0
-            except MailboatError as error:
-                attempt += 1
-                level = logging.ERROR if isinstance(error, NotPermitted) else logging.WARNING
-                _log.log(level, "The device's certificate was not renewed: %s", error)
-                if isinstance(error, DiskFull):
-                    self._make_room()  # a device that loses its certificate is lost
-            if attempt == 0:
-                await asyncio.sleep(LOOK_SECONDS)
-            else:
-                delay_seconds = retry_delay_seconds(
-                    attempt,
-                    self._rng,
-                    seconds_min=RETRY_SECONDS_MIN,
-                    seconds_max=RETRY_SECONDS_MAX,
-                )
-                await asyncio.sleep(RETRY_SECONDS_MIN + delay_seconds)
+            wait_seconds = await self.look()
+            await asyncio.sleep(wait_seconds)
+
+    async def look(self) -> float:
+        """Renew if it is time; the seconds until the next look."""
+        self._follow_clock()
+        try:
+            await self._look()
+        except MailboatError as error:
+            self._attempt += 1
+            level = logging.ERROR if isinstance(error, NotPermitted) else logging.WARNING
+            _log.log(level, "The device's certificate was not renewed: %s", error)
+            if isinstance(error, DiskFull):
+                self._make_room()  # a device that loses its certificate is lost
+            return RETRY_SECONDS_MIN + retry_delay_seconds(
+                self._attempt,
+                self._rng,
+                seconds_min=RETRY_SECONDS_MIN,
+                seconds_max=self._retry_seconds_max(error),
+            )
+        self._attempt = 0
+        return LOOK_SECONDS
+
+    def _retry_seconds_max(self, error: MailboatError) -> float:
+        """Without a certificate in force nothing else works, and asking where nobody answers costs
+        nobody anything: a device that was cut off for days is back within a minute."""
+        unanswered = isinstance(error, ServerUnavailable) and error.retry_after is None
+        if unanswered and not self._identity.spans(self._now()):
+            return UNANSWERED_SECONDS_MAX
+        return RETRY_SECONDS_MAX
 
     async def _look(self) -> None:
         if confirmed_of(self._files.certificate).exists():

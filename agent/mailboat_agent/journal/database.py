@@ -82,6 +82,20 @@ class JournalDatabase:
                     next_step="replace the disk; what serves goes on, but nothing is reported.",
                 ) from error
 
+    def check(self) -> None:
+        """Look at every page, as at the start. A damaged database is set aside.
+
+        Raises:
+            DiskFull, DiskFailing
+        """
+
+        def look(connection: Connection) -> None:
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise Damaged(verdict)
+
+        self.run(look)
+
     def close(self) -> None:
         with self._lock:
             if self._connection is not None:

@@ -86,6 +86,10 @@ class Journal:
         """A damaged journal was moved aside since the start: tell again what the state implies."""
         return self._database.was_lost
 
+    def check(self) -> None:
+        """Have SQLite look at all of it; a damaged one is set aside and a new one begins."""
+        self._database.check()
+
     def close(self) -> None:
         self._database.close()
 

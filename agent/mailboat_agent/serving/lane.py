@@ -100,7 +100,7 @@ class Lane:
         self._serial = serial
         self._launch = launch
         self._inference_seconds_max = inference_seconds_max
-        self._model_fd = os.dup(release.model_fd)
+        self.model_fd = os.dup(release.model_fd)
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._lock = threading.Lock()  # of accepting a job and of retiring
         self._retired = threading.Event()
@@ -111,7 +111,7 @@ class Lane:
         try:
             self._worker, self.description = self._start_worker()
         except BaseException:
-            os.close(self._model_fd)
+            os.close(self.model_fd)
             raise
         self._started = self._moved = time.monotonic()
         self._ready = True
@@ -209,7 +209,7 @@ class Lane:
                 break
             self._answer(job)
         self._worker.close()
-        os.close(self._model_fd)
+        os.close(self.model_fd)
 
     def _answer(self, job: _Job) -> None:
         if not job.future.set_running_or_notify_cancel():
@@ -310,7 +310,7 @@ class Lane:
         """
         release = self.release
         seconds = release.variant.health.deadline_seconds
-        worker = Worker.start(self._model_fd, launch=self._launch)
+        worker = Worker.start(self.model_fd, launch=self._launch)
         try:
             memory_bytes = min(release.variant.peak_memory, release.memory_limit_bytes)
             options = worker_options(release.variant, worker.facts, memory_bytes)

@@ -1,5 +1,6 @@
 """Which release serves for each model, and the switch from one to the next."""
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -7,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from mailboat_agent.sealed_memory import is_sealed
 from mailboat_agent.serving.lane import INFERENCE_SECONDS_MAX, Answer, Lane, ServedRelease
 from mailboat_agent.serving.launch import AS_CHILDREN, Launch
 from mailboat_agent.serving.process import Description, Inference, RuntimeFacts
@@ -252,6 +254,27 @@ class Runtime:
         with self._lock:
             lane = self._lanes.get(model)
         return None if lane is None else lane.stats()
+
+    def in_memory(self, model: str) -> str:
+        """Digest of the release that serves from verified bytes in memory; "" if none does."""
+        with self._lock:
+            lane = self._lanes.get(model)
+            if lane is None or not (lane.ready or is_sealed(lane.model_fd)):
+                return ""
+            return lane.release.digest
+
+    def verified_copy(self, model: str, sha256: str) -> int | None:
+        """A descriptor of the sealed memory with a model file of this sha256, if that serves.
+
+        The caller closes it. None also for a file that was too large for memory, and for one that
+        is encrypted on the disk: its plaintext does not go there.
+        """
+        with self._lock:  # a lane that is retired may close its own
+            lane = self._lanes.get(model)
+            if lane is None or lane.release.variant.model_file.sealed is not None:
+                return None
+            is_it = lane.release.variant.model_file.sha256 == sha256
+            return os.dup(lane.model_fd) if is_it and is_sealed(lane.model_fd) else None
 
     def drain_window(self, model: str) -> tuple[ServingWindow, ...]:
         """Everything of one model since the last drain, oldest release first.

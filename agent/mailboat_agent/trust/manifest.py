@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.delta.choice import Offered
+from mailboat_agent.trust.counter import Counter, director_keyid, models_claimed, named_digests
 from mailboat_agent.trust.release_documents import ReleaseDocuments
 from mailboat_agent.trust.role_versions import refuse_fast_forward
 from mailboat_agent.trust.trust_store import TrustStore, Verified
@@ -32,7 +32,6 @@ from mailboat_schemas.desired import (
 )
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.documents.release import ReleaseDocument
-from mailboat_schemas.envelope import Envelope
 from mailboat_schemas.errors import (
     DiskFull,
     MailboatError,
@@ -41,7 +40,6 @@ from mailboat_schemas.errors import (
     WrongTopic,
 )
 from mailboat_schemas.trust import (
-    DIRECTOR_ROLE,
     Standing,
     TrustView,
     expires_at,
@@ -49,17 +47,11 @@ from mailboat_schemas.trust import (
     open_desired,
 )
 
+__all__ = ["Counter", "Manifest", "named_digests"]
+
 _TIMESTAMP = "timestamp.json"
 BUNDLES_REMEMBERED = 32
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Counter:
-    """The newest counter accepted, and the director key whose counter it is."""
-
-    value: int
-    director_keyid: str
 
 
 class Manifest:
@@ -76,6 +68,8 @@ class Manifest:
         self._taken: deque[str] = deque(maxlen=BUNDLES_REMEMBERED)
         self._offered: dict[str, bytes] = {}  # metadata of the newest bundle, for `take_fresh`
         self._fresh: bytes | None = None
+        self._payload = b""  # the bundle of `desired`, as signed
+        self._files: Mapping[str, bytes] = {}  # the metadata of `view`
         self._standings: dict[tuple[str, str], Standing] = {}
         self._documents = ReleaseDocuments(store)
         self.view: TrustView | None = None
@@ -84,19 +78,24 @@ class Manifest:
 
     # --- at the start ----------------------------------------------------------------------------
 
-    def open(self, models: Iterable[str]) -> MailboatError | None:
+    def open(self, models: Iterable[str], counter: Counter | None = None) -> MailboatError | None:
         """Read back what was accepted; returns what is wrong with it, if anything.
 
         Metadata that does not verify any more vouches for nothing: it is accepted once more from
-        the kept bundle, and if that fails nothing is served until a new one arrives.
+        the kept bundle, and if that fails nothing is served until a new one arrives. A bundle that
+        is behind ``counter``, the newest that was recorded, is of no other use: the newer one that
+        the disk lost may have halted or withdrawn what this one offers.
         """
-        kept = self._trust.newest_manifest()
+        kept = self._trust.manifests.newest()
         bundle = None
         if kept is not None:
             with suppress(MailboatError):
                 bundle = decode(ManifestBundle, kept)
         try:
-            self._hold(self._trust.view(), self._trust.held())
+            held = self._trust.held()
+            if not held and tuple(models):
+                raise _gone()
+            self._hold(self._trust.view(), held)
         except TrustRefused as error:
             problem: MailboatError | None = error
             self._heal(bundle, models)
@@ -104,9 +103,11 @@ class Manifest:
             problem = None
         if bundle is not None and self.view is not None:
             try:
-                self.desired = self._open_desired(bundle, self.view)
+                desired = self._open_desired(bundle, self.view)
                 self._offered = dict(bundle.trust)
-                self._keep_documents(bundle, self.desired)  # again: a file may be damaged
+                self._keep_documents(bundle, desired)  # again: a file may be damaged
+                if not Counter(desired.counter, director_keyid(self.view)).is_behind(counter):
+                    self.desired, self._payload = desired, kept or b""
             except MailboatError as error:
                 # Rotated away since: what is installed stays, the next manifest says more.
                 _log.warning("The kept manifest is not of full use any more: %s", error)
@@ -135,11 +136,11 @@ class Manifest:
             return None
         bundle = decode(ManifestBundle, payload)
         self._for_us(bundle)
-        verified = self._verify(bundle.trust, {*models_held, *_models_claimed(bundle)})
+        verified = self._verify(bundle.trust, {*models_held, *models_claimed(bundle)})
         self._keep(verified)
         desired = self._open_desired(bundle, verified.view)
-        keyid = _director_keyid(verified.view)
-        if keyid == counter.director_keyid and desired.counter < counter.value:
+        keyid = director_keyid(verified.view)
+        if Counter(desired.counter, keyid).is_behind(counter):
             raise RollbackRefused(
                 f"Desired state {desired.counter} is older than {counter.value}, "
                 "which this device has accepted.",
@@ -151,8 +152,9 @@ class Manifest:
         if not (verified.is_news or brought) and desired == self.desired:
             self._taken.append(digest)
             return None
-        self._trust.keep_manifest(desired.counter, payload)
+        self._trust.manifests.keep(desired.counter, payload)
         self.desired, self._offered = desired, dict(bundle.trust)
+        self._payload = payload
         self._taken.append(digest)
         return Counter(desired.counter, keyid)
 
@@ -231,8 +233,23 @@ class Manifest:
 
     def _hold(self, view: TrustView, files: Mapping[str, bytes]) -> None:
         self.view = view
+        self._files = files
         self._standings.clear()
         self.expires = expires_at(files)
+
+    def repair(self) -> dict[str, str]:
+        """Write again what the disk has lost of that which is held here; what was wrong with what.
+
+        Raises:
+            DiskFull, DiskFailing: it is still so.
+        """
+        found = {}
+        if self.view is not None and self._files:
+            found["trust"] = self._trust.repair(self.view, self._files)
+        if self.desired is not None:
+            counter = self.desired.counter
+            found["manifest"] = self._trust.manifests.repair(counter, self._payload)
+        return {what: problem for what, problem in found.items() if problem}
 
     # --- what it says ----------------------------------------------------------------------------
 
@@ -240,7 +257,7 @@ class Manifest:
         """Of the newest desired state that is held."""
         if self.desired is None or self.view is None:
             return None
-        return Counter(self.desired.counter, _director_keyid(self.view))
+        return Counter(self.desired.counter, director_keyid(self.view))
 
     def offered_deltas(self) -> Offered:
         """What the newest desired state offers to spare downloads."""
@@ -299,6 +316,10 @@ class Manifest:
     def document(self, digest: str) -> ReleaseDocument | None:
         return self._documents.get(digest)
 
+    def put_back_document(self, digest: str) -> None:
+        """If the disk has lost one that was read before. Raises DiskFull, DiskFailing."""
+        self._documents.put_back(digest)
+
     def forget_documents_but(self, keep: AbstractSet[str]) -> None:
         self._documents.forget_but(keep)
 
@@ -315,25 +336,8 @@ class Manifest:
         return [role.unrecognized_fields.get(ISSUED_FIELD) for role in roles if role is not None]
 
 
-def named_digests(assignments: Iterable[Assignment]) -> set[str]:
-    """The release documents that assignments name."""
-    refs: list[ReleaseRef | None] = []
-    for each in assignments:
-        refs += [each.current, None if each.offer is None else each.offer.release, *each.kept]
-    return {ref.digest for ref in refs if ref is not None}
-
-
-def _models_claimed(bundle: ManifestBundle) -> set[str]:
-    """The models a desired state names, before its signature is checked: which roles to load.
-
-    The signature is checked against the director of the new targets role, so that has to be
-    accepted first. A lie here only loads more, or fewer, roles that prove themselves.
-    """
-    desired = decode(DesiredState, decode(Envelope, bundle.desired).payload)
-    return {assignment.model for assignment in desired.assignments}
-
-
-def _director_keyid(view: TrustView) -> str:
-    delegations = None if view.targets is None else view.targets.delegations
-    roles = {} if delegations is None else delegations.roles or {}
-    return min(roles[DIRECTOR_ROLE].keyids, default="") if DIRECTOR_ROLE in roles else ""
+def _gone() -> TrustRefused:
+    return TrustRefused(
+        "The trust metadata on this device is gone.",
+        next_step="nothing, if the next manifest repairs it; otherwise look at the disk.",
+    )

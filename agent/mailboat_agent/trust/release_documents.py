@@ -39,6 +39,18 @@ class ReleaseDocuments:
         self._store.put(content)
         return was_lacking
 
+    def put_back(self, digest: str) -> None:
+        """
+        Raises:
+            DiskFull, DiskFailing
+        """
+        held = self._parsed.get(digest)
+        if held is None or self._store.has(digest):
+            return
+        content = held.canonical_bytes()
+        if hashlib.sha256(content).hexdigest() == digest:
+            self._store.put(content)
+
     def forget_but(self, keep: AbstractSet[str]) -> None:
         """Drop what was read of documents that nothing names any more."""
         self._parsed = {d: each for d, each in self._parsed.items() if d in keep}

@@ -29,6 +29,7 @@ from mailboat_agent.atomic_file import (
     write_new_durably,
 )
 from mailboat_agent.ballast import give_up_ballast
+from mailboat_agent.trust.kept_manifests import KeptManifests, numbers_in, read_bounded
 from mailboat_agent.trust.role_versions import (
     Highest,
     refuse_fast_forward,
@@ -38,8 +39,6 @@ from mailboat_agent.trust.role_versions import (
 from mailboat_schemas.errors import DiskFull, RollbackRefused, TrustRefused
 from mailboat_schemas.trust import ROLE_BYTES_MAX, TrustView, accept_trust
 
-MANIFESTS_KEPT = 3
-MANIFEST_BYTES_MAX = 1 << 20
 # Where metadata is checked when the disk refuses: a withdrawal has to be heard all the same.
 _MEMORY = Path("/dev/shm")  # noqa: S108 - the directory made in it is ours alone
 _INDEX = "index.json"
@@ -79,7 +78,7 @@ class TrustStore:
         self.factory_root = factory_root
         self._data_dir = data_dir
         self._trust = data_dir / "trust"
-        self._manifests = data_dir / "manifests"
+        self.manifests = KeptManifests(data_dir / "manifests")
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -89,7 +88,7 @@ class TrustStore:
         Raises:
             TrustRefused: a file of the set is damaged or missing.
         """
-        numbers = _numbers(self._trust)
+        numbers = numbers_in(self._trust)
         return {} if not numbers else dict(self._read_set(numbers[-1]).files)
 
     def view(self) -> TrustView:
@@ -103,9 +102,9 @@ class TrustStore:
     def _read_set(self, number: int) -> _Set:
         directory = self._trust / str(number)
         try:
-            content = _read_bounded(directory / _INDEX, _INDEX_BYTES_MAX)
+            content = read_bounded(directory / _INDEX, _INDEX_BYTES_MAX)
             index = _Index.model_validate_json(_unframed(content))
-            files = {name: _read_bounded(directory / name, ROLE_BYTES_MAX) for name in index.files}
+            files = {name: read_bounded(directory / name, ROLE_BYTES_MAX) for name in index.files}
         except (OSError, ValueError) as error:
             raise _damaged(str(error)) from error
         for name, content in files.items():
@@ -136,7 +135,7 @@ class TrustStore:
         view, roles = self._judge(accepted, self._highest(held))
         files = {name: accepted[name] for name in accepted if still_delegated(name, view, roles)}
         is_held = held is not None and dict(held.files) == files
-        is_held = is_held and held is not None and held.number == _numbers(self._trust)[-1]
+        is_held = is_held and held is not None and held.number == numbers_in(self._trust)[-1]
         return Verified(TrustView(self.factory_root, files), files, roles, not is_held)
 
     def keep(self, verified: Verified) -> None:
@@ -152,6 +151,26 @@ class TrustStore:
                 give_up_ballast(self._data_dir)
                 self._hold(verified.files, verified.roles)
         self._remove_all_but_newest()
+
+    def repair(self, view: TrustView, files: Mapping[str, bytes]) -> str:
+        """Write accepted metadata again if the disk does not hold it; what was wrong, or "".
+
+        Raises:
+            DiskFull, DiskFailing: it is still so.
+        """
+        problem = ""
+        try:
+            if self.held() != dict(files):
+                problem = "the newest set is not what was accepted"
+            self._read_marks()
+        except TrustRefused as error:
+            problem = error.what
+        except (OSError, ValueError) as error:
+            problem = f"{_HIGHEST}: {error}"
+        if problem:
+            highest = self._highest(self._newest_readable())
+            self.keep(Verified(view, files, {**highest, **roles_of(view)}, is_news=True))
+        return problem
 
     def _check(
         self, offered: Mapping[str, bytes], held: Mapping[str, bytes], models: Iterable[str]
@@ -178,7 +197,7 @@ class TrustStore:
         )
 
     def _newest_readable(self) -> _Set | None:
-        for number in reversed(_numbers(self._trust)):
+        for number in reversed(numbers_in(self._trust)):
             with suppress(TrustRefused):
                 found = self._read_set(number)
                 TrustView(self.factory_root, found.files)
@@ -189,11 +208,15 @@ class TrustStore:
         """What must not go down. Either copy alone is enough."""
         highest = {} if held is None else dict(held.roles)
         with suppress(OSError, ValueError):
-            content = _read_bounded(self._trust / _HIGHEST, _INDEX_BYTES_MAX)
-            marks = _Marks.model_validate_json(_unframed(content))
+            marks = self._read_marks()
             if marks.factory_root == _sha256(self.factory_root):
                 highest.update(marks.roles)  # written before the set, so never behind it
         return highest
+
+    def _read_marks(self) -> _Marks:
+        """Raises OSError, ValueError."""
+        content = read_bounded(self._trust / _HIGHEST, _INDEX_BYTES_MAX)
+        return _Marks.model_validate_json(_unframed(content))
 
     def _judge(
         self, accepted: Mapping[str, bytes], highest: Mapping[str, Highest]
@@ -215,7 +238,7 @@ class TrustStore:
         return view, {**highest, **roles}
 
     def _hold(self, files: Mapping[str, bytes], roles: Mapping[str, Highest]) -> None:
-        numbers = _numbers(self._trust)
+        numbers = numbers_in(self._trust)
         number = numbers[-1] + 1 if numbers else 1
         index = _Index(roles=dict(roles), files={n: _sha256(c) for n, c in files.items()})
         marks = _Marks(factory_root=_sha256(self.factory_root), roles=dict(roles))
@@ -234,7 +257,7 @@ class TrustStore:
 
     def _remove_all_but_newest(self) -> None:
         """Older sets, and scratch directories of a process that was killed."""
-        newest = str(_numbers(self._trust)[-1])
+        newest = str(numbers_in(self._trust)[-1])
         for path in self._trust.iterdir():
             if path.is_dir() and path.name != newest:
                 shutil.rmtree(path, ignore_errors=True)
@@ -242,27 +265,14 @@ class TrustStore:
     # --- manifests -----------------------------------------------------------------------------
 
     def keep_manifest(self, counter: int, bundle: bytes) -> None:
-        """Keep the signed bytes a decision was made on; the newest `MANIFESTS_KEPT` stay.
-
+        """
         Raises:
             DiskFull, DiskFailing
         """
-        with disk_errors("keeping the manifest"):
-            self._manifests.mkdir(parents=True, exist_ok=True, mode=0o700)
-        replace_durably(self._manifests / str(counter), bundle)
-        counters = _numbers(self._manifests)
-        # A director with a new key counts anew: higher counters are its predecessor's.
-        upto = counters.index(counter) + 1
-        for old in counters[upto:] + counters[: max(0, upto - MANIFESTS_KEPT)]:
-            with suppress(OSError):
-                (self._manifests / str(old)).unlink()
+        self.manifests.keep(counter, bundle)
 
     def newest_manifest(self) -> bytes | None:
-        """The kept bundle with the highest counter that can be read; it still proves itself."""
-        for counter in reversed(_numbers(self._manifests)):
-            with suppress(OSError, ValueError):
-                return _read_bounded(self._manifests / str(counter), MANIFEST_BYTES_MAX)
-        return None
+        return self.manifests.newest()
 
 
 @contextmanager
@@ -273,15 +283,6 @@ def _scratch(parent: Path) -> Iterator[Path]:
         tempfile.TemporaryDirectory(prefix="scratch-", dir=parent) as name,
     ):
         yield Path(name)
-
-
-def _numbers(directory: Path) -> list[int]:
-    """The names in a directory that are numbers, ascending; complete by the way they are made."""
-    try:
-        names = [path.name for path in directory.iterdir()]
-    except OSError:
-        return []
-    return sorted(int(name) for name in names if name.isdecimal() and name.isascii())
 
 
 def _write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
@@ -311,14 +312,6 @@ def _unframed(content: bytes) -> bytes:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _read_bounded(path: Path, bytes_max: int) -> bytes:
-    with path.open("rb") as file:
-        content = file.read(bytes_max + 1)
-    if len(content) > bytes_max:
-        raise ValueError(f"{path.name} has more than {bytes_max} bytes")
-    return content
 
 
 def _damaged(problem: str) -> TrustRefused:

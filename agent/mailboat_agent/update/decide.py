@@ -8,7 +8,7 @@ from datetime import datetime
 
 from mailboat_agent.update.events import LEFT_BEHIND
 from mailboat_agent.update.refuge import declared_fallback, failure_mode, fall_back_to, refuge
-from mailboat_agent.update.situation import Situation, intact, may_serve
+from mailboat_agent.update.situation import Situation, at_hand, intact, lacking, may_serve
 from mailboat_agent.update.state import Installed
 from mailboat_agent.update.steps import (
     Activate,
@@ -35,6 +35,9 @@ REFUSING_CHECKS = frozenset(
     {"approved", "within_plan", "class_matches", "runtime", "memory", "disk", "no_downgrade"}
 )
 
+# What stands in the way of fetching a release that has run here before.
+_OF_THE_DEVICE = frozenset({"trust_fresh", "class_matches", "runtime", "memory", "disk"})
+
 
 def decide(situation: Situation, now: datetime) -> Step:
     """The next step for one model. May be asked as often as one likes; only facts change it."""
@@ -54,7 +57,7 @@ def decide(situation: Situation, now: datetime) -> Step:
             return _in_soak(situation, state.active, now)
         case ModelPhase.COMMITTED:
             step = _committed(situation, state.active, now)
-            return _fetch_fallback(situation, step, now) if isinstance(step, Keep) else step
+            return _repaired(situation, state.active, step, now)
         case ModelPhase.ABSENT | ModelPhase.STAGING:
             raise AssertionError("a recorded release is in trial, in soak or committed")
 
@@ -63,10 +66,10 @@ def _in_trial(situation: Situation, active: Installed) -> Step:
     state = situation.state
     if not _named(situation, active):
         return _leave(situation, "superseded", f"{active.version} is not wanted any more")
-    if situation.trial_passed:
-        return Activate(because=f"{active.version} passed its trial and is still wanted")
     if not intact(situation, active):
         return _leave(situation, "storage_damaged", f"files of {active.version} were damaged")
+    if situation.trial_passed:
+        return Activate(because=f"{active.version} passed its trial and is still wanted")
     if situation.attempt_running:
         return Keep(because=f"{active.version} is on trial")
     if state.tries <= 0:
@@ -81,7 +84,7 @@ def _in_trial(situation: Situation, active: Installed) -> Step:
 
 def _in_soak(situation: Situation, active: Installed, now: datetime) -> Step:
     state = situation.state
-    if not intact(situation, active):
+    if not at_hand(situation, active):
         return _leave(situation, "storage_damaged", f"files of {active.version} were damaged")
     if not (_named(situation, active) or _kept(situation, active)):
         because = f"{active.version} is not wanted any more"
@@ -105,10 +108,8 @@ def _in_soak(situation: Situation, active: Installed, now: datetime) -> Step:
 
 def _committed(situation: Situation, active: Installed, now: datetime) -> Step:
     assignment = situation.assignment
-    if not intact(situation, active):
-        if fall_back_to(situation) is not None:
-            return _leave(situation, "storage_damaged", f"files of {active.version} were damaged")
-        return _restore(situation, active)
+    if not at_hand(situation, active) and fall_back_to(situation) is not None:
+        return _leave(situation, "storage_damaged", f"files of {active.version} were damaged")
     if assignment is None:
         return Keep(because="no desired state names this model")
     offer, current = assignment.offer, assignment.current
@@ -134,6 +135,37 @@ def _committed(situation: Situation, active: Installed, now: datetime) -> Step:
             because=f"{active.version} is not wanted any more, {current.version} is current",
         )
     return _candidate_step(situation, current, offered=False, refusals=refusals, now=now)
+
+
+def _repaired(situation: Situation, active: Installed, step: Step, now: datetime) -> Step:
+    """The step towards what is wanted, unless files that were lost have to be fetched first.
+
+    What serves comes before anything new is tried on the device: it is where a failed trial leads
+    back to. If nobody has its files any more, something new is the way out.
+    """
+    given_up = situation.cannot_fetch == active.digest and isinstance(step, Stage | StartTrial)
+    if not intact(situation, active) and not isinstance(step, GoBack) and not given_up:
+        return _restore(situation, active)
+    if not isinstance(step, Keep):
+        return step
+    repaired = _fetch_damaged_predecessor(situation, step, now)
+    return _fetch_fallback(situation, repaired, now) if isinstance(repaired, Keep) else repaired
+
+
+def _fetch_damaged_predecessor(situation: Situation, step: Keep, now: datetime) -> Step:
+    """Where a rollback goes, if the disk has lost it. What was removed for room stays away."""
+    previous = situation.state.previous
+    if previous is None or situation.cannot_fetch == previous.digest:
+        return step
+    lost = (lacking(situation, previous) or frozenset()) & situation.set_aside
+    if not lost or not may_serve(situation, previous):
+        return step
+    candidate = _candidate(situation, previous, offered=False)
+    checks = evaluate(situation.facts, candidate, now).checks
+    if not all(check.passed is True for check in checks if check.name in _OF_THE_DEVICE):
+        return step
+    because = f"{step.because}; files of {previous.version}, which ran before, were damaged"
+    return Stage(candidate=candidate, because=because, refusals=step.refusals)
 
 
 def _fetch_fallback(situation: Situation, step: Keep, now: datetime) -> Step:
@@ -212,9 +244,16 @@ def _restore(situation: Situation, active: Installed) -> Step:
     """Fetch a damaged release again; it was approved and tried, so it may be had back."""
     candidate = _candidate(situation, active, offered=False)
     because = f"files of {active.version} were damaged on this device"
-    if not (situation.facts.trust_fresh and situation.facts.clock_trusted):
+    may_fetch = candidate.document is not None and candidate.standing.may_install(active.digest)
+    is_fresh = situation.facts.trust_fresh and situation.facts.clock_trusted
+    if situation.in_memory == active.digest:
+        because += "; it serves from memory"
+        if not (may_fetch and is_fresh):
+            return Keep(because=because)
+        return Stage(candidate=candidate, because=because)
+    if not is_fresh:
         return Suspend(because=because + "; trust metadata has expired")
-    if candidate.document is None or not candidate.standing.may_install(active.digest):
+    if not may_fetch:
         return _leave(situation, "storage_damaged", because)
     return Stage(candidate=candidate, because=because)
 

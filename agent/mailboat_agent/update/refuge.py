@@ -6,9 +6,10 @@ Source: DESIGN section 4, "Withdrawn"; section 12, invariant 1.
 
 from dataclasses import dataclass
 
-from mailboat_agent.update.situation import Situation, intact, may_serve
+from mailboat_agent.update.situation import Situation, at_hand, intact, may_serve
 from mailboat_agent.update.state import Installed
 from mailboat_schemas.documents.failure_mode import FailureMode, strictest
+from mailboat_schemas.reports import ModelPhase
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +23,13 @@ class Serving:
 
 def should_serve(situation: Situation) -> Serving:
     """What the record says should serve, and whether it still may."""
-    release = situation.state.serving
+    state = situation.state
+    release = state.serving
     if release is None:
         return Serving(None, allowed=False, intact=False)
+    if state.phase is ModelPhase.TRIAL and not may_serve(situation, release):
+        # Withdrawn while its successor is on trial: meanwhile the one before it, if there is one.
+        release = fall_back_to(situation) or release
     return Serving(
         release, allowed=may_serve(situation, release), intact=intact(situation, release)
     )
@@ -32,10 +37,10 @@ def should_serve(situation: Situation) -> Serving:
 
 def fall_back_to(situation: Situation) -> Installed | None:
     """The release before this one, or during an install the one before that: the newest of them
-    that may serve and is whole."""
+    that may serve and is at hand."""
     state = situation.state
     for release in (state.previous, state.spare):
-        if release is not None and may_serve(situation, release) and intact(situation, release):
+        if release is not None and may_serve(situation, release) and at_hand(situation, release):
             return release
     return None
 

@@ -27,7 +27,10 @@ class Situation:
     the device's own trust metadata does not verify: then nothing can be vouched for.
     ``failure_mode`` is the stricter of what the class and the device say; a release adds its own.
     ``attempt_running`` says that this process has begun the recorded trial or soak attempt,
-    ``trial_passed`` that the trial it ran ended well.
+    ``trial_passed`` that the trial it ran ended well. ``in_memory`` is the digest of the release
+    that serves from verified bytes in memory, whatever the disk holds by now; ``set_aside`` are
+    files that were damaged on this disk; ``cannot_fetch`` is the digest of the release whose last
+    download came to nothing.
     """
 
     model: str
@@ -38,6 +41,9 @@ class Situation:
     failure_mode: FailureMode = FailureMode.FAIL_SAFE
     attempt_running: bool = False
     trial_passed: bool = False
+    in_memory: str = ""
+    set_aside: frozenset[str] = frozenset()
+    cannot_fetch: str = ""
 
     def of(self, release: Installed | ReleaseRef | None) -> Known | None:
         return None if release is None else (self.known or {}).get(release.digest)
@@ -50,9 +56,20 @@ def may_serve(situation: Situation, release: Installed | ReleaseRef) -> bool:
 
 def intact(situation: Situation, release: Installed | ReleaseRef) -> bool:
     """Whether the document and everything that this class's variant needs are in the store."""
+    return lacking(situation, release) == frozenset()
+
+
+def lacking(situation: Situation, release: Installed | ReleaseRef) -> frozenset[str] | None:
+    """What the store lacks of it; None when its document is not known, or has no such variant."""
     known = situation.of(release)
     if known is None or known.document is None:
-        return False
+        return None
     variant = known.document.variant_for(situation.facts.hardware_class)
-    needed = {release.digest} | variant.needed if variant else None
-    return needed is not None and needed <= situation.facts.held_files
+    if variant is None:
+        return None
+    return frozenset({release.digest} | variant.needed) - situation.facts.held_files
+
+
+def at_hand(situation: Situation, release: Installed | ReleaseRef) -> bool:
+    """Whether it can serve without being fetched: whole on the disk, or serving from memory."""
+    return release.digest == situation.in_memory or intact(situation, release)

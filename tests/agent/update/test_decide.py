@@ -409,6 +409,105 @@ def test_what_serves_during_a_trial_is_judged_by_its_own_approval() -> None:
     assert (wanted.release, wanted.allowed) == (installed(A), False)
 
 
+# --- files that the disk has lost ----------------------------------------------------------------
+
+RUNS_B = replace(RUNS_A, active=installed(B), previous=installed(A))
+LOST_B = (A, FILE)  # what is held without the document of B
+
+
+def test_what_serves_from_memory_is_fetched_again_and_not_left() -> None:
+    step = decide(situation(RUNS_B, assigned(current=B), held=LOST_B, in_memory=B), NOON)
+
+    assert isinstance(step, Stage)
+    assert step.candidate.digest == B
+    assert "it serves from memory" in step.because
+
+
+def test_after_a_restart_it_is_left_for_the_one_before() -> None:
+    step = decide(situation(RUNS_B, assigned(current=B), held=LOST_B), NOON)
+
+    assert isinstance(step, GoBack)
+    assert (step.kind, step.code, step.to) == (
+        EventKind.RETURNED,
+        "storage_damaged",
+        installed(A),
+    )
+
+
+@pytest.mark.parametrize("away", [{"trust_fresh": False}, {"clock_trusted": False}])
+def test_a_device_that_may_fetch_nothing_serves_on_from_memory(away: dict[str, bool]) -> None:
+    lost = situation(RUNS_B, assigned(current=B), held=(FILE,), in_memory=B, **away)
+
+    assert isinstance(decide(lost, NOON), Keep)
+    assert isinstance(decide(replace(lost, in_memory=""), NOON), Suspend)
+
+
+def test_what_serves_is_repaired_before_anything_new_is_tried() -> None:
+    """It is where a failed trial leads back to. If nobody has it any more, the way is forward."""
+    lost = situation(RUNS_A, assigned(A, B), held=(B, FILE), in_memory=A)
+
+    step = decide(lost, NOON)
+    onward = decide(replace(lost, cannot_fetch=A), NOON)
+
+    assert isinstance(step, Stage)
+    assert step.candidate.digest == A
+    assert isinstance(onward, StartTrial)
+    assert onward.candidate.digest == B
+
+
+def test_a_withdrawal_counts_for_what_serves_from_memory_too() -> None:
+    standings = {B: known(B, approved=False)}
+    lost = situation(RUNS_B, assigned(current=B), held=LOST_B, in_memory=B, standings=standings)
+
+    step = decide(lost, NOON)
+
+    assert isinstance(step, GoBack)
+    assert (step.code, step.to) == ("withdrawn", installed(A))
+
+
+def test_a_halted_release_is_left_though_its_files_are_damaged() -> None:
+    step = decide(situation(RUNS_B, assigned(current=A), held=LOST_B, in_memory=B), NOON)
+
+    assert isinstance(step, GoBack)
+    assert (step.code, step.to) == ("superseded", installed(A))
+
+
+def test_a_soak_goes_on_from_memory() -> None:
+    soak = situation(soaking(B, A), assigned(A, B), held=LOST_B, in_memory=B, attempt_running=True)
+
+    assert isinstance(decide(soak, NOON), WatchSoak)
+
+
+def test_a_trial_that_fails_leads_back_to_what_serves_from_memory() -> None:
+    lost = situation(trying(B, A, tries=0), assigned(A, B), held=(B, FILE), in_memory=A)
+
+    step = decide(lost, NOON)
+
+    assert isinstance(step, GoBack)
+    assert (step.kind, step.to) == (EventKind.TRIAL_FAILED, installed(A))
+
+
+def test_files_lost_after_a_trial_passed_lead_back_without_a_verdict() -> None:
+    step = decide(
+        situation(trying(B, A), assigned(A, B), held=LOST_B, in_memory=A, trial_passed=True), NOON
+    )
+
+    assert isinstance(step, GoBack)
+    assert (step.kind, step.code) == (EventKind.RETURNED, "storage_damaged")
+
+
+def test_a_damaged_predecessor_is_fetched_again_and_a_removed_one_is_not() -> None:
+    lacking = situation(RUNS_B, assigned(current=B), held=(B, FILE))
+
+    step = decide(replace(lacking, set_aside=frozenset({A})), NOON)
+
+    assert isinstance(step, Stage)
+    assert step.candidate.digest == A
+    assert isinstance(decide(lacking, NOON), Keep)
+    given_up = replace(lacking, set_aside=frozenset({A}), cannot_fetch=A)
+    assert isinstance(decide(given_up, NOON), Keep)
+
+
 @given(
     phase=st.sampled_from([ModelPhase.TRIAL, ModelPhase.SOAK, ModelPhase.COMMITTED]),
     tries=st.integers(0, 3),

@@ -192,3 +192,23 @@ def test_what_was_left_behind_is_forgotten_as_a_place_to_go_back_to() -> None:
     after = moves.went_back(INSTALLING, step)
 
     assert (after.active, after.previous, after.spare) == (installed("1"), None, None)
+
+
+def test_a_predecessor_withdrawn_during_a_trial_gives_way_to_the_one_before_it() -> None:
+    """On a disk that refuses, the trial may never begin: somebody has to serve meanwhile."""
+    trial = ModelState(
+        phase=ModelPhase.TRIAL,
+        active=installed("3"),
+        previous=installed("2"),
+        spare=installed("1"),
+        tries=3,
+    )
+
+    undisturbed = should_serve(situation(trial))
+    meanwhile = should_serve(situation(trial, approved="134"))
+    nobody = should_serve(situation(trial, approved="34"))
+
+    assert undisturbed.release == installed("2")
+    assert meanwhile.release == installed("1")
+    assert meanwhile.allowed
+    assert not nobody.allowed

@@ -1,0 +1,73 @@
+"""How a model leaves one release for another, or for none: serve where it goes, then record."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from mailboat_agent.errand import Errands
+from mailboat_agent.facts import Look
+from mailboat_agent.model_record import ModelRecord
+from mailboat_agent.probation import Probation
+from mailboat_agent.update import moves
+from mailboat_agent.update.refuge import refuge
+from mailboat_agent.update.retry import Backoff
+from mailboat_agent.update.situation import Situation, may_serve
+from mailboat_agent.update.steps import GoBack
+from mailboat_schemas.errors import MailboatError
+from mailboat_schemas.events import EventKind
+
+_log = logging.getLogger(__name__)
+
+
+class ModelReturn:
+    """With a verdict on what is left, or without."""
+
+    def __init__(
+        self,
+        record: ModelRecord,
+        *,
+        errands: Errands,
+        probation: Probation,
+        loading: Backoff,
+        situation: Callable[[Look], Situation],
+    ) -> None:
+        """``loading`` says when to try again to load a release."""
+        self._record = record
+        self._errands = errands
+        self._probation = probation
+        self._loading = loading
+        self._situation = situation
+
+    def go_back(self, step: GoBack, evidence: Mapping[str, Any], look: Look) -> None:
+        """Serve the predecessor first, then record: there is always one that serves."""
+        if not self._errands.go_back(step, evidence):
+            self._record_return(step, evidence, look)
+
+    def arrived(
+        self, step: GoBack, evidence: Mapping[str, Any], error: MailboatError | None, look: Look
+    ) -> None:
+        """Record it, unless where it goes was withdrawn on the way. Then a verdict goes elsewhere,
+        and a mere return is decided anew."""
+        if error:  # the next look tries again
+            self._loading.failed(look.monotonic)
+            _log.warning("%s: the predecessor cannot be loaded: %s", self._record.model, error)
+        situation = self._situation(look)
+        if step.to is None or may_serve(situation, step.to):
+            self._record_return(step, evidence, look)
+        elif step.kind in moves.VERDICTS:
+            self.go_back(replace(step, to=refuge(situation)), evidence, look)
+
+    def fail(
+        self, kind: EventKind, code: str, because: str, evidence: Mapping[str, Any], look: Look
+    ) -> None:
+        """Leave what is active for where it is safe. ``kind`` says whether that is a verdict."""
+        to = refuge(self._situation(look))
+        if to is None and kind is EventKind.RETURNED:
+            return  # no verdict and nowhere to go: it is tried for as long as it takes
+        self._loading.forget()
+        self.go_back(GoBack(to=to, kind=kind, code=code, because=because), evidence, look)
+
+    def _record_return(self, step: GoBack, evidence: Mapping[str, Any], look: Look) -> None:
+        self._record.make(moves.went_back(self._record.state, step), look, evidence)
+        self._probation.forget()
