@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup demo test test-all check lint types contracts format schemas lock clean
+.PHONY: help setup demo test test-all test-faults check lint types contracts format schemas lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ contracts: setup ## which package may import which
 format: setup ## rewrite the code as ruff wants it
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+test-faults: setup ## crashes, refusals and power cuts at every point, and the defects they must see
+	@PYTHONPATH=.:tests/support $(BIN)/python -m tests.faults $(ARGS)
 
 schemas: setup ## write the published contract again (JSON Schema, AsyncAPI, OpenAPI)
 	@$(BIN)/python docs/contract/write.py

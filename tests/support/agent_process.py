@@ -93,6 +93,7 @@ class AgentProcess:
     factory_root: bytes
     api_url: str
     process: subprocess.Popen[bytes] | None = field(default=None)
+    prefix: tuple[str, ...] = ()  # a command that runs the agent's own, such as strace
 
     def __post_init__(self) -> None:
         self.certificate, self.key = self.certificates.device()
@@ -119,8 +120,9 @@ class AgentProcess:
             "reconnect_seconds_min": 0.05,
         }
         config.write_text(to_toml(settings))
+        command = [sys.executable, "-m", "mailboat_agent.cli", "run", "--config", str(config)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mailboat_agent.cli", "run", "--config", str(config)],
+            [*self.prefix, *command],
             stderr=(self.directory / "agent.log").open("ab"),
         )
 
