@@ -39,9 +39,16 @@ HOMES = {
     "sqlalchemy": {"controller/store/"},
     "alembic": {"controller/store/"},
     "sqlite3": {"agent/journal/database.py"},
-    "httpx2": {"agent/artifacts/download.py", "controller/client.py"},
+    # Our controller, and strangers: registries and object stores keep their credentials apart.
+    "httpx2": {
+        "agent/artifacts/https_connection.py",
+        "controller/client.py",
+        "controller/https_stream.py",
+    },
     "onnxruntime": {"agent/serving/worker.py", "controller/demo/models.py"},
     "onnx": {"controller/demo/graphs.py"},
+    # Releases are imported from buckets too, opened as the artifact store opens its own.
+    "obstore": {"controller/artifacts/", "controller/sources/s3.py"},
     # Payloads; and patches, which are made and decoded with another file as prefix.
     "zstandard": {
         "schemas/codec.py",

@@ -1,9 +1,12 @@
 """How the parts of a running agent are put together from its configuration."""
 
 import random
+import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING
 
+from mailboat_agent.artifacts.metered import Meter
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.config import AgentConfig
 from mailboat_agent.facts import Device
@@ -22,6 +25,16 @@ if TYPE_CHECKING:
 TRUST_ROOT_BYTES_MAX = 1 << 20
 
 
+def make_meter(config: AgentConfig, now: Callable[[], datetime]) -> Meter:
+    return Meter(
+        config.data_dir,
+        setting=config.metered,
+        bytes_per_day=config.metered_bytes_per_day,
+        now=now,
+        monotonic=time.monotonic,
+    )
+
+
 def make_reconciler(
     config: AgentConfig,
     device: Device,
@@ -33,14 +46,18 @@ def make_reconciler(
     runtime: Runtime,
     rng: random.Random,
     wake: Callable[[], None],
+    meter: Meter,
 ) -> Reconciler:
+    source = credentials.artifacts(rng)
     bench = Workbench(
         store=store,
         content_keys=credentials.content_keys,
-        source=credentials.https,
+        source=lambda: source,
         runtime=runtime,
         hardware_class=device.hardware_class,
         memory_budget_bytes=device.memory_budget_bytes,
+        disk_budget_bytes=device.disk_budget_bytes,
+        meter=meter,
     )
     return Reconciler(
         device=device,
@@ -52,6 +69,8 @@ def make_reconciler(
         tries=config.trial_tries,
         start_jitter_seconds=config.start_jitter_seconds,
         wake=wake,
+        drift_check_seconds=config.drift_check_seconds,
+        drift_check_bytes_per_second=config.drift_check_bytes_per_second,
     )
 
 

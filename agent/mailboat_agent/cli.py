@@ -91,6 +91,14 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="one JSON object")
     status.set_defaults(command=_status)
 
+    carried = commands.add_parser(
+        "import", help="take releases from a file that `mailboat release export` wrote"
+    )
+    carried.add_argument("file", type=Path, metavar="FILE", help="such as one on a USB stick")
+    carried.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=_CONFIG_HELP)
+    carried.add_argument("--json", action="store_true", help="one JSON object")
+    carried.set_defaults(command=_import)
+
     doctor = commands.add_parser("doctor", help="what this host lacks, and what to do about it")
     doctor.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=_CONFIG_HELP)
     doctor.add_argument("--json", action="store_true", help="one JSON object")
@@ -176,6 +184,16 @@ def _status(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _import(options: argparse.Namespace) -> int:
+    from mailboat_agent.carrier.command import run_import
+    from mailboat_agent.config import AgentConfig
+
+    config = AgentConfig.read(options.config)
+    for line in run_import(options.file, config, now=datetime.now(UTC), as_json=options.json):
+        print(line)
+    return EXIT_OK
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from mailboat_agent.doctor.examine import examine, worst
     from mailboat_agent.doctor.finding import Level
@@ -216,6 +234,8 @@ def _install_service(options: argparse.Namespace) -> int:
 
 def describe(status: dict[str, Any]) -> list[str]:
     """A status for people, line by line."""
+    from mailboat_agent.transfer_lines import describe_transfers
+
     report = status["report"]
     link = "connected" if status["connected"] else "not connected"
     expires = status["trust_expires"] or "unknown"
@@ -227,6 +247,8 @@ def describe(status: dict[str, Any]) -> list[str]:
         f"manifest  {report['manifest_counter'] or 'none yet'}, trust metadata until {expires}",
         f"serving   {status['serving']['url']}/v2",
     ]
+    lines += describe_drift(status.get("drift") or {})
+    lines += describe_transfers(status)
     lines += [f"note      {note}" for note in report["notes"]]
     for model in report["models"]:
         serving = model["serving_version"] or "nothing"
@@ -236,6 +258,17 @@ def describe(status: dict[str, Any]) -> list[str]:
         if model["because"]:
             lines.append(f"          {model['because']}")
     return lines
+
+
+def describe_drift(drift: dict[str, Any]) -> list[str]:
+    """What the last check of the disk found; nothing before the first."""
+    if not drift.get("checked_at") and not drift.get("damaged"):
+        return []
+    checked = f"checked {drift['checked_at']}, {drift['files']} files"
+    if not drift["checked_at"]:
+        checked = "not checked since the start"
+    counted = f"{len(drift['damaged'])} damaged, {drift['repaired']} repaired since the start"
+    return [f"disk      {checked}; {counted}", *(f"          {each}" for each in drift["damaged"])]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mailboat_agent.artifacts.metered import MeteredSetting
+from mailboat_agent.artifacts.pace import RATE_MIN_BYTES_PER_SECOND
+from mailboat_agent.drift.schedule import CHECK_BYTES_PER_SECOND, CHECK_SECONDS
 from mailboat_schemas.documents.document import SizeBytes
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.errors import ConfigurationInvalid
@@ -22,6 +25,8 @@ KEY_CREDENTIAL = "device.key"  # its name where the service manager hands the ke
 _EXAMPLE = "see docs/agent.md for every key, or make the file with `mailboat-agent enroll`."
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+# No user and no query: what is secret does not stand in this file, and it is named in messages.
+MirrorUrl = Annotated[str, Field(max_length=512, pattern=r"^https://[^\s@?#]+$")]
 
 
 class AgentConfig(BaseModel):
@@ -57,6 +62,22 @@ class AgentConfig(BaseModel):
     worker_socket: Path | None = Field(
         default=None, description="of the worker's own unit; None starts workers as children"
     )
+    mirrors: tuple[MirrorUrl, ...] = Field(
+        default=(), max_length=8, description="caches to ask before the controller, in order"
+    )
+    mirror_ca: Path | None = Field(default=None, description="of their certificates; None: ca")
+    object_store_ca: Path | None = Field(
+        default=None, description="of an object store's certificate; None: the system's"
+    )
+    bandwidth_bytes_per_second: SizeBytes | None = Field(
+        default=None, ge=RATE_MIN_BYTES_PER_SECOND, description="of all downloads together"
+    )
+    metered: MeteredSetting = Field(
+        default="class", description="whether every byte costs; class: as the class says"
+    )
+    metered_bytes_per_day: SizeBytes | None = Field(
+        default=None, ge=1 << 20, description="of a metered link; None: as much as it takes"
+    )
     start_jitter_seconds: float = Field(default=0, ge=0, le=86_400)
     telemetry_window_seconds: Seconds = 60
     report_seconds_min: float = Field(default=1, ge=0, le=3600)
@@ -65,6 +86,12 @@ class AgentConfig(BaseModel):
     keepalive_seconds: int = Field(default=60, ge=5, le=3600)
     reconnect_seconds_min: Seconds = 1
     reconnect_seconds_max: Seconds = 60
+    drift_check_seconds: float = Field(
+        default=CHECK_SECONDS, ge=60, le=30 * 86_400, description="between two checks of the disk"
+    )
+    drift_check_bytes_per_second: SizeBytes = Field(
+        default=CHECK_BYTES_PER_SECOND, ge=64 << 10, description="read at most, at such a check"
+    )
     failure_mode: FailureMode | None = Field(
         default=None, description="stricter than class and release, when nothing is approved"
     )
@@ -86,10 +113,10 @@ class AgentConfig(BaseModel):
         except ValidationError as error:
             raise _invalid(path, error) from error
         base = path.absolute().parent
-        if config.worker_socket is not None:
-            config = config.model_copy(update={"worker_socket": base / config.worker_socket})
         paths = ("data_dir", "ca", "certificate", "key", "trust_root")
-        settings = {name: base / getattr(config, name) for name in paths}
+        optional = ("worker_socket", "mirror_ca", "object_store_ca")
+        given = [name for name in optional if getattr(config, name) is not None]
+        settings = {name: base / getattr(config, name) for name in (*paths, *given)}
         return config.model_copy(update=settings | _from_service_manager(config))
 
 

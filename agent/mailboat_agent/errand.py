@@ -10,13 +10,15 @@ from typing import Any
 
 from mailboat_agent.delta.delivery import Tally
 from mailboat_agent.delta.telling import tell_failed_deltas
+from mailboat_agent.fetching import Progress, Terms
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.serving.process import ModelAltered, WorkerNotStarted
 from mailboat_agent.serving.runtime import ReleaseWithdrawn
 from mailboat_agent.trust.manifest import Manifest
 from mailboat_agent.update.state import Installed
 from mailboat_agent.update.steps import GoBack, Stage, Step
-from mailboat_agent.work import Progress, Workbench
+from mailboat_agent.work import Workbench
+from mailboat_schemas.deltas import Source
 from mailboat_schemas.documents.release import ReleaseDocument
 from mailboat_schemas.errors import ArtifactMissing, DigestMismatch, MailboatError, Transient
 
@@ -88,11 +90,23 @@ class Errands:
 
     def stage(self, document: ReleaseDocument, step: Stage) -> None:
         digest = step.candidate.digest
+        self._manifest.put_back_document(digest)  # no download brings it
         if self._tally[0] != digest:
             self._tally = (digest, Tally())
         self.progress = Progress(tally=self._tally[1])
-        work = self._bench.stage(document, self.progress, self._manifest.offered_deltas())
+        work = self._bench.stage(document, self.progress, self._terms(document))
         self._begin(Kind.STAGE, digest, step, work)
+
+    def _terms(self, document: ReleaseDocument) -> Terms:
+        """A release does not wait for the link's budget if nothing serves without it, as after a
+        withdrawal, or if what serves has a lower security version."""
+        desired, serving = self._manifest.desired, self._bench.serving(self._model)
+        runs = None if serving is None else self._manifest.document(serving.digest)
+        return Terms(
+            offered=self._manifest.offered_deltas(),
+            class_is_metered=desired is not None and desired.metered,
+            urgent=runs is None or document.security_version > runs.security_version,
+        )
 
     def tell_failed_deltas(self, ledger: Ledger, work: Work, now: datetime) -> None:
         if isinstance(work.step, Stage):
@@ -101,7 +115,12 @@ class Errands:
     def delivery(self, digest: str) -> Mapping[str, Any]:
         """Evidence of how this release came, to be told once."""
         (of, tally), self._tally = self._tally, ("", Tally())
-        return tally.evidence() if of == digest else {}
+        if of != digest:
+            tally = Tally()
+        imported_bytes = self._bench.imported_bytes(self._manifest.document(digest))
+        if imported_bytes:  # not from this process's memory: it may have come before a restart
+            tally.arrivals.source_bytes[Source.IMPORT] = imported_bytes
+        return tally.evidence()
 
     def document(self, release: Installed | None) -> ReleaseDocument | None:
         return None if release is None else self._manifest.document(release.digest)

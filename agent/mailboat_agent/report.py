@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime
 
+from mailboat_agent.artifacts.disk_room import DiskRoom
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.errand import Kind
 from mailboat_agent.facts import Device
@@ -20,6 +21,7 @@ from mailboat_schemas.reports import ModelPhase, ReportedModel, ReportedState
 
 FAILED_MAX = 256  # of the contract
 NOTES_MAX = 16
+PROGRESS_STEPS = 20  # of one download: a report of 5 KB each would be much on a thin link
 DISK_STEP_BYTES = 16 << 20  # free space is told in steps: every log line would change the report
 
 
@@ -85,12 +87,17 @@ class Reporter:
             notes.append("trust_stale")
         if self._manifest.view is None:
             notes.append("trust_damaged")
-        for model in self._reconciler.loops:
+        for model, loop in self._reconciler.loops.items():
+            if loop.waits_for_budget:
+                notes.append(f"metered_wait:{model}")
             serving = self._runtime.snapshot(model)
             if left_with_nothing(self._ledger.model(model)):
                 notes.append(f"nothing_to_serve:{model}")
             if serving is not None and not serving.ready:
                 notes.append(f"worker_restarting:{model}")
+        notes += self._reconciler.drift.notes
+        if DiskRoom.of(self._store, self._device.disk_budget_bytes).is_nearly_full:
+            notes.append("disk_nearly_full")
         notes += self._device.unconfined
         return notes
 
@@ -102,6 +109,7 @@ class Reporter:
         if isinstance(loop.step, Stage | StartTrial):
             version, digest = loop.step.candidate.version, loop.step.candidate.digest
         staging = loop.work is not None and loop.work.kind is Kind.STAGE
+        total_bytes = loop.progress.total_bytes if staging else 0
         return ReportedModel(
             model=loop.model,
             phase=ModelPhase.STAGING if staging else state.phase,
@@ -110,9 +118,16 @@ class Reporter:
             target_version=version,
             target_digest=digest,
             because=loop.because[:500],
-            staged_bytes=loop.progress.staged_bytes if staging else 0,
-            total_bytes=loop.progress.total_bytes if staging else 0,
+            staged_bytes=in_steps(loop.progress.staged_bytes, total_bytes),
+            total_bytes=total_bytes,
         )
+
+
+def in_steps(staged_bytes: int, total_bytes: int) -> int:
+    """Progress in so few steps that a download changes the report `PROGRESS_STEPS` times."""
+    if total_bytes == 0:
+        return 0
+    return staged_bytes * PROGRESS_STEPS // total_bytes * total_bytes // PROGRESS_STEPS
 
 
 def says_the_same(one: ReportedState | None, other: ReportedState) -> bool:

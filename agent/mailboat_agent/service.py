@@ -15,10 +15,13 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from mailboat_agent.artifacts.disk_room import DiskRoom
 from mailboat_agent.artifacts.release_store import ReleaseStore
-from mailboat_agent.assembly import make_link, make_reconciler, read_trust_root
+from mailboat_agent.assembly import make_link, make_meter, make_reconciler, read_trust_root
 from mailboat_agent.atomic_file import DiskFailing, LockedDirectory
 from mailboat_agent.background import in_background
+from mailboat_agent.carrier.pickup import Pickup
+from mailboat_agent.carrier.spool import ImportSpool
 from mailboat_agent.config import AgentConfig
 from mailboat_agent.facts import UNKNOWN_RUNTIME, Device, agent_version
 from mailboat_agent.identity.credentials import Credentials
@@ -34,6 +37,7 @@ from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.status import StatusFiles
 from mailboat_agent.supervisor import Watchdog, exit_at_last, notify_supervisor
+from mailboat_agent.transfers import disk_figures, metered_figures, transfers
 from mailboat_agent.trust.manifest import Counter, Manifest
 from mailboat_agent.trust.trust_store import TrustStore
 from mailboat_schemas.errors import DiskFull
@@ -87,7 +91,7 @@ class Agent:
         self._wake = asyncio.Event()
         self._store = ReleaseStore(config.data_dir)
         self._credentials = Credentials(config, self._store.content_keys, now=utc_now())
-        trust = TrustStore(config.data_dir, read_trust_root(config))
+        self._trust = trust = TrustStore(config.data_dir, read_trust_root(config))
         self._journal = Journal(config.data_dir / "journal.db", self._rng)
         state_file = StateFile(config.data_dir)
         self._ledger = Ledger(state_file, self._journal, now=utc_now(), rng=self._rng)
@@ -99,6 +103,7 @@ class Agent:
         )
         launch = Launch(config.worker_socket, config.worker_user)
         self._runtime = Runtime(clock=utc_now, launch=launch)
+        self._meter = make_meter(config, utc_now)
         self._watchdog = Watchdog(self._runtime.stuck)
         self._status = StatusFiles(config.data_dir)
         self._problems = state_file.problems
@@ -153,7 +158,9 @@ class Agent:
         from mailboat_agent.link.correspondence import Correspondence
         from mailboat_agent.report import Reporter
 
-        self._credentials.https()  # a wrong address is found now, not when the first release comes
+        # A wrong address is found now, not when the first release comes.
+        self._credentials.https()
+        self._credentials.caches()
         link = make_link(self._config, device, self._credentials, self._ledger, self._rng)
         reporter = Reporter(
             device=device,
@@ -214,9 +221,11 @@ class Agent:
         post: "Correspondence",
     ) -> None:
         device.runtime = await self._runtime_facts()
+        pickup = Pickup(ImportSpool(self._config.data_dir), self._trust, reconciler)
         while True:
             self._wake.clear()
             self._watchdog.beat()
+            pickup.look(utc_now())
             await reconciler.step(utc_now(), time.monotonic())
             report = reporter.build(utc_now())
             post.report(report, time.monotonic())
@@ -226,10 +235,21 @@ class Agent:
                 connected=post.connected,
                 unconfirmed=post.unconfirmed,
                 trust_expires=self._manifest.expires,
+                drift=reconciler.drift.status.for_people(),
+                more=self._figures(reconciler),
             )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), LOOK_SECONDS_MAX)
             await asyncio.sleep(LOOK_SECONDS_MIN)
+
+    def _figures(self, reconciler: Reconciler) -> dict[str, object]:
+        desired = self._manifest.desired
+        class_is_metered = desired is not None and desired.metered
+        return {
+            "downloads": transfers(reconciler.loops.values()),
+            "disk": disk_figures(DiskRoom.of(self._store, self._config.disk_budget)),
+            "metered": metered_figures(self._meter, class_is_metered=class_is_metered),
+        }
 
     async def _learn_runtime(self, device: Device) -> None:
         """A worker that did not come up once, as at a busy start, is no verdict on the runtime."""
@@ -261,6 +281,7 @@ class Agent:
             runtime=self._runtime,
             rng=self._rng,
             wake=self._wake.set,
+            meter=self._meter,
         )
 
     def _make_poll(

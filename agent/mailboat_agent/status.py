@@ -6,9 +6,11 @@ whole and not synced: they describe the running process, and are of no use after
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mailboat_schemas.errors import NotFound
@@ -35,13 +37,21 @@ class StatusFiles:
         connected: bool,
         unconfirmed: dict[str, int],
         trust_expires: datetime | None,
+        drift: dict[str, object] | None = None,
+        more: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
-        """Write it if it says something new."""
+        """Write it if it says something new.
+
+        Args:
+            more: figures that change too often for the report.
+        """
         content = {
             "pid": os.getpid(),
             "connected": connected,
             "unconfirmed": unconfirmed,
             "trust_expires": None if trust_expires is None else trust_expires.isoformat(),
+            "drift": drift,
+            **more,
             "report": report.model_dump(mode="json", exclude={"observed_at"}),
         }
         encoded = json.dumps(content).encode()

@@ -3,20 +3,22 @@
 Nothing here records or decides; the reconciler does, before and after.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
 
 from mailboat_agent.artifacts import sealed_store
 from mailboat_agent.artifacts.content_keys import ContentKeys
+from mailboat_agent.artifacts.metered import Meter
+from mailboat_agent.artifacts.mirrored_source import ArtifactSource
 from mailboat_agent.artifacts.release_store import ReleaseStore
+from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.background import in_background
-from mailboat_agent.delta.choice import Offered
-from mailboat_agent.delta.delivery import Tally
+from mailboat_agent.carrier.spool import ImportSpool
 from mailboat_agent.delta.room import DeltaRoom
+from mailboat_agent.fetching import NO_TERMS, Fetching, Progress, Terms
 from mailboat_agent.sealed_memory import in_memory
 from mailboat_agent.serving.lane import ServedRelease
 from mailboat_agent.serving.runtime import Absence, Runtime
@@ -26,23 +28,7 @@ from mailboat_schemas.documents.release import File, FileRole, ReleaseDocument, 
 from mailboat_schemas.errors import DigestMismatch
 from mailboat_schemas.sealing import SealedDamaged
 
-if TYPE_CHECKING:
-    from mailboat_agent.artifacts.download import HttpsSource
-
-NO_DELTAS = Offered()
-FULL_DOWNLOADS_MAX = 2  # of a file whose bytes come out wrong, before it is called refused
-
-
-@dataclass(slots=True)
-class Progress:
-    """Bytes of a release that are on the device, and in all; for the report.
-
-    ``tally`` goes on from one attempt to the next.
-    """
-
-    staged_bytes: int = 0
-    total_bytes: int = 0
-    tally: Tally = field(default_factory=Tally)
+_log = logging.getLogger(__name__)
 
 
 class Workbench:
@@ -53,69 +39,61 @@ class Workbench:
         *,
         store: ReleaseStore,
         content_keys: ContentKeys,
-        source: "Callable[[], HttpsSource]",
+        source: Callable[[], ArtifactSource],
         runtime: Runtime,
         hardware_class: str,
         memory_budget_bytes: int,
+        disk_budget_bytes: int | None = None,
+        meter: Meter | None = None,
     ) -> None:
         """``source`` is asked for when something is to be fetched, not before."""
         self._store = store
         self._content_keys = content_keys
-        self._source = source
         self._runtime = runtime
         self._hardware_class = hardware_class
         self._memory_budget_bytes = memory_budget_bytes
-        self.deltas = DeltaRoom(store=store, source=source, memory_budget_bytes=memory_budget_bytes)
+        self.imports = ImportSpool(store.data_dir)
+        self._fetching = Fetching(
+            store=store,
+            content_keys=content_keys,
+            source=source,
+            memory_budget_bytes=memory_budget_bytes,
+            disk_budget_bytes=disk_budget_bytes,
+            meter=meter,
+        )
+
+    @property
+    def deltas(self) -> DeltaRoom:
+        return self._fetching.deltas
+
+    @deltas.setter
+    def deltas(self, room: DeltaRoom) -> None:
+        self._fetching.deltas = room
 
     async def stage(
-        self, document: ReleaseDocument, progress: Progress, offered: Offered = NO_DELTAS
+        self, document: ReleaseDocument, progress: Progress, terms: Terms = NO_TERMS
     ) -> None:
-        """Fetch everything of this class's variant that is lacking: content keys, then files,
-        smallest first; from a patch where there is one, but not what is encrypted.
-
-        Raises:
-            Transient: network or disk; what has been fetched stays for the next attempt.
-            NotPermitted: the server does not accept this device, or gives it no content key.
-            DigestMismatch: the server has other bytes than were signed.
-        """
+        """Fetch what is lacking of this class's variant; raises as `Fetching.stage`."""
         variant = self._variant(document)
-        for key_id in sorted(variant.content_keys):
-            await self._content_keys.ensure(key_id)
-        files = variant.artifacts
-        progress.total_bytes = sum(files.values())
-        progress.staged_bytes = sum(n for digest, n in files.items() if self._store.has(digest))
-        missing = [digest for digest in files if not self._store.has(digest)]
-        plain = {file.sha256 for file in variant.files if file.sealed is None}
-        for digest in sorted(missing, key=lambda each: files[each]):
-            patches = offered if digest in plain else NO_DELTAS
-            await self._fetch(digest, files[digest], progress, patches)
+        await self._take_up_imported(variant)
+        await self._fetching.stage(variant, progress, terms)
 
-    async def _fetch(self, digest: str, length: int, progress: Progress, offered: Offered) -> None:
-        before = progress.staged_bytes
-
-        def on_progress(bytes_here: int) -> None:
-            progress.staged_bytes = before + bytes_here
-
-        if await self.deltas.bring(digest, length, offered, progress.tally, on_progress):
-            progress.staged_bytes = before + length
-            return
-        for attempt in range(1, FULL_DOWNLOADS_MAX + 1):
-            target = self._store.staging_path(digest)
-            hashed = None
-            if self._store.staged_bytes(digest) != length:
-                hashed = await self._source().fetch_artifact(digest, length, target, on_progress)
-                # Before it is admitted: what is lacking nowhere may end this errand at once.
-                progress.tally.fetched_bytes += length
-            admit = partial(self._store.admit, digest, length, hashed)
+    async def _take_up_imported(self, variant: Variant) -> None:
+        """What somebody carried here. A copy of no use costs nothing but a download."""
+        for digest, length in variant.artifacts.items():
+            if self._store.has(digest) or not self.imports.has(digest, length):
+                continue
+            move = partial(self.imports.move_into, self._store, digest, length)
             try:
-                await in_background(admit, name="admit")
-            except DigestMismatch:
-                # The part is gone. It may have been begun under another server or cut badly.
-                if attempt == FULL_DOWNLOADS_MAX:
-                    raise
-            else:
-                progress.staged_bytes = before + length
-                return
+                await in_background(move, name="take-up")
+            except (DigestMismatch, DiskFailing) as error:
+                _log.warning("An imported file is of no use: %s", error)
+
+    def imported_bytes(self, document: ReleaseDocument | None) -> int:
+        """How much of a release's files came by import, until its trial has begun."""
+        if document is None:
+            return 0
+        return self.imports.imported_bytes(self._variant(document).artifacts)
 
     async def run_trial(self, document: ReleaseDocument) -> TrialReport:
         """
@@ -125,6 +103,7 @@ class Workbench:
             Transient: the device, not the release.
         """
         variant = self._variant(document)
+        self.imports.forget_origins(variant.artifacts.keys())  # `trial_started` has told them
         golden = variant.file_of_role(FileRole.GOLDEN)
 
         def trial() -> TrialReport:
@@ -184,6 +163,14 @@ class Workbench:
     def serving(self, model: str) -> ServingStats | None:
         """The release that serves now, with its counters since it began to."""
         return self._runtime.snapshot(model)
+
+    def in_memory(self, model: str) -> str:
+        """Digest of the release that serves from verified bytes in memory; "" if none does."""
+        return self._runtime.in_memory(model)
+
+    def verified_copy(self, model: str, sha256: str) -> int | None:
+        """The serving model's own verified bytes, to repair a file from. The caller closes it."""
+        return self._runtime.verified_copy(model, sha256)
 
     def _open(self, file: File, opened: ExitStack) -> int:
         if file.sealed is None:

@@ -1,4 +1,5 @@
-"""The controller's API as the command line uses it. The only module here that knows httpx2.
+"""The controller's API as the command line uses it. httpx2 is known here and in
+`https_stream.py`, for everybody who is not our controller.
 
 Problems come back as the errors they were on the server, with code and next step, so the command
 line treats near and far alike.
@@ -7,6 +8,7 @@ line treats near and far alike.
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +17,7 @@ from typing import Any, Self
 import httpx2
 
 from mailboat_controller.connection_file import load_connection, load_token
+from mailboat_controller.https_stream import begins_at, connection_errors
 from mailboat_schemas.enrolment import Connection
 from mailboat_schemas.errors import (
     ArtifactMissing,
@@ -134,6 +137,24 @@ class ApiClient:
 
     def release_document(self, model: str, version: str) -> bytes:
         return self._request("GET", f"/v1/releases/{model}/{version}").content
+
+    def manifest(self, hardware_class: str) -> bytes:
+        """The newest bundle of a class, as it was published."""
+        return self._request("GET", f"/v1/manifests/{hardware_class}").content
+
+    @contextmanager
+    def artifact_at(self, digest: str, offset: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """An artifact from ``offset`` on, as `byte_stream.OpenAt` asks for."""
+        url = f"{self.connection.api_url.rstrip('/')}/v1/artifacts/sha256/{digest}"
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers |= {"Range": f"bytes={offset}-", "If-Range": f'"{digest}"'}
+        with connection_errors(url), self._client.stream("GET", url, headers=headers) as response:
+            self._look_at_end(response)
+            if response.status_code >= HTTPStatus.BAD_REQUEST:
+                response.read()
+                raise _problem(response)
+            yield begins_at(response, offset), response.iter_raw()
 
     def has_artifact(self, digest: str) -> bool:
         try:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from mailboat_controller.artifacts.settings import ArtifactSettings
 from mailboat_schemas.errors import ConfigurationInvalid
 from mailboat_schemas.names import FleetId
 
@@ -24,7 +25,11 @@ class ControllerSettings(BaseSettings):
     """What an operator may set. Load with `load`, which explains mistakes."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, env_ignore_empty=True
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        env_ignore_empty=True,
     )
 
     fleet: FleetId
@@ -73,6 +78,15 @@ class ControllerSettings(BaseSettings):
     rate_stranger_per_second: float = Field(default=20, gt=0, le=100_000)
     rate_stranger_burst: int = Field(default=1000, ge=1, le=1_000_000)
     rate_refused_per_minute: int = Field(default=60, ge=1, le=1_000_000)
+    artifacts: ArtifactSettings = ArtifactSettings()
+    # Deltas, built in the background at low priority.
+    delta_builds_at_once: int = Field(default=1, ge=0, le=16, description="0: none are built")
+    delta_bases: int = Field(
+        default=3, ge=0, le=16, description="most deployed releases that patches start from"
+    )
+    delta_build_memory_mib: int = Field(
+        default=2048, ge=256, le=1 << 20, description="of one build, beside the files it reads"
+    )
     tick_seconds: float = Field(default=1.0, gt=0, le=60)
     log_format: Literal["auto", "console", "json"] = "auto"
 
@@ -108,6 +122,11 @@ class ControllerSettings(BaseSettings):
     @property
     def artifacts_dir(self) -> Path:
         return self.data_dir / "artifacts"
+
+    @property
+    def delta_scratch_dir(self) -> Path:
+        """Where patches are built; emptied at every start."""
+        return self.data_dir / "scratch" / "deltas"
 
     @property
     def broker_dir(self) -> Path:
@@ -152,7 +171,8 @@ def load(path: Path) -> ControllerSettings:
         raise ConfigurationInvalid(
             f"{path}: {place}: {first['msg']}.",
             next_step="correct it in the file, or in the environment variable "
-            f"{ENVIRONMENT_PREFIX}{place.upper()} if that is set.",
+            f"{ENVIRONMENT_PREFIX}{place.upper().replace('.', '__')} if that is set.",
         ) from error
     data_dir = (path.parent / settings.data_dir).resolve()
-    return settings.model_copy(update={"data_dir": data_dir})
+    artifacts = settings.artifacts.beside(path.parent)
+    return settings.model_copy(update={"data_dir": data_dir, "artifacts": artifacts})

@@ -5,7 +5,8 @@ from datetime import datetime
 
 import structlog
 
-from mailboat_controller.artifacts.directory import Artifacts
+from mailboat_controller.artifacts.artifact_store import ArtifactStore
+from mailboat_controller.artifacts.opening import open_store
 from mailboat_controller.authority.online import OnlineKeys, settle
 from mailboat_controller.broker.embedded import MosquittoBroker
 from mailboat_controller.broker.guard import BrokerGuard
@@ -30,7 +31,7 @@ class Ground:
     authority: Authority
     server: TlsFiles
     client: TlsFiles
-    artifacts: Artifacts
+    artifacts: ArtifactStore
     content_keys: ContentKeys
     reconciler: Reconciler
     guard: BrokerGuard
@@ -77,8 +78,7 @@ def _open(settings: ControllerSettings, store: Store, now: datetime) -> Ground:
     reconciler.run(now)
     server = authority.server_files(settings.certificate_names(), now=now)
     client = authority.controller_files(now=now)
-    artifacts = Artifacts(settings.artifacts_dir)
-    artifacts.remove_parts()
+    artifacts = open_store(settings.artifacts, settings.artifacts_dir)
     content_keys = ContentKeys.of(settings, store)
     _look_at_content_keys(content_keys)
     guard = BrokerGuard(

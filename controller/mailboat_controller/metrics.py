@@ -3,17 +3,29 @@
 A registry of our own: nothing else in the process gets mixed in, and tests may make many.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from mailboat_controller.artifacts import artifact_metrics
 from mailboat_controller.ingest.batch import Ingested
 from mailboat_controller.stats import RollUp
-from mailboat_controller.store import devices, manifests, outbox, quarantine, trust_roles
+from mailboat_controller.store import (
+    deliveries,
+    deltas,
+    devices,
+    manifests,
+    outbox,
+    quarantine,
+    trust_roles,
+)
+from mailboat_controller.store.deliveries import DeliveryCount
+from mailboat_controller.store.deltas import State
 from mailboat_controller.store.engine import Store
 from mailboat_controller.trust import expiry
+from mailboat_schemas.deltas import DeliveryOutcome
 
 _OUTCOMES = ("not_open", "waiting", "in_progress", "ok", "failed", "excluded")
 _STATES = ("online", "offline", "unknown", "revoked")
@@ -130,6 +142,8 @@ class _StoreCollector(Collector):
             held = quarantine.count(tx)
             timestamp = trust_roles.newest_of(tx, "timestamp")
             expiries = expiry.expires_at(trust_roles.newest(tx))
+            artifacts = artifact_metrics.of(tx)
+            came, states = deliveries.totals(tx), deltas.count_by_state(tx)
         yield GaugeMetricFamily(
             "mailboat_outbox_messages", "Messages not yet with the broker.", value=waiting
         )
@@ -168,6 +182,10 @@ class _StoreCollector(Collector):
             counter.add_metric([hardware_class], value)
         yield counter
         yield self._rollouts()
+        yield from _delivered(came)
+        yield _delta_states(states)
+        for name, text, number in artifacts:
+            yield GaugeMetricFamily(name, text, value=number)
 
     def _rollouts(self) -> Metric:
         family = GaugeMetricFamily(
@@ -181,3 +199,34 @@ class _StoreCollector(Collector):
                 for outcome in _OUTCOMES:
                     family.add_metric([rollout, outcome], float(roll_up[outcome]))
         return family
+
+
+def _delivered(came: Iterable[DeliveryCount]) -> Iterator[Metric]:
+    counted = CounterMetricFamily(
+        "mailboat_deliveries", "Releases that came to devices, by how.", labels=["outcome"]
+    )
+    fetched = CounterMetricFamily(
+        "mailboat_delivery_fetched_bytes", "Payload that devices fetched.", labels=["outcome"]
+    )
+    # A gauge: it falls when patches fail and the files come whole after them.
+    saved = GaugeMetricFamily(
+        "mailboat_delivery_saved_bytes",
+        "Size of the same releases, less what was fetched.",
+        labels=["outcome"],
+    )
+    by_outcome = {each.outcome: each for each in came}
+    for outcome in DeliveryOutcome:
+        each = by_outcome.get(outcome)
+        counted.add_metric([outcome], 0 if each is None else each.count)
+        fetched.add_metric([outcome], 0 if each is None else each.fetched_bytes)
+        saved.add_metric([outcome], 0 if each is None else each.saved_bytes)
+    yield from (counted, fetched, saved)
+
+
+def _delta_states(states: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(
+        "mailboat_deltas", "Deltas in the controller's queue, by state.", labels=["state"]
+    )
+    for state in State:
+        family.add_metric([state], states.get(state, 0))
+    return family

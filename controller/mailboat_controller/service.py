@@ -23,8 +23,11 @@ from mailboat_controller import logs, stats
 from mailboat_controller.access.artifact_tokens import ArtifactTokens
 from mailboat_controller.api.app import build_app
 from mailboat_controller.api.context import ApiContext
+from mailboat_controller.artifacts.care import ArtifactCare
+from mailboat_controller.artifacts.care_loops import look_after
 from mailboat_controller.config import ControllerSettings
 from mailboat_controller.data_directory import Addresses, addresses_of
+from mailboat_controller.delta_builds.loops import DeltaLoops, open_loops
 from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
 from mailboat_controller.ground import Ground, open_ground
 from mailboat_controller.https_server import HttpsServer
@@ -98,7 +101,11 @@ class _Controller:
         self._access = Wake()  # the broker may have somebody to let in or to cut off
         self._stats = stats.Publisher(settings.fleet)
         store, fleet = ground.store, settings.fleet
+        self._care = ArtifactCare(store, ground.artifacts, settings.artifacts, now)
         self._metrics = Metrics(store, lambda: self._stats.latest)
+        self._deltas: DeltaLoops = open_loops(
+            settings, store, ground.artifacts, now=now, tell=self._changed.set
+        )
         self._admission = Admission(store, ground.reconciler, ground.artifacts, fleet)
         self._role_admission = RoleAdmission(store, ground.reconciler)
         self._receiver = Receiver(
@@ -138,6 +145,8 @@ class _Controller:
             "forget": self._forget(),
             "broker": self._watch_broker(),
             "access": self._guard_broker(),
+            "artifacts": look_after(self._care),
+            "deltas": self._deltas.run(),
         }
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop, name=name) for name, loop in loops.items()]
@@ -145,8 +154,11 @@ class _Controller:
             await stopped.wait()
             _log.info("stopping")
             server.stop()
+            self._deltas.stop()
             for task in (*tasks[1:], ready):
-                task.cancel()
+                # Ends by itself, with what was being built.
+                if task.get_name() != "deltas":
+                    task.cancel()
 
     @property
     def _broker_port(self) -> int:
@@ -172,6 +184,7 @@ class _Controller:
                 settings=settings,
                 store=ground.store,
                 artifacts=ground.artifacts,
+                artifact_care=self._care,
                 content_keys=ground.content_keys,
                 authority=ground.authority,
                 now=now,
@@ -237,6 +250,7 @@ class _Controller:
             try:
                 done = await asyncio.to_thread(self._ground.reconciler.run, now())
                 self._metrics.count_published(done.published.classes)
+                self._deltas.wished(done.wishes)
                 self._queued.set()
                 self._news.set()
             except MailboatError as error:

@@ -40,6 +40,23 @@ def test_paths_are_relative_to_the_file_and_sizes_are_words(tmp_path: Path) -> N
     assert config.serve_host == "127.0.0.1"
 
 
+def test_how_a_device_fetches_is_its_own_business(tmp_path: Path) -> None:
+    config = AgentConfig.read(
+        written(
+            tmp_path,
+            mirrors=["https://cache.example/a/"],
+            mirror_ca="site-ca.pem",
+            bandwidth_bytes_per_second="64KiB",
+        )
+    )
+
+    assert config.mirrors == ("https://cache.example/a/",)
+    assert config.mirror_ca == tmp_path / "site-ca.pem"
+    assert config.object_store_ca is None
+    assert config.bandwidth_bytes_per_second == 65_536
+    assert (config.metered, config.metered_bytes_per_day) == ("class", None)
+
+
 def test_a_misspelled_key_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationInvalid) as raised:
         AgentConfig.read(written(tmp_path, memory_buget="256MiB"))
@@ -55,6 +72,14 @@ def test_a_misspelled_key_is_refused_with_the_nearest_one(tmp_path: Path) -> Non
         ({"api_url": "http://controller.example"}, "api_url"),
         ({"device": "Kiosk 1"}, "device"),
         ({"memory_budget": "much"}, "memory_budget"),
+        # Below the rate at which a server is taken for one that drips.
+        ({"bandwidth_bytes_per_second": 4095}, "bandwidth_bytes_per_second"),
+        ({"metered": "maybe"}, "metered"),
+        ({"metered_bytes_per_day": "1KiB"}, "metered_bytes_per_day"),
+        ({"mirrors": ["http://cache.example"]}, "mirrors"),
+        ({"mirrors": ["https://user:secret@cache.example"]}, "mirrors"),
+        ({"mirrors": ["https://cache.example/?token=secret"]}, "mirrors"),
+        ({"mirrors": ["https://cache.example"] * 9}, "mirrors"),
     ],
 )
 def test_a_bad_value_is_refused_by_its_key(

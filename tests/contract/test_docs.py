@@ -21,6 +21,7 @@ import mailboat_controller
 import mailboat_schemas
 from mailboat_agent.cli import _parser as agent_parser
 from mailboat_agent.config import AgentConfig
+from mailboat_controller.artifacts.settings import ArtifactSettings
 from mailboat_controller.cli import app, output
 from mailboat_controller.config import ENVIRONMENT_PREFIX, ControllerSettings
 from mailboat_controller.releases.build import build_release, plan_of
@@ -247,6 +248,7 @@ def read_default(model: type[BaseModel], key: str, literal: str) -> object:
     [
         (AgentConfig, "agent.md", "agent.toml"),
         (ControllerSettings, "configuration.md", "controller.toml"),
+        (ArtifactSettings, "artifacts.md", "Settings"),
     ],
 )
 def test_every_setting_is_documented_with_its_default(

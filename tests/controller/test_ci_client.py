@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mailboat_controller import ci_client
-from mailboat_controller.artifacts.directory import Artifacts
+from mailboat_controller.artifacts.directory import DirectoryStore
 from mailboat_controller.broker.embedded import find_mosquitto
 from mailboat_controller.connection_file import load_connection
 from mailboat_controller.pki.issuing import Authority
@@ -44,7 +44,7 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCont
 
 
 def _artifact(controller: RunningController) -> Path:
-    return Artifacts(controller.settings.artifacts_dir).path("ab" * 32)
+    return DirectoryStore(controller.settings.artifacts_dir).path("ab" * 32)
 
 
 def _put_artifact(controller: RunningController) -> None:

@@ -26,7 +26,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from enrolled_fleet import CLASS, FLEET, EnrolledDevice
 from mailboat_controller import data_directory, stats
-from mailboat_controller.artifacts.directory import Artifacts
+from mailboat_controller.artifacts.directory import DirectoryStore
 from mailboat_controller.config import ControllerSettings, load
 from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.service import serve
@@ -114,7 +114,7 @@ class Installed:
         raise AssertionError("it does not serve")
 
     def submission(self) -> bytes:
-        path = Artifacts(self.settings.artifacts_dir).path("ab" * 32)
+        path = DirectoryStore(self.settings.artifacts_dir).path("ab" * 32)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"onnx")
         self.trust.release("1.0.0")

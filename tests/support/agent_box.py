@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mailboat_agent.artifacts.content_keys import ContentKeys
 from mailboat_agent.artifacts.download import HttpsSource
+from mailboat_agent.artifacts.metered import Meter
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.facts import Device
 from mailboat_agent.identity.device_key import tls_context
@@ -48,6 +49,8 @@ def device_facts(**changes: object) -> Device:
 class AgentBox:
     """`until` turns the loop; `restart` is what a power cut leaves behind, started again."""
 
+    meter: Meter | None = None  # of a metered link; set it and restart
+
     def __init__(
         self, directory: Path, fleet: ModelFleet, server: ArtifactServer, certificates: Certificates
     ) -> None:
@@ -83,6 +86,8 @@ class AgentBox:
             runtime=self.runtime,
             hardware_class=CLASS,
             memory_budget_bytes=512 * MIB,
+            disk_budget_bytes=self.device.disk_budget_bytes,
+            meter=self.meter,
         )
         self.reconciler = Reconciler(
             device=self.device,

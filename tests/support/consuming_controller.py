@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mailboat_controller.artifacts.directory import Artifacts
+from mailboat_controller.artifacts.directory import DirectoryStore
 from mailboat_controller.authority.keys import create_key
 from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.metrics import Metrics
@@ -29,7 +29,7 @@ async def consume(port: int, database: Path) -> None:
         admission=Admission(
             store,
             Reconciler(store, online, FLEET),
-            Artifacts(database.parent / "artifacts"),
+            DirectoryStore(database.parent / "artifacts"),
             FLEET,
         ),
         fleet=FLEET,

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from enrolled_fleet import CLASS, FLEET, NOON, EnrolledDevice, EnrolledFleet
-from mailboat_controller.artifacts.directory import Artifacts
+from mailboat_controller.artifacts.directory import DirectoryStore
 from mailboat_controller.reconcile import Reconciled, Reconciler
 from mailboat_controller.releases.admission import Admission
 from mailboat_controller.rollout.decide import Rollout
@@ -47,7 +47,7 @@ class Core:
         with self.store.transaction() as tx:
             held_trust.import_directory(tx, self.trust_directory, self.now)
         self.reconciler = Reconciler(self.store, self.trust.online, FLEET)
-        self.artifacts = Artifacts(self.directory / "artifacts")
+        self.artifacts = DirectoryStore(self.directory / "artifacts")
         self.admission = Admission(self.store, self.reconciler, self.artifacts, FLEET)
         self.put_artifact()
         self.register_pipeline("build")

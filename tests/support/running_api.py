@@ -23,7 +23,9 @@ from mailboat_controller.access.people import DAYS_DEFAULT, Role
 from mailboat_controller.access.token_directory import issue_token
 from mailboat_controller.api.app import build_app
 from mailboat_controller.api.context import ApiContext
-from mailboat_controller.artifacts.directory import Artifacts
+from mailboat_controller.artifacts.artifact_store import ArtifactStore
+from mailboat_controller.artifacts.care import ArtifactCare
+from mailboat_controller.artifacts.opening import open_store
 from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.config import ControllerSettings
 from mailboat_controller.content.keys import ContentKeys
@@ -68,7 +70,7 @@ class RunningApi:
     settings: ControllerSettings
     trust: TrustFleet
     store: Store
-    artifacts: Artifacts
+    artifacts: ArtifactStore
     authority: Authority
     reconciler: Reconciler
     port: int = 0
@@ -77,6 +79,10 @@ class RunningApi:
     tokens: dict[str, str] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
     clock_ahead: timedelta = timedelta()
+    care: ArtifactCare = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.care = ArtifactCare(self.store, self.artifacts, self.settings.artifacts, self.now)
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self.clock_ahead
@@ -201,7 +207,7 @@ def running_api(directory: Path, **settings_changed: Any) -> Iterator[RunningApi
         settings=settings,
         trust=trust,
         store=store,
-        artifacts=Artifacts(settings.artifacts_dir),
+        artifacts=open_store(settings.artifacts, settings.artifacts_dir),
         authority=Authority.load(settings.pki_dir),
         reconciler=reconciler,
     )
@@ -225,6 +231,7 @@ def _served(api: RunningApi) -> Iterator[None]:
         settings=api.settings,
         store=api.store,
         artifacts=api.artifacts,
+        artifact_care=api.care,
         content_keys=ContentKeys.of(api.settings, api.store),
         authority=api.authority,
         now=api.now,

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from mailboat_controller.access.artifact_tokens import ArtifactTokens
-from mailboat_controller.artifacts.directory import Artifacts
+from mailboat_controller.artifacts.artifact_store import ArtifactStore
+from mailboat_controller.artifacts.care import ArtifactCare
 from mailboat_controller.config import ControllerSettings
 from mailboat_controller.content.keys import ContentKeys
 from mailboat_controller.pki.issuing import Authority
@@ -44,7 +45,8 @@ class ApiContext:
 
     settings: ControllerSettings
     store: Store
-    artifacts: Artifacts
+    artifacts: ArtifactStore
+    artifact_care: ArtifactCare
     content_keys: ContentKeys
     authority: Authority
     now: Callable[[], datetime]

@@ -29,12 +29,14 @@ class Health(BaseModel):
 
 class HealthNote(BaseModel):
     """``trust`` and ``certificates`` are about what expires, ``content_keys`` about whether those
-    of encrypted releases can be opened here. None of it stops devices from serving."""
+    of encrypted releases can be opened here, ``artifacts`` about files that were found damaged or
+    cannot be reached. None of it stops devices from serving."""
 
     status: Literal["ok", "attention"]
     trust: Level
     certificates: Level
     content_keys: Literal["ok", "unusable"]
+    artifacts: Literal["ok", "damaged", "unreachable"]
 
 
 class _HealthNotes:
@@ -70,12 +72,14 @@ def _note(context: ApiContext) -> HealthNote:
         context.content_keys.check()
     except KekUnusable:
         usable = False
-    good = usable and roles is Level.OK and certificates is Level.OK
+    artifacts = context.artifact_care.health()
+    good = usable and artifacts == "ok" and roles is Level.OK and certificates is Level.OK
     return HealthNote(
         status="ok" if good else "attention",
         trust=roles,
         certificates=certificates,
         content_keys="ok" if usable else "unusable",
+        artifacts=artifacts,
     )
 
 

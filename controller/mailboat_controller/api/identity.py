@@ -119,7 +119,8 @@ Pipeline = Annotated[Holder, Depends(require(Kind.CI))]
 # Whoever may look at the fleet: people and dashboards.
 Reader = Annotated[Caller, Depends(require(*PEOPLE, Kind.DASHBOARD))]
 # Whoever may bring a release; and whoever may bring that or an approval (`submissions.py`).
-Publisher = Annotated[Caller, Depends(require(Kind.CI, Role.OPERATOR))]
+PUBLISHERS = (Kind.CI, Role.OPERATOR)
+Publisher = Annotated[Caller, Depends(require(*PUBLISHERS))]
 Submitter = Annotated[Caller, Depends(require(Kind.CI, Role.OPERATOR, Role.APPROVER))]
 AnyHolder = Annotated[Caller, Depends(require(Kind.DEVICE, Kind.CI, *PEOPLE))]
 DeviceOrOperator = Annotated[Caller, Depends(require(Kind.DEVICE, Role.OPERATOR))]

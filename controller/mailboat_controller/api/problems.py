@@ -16,6 +16,7 @@ from mailboat_controller.access.rate_limits import RateLimited
 from mailboat_controller.api.authentication import TokenInUrl, TokenRefused
 from mailboat_controller.api.context import context_of
 from mailboat_controller.api.identity import IdentityRequired
+from mailboat_controller.artifacts.store_refusals import ObjectStoreRefused
 from mailboat_controller.store.engine import DatabaseUnusable
 from mailboat_schemas.errors import (
     ArtifactMissing,
@@ -83,6 +84,7 @@ _STATUS: tuple[tuple[type[MailboatError], HTTPStatus], ...] = (
     (MalformedPayload, HTTPStatus.BAD_REQUEST),
     (RateLimited, HTTPStatus.TOO_MANY_REQUESTS),
     (DatabaseUnusable, HTTPStatus.SERVICE_UNAVAILABLE),
+    (ObjectStoreRefused, HTTPStatus.SERVICE_UNAVAILABLE),
     (DiskFull, HTTPStatus.INSUFFICIENT_STORAGE),
     (Transient, HTTPStatus.SERVICE_UNAVAILABLE),
     (MailboatError, HTTPStatus.UNPROCESSABLE_ENTITY),

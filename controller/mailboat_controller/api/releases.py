@@ -14,7 +14,7 @@ from mailboat_controller.api.identity import AnyHolder, Approver, Reader
 from mailboat_controller.api.limits import Reason
 from mailboat_controller.releases import standing as release_standing
 from mailboat_controller.releases.standing import Deed, ReleaseStanding, Standing
-from mailboat_controller.store import releases, rollouts
+from mailboat_controller.store import deliveries, releases, rollouts
 from mailboat_controller.store.releases import ReleaseRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_controller.trust import held_trust
@@ -67,6 +67,7 @@ class ReleaseStandingAnswer(ReleaseSummary):
     approved_plan: Plan | None
     rollouts: list[Mapping[str, Any]]
     history: list[ReleaseDeed]
+    deliveries: list[Mapping[str, Any]]  # how it came to devices, by class and outcome
 
 
 class Rejection(BaseModel):
@@ -144,6 +145,7 @@ def _standing(tx: Transaction, row: ReleaseRow) -> ReleaseStandingAnswer:
             if each.rollout.digest == row.digest
         ],
         history=[_deed(each) for each in standing.history],
+        deliveries=[each.to_json() for each in deliveries.of_release(tx, row.digest)],
     )
 
 

@@ -7,6 +7,7 @@ import typer
 
 from mailboat_controller import process_limits
 from mailboat_controller.cli import (
+    artifact,
     audit,
     content_key,
     data,
@@ -17,6 +18,10 @@ from mailboat_controller.cli import (
     release,
     release_approval,
     release_build_approval,
+    release_delta,
+    release_export,
+    release_import,
+    release_retire,
     releases,
     rollout,
     token,
@@ -58,9 +63,15 @@ release.app.command("approve")(release_approval.approve)
 release.app.command("cosign")(release_build_approval.cosign)
 release.app.command("reject")(release_approval.reject)
 release.app.command("withdraw")(release_approval.withdraw)
+release.app.command("export")(release_export.export)
+release.app.command("import")(release_import.import_release)
+release.app.command("retire")(release_retire.retire)
 release.app.command("list")(releases.list_releases)
 release.app.command("show")(releases.show_release)
+release.app.command("delta")(release_delta.delta)
+release.app.command("deltas")(release_delta.deltas)
 app.add_typer(release.app, name="release")
+app.add_typer(artifact.app, name="artifact")
 app.add_typer(content_key.app, name="content-key")
 app.add_typer(token.app, name="token")
 app.add_typer(data.credential, name="credential")

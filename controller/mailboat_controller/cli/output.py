@@ -41,6 +41,15 @@ def examples(*commands: str) -> str:
     return "\n\n".join(("For example:", *(f"  {command}" for command in commands)))
 
 
+_DELIVERIES = {
+    "hardware_class": "CLASS",
+    "outcome": "CAME AS",
+    "count": "TIMES",
+    "fetched_bytes": "BYTES FETCHED",
+    "whole_bytes": "BYTES OF THE RELEASE",
+    "saved_bytes": "SAVED",
+}
+
 # The first that fits.
 _EXIT_CODES: tuple[tuple[type[MailboatError], int], ...] = (
     (NotFound, EXIT_NOT_FOUND),
@@ -84,6 +93,13 @@ def show_rows(
             print("\t".join(_text(row.get(key)) for key in columns))
 
 
+def show_deliveries(rows: Sequence[Mapping[str, Any]]) -> None:
+    """How a release came to devices; nothing as long as it came to none."""
+    if rows:
+        print()
+        show_rows(rows, _DELIVERIES, as_json=False)
+
+
 def show_fields(content: Mapping[str, Any], *, as_json: bool) -> None:
     """One thing, a line a field."""
     if as_json:
@@ -106,6 +122,11 @@ def say(text: str, *, as_json: bool = False) -> None:
     """A remark for people; programs did not ask for it."""
     if not as_json:
         print(text)
+
+
+def remark(text: str) -> None:
+    """What happens meanwhile, on standard error: it is no part of the answer."""
+    print(text, file=sys.stderr)
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:

@@ -63,6 +63,7 @@ def show_release(
     output.show_rows([_told(deed) for deed in found["history"]], _DEEDS, as_json=False)
     print()
     output.show_rows(found["rollouts"], _ROLLOUTS, as_json=False)
+    output.show_deliveries(found["deliveries"])
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:

@@ -112,8 +112,9 @@ def _show(found: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         output.show_json(found)
         return
-    classes = found.pop("classes", {})
+    classes, came = found.pop("classes", {}), found.pop("deliveries", [])
     output.show_fields({key: found.get(key) for key in _COLUMNS}, as_json=False)
     rows = [{"hardware_class": name, **counts} for name, counts in classes.items()]
     print()
     output.show_rows(rows, _CLASS_COLUMNS, as_json=False)
+    output.show_deliveries(came)

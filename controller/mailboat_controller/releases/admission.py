@@ -10,13 +10,15 @@ from datetime import datetime
 import structlog
 
 from mailboat_controller.access.rate_limits import AuditBound
-from mailboat_controller.artifacts.directory import Artifacts
+from mailboat_controller.artifacts.artifact_store import ArtifactStore
 from mailboat_controller.content.keys import missing_content_key
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.reconcile import Reconciler
 from mailboat_controller.releases import standing as release_standing
 from mailboat_controller.releases.approved_plans import take_approval
+from mailboat_controller.releases.retirement import retired_release
 from mailboat_controller.store import (
+    artifact_life,
     audit,
     content_keys,
     credentials,
@@ -51,7 +53,7 @@ class Admission:
     """Takes submissions for one fleet."""
 
     def __init__(
-        self, store: Store, reconciler: Reconciler, artifacts: Artifacts, fleet: str
+        self, store: Store, reconciler: Reconciler, artifacts: ArtifactStore, fleet: str
     ) -> None:
         self._store = store
         self._reconciler = reconciler
@@ -150,6 +152,11 @@ class Admission:
         if missing_keys:  # every device would load an encrypted release and could not open it
             reason = missing_content_key(missing_keys[0])
             return _rejected(digest, reason.code, (str(reason),), retry=True)
+        gone = artifact_life.retired(tx)
+        for approval in judged.approvals:
+            if approval.digest in gone:
+                refusal = retired_release(approval.model, approval.version)
+                return _rejected(digest, refusal.code, (str(refusal),))
         return self._accept(tx, judged, submission, digest, sender, now)
 
     def _has_artifact(self, file: File) -> bool:

@@ -10,6 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Self
 
+from mailboat_controller.releases.retirement import REINSTATE, RETIRE
 from mailboat_controller.store import audit, trust_roles
 from mailboat_controller.store.audit import AuditRow
 from mailboat_controller.store.releases import ReleaseRow
@@ -26,7 +27,9 @@ ACCEPT = "release.accept"
 APPROVE = "release.approve"
 REJECT = "release.reject"
 WITHDRAW = "release.withdraw"
-ACTIONS = (ACCEPT, APPROVE, REJECT, WITHDRAW)
+ACTIONS = (ACCEPT, APPROVE, REJECT, WITHDRAW, RETIRE, REINSTATE)
+_DECISIONS = frozenset({APPROVE, REJECT, WITHDRAW})
+_RETIREMENTS = frozenset({RETIRE, REINSTATE})
 
 
 class ReleaseStanding(StrEnum):
@@ -34,6 +37,7 @@ class ReleaseStanding(StrEnum):
     APPROVED = "approved"
     REJECTED = "rejected"  # an approver has said no; another approval overrules it
     WITHDRAWN = "withdrawn"  # was approved once
+    RETIRED = "retired"  # its files are kept no more
     UNLISTED = "unlisted"  # the release role lists it no more: it is not installed anew
 
 
@@ -65,6 +69,7 @@ class Standing:
             ReleaseStanding.APPROVED: APPROVE,
             ReleaseStanding.REJECTED: REJECT,
             ReleaseStanding.WITHDRAWN: WITHDRAW,
+            ReleaseStanding.RETIRED: RETIRE,
         }[self.standing]
         return _last(self.history, wanted)
 
@@ -187,9 +192,12 @@ def _standing(listed: _Listed, row: ReleaseRow, history: tuple[Deed, ...]) -> St
 
 
 def _word(listed: _Listed, row: ReleaseRow, history: tuple[Deed, ...]) -> ReleaseStanding:
+    retirements = [deed.action for deed in history if deed.action in _RETIREMENTS]
+    if retirements and retirements[-1] == RETIRE:
+        return ReleaseStanding.RETIRED
     if listed.approved.get(approval_path(row.model, row.version)) == row.digest:
         return ReleaseStanding.APPROVED
-    decided = [deed.action for deed in history if deed.action != ACCEPT]
+    decided = [deed.action for deed in history if deed.action in _DECISIONS]
     if decided:
         # A role may also have come another way than by a submission: approved then, not any more.
         rejected = decided[-1] == REJECT

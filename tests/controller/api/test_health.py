@@ -16,7 +16,13 @@ from mailboat_controller.ground import _look_at_content_keys
 from mailboat_schemas.content_key import content_key_id
 from running_api import RunningApi, running_api
 
-GOOD = {"status": "ok", "trust": "ok", "certificates": "ok", "content_keys": "ok"}
+GOOD = {
+    "status": "ok",
+    "trust": "ok",
+    "certificates": "ok",
+    "content_keys": "ok",
+    "artifacts": "ok",
+}
 KEY = bytes(range(32))
 
 

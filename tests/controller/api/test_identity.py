@@ -34,6 +34,7 @@ SOME = "ab" * 32
 KEY_ID = "ab" * 16
 RENEWAL = "/v1/devices/self/certificate"
 RELEASE = "/v1/releases/vad/1.0.0"
+DELTA_ROUTE = "/v1/deltas/{model}/{base_version}/{version}"
 
 # method, route, an address of it, who may; everybody else gets 403, nobody at all 401
 CONFIRM = "/v1/devices/self/certificate/confirmation"
@@ -72,6 +73,10 @@ RULES: list[tuple[str, str, str, set[str]]] = [
     ("GET", "/v1/artifacts/sha256/{digest}", f"/v1/artifacts/sha256/{SOME}", FETCHERS),
     ("HEAD", "/v1/artifacts/sha256/{digest}", f"/v1/artifacts/sha256/{SOME}", FETCHERS),
     ("PUT", "/v1/artifacts/sha256/{digest}", f"/v1/artifacts/sha256/{SOME}", {"operator", "ci"}),
+    ("GET", "/v1/artifacts/status", "/v1/artifacts/status", READERS),
+    ("POST", "/v1/artifacts/garbage", "/v1/artifacts/garbage", {"operator"}),
+    ("GET", "/v1/artifacts/scrub", "/v1/artifacts/scrub", READERS),
+    ("POST", "/v1/artifacts/scrub", "/v1/artifacts/scrub", {"operator"}),
     ("POST", "/v1/submissions", "/v1/submissions", {"operator", "approver", "ci"}),
     ("GET", "/v1/trust/status", "/v1/trust/status", READERS),
     ("POST", "/v1/trust/roles", "/v1/trust/roles", {"operator", "approver"}),
@@ -83,6 +88,11 @@ RULES: list[tuple[str, str, str, set[str]]] = [
     ("GET", "/v1/releases/{model}/{version}", RELEASE, PEOPLE | {"ci", "device"}),
     ("GET", "/v1/releases/{model}/{version}/standing", f"{RELEASE}/standing", READERS),
     ("POST", "/v1/releases/{model}/{version}/reject", f"{RELEASE}/reject", {"approver"}),
+    ("GET", "/v1/deltas", "/v1/deltas", READERS),
+    ("GET", DELTA_ROUTE, "/v1/deltas/vad/1.0.0/1.1.0", READERS),
+    ("POST", f"{DELTA_ROUTE}/{{verb}}", "/v1/deltas/vad/1.0.0/1.1.0/build", {"operator"}),
+    ("POST", "/v1/releases/{model}/{version}/retire", f"{RELEASE}/retire", {"operator"}),
+    ("POST", "/v1/releases/{model}/{version}/reinstate", f"{RELEASE}/reinstate", {"operator"}),
     ("GET", "/v1/rollouts", "/v1/rollouts", READERS),
     ("GET", "/v1/rollouts/{name}", "/v1/rollouts/x", READERS),
     ("POST", "/v1/rollouts/{name}/{verb}", "/v1/rollouts/x/start", {"operator"}),
