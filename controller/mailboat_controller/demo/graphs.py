@@ -70,10 +70,10 @@ def with_gates_misordered(model: bytes) -> bytes:
 
 
 def with_output_layer_tuned(model: bytes, seed: int) -> bytes:
-    """The same model after a few more steps of training, on the output layer alone.
+    """The same model with another output layer: what tuning the last layer alone leaves.
 
-    That is how models are adapted to a place: a frozen backbone, and a new last layer. Its weights
-    move by ``seed``, and the threshold to hear a voice goes down.
+    That is how models are adapted to a place: a frozen backbone, and a new last layer. No training
+    is done here: its weights move by ``seed``, and the threshold to hear a voice goes down.
 
     Raises:
         ValueError: the model has no output layer by the names that these models give it.

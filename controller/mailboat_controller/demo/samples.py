@@ -1,4 +1,4 @@
-"""Audio for the demo, and golden samples as a file.
+"""Audio for the demo.
 
 The models hear 16 kHz audio in chunks of 512 samples (32 ms). What they are fed is 576 samples: the
 last 64 of the chunk before (zeros at the start) and the 512 new ones. The recurrent state goes in
@@ -6,11 +6,8 @@ as ``state`` and comes out as ``stateN``. A bare 512 runs too but gives other pr
 Source: ``OnnxWrapper`` in silero_vad/utils_vad.py, since silero-vad 5.
 """
 
-import io
 import math
 import random
-import zipfile
-from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +26,6 @@ FORMANTS_HZ = (500.0, 1500.0, 2500.0)  # of a neutral vowel
 FORMANT_WIDTH_HZ = 200.0
 HARMONICS = 24
 NOISE_LEVEL = 0.01
-
-_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest a zip file can say
-_UNIX = 3
-_MODE_0644 = 0o100644 << 16
 
 
 def quiet_voice(rng: random.Random, chunks: int) -> Audio:
@@ -77,21 +70,3 @@ def live_request(rng: random.Random, loud: bool) -> dict[str, Array]:
     if loud:
         audio = np.clip(audio * np.float32(LOUD_GAIN), -1, 1)
     return model_inputs(frames(audio)[0], np.zeros(STATE_SHAPE, np.float32))
-
-
-def npz_bytes(arrays: Mapping[str, Array]) -> bytes:
-    """Arrays as an uncompressed ``.npz``; the same arrays give the same bytes, on any day.
-
-    ``numpy.savez`` stamps the zip entries with the time of day, and the digest of a golden file is
-    part of what gets signed.
-    """
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(arrays):
-            entry = zipfile.ZipInfo(f"{name}.npy", date_time=_ZIP_EPOCH)
-            entry.create_system = _UNIX
-            entry.external_attr = _MODE_0644
-            content = io.BytesIO()
-            np.lib.format.write_array(content, arrays[name], version=(1, 0), allow_pickle=False)
-            archive.writestr(entry, content.getvalue())
-    return file.getvalue()
