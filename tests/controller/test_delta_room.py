@@ -1,10 +1,12 @@
 """The delta room on a real database with real files and real processes, and what goes wrong."""
 
+import asyncio
 import hashlib
 import json
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,17 @@ import pytest
 
 from delta_fleet import BASE, TUNED, DeltaFleet
 from mailboat_controller.artifacts.references import referenced
-from mailboat_controller.delta_builds import making, pairs, row_state
+from mailboat_controller.artifacts.scrub import Scrubber
+from mailboat_controller.delta_builds import loops, making, pairs, row_state
 from mailboat_controller.delta_builds.builder import PROGRAM
+from mailboat_controller.delta_builds.loops import DeltaLoops
 from mailboat_controller.delta_builds.queue_plan import GATHER_MAX
 from mailboat_controller.delta_builds.row_state import Trigger
 from mailboat_controller.deltas import portfolio
-from mailboat_controller.store import deltas, deployed
-from mailboat_controller.store.deltas import State
+from mailboat_controller.store import artifact_life, deltas, deployed
+from mailboat_controller.store.deltas import Key, State
 from mailboat_schemas.deltas import Delta
+from mailboat_schemas.errors import ServerUnavailable
 from mailboat_schemas.events import EventKind
 
 OLD = b"one two three four five six " * 400
@@ -336,6 +341,179 @@ def test_dropping_it_ends_the_process_that_builds_it(tmp_path: Path) -> None:
         building.join(0.05)
 
     assert fleet.row(OLD, NEW).state is State.DROPPED
+
+
+def damage(fleet: DeltaFleet, digest: str) -> None:
+    """A check of the store has found it, and taken it out."""
+    path = Path(fleet.core.artifacts.place) / digest[:2] / digest
+    path.chmod(0o644)
+    path.write_bytes(b"damaged")
+    Scrubber(fleet.core.store, fleet.core.artifacts, 1 << 40).run(
+        lambda: fleet.core.now, threading.Event()
+    )
+
+
+def test_a_patch_that_was_found_damaged_is_built_again_and_told_of_no_more_till_then(
+    tmp_path: Path,
+) -> None:
+    """Nobody else can: it was never uploaded."""
+    fleet = offered(tmp_path)
+    patch = fleet.row(OLD, NEW).patch
+    damage(fleet, patch)
+
+    assert fleet.look()  # there is something to tell
+    fleet.core.run()
+
+    assert fleet.told() == ()
+    row = fleet.row(OLD, NEW)
+    assert (row.state, row.patch, row.offered) == (State.WAITING, "", False)
+    assert not fleet.look()
+
+
+def test_patches_that_did_not_come_back_with_a_backup_are_built_again(tmp_path: Path) -> None:
+    fleet = offered(tmp_path)
+    fleet.room.open()
+    assert fleet.row(OLD, NEW).state is State.BUILT
+
+    fleet.core.artifacts.delete(fleet.row(OLD, NEW).patch)
+    fleet.room.open()
+
+    assert fleet.row(OLD, NEW).state is State.WAITING
+
+
+def answers_with(tmp_path: Path, patch: bytes) -> tuple[str, ...]:
+    """A builder that made this patch from OLD to NEW."""
+    (tmp_path / "made").write_bytes(patch)
+    said = Delta(
+        target=hashlib.sha256(NEW).hexdigest(),
+        base=hashlib.sha256(OLD).hexdigest(),
+        base_length=len(OLD),
+        format="zstd-patch/1",
+        patch=hashlib.sha256(patch).hexdigest(),
+        patch_length=len(patch),
+        memory_bytes=1,
+    )
+    answer = {"delta": said.model_dump(mode="json"), "patch": str(tmp_path / "made"), "rows": []}
+    return ("echo", json.dumps(answer))
+
+
+def test_a_collection_that_is_quicker_than_the_note_of_a_patch_costs_an_attempt_and_no_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = upgraded(tmp_path, program=answers_with(tmp_path, b"a patch"))
+    finish = fleet.room._finish
+
+    def collected_before(key: Key, *rest: Any) -> None:
+        fleet.core.artifacts.delete(hashlib.sha256(b"a patch").hexdigest())
+        finish(key, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fleet.room, "_finish", collected_before)
+        build_one(fleet)
+
+    row = fleet.row(OLD, NEW)
+    assert (row.state, row.attempts, row.code) == (State.WAITING, 1, "E-ARTIFACT-MISSING")
+
+    with fleet.core.store.transaction() as tx:  # from a time when nothing named it
+        artifact_life.note_unnamed(tx, [hashlib.sha256(b"a patch").hexdigest()], fleet.core.now)
+    build_one(fleet)
+
+    assert fleet.row(OLD, NEW).state is State.BUILT
+    with fleet.core.store.read() as tx:
+        assert not artifact_life.unnamed(tx)
+
+
+def test_a_database_that_is_busy_when_a_patch_is_ready_leaves_no_row_that_is_built_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = upgraded(tmp_path, program=answers_with(tmp_path, b"a patch"))
+    order(fleet)
+
+    def busy(*_what: object) -> None:
+        raise ServerUnavailable("The database is busy.", next_step="nothing.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fleet.room, "_finish", busy)
+        with pytest.raises(ServerUnavailable):
+            fleet.room.build_next()
+    assert fleet.row(OLD, NEW).state is State.BUILDING
+
+    fleet.look()
+
+    assert fleet.row(OLD, NEW).state is State.WAITING
+
+
+def test_a_database_that_is_busy_when_patches_are_offered_ends_no_controller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = upgraded(tmp_path, program=answers_with(tmp_path, b"a patch"))
+    order(fleet)
+    asked = threading.Event()
+
+    def busy() -> bool:
+        asked.set()
+        raise ServerUnavailable("The database is busy.", next_step="nothing.")
+
+    monkeypatch.setattr(fleet.room, "offer", busy)
+
+    async def serve() -> None:
+        running = DeltaLoops(fleet.room, at_once=1, tell=lambda: None)
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            group.create_task(running.run())
+            await asyncio.to_thread(asked.wait, 20)
+            running.stop()
+
+    asyncio.run(serve())
+
+    assert asked.is_set()
+
+
+def test_a_controller_that_stops_waits_for_no_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet, defects = upgraded(tmp_path), threading.Semaphore(0)
+    monkeypatch.setattr(loops, "REST_SECONDS_MIN", 60.0)
+
+    def defective() -> bool:
+        defects.release()
+        raise KeyError("a bug of ours")
+
+    monkeypatch.setattr(fleet.room, "build_next", defective)
+
+    async def serve() -> None:
+        running = DeltaLoops(fleet.room, at_once=1, tell=lambda: None)
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            group.create_task(running.run())
+            await asyncio.to_thread(defects.acquire, timeout=10)
+            running.stop()
+
+    asyncio.run(serve())
+
+
+def test_builders_that_are_busy_leave_the_threads_of_the_controller_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = upgraded(tmp_path)
+    building, done = threading.Semaphore(0), threading.Event()
+
+    def builds_for_long() -> bool:
+        building.release()
+        return not done.wait(30)
+
+    monkeypatch.setattr(fleet.room, "build_next", builds_for_long)
+
+    async def serve() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        running = DeltaLoops(fleet.room, at_once=2, tell=lambda: None)
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            group.create_task(running.run())
+            for _ in range(2):
+                assert await asyncio.to_thread(building.acquire, timeout=10)
+            assert await asyncio.to_thread(fleet.row, OLD, NEW)
+            running.stop()
+            done.set()
+
+    asyncio.run(serve())
 
 
 @pytest.mark.slow

@@ -283,6 +283,21 @@ def test_a_long_queue_does_not_keep_back_what_is_ready() -> None:
     assert queue_plan.to_offer([one, row("b")], soon) == (one.key,)
 
 
+def test_a_class_that_is_told_of_one_patch_is_told_of_all_that_are_ready() -> None:
+    """Else a queue of short builds is a message for each, as far apart as they were built."""
+    patches = [
+        built(name, updated_at=NOON + 10 * number * SECOND) for number, name in enumerate("abcd")
+    ]
+    elsewhere = built(
+        "e", updated_at=NOON + SECOND, purposes=({"hardware_class": "another", "devices": 1},)
+    )
+    busy = [row("x"), row("y", purposes=elsewhere.purposes)]
+
+    told = queue_plan.to_offer([*patches, elsewhere, *busy], NOON + queue_plan.GATHER_MAX)
+
+    assert told == tuple(each.key for each in patches)
+
+
 def test_a_retry_in_an_hour_keeps_nothing_back() -> None:
     later = row("b", next_attempt_at=NOON + timedelta(hours=1), attempts=1)
 

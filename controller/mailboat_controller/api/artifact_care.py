@@ -106,6 +106,7 @@ def get_scrub(_reader: Reader, context: Context) -> ScrubPass | None:
 
 
 @router.post("/scrub", status_code=202)
-def begin_scrub(_operator: Operator, context: Context) -> ScrubPass:
+def begin_scrub(operator: Operator, context: Context) -> ScrubPass:
     """Begin to read everything again, unless that is on its way."""
-    return ScrubPass.model_validate(scrub.as_json(context.artifact_care.begin_scrub()))
+    begun = context.artifact_care.begin_scrub(actor=str(operator))
+    return ScrubPass.model_validate(scrub.as_json(begun))

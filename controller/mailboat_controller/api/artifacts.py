@@ -1,9 +1,8 @@
 """Artifacts by digest. A digest never means other bytes, so everything may be cached for ever."""
 
-import asyncio
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from typing import Annotated
 
@@ -27,6 +26,7 @@ from mailboat_controller.api.problems import problem
 from mailboat_controller.artifacts.artifact_store import Upload, missing_artifact
 from mailboat_controller.pki.certificates import Holder
 from mailboat_controller.store import audit
+from mailboat_controller.worker_threads import WorkerThreads
 from mailboat_schemas.names import DIGEST_PATTERN, Digest
 
 WRITE_BYTES = 1 << 20  # gathered before a thread writes them
@@ -94,7 +94,7 @@ def _credential(caller: Caller) -> str:
     response_class=Response,
     responses={307: {"description": "The bytes are at Location, for a quarter of an hour."}},
 )
-def get_artifact(
+async def get_artifact(
     digest: DigestPath, request: Request, downloader: Downloader, context: Context
 ) -> Response:
     """The bytes. Knows Range and If-Range, so an interrupted download goes on where it stopped.
@@ -102,6 +102,12 @@ def get_artifact(
     Whoever sends `Mailboat-Accept-Redirect: 1` may be sent to the object store instead; a site's
     cache must not, because it keeps what it gets under this address.
     """
+    return await context.artifact_threads.run(_download, digest, request, downloader, context)
+
+
+def _download(
+    digest: str, request: Request, downloader: Caller | Grant, context: ApiContext
+) -> Response:
     length = context.artifacts.length(digest)
     if length is None:
         raise missing_artifact(digest)
@@ -129,7 +135,7 @@ def get_artifact(
     if part.partial:
         headers["Content-Range"] = f"bytes {part.start}-{part.end - 1}/{length}"
     return StreamingResponse(
-        _begun(context.artifacts.read(digest, part.start, part.end)),
+        _streamed(_begun(context.artifacts.read(digest, part.start, part.end)), context),
         status_code=206 if part.partial else 200,
         headers=headers,
         media_type=MEDIA_TYPE,
@@ -172,11 +178,17 @@ def _begun(chunks: Iterator[bytes]) -> Iterator[bytes]:
     return itertools.chain((first,), chunks)
 
 
+async def _streamed(chunks: Iterator[bytes], context: ApiContext) -> AsyncIterator[bytes]:
+    while (chunk := await context.artifact_threads.run(next, chunks, None)) is not None:
+        yield chunk
+
+
 @router.put("/sha256/{digest}", response_class=Response)
 async def put_artifact(
     digest: DigestPath, request: Request, publisher: Publisher, context: Context
 ) -> Response:
     """Put if absent: 201 when these bytes are new, 200 when they were here."""
+    threads = context.artifact_threads
     declared = request.headers.get("content-length", "")
     if not declared.isdigit():
         return problem(
@@ -186,19 +198,19 @@ async def put_artifact(
             next_step="send the file with its length, not in chunks.",
         )
     length = int(declared)
-    if await asyncio.to_thread(context.artifacts.has, digest, length):
-        await asyncio.to_thread(context.artifact_care.renew, digest)
+    if await threads.run(context.artifacts.has, digest, length):
+        await threads.run(context.artifact_care.renew, digest)
         # Whoever waits for "100 Continue" never sends the body; everybody else does in any case.
         if request.headers.get("expect", "").lower() != "100-continue":
             return await _compare(digest, request)
         return _stored(200, digest)
-    upload = await asyncio.to_thread(context.artifacts.begin, digest, length)
+    upload = await threads.run(context.artifacts.begin, digest, length)
     try:
-        await _receive(upload, request)
-        await asyncio.to_thread(upload.commit)
+        await _receive(upload, request, threads)
+        await threads.run(upload.commit)
     finally:
-        await asyncio.to_thread(upload.abort)
-    await asyncio.to_thread(_record, digest, length, str(publisher), context)
+        await threads.run(upload.abort)
+    await threads.run(_record, digest, length, str(publisher), context)
     return _stored(201, digest)
 
 
@@ -215,15 +227,15 @@ def _record(digest: str, length: int, actor: str, context: ApiContext) -> None:
         context.artifact_care.stored(tx, digest, str(actor))
 
 
-async def _receive(upload: Upload, request: Request) -> None:
+async def _receive(upload: Upload, request: Request, threads: WorkerThreads) -> None:
     gathered = bytearray()
     async for chunk in request.stream():
         gathered += chunk
         if len(gathered) >= WRITE_BYTES:
-            await asyncio.to_thread(upload.write, bytes(gathered))
+            await threads.run(upload.write, bytes(gathered))
             gathered.clear()
     if gathered:
-        await asyncio.to_thread(upload.write, bytes(gathered))
+        await threads.run(upload.write, bytes(gathered))
 
 
 async def _compare(digest: str, request: Request) -> Response:

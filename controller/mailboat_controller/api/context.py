@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -17,9 +17,13 @@ from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.rollout.state import Trigger
 from mailboat_controller.store.engine import Store
 from mailboat_controller.trust.role_intake import TakenRoles
+from mailboat_controller.worker_threads import WorkerThreads
 from mailboat_schemas.submission import SubmissionReply
 
 TOKEN_BYTES = 32
+# Reading and writing artifacts, each for a chunk's time. A disk needs a few; a bucket answers in
+# some 20 ms, or not at all.
+ARTIFACT_THREADS = 32
 
 
 def new_token() -> str:
@@ -66,6 +70,9 @@ class ApiContext:
     token: Callable[[], str] = new_token
     refused: Callable[[str], None] = lambda _code: None
     access_changed: Callable[[], None] = lambda: None
+    artifact_threads: WorkerThreads = field(
+        default_factory=lambda: WorkerThreads("artifact-api", ARTIFACT_THREADS)
+    )
 
 
 def context_of(request: Request) -> ApiContext:

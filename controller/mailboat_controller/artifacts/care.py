@@ -14,6 +14,7 @@ from mailboat_controller.artifacts.garbage import Collected
 from mailboat_controller.artifacts.references import Use, referenced
 from mailboat_controller.artifacts.scrub import Pass, Scrubber
 from mailboat_controller.artifacts.settings import ArtifactSettings
+from mailboat_controller.artifacts.store_refusals import disk_trouble
 from mailboat_controller.store import artifact_life, audit
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.transaction import Transaction
@@ -58,16 +59,7 @@ class ArtifactCare:
 
     def stored(self, tx: Transaction, digest: str, actor: str) -> None:
         """It was uploaded, whole: what was damaged is healed."""
-        artifact_life.forget_unnamed(tx, [digest])
-        if artifact_life.forget_damaged(tx, digest):
-            audit.append(
-                tx,
-                at=self._now(),
-                actor=actor,
-                action="artifact.heal",
-                subject=digest,
-                reason="uploaded again",
-            )
+        note_stored(tx, digest, actor=actor, now=self._now())
 
     # --- what is done ---------------------------------------------------------------------------
 
@@ -83,9 +75,9 @@ class ArtifactCare:
         with self._collecting:
             return garbage.collect(self._store, self._artifacts, grace, now, actor=actor)
 
-    def begin_scrub(self) -> Pass:
+    def begin_scrub(self, *, actor: str) -> Pass:
         """Begin a pass now, unless one is on its way; `scrub` goes on with it."""
-        state = self._scrubber.begin(self._now())
+        state = self._scrubber.begin(self._now(), ordered_by=actor)
         self.scrub_wanted.set()
         return state
 
@@ -100,32 +92,37 @@ class ArtifactCare:
         if scrub.due(self.newest_scrub(), self._settings.scrub_every, self._now()):
             self._scrubber.run(self._now, stop)
 
-    def look(self) -> None:
+    def look(self, stop: threading.Event | None = None) -> None:
         """See whether the store is there, note what is whole again, collect when it is time.
 
-        Never fails: what is wrong is logged, and told by `problem` and the health of the API.
+        Never fails: what is wrong is logged, and told by the health of the API.
         """
         try:
             self._artifacts.check()
-            self._heal()
+            self._heal(stop or threading.Event())
             hours = self._settings.garbage_hours
             last = self._collected
             if hours and (last is None or time.monotonic() - last >= hours * 3600):
                 self.collect(actor=ACTOR)
                 self._collected = time.monotonic()
         except MailboatError as error:
-            if self._problem is None:
-                _log.error("artifacts are not in order", code=error.code, problem=str(error))
-            self._problem = error
+            self._note(error)
+        except OSError as error:
+            self._note(disk_trouble(self._artifacts.place, error))
         else:
             self._problem = None
 
-    def _heal(self) -> None:
+    def _note(self, error: MailboatError) -> None:
+        if self._problem is None:
+            _log.error("artifacts are not in order", code=error.code, problem=str(error))
+        self._problem = error
+
+    def _heal(self, stop: threading.Event) -> None:
         """Whatever came back by another way than an upload, such as from a backup."""
         with self._store.read() as tx:
             damaged = artifact_life.damaged(tx)
         for row in damaged:
-            if self._artifacts.has(row.digest, row.length):
+            if self._scrubber.whole_again(row, self._now(), stop):
                 with self._store.transaction() as tx:
                     self.stored(tx, row.digest, ACTOR)
 
@@ -183,4 +180,18 @@ class ArtifactCare:
         return sorted(
             (use for use in used if here.get(use.digest) != use.length),
             key=lambda use: (use.by, use.digest),
+        )
+
+
+def note_stored(tx: Transaction, digest: str, *, actor: str, now: datetime) -> None:
+    """It is there, whole: its grace begins anew, and what was damaged is healed."""
+    artifact_life.forget_unnamed(tx, [digest])
+    if artifact_life.forget_damaged(tx, digest):
+        audit.append(
+            tx,
+            at=now,
+            actor=actor,
+            action="artifact.heal",
+            subject=digest,
+            reason="stored again",
         )

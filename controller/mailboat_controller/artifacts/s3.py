@@ -37,9 +37,12 @@ from mailboat_controller.artifacts.artifact_store import (
 )
 from mailboat_controller.artifacts.directory import disk_free_bytes
 from mailboat_controller.artifacts.s3_refusals import explained
-from mailboat_controller.artifacts.store_refusals import ObjectStoreUnavailable
+from mailboat_controller.artifacts.store_refusals import (
+    ObjectStoreRefused,
+    ObjectStoreUnavailable,
+)
 from mailboat_schemas.documents.release import ARTIFACT_BYTES_MAX
-from mailboat_schemas.errors import DigestMismatch, MailboatError
+from mailboat_schemas.errors import DigestMismatch, DiskFull, MailboatError
 
 PART_BYTES = 8 << 20  # 1024 of them are the largest artifact; S3 takes 10,000 of 5 MiB or more
 PARTS_AT_ONCE = 2  # of one upload, beside the one that is filled: 24 MiB of memory
@@ -193,10 +196,12 @@ class S3Store(ArtifactStore):
         length = self.length(digest)
         if length is None:
             return
-        with explained(self._place):
+        # That devices get no wrong bytes matters more than a copy to look at.
+        without_copy = (ObjectStoreRefused, DiskFull, FileNotFoundError)
+        with contextlib.suppress(*without_copy), explained(self._place):
             if length <= COPY_BYTES_MAX:
                 obstore.copy(self._bucket, _key(digest), _QUARANTINE + digest)
-            # That devices get no wrong bytes matters more than a copy to look at.
+        with explained(self._place):
             obstore.delete(self._bucket, _key(digest))
 
     def quarantined(self) -> tuple[Entry, ...]:

@@ -14,6 +14,7 @@ from mailboat_controller.delta_builds.room import DeltaRoom
 from mailboat_controller.releases.publication import ClassWish
 from mailboat_controller.store.engine import Store
 from mailboat_controller.wake import Wake
+from mailboat_controller.worker_threads import WorkerThreads
 from mailboat_schemas.errors import MailboatError
 
 LOOK_SECONDS = 15.0  # without a wake-up: a retry has come due, or devices reported
@@ -49,7 +50,9 @@ class DeltaLoops:
         self._room = room
         self._tell = tell
         self._news = Wake()
+        self._stopping = Wake()
         self._work = tuple(Wake() for _ in range(at_once))
+        self._threads = WorkerThreads("deltas", at_once + 1)  # one looks beside the builders
         self._wishes: tuple[ClassWish, ...] | None = None
 
     def wished(self, wishes: tuple[ClassWish, ...]) -> None:
@@ -60,24 +63,27 @@ class DeltaLoops:
     def stop(self) -> None:
         """What is being built ends at once, and waits for the next start."""
         self._room.stop()
-        for wake in (self._news, *self._work):
+        for wake in (self._stopping, self._news, *self._work):
             wake.set()
 
     async def run(self) -> None:
         """Until `stop`."""
         if not self._work:
             return
-        await asyncio.to_thread(self._room.open)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._look())
-            for wake in self._work:
-                group.create_task(self._build(wake))
+        try:
+            await self._threads.run(self._room.open)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._look())
+                for wake in self._work:
+                    group.create_task(self._build(wake))
+        finally:
+            self._threads.close()
 
     async def _look(self) -> None:
         while not self._room.stopped:
             started = time.monotonic()
             try:
-                if self._wishes is not None and await asyncio.to_thread(
+                if self._wishes is not None and await self._threads.run(
                     self._room.look, self._wishes
                 ):
                     self._tell()
@@ -87,16 +93,13 @@ class DeltaLoops:
                 wake.set()
             rest = max(REST_SECONDS_MIN, REST_FACTOR * (time.monotonic() - started))
             if not self._room.stopped:
-                await asyncio.sleep(rest)
+                await self._stopping.wait(rest)
                 await self._news.wait(LOOK_SECONDS)
 
     async def _build(self, wake: Wake) -> None:
         try:
             while not self._room.stopped:
-                if await self._built_one():
-                    if await asyncio.to_thread(self._room.offer):
-                        self._tell()
-                else:
+                if not await self._built_one():
                     await wake.wait(LOOK_SECONDS)
         except asyncio.CancelledError:
             self._room.stop()  # the thread ends soon after
@@ -105,10 +108,14 @@ class DeltaLoops:
     async def _built_one(self) -> bool:
         """Building deltas must not take the controller down, whatever is wrong with it."""
         try:
-            return await asyncio.to_thread(self._room.build_next)
+            built = await self._threads.run(self._room.build_next)
+            if built and await self._threads.run(self._room.offer):
+                self._tell()
         except MailboatError as error:
             _log.warning("no delta can be built for now", problem=str(error))
         except Exception:  # noqa: BLE001  it is in the log, and devices get their files whole
             _log.exception("a delta was not built")
-            await asyncio.sleep(DEFECT_REST_SECONDS)
+            await self._stopping.wait(DEFECT_REST_SECONDS)
+        else:
+            return built
         return False

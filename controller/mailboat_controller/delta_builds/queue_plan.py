@@ -51,7 +51,7 @@ _KEPT = frozenset({State.BUILT, State.NOT_WORTH, State.DROPPED})
 
 def to_offer(rows: Iterable[DeltaRow], now: datetime) -> tuple[Key, ...]:
     """Built ones that devices are told of now: those of a class together, once nothing of it is
-    to be built any more, or after `GATHER_MAX`."""
+    to be built any more, or once one of them has waited for `GATHER_MAX`."""
     rows = tuple(rows)
     busy = {
         name
@@ -60,12 +60,14 @@ def to_offer(rows: Iterable[DeltaRow], now: datetime) -> tuple[Key, ...]:
         or (row.state is State.WAITING and row.next_attempt_at <= now)
         for name in _classes(row)
     }
+    ready = [row for row in rows if row.state is State.BUILT and not row.offered]
+    late = {row.key for row in ready if now - row.updated_at >= GATHER_MAX}
+    # A class that is told of one is told of all: a message for each would be a storm.
+    told = {name for row in ready if row.key in late for name in _classes(row)}
     return tuple(
         row.key
-        for row in rows
-        if row.state is State.BUILT
-        and not row.offered
-        and (now - row.updated_at >= GATHER_MAX or not _classes(row) & busy)
+        for row in ready
+        if row.key in late or _classes(row) & told or not _classes(row) & busy
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from mailboat_controller.artifacts.care import note_stored
 from mailboat_controller.delta_builds import queue_plan, row_state
 from mailboat_controller.delta_builds.builder import Builder, BuildStopped, Built
 from mailboat_controller.delta_builds.row_state import Trigger
@@ -23,7 +24,7 @@ from mailboat_controller.delta_builds.wanted import (
     wanted,
 )
 from mailboat_controller.releases.publication import ClassWish
-from mailboat_controller.store import classes, deltas, deployed, releases
+from mailboat_controller.store import artifact_life, classes, deltas, deployed, releases
 from mailboat_controller.store.deltas import DeltaRow, Key, State
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.transaction import Transaction
@@ -32,6 +33,8 @@ from mailboat_schemas.errors import DiskFull, MailboatError
 
 Become = Callable[[DeltaRow, datetime], DeltaRow]
 Telling = Callable[[DeltaRow, str, str, datetime], DeltaRow]
+ACTOR = "controller"
+_COLLECTED = ("E-ARTIFACT-MISSING", "its patch was collected before it was noted")
 _DEFECT = ("E-INTERNAL", "the controller met a bug; its log says which")
 _log = structlog.get_logger(__name__)
 
@@ -55,12 +58,17 @@ class DeltaRoom:
         self._stopped = False
 
     def open(self) -> None:
-        """Once, before anything is built: what was being built when a controller ended waits."""
+        """Once, before anything is built: what was being built when a controller ended waits, and
+        so does what was built and is not in the store, such as after a backup came back."""
         self._builder.clear()
+        here = self._patches_here()
         now = self._now()
         with self._store.transaction() as tx:
             for row in deltas.every(tx, State.BUILDING):
                 deltas.put(tx, row_state.lost(row, now))
+            for row in deltas.every(tx, State.BUILT):
+                if here and here.get(row.patch) != row.patch_length:
+                    deltas.put(tx, row_state.bereft(row, now))
 
     def look(self, wishes: Iterable[ClassWish]) -> bool:
         """Let the queue follow what classes are told and devices report; whether there is more to
@@ -70,15 +78,18 @@ class DeltaRoom:
             wished = self._wanted(tx, tuple(wishes))
             rows = deltas.every(tx)
             change = queue_plan.follow(rows, wished, now)
-        if change:
+            broken = self._anew(tx, now)
+        if change or broken:
             with self._store.transaction() as tx:
                 # Looked at again: a builder may have been quicker.
+                for row in self._anew(tx, now):
+                    deltas.put(tx, row)
                 change = queue_plan.follow(deltas.every(tx), wished, now)
                 deltas.remove(tx, change.removed)
                 for row in change.put:
                     deltas.put(tx, row)
         self._end_unwanted()
-        return self.offer()
+        return self.offer() or bool(broken)
 
     def offer(self) -> bool:
         """Mark what devices are to be told of; says whether there was anything."""
@@ -98,6 +109,17 @@ class DeltaRoom:
             return False
         row, stop, whole = taken
         try:
+            self._build(row, stop, whole)
+        finally:
+            # After its row was written: a row that is being built, and not here, is lost.
+            if self._building.get(row.key) is stop:
+                del self._building[row.key]
+        return True
+
+    def _build(
+        self, row: DeltaRow, stop: threading.Event, whole: tuple[Mapping[str, Any], ...]
+    ) -> None:
+        try:
             built = self._builder.build(row, whole, stop)
         except BuildStopped:
             self._finish(row.key, row_state.interrupted)
@@ -110,8 +132,7 @@ class DeltaRoom:
             self._finish(row.key, lambda held, now: row_state.failed(held, *_DEFECT, now))
             raise
         else:
-            self._finish(row.key, lambda held, now: _finished(held, built, now))
-        return True
+            self._finish(row.key, lambda held, now: _finished(held, built, now), built)
 
     def stop(self) -> None:
         """End what is being built, and begin nothing more."""
@@ -156,20 +177,26 @@ class DeltaRoom:
             row = row_state.started(row, now)
             deltas.put(tx, row)
             alike = deltas.of_targets(tx, [row.key.target])
-        stop = self._building[row.key] = threading.Event()
+            stop = self._building[row.key] = threading.Event()
         if self._stopped:
             stop.set()
         whole = next((e.candidates for e in alike if not e.key.base and e.candidates), ())
         return row, stop, whole
 
-    def _finish(self, key: Key, become: Become) -> None:
+    def _finish(self, key: Key, become: Become, built: Built | None = None) -> None:
         now = self._now()
-        self._building.pop(key, None)
         with self._store.transaction() as tx:
             held = deltas.find(tx, key)
             if held is None or held.state is not State.BUILDING:
                 return  # nobody wants it any more
             row = become(held, now)
+            if built is not None and built.delta is not None:
+                # Until here nothing named it, and a collection may have been quicker: it removes
+                # in a transaction of its own, before this one or after it.
+                if self._builder.artifacts.has(row.patch, row.patch_length):
+                    note_stored(tx, row.patch, actor=ACTOR, now=now)
+                else:
+                    row = row_state.failed(held, *_COLLECTED, now)
             deltas.put(tx, row)
         _log.info(
             "delta",
@@ -180,6 +207,26 @@ class DeltaRoom:
             format=row.format,
             patch_length=row.patch_length,
         )
+
+    def _anew(self, tx: Transaction, now: datetime) -> list[DeltaRow]:
+        """What is to be built again: nobody builds it any more, though it says so (the database
+        was busy when it ended), or a check of the store has found its patch damaged."""
+        damaged = {each.digest for each in artifact_life.damaged(tx)}
+        building = deltas.every(tx, State.BUILDING)
+        lost = [row_state.lost(row, now) for row in building if row.key not in self._building]
+        if not damaged:
+            return lost
+        built = deltas.every(tx, State.BUILT)
+        return lost + [row_state.bereft(row, now) for row in built if row.patch in damaged]
+
+    def _patches_here(self) -> dict[str, int] | None:
+        """Lengths of everything in the store, by digest; None while it cannot be asked. Where there
+        is nothing at all, a disk is not mounted, rather than every patch lost."""
+        try:
+            return {each.digest: each.length for each in self._builder.artifacts.entries()}
+        except (MailboatError, OSError) as error:
+            _log.warning("patches are not looked for", problem=str(error))
+            return None
 
     def _end_unwanted(self) -> None:
         """Dropped or forgotten while it is built."""

@@ -23,6 +23,7 @@ class Trigger(StrEnum):
     DECLINE = "decline"  # nothing is worth it
     RETRY = "retry"
     FAIL = "fail"
+    LOSE = "lose"  # its patch is damaged or gone
     ORDER = "order"
     DROP = "drop"
 
@@ -35,6 +36,7 @@ TRANSITIONS: Mapping[tuple[State, Trigger], State] = MappingProxyType(
         (State.BUILDING, Trigger.DECLINE): State.NOT_WORTH,
         (State.BUILDING, Trigger.RETRY): State.WAITING,
         (State.BUILDING, Trigger.FAIL): State.FAILED,
+        (State.BUILT, Trigger.LOSE): State.WAITING,
         (State.WAITING, Trigger.ORDER): State.WAITING,
         (State.BUILDING, Trigger.ORDER): State.BUILDING,
         (State.BUILT, Trigger.ORDER): State.BUILT,
@@ -110,3 +112,19 @@ def lost(row: DeltaRow, now: datetime) -> DeltaRow:
     if row.attempts < ATTEMPTS_MAX:
         return move(row, Trigger.RETRY, now, next_attempt_at=now, code="", error="")
     return failed(row, "E-DELTA-BUILD", "the controller ended each time it was built", now)
+
+
+def bereft(row: DeltaRow, now: datetime) -> DeltaRow:
+    """Its patch is not in the store any more, and nobody but us can make it again."""
+    return move(
+        row,
+        Trigger.LOSE,
+        now,
+        attempts=0,
+        next_attempt_at=now,
+        format="",
+        patch="",
+        patch_length=0,
+        memory_bytes=0,
+        offered=False,
+    )

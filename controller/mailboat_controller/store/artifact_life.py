@@ -74,8 +74,11 @@ def damaged(tx: Connection) -> tuple[DamagedRow, ...]:
     )
 
 
-def note_damaged(tx: Connection, row: DamagedRow) -> None:
-    forget_damaged(tx, row.digest)
+def note_damaged(tx: Connection, row: DamagedRow) -> bool:
+    """False, and nothing changes, when it was known as damaged already."""
+    c = tables.damaged_artifacts.c
+    if tx.execute(select(c.digest).where(c.digest == row.digest)).first() is not None:
+        return False
     tx.execute(
         insert(tables.damaged_artifacts).values(
             digest=row.digest,
@@ -84,6 +87,7 @@ def note_damaged(tx: Connection, row: DamagedRow) -> None:
             found_at=to_ms(row.found_at),
         )
     )
+    return True
 
 
 def forget_damaged(tx: Connection, digest: str) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mailboat_controller.byte_stream import OpenAt, receive
@@ -72,7 +72,9 @@ def write_carrier(
                 _bring(part, member, open_artifact(digest), on_progress)
         os.ftruncate(part, carrier_bytes(contents) - len(END))
         _append(part, END)
-        os.fchmod(part, PUBLIC_MODE)
+        # A stick that somebody else mounted has no owners, and its files the mode of the mount.
+        with suppress(PermissionError):
+            os.fchmod(part, PUBLIC_MODE)
         os.fsync(part)
         part_of(path).replace(path)
         fsync_directory(path.parent)

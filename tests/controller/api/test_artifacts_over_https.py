@@ -1,9 +1,14 @@
 import hashlib
 import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 
 import pytest
 
+from mailboat_controller.api.context import ARTIFACT_THREADS
+from mailboat_controller.artifacts.directory import DirectoryStore
 from mailboat_controller.store import audit
 from mailboat_schemas.documents.release import ARTIFACT_BYTES_MAX
 from running_api import Answer, RunningApi
@@ -160,3 +165,29 @@ class TestUpload:
             tls.sendall(request.encode())
 
             assert tls.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.slow
+def test_a_store_that_does_not_answer_keeps_nothing_else_waiting(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain handlers share 40 threads: a withdrawal must not wait behind 40 downloads."""
+    answers, asked, length = threading.Event(), threading.Semaphore(0), DirectoryStore.length
+
+    def silent(store: DirectoryStore, digest: str) -> int | None:
+        asked.release()
+        assert answers.wait(60)
+        return length(store, digest)
+
+    monkeypatch.setattr(DirectoryStore, "length", silent)
+    with ThreadPoolExecutor(45) as devices:
+        downloads = [devices.submit(get, api) for _ in range(45)]
+        try:
+            for _ in range(ARTIFACT_THREADS):
+                assert asked.acquire(timeout=30)
+            time.sleep(0.5)  # the others are on their way
+
+            assert api.ask("GET", "/v1/releases", by="alice").status == 200
+        finally:
+            answers.set()
+        assert {each.result().status for each in downloads} == {200}

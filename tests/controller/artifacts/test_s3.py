@@ -258,3 +258,15 @@ class TestCredentials:
 def test_settings_that_cannot_be_meant_are_refused(content: Any, problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         ArtifactSettings.model_validate(content)
+
+
+def test_damaged_bytes_go_though_no_copy_of_them_may_be_kept(s3: S3Server, tmp_path: Path) -> None:
+    def no_copies(request: Request) -> Answer:
+        to_keep = request.method == "PUT" and "quarantine" in request.path
+        return (403, refusal("AccessDenied")) if to_keep else None
+
+    with behind_a_door(s3, tmp_path, no_copies) as (artifacts, _, _door):
+        artifacts.quarantine(DIGEST)
+
+        assert not artifacts.has(DIGEST)
+        assert artifacts.quarantined() == ()

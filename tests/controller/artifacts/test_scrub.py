@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from mailboat_controller.artifacts.directory import DirectoryStore
-from mailboat_controller.artifacts.scrub import ArtifactUnreadable, Pass, Scrubber
+from mailboat_controller.artifacts.scrub import Pass, Scrubber
 from mailboat_controller.artifacts.settings import ArtifactSettings
 from mailboat_controller.store import artifact_life
+from mailboat_schemas.errors import ConfigurationInvalid
 from released_files import Shop, digest_of, shop_in
 from s3_server import S3Server
 
@@ -246,10 +247,8 @@ def test_trouble_of_the_machine_is_no_damage_and_takes_nothing_out(
     monkeypatch.setattr(Unreadable, "number", number)
     artifacts = Unreadable(Path(corner_shop.artifacts.place))
 
-    with pytest.raises(ArtifactUnreadable, match=os.strerror(number)):
-        Scrubber(corner_shop.store, artifacts, FAST).run(
-            lambda: corner_shop.now, threading.Event()
-        )
+    with pytest.raises(ConfigurationInvalid, match=os.strerror(number)):
+        Scrubber(corner_shop.store, artifacts, FAST).run(lambda: corner_shop.now, threading.Event())
 
     assert corner_shop.held() == held
     assert corner_shop.care.health() == "ok"
@@ -271,6 +270,33 @@ def test_a_bad_sector_is_damage(corner_shop: Shop, monkeypatch: pytest.MonkeyPat
     assert corner_shop.held() == set()
 
 
+class ReplacedMeanwhile(DirectoryStore):
+    """Somebody uploads the whole of what was cut short, while that is read a second time."""
+
+    reads = 0
+
+    def read(self, digest: str, *rest: Any, **more: Any) -> Iterator[bytes]:
+        yield from super().read(digest, *rest, **more)
+        self.reads += 1
+        if self.reads == 2:
+            self.put(digest, [b"model"], 5)
+
+
+def test_an_upload_that_comes_while_the_damaged_file_is_read_is_not_taken_out(
+    corner_shop: Shop, request: pytest.FixtureRequest
+) -> None:
+    digest = corner_shop.put(b"model")
+    damage(corner_shop, digest, b"mod", request)
+    artifacts = ReplacedMeanwhile(Path(corner_shop.artifacts.place))
+
+    state = Scrubber(corner_shop.store, artifacts, FAST).run(
+        lambda: corner_shop.now, threading.Event()
+    )
+
+    assert state.damaged == 0
+    assert b"".join(corner_shop.artifacts.read(digest)) == b"model"
+
+
 def test_what_cannot_be_taken_out_stays_damaged_until_it_is_whole(
     corner_shop: Shop, request: pytest.FixtureRequest
 ) -> None:
@@ -289,6 +315,7 @@ def test_what_cannot_be_taken_out_stays_damaged_until_it_is_whole(
     corner_shop.care.look()
     assert corner_shop.care.health() == "damaged"
     assert not corner_shop.artifacts.has(digest)
+    assert corner_shop.audited("artifact.damaged") == [digest]  # once, not at every try
 
 
 def test_what_was_cut_short_is_whole_again_when_it_comes_back_from_a_backup(

@@ -1,5 +1,6 @@
 """The export: what is chosen, and a file that is whole or not there, whatever happens between."""
 
+import errno
 import hashlib
 import itertools
 import os
@@ -359,3 +360,19 @@ def test_a_byte_for_each_connection_is_no_progress(monkeypatch: pytest.MonkeyPat
     with pytest.raises(DownloadInterrupted):
         received(server("x"), 1000)
     assert server.sent == ATTEMPTS_MAX
+
+
+def test_a_stick_without_owners_takes_an_export_too(
+    fleet: ModelFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else mounted it, so nobody may change the mode of a file there."""
+
+    def refused(*_what: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "fchmod", refused)
+    bundle = fleet.bundle(Assignment(model=MODEL, current=fleet.model_release("1.0.0")))
+
+    export(tmp_path / "f", fleet, bundle)
+
+    assert verify(tmp_path / "f").releases
