@@ -20,6 +20,7 @@ from mailboat_schemas.errors import ConfigurationInvalid, DiskFull, Transient
 NEW_SUFFIX = ".new"
 IN_THE_WAY_SUFFIX = ".in-the-way"
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN})
 
 
 class DiskFailing(Transient):
@@ -55,8 +56,18 @@ def disk_error(error: OSError, doing: str) -> DiskFull | DiskFailing:
     )
 
 
-def replace_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+def is_shortage(error: OSError) -> bool:
+    """Whether a file could not be looked at for want of descriptors or memory: that says nothing
+    about the file."""
+    return error.errno in _SHORTAGES
+
+
+def replace_durably(
+    path: Path, content: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None
+) -> None:
     """Make ``path`` hold ``content`` after any crash from now on; before, the old or the new.
+
+    ``owner`` is whose the file is to be, as user and group, if root writes it for somebody else.
 
     Raises:
         DiskFull: the old content is untouched.
@@ -67,7 +78,7 @@ def replace_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         try:
             for name in (new, path):
                 clear_the_way(name)
-            write_new_durably(new, content, mode=mode)
+            write_new_durably(new, content, mode=mode, owner=owner)
             new.replace(path)
         except OSError:
             # Half a file takes space that the next attempt may need.
@@ -80,12 +91,31 @@ def replace_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 def clear_the_way(path: Path) -> None:
     """Where a file belongs, a directory is damage: it is moved aside. Raises OSError."""
     if path.is_dir() and not path.is_symlink():
-        aside = path.with_name(path.name + IN_THE_WAY_SUFFIX)
-        shutil.rmtree(aside, ignore_errors=True)  # one is evidence enough
-        path.rename(aside)
+        _move_aside(path)
 
 
-def write_new_durably(path: Path, content: bytes, *, mode: int) -> None:
+def _move_aside(path: Path) -> None:
+    """One is evidence enough."""
+    aside = path.with_name(path.name + IN_THE_WAY_SUFFIX)
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        aside.unlink(missing_ok=True)
+    path.rename(aside)
+
+
+def make_directory(path: Path) -> None:
+    """Where a directory belongs, a file is damage: it is moved aside. Raises OSError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except FileExistsError:
+        _move_aside(path)
+        path.mkdir(mode=0o700)
+
+
+def write_new_durably(
+    path: Path, content: bytes, *, mode: int, owner: tuple[int, int] | None = None
+) -> None:
     """Write and fsync one file; its name is durable only after `fsync_directory`. Raises OSError.
 
     An existing file is emptied first: never call it on a name that somebody reads.
@@ -94,6 +124,8 @@ def write_new_durably(path: Path, content: bytes, *, mode: int) -> None:
     descriptor = os.open(path, flags, mode)
     try:
         os.fchmod(descriptor, mode)  # the umask may have taken bits, a leftover may have more
+        if owner is not None:
+            os.fchown(descriptor, *owner)
         write_all(descriptor, content)
         os.fsync(descriptor)
     finally:

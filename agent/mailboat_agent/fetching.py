@@ -4,9 +4,12 @@ Nothing here records or decides, and every part of it may be done again: what ha
 for the next attempt.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from weakref import WeakValueDictionary
 
 from mailboat_agent.artifacts.content_keys import ContentKeys
 from mailboat_agent.artifacts.disk_room import DiskRoom, require_room
@@ -87,6 +90,8 @@ class Fetching:
         self._disk_budget_bytes = disk_budget_bytes
         self._meter = meter
         self._under_way: list[Progress] = []
+        # By digest; one goes when nobody has it or waits for it.
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.deltas = DeltaRoom(
             store=store,
             source=source,
@@ -117,9 +122,19 @@ class Fetching:
             for digest in sorted(lacking, key=lambda each: files[each]):
                 progress.later_bytes -= files[digest]
                 offered = terms.offered if digest in plain else NO_DELTAS
-                await self._fetch(digest, files[digest], progress, terms, offered)
+                async with self._alone(digest):
+                    if self._store.has(digest):  # another model has brought it meanwhile
+                        progress.staged_bytes += files[digest]
+                        continue
+                    await self._fetch(digest, files[digest], progress, terms, offered)
         finally:
             self._under_way = [each for each in self._under_way if each is not progress]
+
+    @asynccontextmanager
+    async def _alone(self, digest: str) -> AsyncIterator[None]:
+        """Two models may share a file; two downloads of it would write into one another."""
+        async with self._turns.setdefault(digest, asyncio.Lock()):
+            yield
 
     def _require_room(self, lacking: dict[str, int]) -> None:
         """

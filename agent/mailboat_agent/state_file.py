@@ -17,7 +17,7 @@ from mailboat_agent.update.state import FAILED_MAX, DeviceState, Installed, Mode
 from mailboat_schemas.errors import DiskFull
 
 STATE_BYTES_MAX = 1 << 20  # 64 models with 64 failures each are about 300 kB
-
+_MISSING = ": missing"
 
 __all__ = ["FAILED_MAX", "DeviceState", "Installed", "ModelState", "StateFile"]
 
@@ -39,24 +39,34 @@ class StateFile:
 
     def load(self) -> DeviceState:
         """The newest state that is whole: state.json, else the one before, else an empty one."""
-        problems = []
-        found = None
-        for path in (self._path, self._previous_path):
-            try:
-                content = _read_bounded(path)
-                found = decode_state(content)
-            except FileNotFoundError:
-                problems.append(f"{path.name}: missing")
-            # A file after a crash can be anything: zero-filled, it raises UnicodeDecodeError.
-            except Exception as error:  # noqa: BLE001
-                problems.append(f"{path.name}: {str(error)[:200] or type(error).__name__}")
-            else:
-                self._held = content
-                self._generation = found.generation
-                break
-        new_device = all(problem.endswith(": missing") for problem in problems) and found is None
-        self.problems = () if new_device else tuple(problems)
-        return DeviceState() if found is None else found
+        problem, newest = self._read(self._path)
+        problem_before, before = self._read(self._previous_path)
+        problems = [problem] if problem else []
+        if newest is None:
+            problems += [problem_before] if problem_before else []
+            newest = before
+        elif before is not None and before[1].generation > newest[1].generation:
+            problems.append(f"{self._path.name}: it is older than the copy of the one before it")
+            newest = before
+        if newest is None:
+            is_new = all(each.endswith(_MISSING) for each in problems)
+            self.problems = () if is_new else tuple(problems)
+            return DeviceState()
+        self.problems = tuple(problems)
+        self._held, found = newest
+        self._generation = found.generation
+        return found
+
+    def _read(self, path: Path) -> tuple[str, tuple[bytes, DeviceState] | None]:
+        """What is wrong with it, or what it says, as bytes and as a state."""
+        try:
+            content = _read_bounded(path)
+            return "", (content, decode_state(content))
+        except FileNotFoundError:
+            return path.name + _MISSING, None
+        # A file after a crash can be anything: zero-filled, it raises UnicodeDecodeError.
+        except Exception as error:  # noqa: BLE001
+            return f"{path.name}: {str(error)[:200] or type(error).__name__}", None
 
     def save(self, state: DeviceState) -> DeviceState:
         """Make it the state, one generation on; returns what was saved.

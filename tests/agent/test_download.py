@@ -1,9 +1,12 @@
 """Downloads against a real HTTPS server that misbehaves in every way a network has to offer."""
 
 import asyncio
+import hashlib
+import os
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from mailboat_agent.artifacts.download import (
     CONTENT_KEY_BYTES_MAX,
     HttpsSource,
 )
-from mailboat_agent.artifacts.part_file import Hashed
+from mailboat_agent.artifacts.part_file import READ_BYTES, Hashed, PartFile
 from mailboat_agent.artifacts.refusals import RETRY_AFTER_SECONDS_MAX
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.identity.device_key import tls_context
@@ -517,3 +520,31 @@ def test_an_answer_that_is_no_enrolment_of_this_device_is_refused(
 ) -> None:
     with pytest.raises(MalformedPayload):
         enrol(server, answering("200 OK", body))
+
+
+def test_hashing_what_is_here_ends_with_the_download_and_touches_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever gives it up closes the file, and the next that is opened gets its number."""
+    (tmp_path / "part").write_bytes(bytes(3 * READ_BYTES))
+    other = tmp_path / "other"
+    other.write_bytes(bytes(3 * READ_BYTES))
+    part = PartFile(tmp_path / "part", 4 * READ_BYTES)
+    hashlib_sha256, taken = hashlib.sha256, []
+
+    class Closing:
+        def __init__(self) -> None:
+            self._hash = hashlib_sha256()
+
+        def update(self, chunk: bytes) -> None:
+            self._hash.update(chunk)
+            if not taken:
+                part.close()
+                taken.append(os.open(other, os.O_RDONLY))
+
+    monkeypatch.setattr(hashlib, "sha256", Closing)
+    with suppress(OSError):
+        part.hash_what_is_there()
+
+    assert os.lseek(taken[0], 0, os.SEEK_CUR) == 0
+    os.close(taken[0])

@@ -10,11 +10,16 @@ import pytest
 
 from agent_box import AgentBox, device_facts
 from mailboat_agent.artifacts.arrivals import Arrivals
+from mailboat_agent.artifacts.download import HttpsSource
 from mailboat_agent.artifacts.part_file import SYNC_BYTES, PartFile
+from mailboat_agent.artifacts.release_store import ReleaseStore
+from mailboat_agent.fetching import Fetching, Progress
+from mailboat_agent.identity.device_key import tls_context
 from mailboat_agent.report import PROGRESS_STEPS, in_steps
 from mailboat_agent.transfer_lines import describe_transfers
 from mailboat_agent.transfers import transfers
 from mailboat_schemas.deltas import DeliveryOutcome, Source, delivery_of
+from mailboat_schemas.documents.release import ReleaseDocument
 from model_fleet import MODEL, ArtifactServer, Certificates, ModelFleet
 from patched_fleet import heavy, offer_patch
 
@@ -245,3 +250,34 @@ def test_what_a_power_cut_made_of_a_part_is_found_out_and_fetched_again(
         assert delivery.outcome is DeliveryOutcome.FULL
 
     play(story)
+
+
+def test_two_models_that_share_a_file_fetch_it_once(
+    tmp_path: Path, fleet: ModelFleet, server: ArtifactServer, certificates: Certificates
+) -> None:
+    """Side by side they would write into one another's download."""
+    fleet.model_release("1.0.0")
+    [content] = fleet.documents.values()
+    [variant] = ReleaseDocument.parse(content).variants
+    store = ReleaseStore(tmp_path / "data")
+
+    async def story() -> None:
+        source = HttpsSource(server.url, tls_context(certificates.ca_path))
+        fetching = Fetching(
+            store=store,
+            content_keys=None,  # type: ignore[arg-type]  # nothing is encrypted
+            source=lambda: source,
+            memory_budget_bytes=64 * MIB,
+            disk_budget_bytes=None,
+            meter=None,
+        )
+        models = [Progress() for _ in range(4)]
+        await asyncio.gather(*(fetching.stage(variant, each) for each in models))
+        assert all(each.staged_bytes == each.total_bytes for each in models)
+        await source.close()
+
+    asyncio.run(story())
+
+    assert len(server.requests) == len(variant.artifacts)
+    for digest, length in variant.artifacts.items():
+        assert len(store.read_verified(digest, length)) == length

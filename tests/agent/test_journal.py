@@ -19,6 +19,7 @@ from mailboat_agent.journal.event_journal import (
     TELEMETRY_ROWS_MAX,
     Journal,
 )
+from mailboat_agent.journal.rows import EVENTS_GIVEN, set_meta
 from mailboat_schemas.events import Event, EventKind
 from mailboat_schemas.reports import LatencySketch, Span, TelemetryWindow
 from small_disk import run_on_small_disk
@@ -175,6 +176,8 @@ def test_beyond_the_bound_events_are_still_recorded_and_it_is_said(
         "INSERT INTO events SELECT i, 'e' || i, x'00', x'00' FROM n",
         EVENTS_ROWS_MAX,
     )
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as database, database:
+        set_meta(database, EVENTS_GIVEN, str(EVENTS_ROWS_MAX))
     assert not journal.events_over_bound
 
     assert journal.record_event(event("one-more")) == EVENTS_ROWS_MAX + 1

@@ -179,14 +179,14 @@ def test_while_the_journal_is_closed_a_flood_leaves_room_for_what_happens_to_a_r
     reopen: Open, tmp_path: Path
 ) -> None:
     journal = tmp_path / "journal.db"
-    journal.mkdir()  # nothing can be opened there
+    journal.symlink_to(tmp_path / "nowhere" / "journal.db")  # nothing can be opened there
     ledger = reopen()
     for number in range(2 * UNTOLD_MAX):
         refuse(ledger, number, NOON)
     install(ledger)
     ledger.record("vad", ModelState(), NOON)  # of the trial the record says nothing any more
 
-    journal.rmdir()
+    journal.unlink()
     ledger.tell_what_the_state_implies(NOON)
     assert EventKind.TRIAL_STARTED in [event.kind for event in told(ledger)]
 

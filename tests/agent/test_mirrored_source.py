@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from mailboat_agent.artifacts import https_connection
 from mailboat_agent.artifacts.arrivals import Arrivals
 from mailboat_agent.artifacts.download import HttpsSource, open_part
 from mailboat_agent.artifacts.mirrored_source import MirroredSource
+from mailboat_agent.artifacts.mirrors import STRIKE_SECONDS_MAX
+from mailboat_agent.artifacts.pace import Pace
 from mailboat_agent.artifacts.part_file import Hashed
 from mailboat_agent.artifacts.refusals import ServerBusy
 from mailboat_schemas.deltas import Source
@@ -482,5 +485,67 @@ def test_what_goes_wrong_on_the_way_to_a_store_is_told_without_its_address(road:
         assert raised.value.__cause__ is None
         assert "ConnectError" in str(raised.value)  # and nothing of what the library says of it
         assert "object store" in str(raised.value)
+
+    play(story)
+
+
+async def dripping_headers(request: Request, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+    while not writer.is_closing():
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+
+async def dripping_refusal(request: Request, writer: asyncio.StreamWriter) -> None:
+    await send(writer, "500 Internal Server Error", Content_Length=4000)
+    while not writer.is_closing():
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("drip", [dripping_headers, dripping_refusal])
+def test_an_answer_that_drips_before_its_first_byte_is_not_waited_for(
+    road: Road, drip: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The total deadline of a gigabyte is days."""
+    monkeypatch.setattr(https_connection, "REFUSAL_SECONDS_MAX", 0.3)
+
+    async def story() -> None:
+        async with road.open(drip):
+            road.source._caches()[0]._answer_seconds_max = 0.3
+            async with asyncio.timeout(10):
+                assert (await road.fetch()).sha256 == DIGEST
+        assert road.asked() == [1, 1]
+
+    play(story)
+
+
+def test_a_mirror_that_sends_too_much_is_not_asked_for_that_file_again_soon(road: Road) -> None:
+    """All that others had brought is lost with it: it must not happen every quarter of an hour."""
+
+    async def story() -> None:
+        async with road.open(longer):
+            await road.fetch()
+            mirrors = road.source._mirrors
+            now = asyncio.get_running_loop().time()
+            assert not mirrors.may_ask("cache 0", DIGEST, now + STRIKE_SECONDS_MAX)
+            assert mirrors.may_ask("cache 0", "f" * 64, now + STRIKE_SECONDS_MAX)
+
+    play(story)
+
+
+def test_waiting_for_the_cap_is_not_held_against_whoever_is_asked(road: Road) -> None:
+    """Several transfers share it, so one may take far longer than at its minimum rate."""
+
+    async def story() -> None:
+        async with road.open():
+            controller = road.source._controller()
+            controller._pace = Pace(180_000)
+            controller._deadline_seconds_min = 0.6
+            controller._rate_min = 5_000_000
+            assert (await road.fetch()).sha256 == DIGEST
+        assert road.asked() == [1]
 
     play(story)

@@ -4,6 +4,7 @@ from mailboat_agent.artifacts.mirrors import (
     FILES_MAX,
     LACK_SECONDS,
     LIE_SECONDS,
+    LIE_SECONDS_MAX,
     STRIKE_SECONDS_MAX,
     STRIKE_SECONDS_MIN,
     WAIT_SECONDS_MAX,
@@ -90,3 +91,15 @@ def test_no_more_files_are_remembered_than_a_bound_and_the_newest_stay() -> None
     assert mirrors.to_ask(f"{0:064x}", 0.0) == ["near", "far"]
     assert mirrors.to_ask(f"{1:064x}", 0.0) == ["far"]
     assert mirrors.to_ask(f"{FILES_MAX:064x}", 0.0) == ["far"]
+
+
+def test_whoever_lies_about_the_same_file_again_is_left_out_twice_as_long() -> None:
+    """A slow link needs longer than an hour for a file that one byte of a liar spoils."""
+    mirrors = two()
+    mirrors.lied("near", FILE, 0.0)
+    mirrors.lied("near", FILE, LIE_SECONDS)
+    assert mirrors.to_ask(FILE, 3 * LIE_SECONDS - 1) == ["far"]
+    assert mirrors.to_ask(FILE, 3 * LIE_SECONDS) == ["near", "far"]
+    for _ in range(64):
+        mirrors.lied("near", FILE, 3 * LIE_SECONDS)
+    assert mirrors.to_ask(FILE, 3 * LIE_SECONDS + LIE_SECONDS_MAX) == ["near", "far"]

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -249,6 +250,67 @@ def test_a_damaged_file_is_set_aside_and_missing_from_then_on(tmp_path: Path) ->
         store.open_verified(DIGEST)
 
 
+def test_a_shortage_of_descriptors_is_not_taken_for_damage(tmp_path: Path) -> None:
+    store = ReleaseStore(tmp_path)
+    store.put(CONTENT)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(next_free := os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_free, limits[1]))
+    try:
+        with pytest.raises(DiskFailing):
+            store.open_verified(DIGEST)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    assert store.set_aside.digests() == frozenset()
+    assert store.read_verified(DIGEST, len(CONTENT)) == CONTENT
+
+
+def test_what_replaced_a_damaged_file_while_that_was_read_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ReleaseStore(tmp_path)
+    store.put(CONTENT)
+    flip_a_bit(store.path(DIGEST))
+    read = os.read
+
+    def repaired_meanwhile(descriptor: int, count: int) -> bytes:
+        """By somebody who met the damage first."""
+        monkeypatch.undo()
+        with pytest.raises(DigestMismatch):
+            store.open_verified(DIGEST)
+        store.put(CONTENT)
+        return read(descriptor, count)
+
+    monkeypatch.setattr(os, "read", repaired_meanwhile)
+    with pytest.raises(DigestMismatch):
+        store.open_verified(DIGEST)
+
+    assert store.read_verified(DIGEST, len(CONTENT)) == CONTENT
+    assert store.set_aside.digests() == {DIGEST}
+
+
+def test_the_note_of_a_loss_outlives_whoever_meets_the_same_damage_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ReleaseStore(tmp_path)
+    store.put(CONTENT)
+    flip_a_bit(store.path(DIGEST))
+    read = os.read
+
+    def met_meanwhile(descriptor: int, count: int) -> bytes:
+        monkeypatch.undo()
+        with pytest.raises(DigestMismatch):
+            store.open_verified(DIGEST)
+        return read(descriptor, count)
+
+    monkeypatch.setattr(os, "read", met_meanwhile)
+    with pytest.raises(DigestMismatch):
+        store.open_verified(DIGEST)
+
+    assert store.set_aside.digests() == {DIGEST}
+
+
 def test_only_the_last_damaged_files_are_kept(tmp_path: Path) -> None:
     store = ReleaseStore(tmp_path)
     digests = [store.put(b"document %d" % number) for number in range(DAMAGED_FILES_MAX + 2)]
@@ -313,6 +375,43 @@ def test_garbage_is_what_nobody_names(tmp_path: Path) -> None:
     assert dropped not in store.digests()
     assert store.staged_bytes(DIGEST) == len(CONTENT)
     assert not stale.exists()
+
+
+def test_a_copy_that_repairs_a_lost_file_is_no_garbage_until_the_file_is_there(
+    tmp_path: Path,
+) -> None:
+    store = ReleaseStore(tmp_path)
+    copy = tmp_path / "staging" / f"{DIGEST}.copy"
+    copy.write_bytes(CONTENT[:100])
+
+    store.collect_garbage({DIGEST})
+    assert copy.exists()
+
+    store.put(CONTENT)
+    store.collect_garbage({DIGEST})
+    assert not copy.exists()
+
+
+def test_evidence_of_damage_gives_way_to_what_replaces_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = os.statvfs(tmp_path)
+    monkeypatch.setattr(os, "statvfs", lambda _path: status)  # others use this disk as well
+    store = ReleaseStore(tmp_path)
+    store.put(CONTENT)
+    flip_a_bit(store.path(DIGEST))
+    before = store.free_bytes()
+    with pytest.raises(DigestMismatch):
+        store.open_verified(DIGEST)
+    evidence = tmp_path / "damaged" / DIGEST
+
+    assert store.free_bytes() - before == len(CONTENT)
+    store.make_room(len(CONTENT))
+    assert evidence.stat().st_size == len(CONTENT)  # there is room beside it
+
+    store.make_room(store.free_bytes())
+    assert evidence.stat().st_size == 0
+    assert store.set_aside.digests() == {DIGEST}  # it is still lost
 
 
 def test_free_room_counts_the_ballast(tmp_path: Path) -> None:

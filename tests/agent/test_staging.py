@@ -84,3 +84,14 @@ def test_a_new_manifest_ends_waiting_for_a_budget_but_not_for_a_server() -> None
     waiting.failed(ServerBusy("the controller", timedelta(seconds=40)), 1.0)
     waiting.forget()
     assert not waiting.may_begin(DIGEST, 2.0)
+
+
+def test_files_that_somebody_carried_here_wait_for_no_server_and_no_jitter() -> None:
+    waiting = staging(86_400)
+    waiting.failed(ServerBusy("the controller", timedelta(hours=1)), 0.0)
+    assert not waiting.may_begin(DIGEST, 1.0)
+
+    waiting.files_came()
+
+    assert waiting.may_begin(DIGEST, 1.0)
+    assert not waiting.may_begin("b" * 64, 1.0)  # another one begins like any

@@ -86,7 +86,7 @@ class RealFleet:
         """How many events a device ever numbered, from its own journal."""
         journal = sqlite3.connect(f"file:{device.directory}/data/journal.db?mode=ro", uri=True)
         try:
-            rows = journal.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
+            rows = journal.execute("SELECT value FROM meta WHERE name = 'events_given'")
             found: Any = rows.fetchone()
         finally:
             journal.close()

@@ -70,6 +70,7 @@ def require_room(
     rest = sum(max(0, length - store.staged_bytes(each)) for each, length in lacking.items())
     needed = rest + coming_bytes
     if needed <= room.left:
+        store.make_room(needed + RESERVE_BYTES)
         return
     if budget is not None and needed > budget - room.used:
         raise DiskFull(

@@ -109,6 +109,7 @@ class HttpsSource(HttpsConnection):
         *,
         store: Callable[[], SSLContext] | None = None,
         keeps_part: bool = False,
+        within: tuple[asyncio.Timeout, ...] = (),
     ) -> None:
         """Bring a part to its length, in one request.
 
@@ -116,6 +117,7 @@ class HttpsSource(HttpsConnection):
             store: what to trust an object store by, if the controller may name one instead of
                 sending the bytes itself; made when it does.
             keeps_part: rather fail than begin anew, because somebody else may go on with it.
+            within: deadlines of the caller; they stop while this device waits for itself.
 
         Raises:
             As `fetch_artifact`.
@@ -126,23 +128,24 @@ class HttpsSource(HttpsConnection):
         if part.size_bytes > 0:
             headers = {"Range": f"bytes={part.size_bytes}-", "If-Range": f'"{digest}"'}
         async with total_deadline(self.seconds_max(part.length), self.name) as deadline:
+            deadlines = (deadline, *within)
             path = f"v1/artifacts/sha256/{digest}"
             asked = headers if store is None else headers | ACCEPT_REDIRECT
             async with self.answer("GET", path, headers=asked) as answer:
                 if store is None or answer.status_code != HTTPStatus.TEMPORARY_REDIRECT:
-                    await self._take(answer, part, arrivals, deadline, keeps_part=keeps_part)
+                    await self._take(answer, part, arrivals, deadlines, keeps_part=keeps_part)
                     return
                 location = answer.headers.get("Location", "")
             headers.pop("If-Range", None)  # the store's ETag is one of its own
             async with self.elsewhere(location, store(), headers) as (answer, name):
-                await self._take(answer, part, arrivals, deadline, keeps_part=True, store=name)
+                await self._take(answer, part, arrivals, deadlines, keeps_part=True, store=name)
 
     async def _take(
         self,
         answer: Answer,
         part: PartFile,
         arrivals: Arrivals,
-        deadline: asyncio.Timeout,
+        deadlines: tuple[asyncio.Timeout, ...],
         *,
         keeps_part: bool,
         store: str | None = None,
@@ -168,7 +171,7 @@ class HttpsSource(HttpsConnection):
             problem = f"the server announces {announced[:20]} bytes, too many"
             raise interrupted(problem, TransferTooLong, server=server)
         source = self.source if store is None else Source.OBJECT_STORE
-        await self._receive(answer, part, arrivals, source, deadline)
+        await self._receive(answer, part, arrivals, source, deadlines)
         if part.size_bytes < part.length:
             problem = f"it ended after {part.size_bytes} of {part.length} bytes"
             raise interrupted(problem, server=server)
@@ -179,7 +182,7 @@ class HttpsSource(HttpsConnection):
         part: PartFile,
         arrivals: Arrivals,
         source: Source,
-        deadline: asyncio.Timeout,
+        deadlines: tuple[asyncio.Timeout, ...],
     ) -> None:
         """Every window must bring its share, or the transfer is cut. What this device waits for,
         to keep to its own cap or for its disk, is not the server's time."""
@@ -196,7 +199,7 @@ class HttpsSource(HttpsConnection):
                 if window_bytes >= share_bytes:
                     window_bytes = 0
                     window.reschedule(clock() + self._window_seconds)
-                with stopped(window, deadline):
+                with stopped(window, *deadlines):
                     await self._pace.take(len(chunk))
                     if part.is_due_to_sync:
                         await in_background(part.sync_so_far, name="sync")

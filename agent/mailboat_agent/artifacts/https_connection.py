@@ -17,6 +17,7 @@ from mailboat_schemas.errors import (
 )
 
 PROBLEM_BYTES_MAX = 4096  # of a refusal's body, for the message to the operator
+REFUSAL_SECONDS_MAX = 10.0  # for that body; what is refused is known without it
 # Nothing in between may unpack: sizes and offsets are those of the bytes on the wire.
 IDENTITY = {"Accept-Encoding": "identity"}
 LOCATION_CHARS_MAX = 8192
@@ -45,6 +46,9 @@ class HttpsConnection:
             raise _not_https(base_url)
         self.name = name
         self._timeout = httpx2.Timeout(silence_seconds, connect=connect_seconds)
+        # Until an answer's head is here. It may drip like anything else, and the deadline of a
+        # large file is days.
+        self._answer_seconds_max = connect_seconds + silence_seconds
         self._client = httpx2.AsyncClient(
             base_url=url,
             verify=context,
@@ -62,9 +66,11 @@ class HttpsConnection:
         self, method: str, path: str, *, headers: Mapping[str, str], content: bytes | None = None
     ) -> AsyncIterator[httpx2.Response]:
         with _connection_errors(self.name):
-            async with self._client.stream(
-                method, path, headers=headers, content=content
-            ) as answer:
+            async with (
+                total_deadline(self._answer_seconds_max, self.name) as head,
+                self._client.stream(method, path, headers=headers, content=content) as answer,
+            ):
+                head.reschedule(None)
                 _refuse_encoded(answer, self.name)
                 yield answer
 
@@ -87,7 +93,12 @@ class HttpsConnection:
         )
         client.headers.clear()
         with _connection_errors(server, is_secret=True):
-            async with client, client.stream("GET", url, headers={**headers, **IDENTITY}) as answer:
+            async with (
+                client,
+                total_deadline(self._answer_seconds_max, server) as head,
+                client.stream("GET", url, headers={**headers, **IDENTITY}) as answer,
+            ):
+                head.reschedule(None)
                 _refuse_encoded(answer, server)
                 yield answer, server
 
@@ -158,9 +169,10 @@ async def refused(answer: Answer, server: str, *, is_secret: bool = False) -> Ma
     if not is_secret:  # an object store repeats in its body what it was asked
         path = answer.request.url.path
         try:
-            body = await read_bounded(answer, "refusal", PROBLEM_BYTES_MAX)
-            said = body.decode(errors="replace")
-        except PayloadTooLarge:
+            async with asyncio.timeout(REFUSAL_SECONDS_MAX):
+                body = await read_bounded(answer, "refusal", PROBLEM_BYTES_MAX)
+                said = body.decode(errors="replace")
+        except (PayloadTooLarge, TimeoutError):
             pass
     asked_to_wait = answer.headers.get("Retry-After", "")
     return refusal(answer.status_code, path, said, asked_to_wait, server)

@@ -164,15 +164,23 @@ class MirroredSource:
         that a whole transfer may take."""
         from mailboat_agent.artifacts.https_connection import total_deadline
 
-        async with total_deadline(way.server.seconds_max(part.length), way.server.name):
-            await self._go_on(way, digest, part, arrivals)
+        seconds = way.server.seconds_max(part.length)
+        async with total_deadline(seconds, way.server.name) as whole:
+            await self._go_on(way, digest, part, arrivals, whole)
 
-    async def _go_on(self, way: _Way, digest: str, part: PartFile, arrivals: Arrivals) -> None:
+    async def _go_on(
+        self, way: _Way, digest: str, part: PartFile, arrivals: Arrivals, whole: asyncio.Timeout
+    ) -> None:
         while True:
             before = part.size_bytes
             try:
                 await way.server.transfer(
-                    digest, part, arrivals, store=way.store, keeps_part=not way.is_last
+                    digest,
+                    part,
+                    arrivals,
+                    store=way.store,
+                    keeps_part=not way.is_last,
+                    within=(whole,),
                 )
             except (DownloadInterrupted, ServerUnavailable) as error:
                 brought = part.size_bytes - before
@@ -204,6 +212,8 @@ class MirroredSource:
                     raise error
             case ArtifactMissing():
                 self._mirrors.lacks(way.name, digest, now)
+            case TransferTooLong():  # and with it everything that others had brought is lost
+                self._mirrors.lied(way.name, digest, now)
             case _:
                 self._mirrors.failed(way.name, now)
 

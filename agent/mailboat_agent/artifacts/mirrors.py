@@ -11,6 +11,9 @@ from collections.abc import Sequence
 STRIKE_SECONDS_MIN = 15.0  # after the first failure in a row; doubles with each
 STRIKE_SECONDS_MAX = 900.0  # a site's cache is back within a quarter of an hour
 LIE_SECONDS = 3600.0  # it may have been repaired since, and nobody tells a device
+# Doubles with each lie about a file: a slow link needs longer than an hour for one, and begins
+# anew each time.
+LIE_SECONDS_MAX = 7 * 86_400.0
 LACK_SECONDS = 60.0  # a file it does not have (yet)
 WAIT_SECONDS_MAX = 120.0  # for a mirror that asks to wait; then the next one is asked
 FILES_MAX = 256  # files that mirrors are left out for; the oldest is forgotten
@@ -26,6 +29,7 @@ class Mirrors:
         self._not_before: dict[str, float] = {}
         self._waited: set[str] = set()  # who has been waited for, since it last did well
         self._not_for: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._lies: dict[tuple[str, str], int] = {}  # of those
 
     def to_ask(self, digest: str, now: float) -> list[str]:
         """Who may be asked for this file now; may be nobody."""
@@ -51,8 +55,10 @@ class Mirrors:
         self._keep_out(name, digest, now + LACK_SECONDS)
 
     def lied(self, name: str, digest: str, now: float) -> None:
-        """It brought other bytes than were signed, or may have."""
-        self._keep_out(name, digest, now + LIE_SECONDS)
+        """It brought other bytes than were signed, or more, or may have."""
+        lies = self._lies.get((name, digest), 0)
+        self._keep_out(name, digest, now + min(LIE_SECONDS_MAX, LIE_SECONDS * (1 << min(lies, 10))))
+        self._lies[name, digest] = lies + 1
 
     def waits(self, name: str, seconds: float, now: float) -> float:
         """It asks to wait ``seconds``: how long to do so, or 0 if the next one is to be asked.
@@ -69,4 +75,5 @@ class Mirrors:
     def _keep_out(self, name: str, digest: str, until: float) -> None:
         self._not_for[name, digest] = max(until, self._not_for.pop((name, digest), until))
         while len(self._not_for) > FILES_MAX:
-            self._not_for.popitem(last=False)
+            oldest, _ = self._not_for.popitem(last=False)
+            self._lies.pop(oldest, None)

@@ -1,7 +1,9 @@
 """A download on disk: grows to its length and never one byte beyond, hashed as it comes."""
 
+import errno
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +48,8 @@ class PartFile:
         self._on_progress = on_progress
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o600)
+        self._open = threading.Lock()  # so that nobody reads under the number of a closed file
+        self._is_closed = False
         self.size_bytes = os.fstat(self._descriptor).st_size
         self._hash = hashlib.sha256()
         self._synced_bytes = self.size_bytes
@@ -54,11 +58,18 @@ class PartFile:
             self.start_over()
 
     def hash_what_is_there(self) -> None:
-        """Of an earlier attempt. Reads all of it: not for the event loop."""
-        self._hash = hashlib.sha256()
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        while chunk := os.read(self._descriptor, READ_BYTES):
-            self._hash.update(chunk)
+        """Of an earlier attempt. Reads all of it: not for the event loop. Ends on `close`."""
+        hashed, offset = hashlib.sha256(), 0
+        while chunk := self._read_at(offset):
+            hashed.update(chunk)
+            offset += len(chunk)
+        self._hash = hashed
+
+    def _read_at(self, offset: int) -> bytes:
+        with self._open:
+            if self._is_closed:
+                raise OSError(errno.EBADF, "closed meanwhile")
+            return os.pread(self._descriptor, READ_BYTES, offset)
 
     def start_over(self) -> None:
         os.ftruncate(self._descriptor, 0)
@@ -104,4 +115,6 @@ class PartFile:
         return Hashed.of(self._descriptor, self._hash.hexdigest())
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        with self._open:
+            self._is_closed = True
+            os.close(self._descriptor)

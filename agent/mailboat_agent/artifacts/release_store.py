@@ -10,12 +10,13 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mailboat_agent import ballast
+from mailboat_agent.artifacts.directory_files import entries, sizes, unlink_others
 from mailboat_agent.artifacts.file_copy import copy_durably
 from mailboat_agent.artifacts.part_file import Hashed
 from mailboat_agent.artifacts.set_aside import SetAside
@@ -25,6 +26,8 @@ from mailboat_agent.atomic_file import (
     disk_error,
     disk_errors,
     fsync_directory,
+    is_shortage,
+    make_directory,
     write_new_durably,
 )
 from mailboat_schemas.errors import (
@@ -55,10 +58,10 @@ class ReleaseStore:
         self._staging = data_dir / "staging"
         self.set_aside = SetAside(data_dir / "damaged")
         self.content_keys = WrappedKeys(data_dir)  # of what is encrypted in the store
-        for directory in (data_dir, self._store, self._staging, self.set_aside.directory):
+        for directory in (self._store, self._staging, self.set_aside.directory):
             # A full disk may refuse a directory that only a first install needs: admit() says so.
             with suppress(OSError):
-                directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+                make_directory(directory)
         if not data_dir.is_dir():
             raise DiskFailing(
                 f"The data directory {data_dir} cannot be made.",
@@ -77,7 +80,7 @@ class ReleaseStore:
         return self.path(digest).is_file()
 
     def digests(self) -> frozenset[str]:
-        return frozenset(path.name for path in _entries(self._store) if _is_digest(path.name))
+        return frozenset(path.name for path in entries(self._store) if _is_digest(path.name))
 
     def path(self, digest: str) -> Path:
         if not _is_digest(digest):
@@ -90,23 +93,28 @@ class ReleaseStore:
         Raises:
             ArtifactMissing: not in the store.
             DigestMismatch: damaged; it is set aside and is missing from now on.
+            DiskFailing: no descriptor or memory to read it with, which says nothing about it.
         """
-        path = self.path(digest)
+        found = None
         try:
-            descriptor = os.open(path, OPEN_FLAGS)
+            descriptor = os.open(self.path(digest), OPEN_FLAGS)
+            try:
+                found = os.fstat(descriptor)
+                actual = _hash_regular_file(descriptor)
+                if actual == digest:
+                    return descriptor
+            except OSError:
+                os.close(descriptor)
+                raise
         except FileNotFoundError as error:
             raise _missing(digest) from error
         except OSError as error:
-            raise self._mismatch(digest, f"unreadable ({error.strerror})") from error
-        try:
-            actual = _hash_regular_file(descriptor)
-        except OSError as error:  # a bad sector
-            os.close(descriptor)
-            raise self._mismatch(digest, f"unreadable ({error.strerror})") from error
-        if actual != digest:
-            os.close(descriptor)
-            raise self._mismatch(digest, actual)
-        return descriptor
+            if is_shortage(error):
+                raise disk_error(error, "reading a stored file") from error
+            # A bad sector, or something that is no file.
+            raise self._mismatch(digest, f"unreadable ({error.strerror})", found) from error
+        os.close(descriptor)
+        raise self._mismatch(digest, actual, found)
 
     def read_verified(self, digest: str, bytes_max: int) -> bytes:
         """The content, read and hashed in one go.
@@ -117,19 +125,21 @@ class ReleaseStore:
         """
         descriptor = self.open_verified(digest)
         with os.fdopen(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
             content = file.read(bytes_max + 1)
         if len(content) > bytes_max:
             raise PayloadTooLarge("stored document", len(content), bytes_max)
         # The file was hashed and then read: what is handed out is hashed itself.
         actual = hashlib.sha256(content).hexdigest()
         if actual != digest:
-            raise self._mismatch(digest, actual)
+            raise self._mismatch(digest, actual, found)
         return content
 
-    def _mismatch(self, digest: str, actual: str) -> DigestMismatch:
-        """Sets a damaged file aside, so that nobody tries it again, and says so."""
+    def _mismatch(self, digest: str, actual: str, found: os.stat_result | None) -> DigestMismatch:
+        """Sets the damaged file aside, so that nobody tries it again, and says so. ``found`` is
+        the one that was read: what has taken its place meanwhile may be whole."""
         with suppress(OSError):  # on a file system gone read-only it stays, and is refused again
-            self.set_aside.take(self.path(digest))
+            self.set_aside.take(self.path(digest), found)
             fsync_directory(self._store)
         return DigestMismatch(f"Stored file {digest[:16]}", digest, actual)
 
@@ -236,41 +246,59 @@ class ReleaseStore:
         self.admit(digest, len(content))
         return digest
 
-    def adopt(self, source: int, digest: str) -> None:
-        """Store a copy of what is behind a descriptor. A download of the same file goes on.
+    @contextmanager
+    def copied(self, source: int, digest: str) -> Iterator[Path]:
+        """A durable copy of what is behind a descriptor, for `adopt`; else it goes at the end.
+        A download of the same file goes on.
 
         Raises:
             DigestMismatch: other bytes.
-            DiskFull, DiskFailing: nothing has changed in the store.
+            DiskFull, DiskFailing
         """
         copy = self._staging / (self.path(digest).name + _COPY_SUFFIX)
         try:
             with disk_errors("storing a copy"):
                 actual = copy_durably(source, copy)
-                if actual != digest:
-                    raise DigestMismatch(f"A copy of file {digest[:16]}", digest, actual)
-                self._place(copy, digest)
+            if actual != digest:
+                raise DigestMismatch(f"A copy of file {digest[:16]}", digest, actual)
+            yield copy
         finally:
             with suppress(OSError):
                 copy.unlink()
+
+    def adopt(self, copy: Path, digest: str) -> None:
+        """Make a copy of this digest the stored file: a rename.
+
+        Raises:
+            DiskFull, DiskFailing
+        """
+        with disk_errors("storing a copy"):
+            self._place(copy, digest)
         self._make_names_durable()
 
     # --- room ----------------------------------------------------------------------------------
 
     def free_bytes(self) -> int:
-        """What could be written, the ballast given up; 0 when the disk does not answer."""
+        """What could be written, the ballast given up and the evidence of damage; 0 when the disk
+        does not answer."""
         try:
             status = os.statvfs(self._data_dir)
         except OSError:
             return 0
-        return status.f_bavail * status.f_frsize + ballast.ballast_bytes(self._data_dir)
+        spare = ballast.ballast_bytes(self._data_dir) + self.set_aside.evidence_bytes()
+        return status.f_bavail * status.f_frsize + spare
+
+    def make_room(self, size_bytes: int) -> None:
+        """So much is to be written: what is kept of damaged files gives way, if it has to."""
+        if size_bytes > self.free_bytes() - self.set_aside.evidence_bytes():
+            self.set_aside.give_up_evidence()
 
     def stored_bytes(self) -> int:
-        return _sizes(self._store)
+        return sizes(self._store)
 
     def staged_bytes_of_all(self) -> int:
         """With what was imported and waits in its spool (`carrier.spool`): it is moved here."""
-        return _sizes(self._staging) + _sizes(self._data_dir / "import")
+        return sizes(self._staging) + sizes(self._data_dir / "import")
 
     def give_up_ballast(self) -> None:
         ballast.give_up_ballast(self._data_dir)
@@ -286,12 +314,12 @@ class ReleaseStore:
         readable for them.
         """
         self.content_keys.remove_others(keep)
-        freed = _unlink_others(self._store, lambda name: name in keep)
-        freed += _unlink_others(
-            self._staging,
-            lambda name: name.endswith(_PART_SUFFIX) and name.removesuffix(_PART_SUFFIX) in keep,
-        )
-        return freed
+        freed = unlink_others(self._store, lambda name: name in keep)
+        # What repairs a file at this moment stays as well; a copy of a file that is there is left
+        # from a crash.
+        parts = {digest + _PART_SUFFIX for digest in keep}
+        parts |= {d + _COPY_SUFFIX for d in keep if _is_digest(d) and not self.has(d)}
+        return freed + unlink_others(self._staging, parts.__contains__)
 
 
 def _is_digest(text: str) -> bool:
@@ -315,34 +343,3 @@ def _hash_regular_file(descriptor: int) -> str:
         digest.update(chunk)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return digest.hexdigest()
-
-
-def _entries(directory: Path) -> list[Path]:
-    try:
-        return [path for path in directory.iterdir() if not path.is_dir()]
-    except OSError:
-        return []
-
-
-def _sizes(directory: Path) -> int:
-    """Of all files together. What goes away meanwhile is not counted."""
-    size_bytes = 0
-    for path in _entries(directory):
-        with suppress(OSError):
-            size_bytes += path.lstat().st_size
-    return size_bytes
-
-
-def _unlink_others(directory: Path, keeps: Callable[[str], bool]) -> int:
-    """Best effort: what cannot be unlinked today is garbage tomorrow as well."""
-    freed = 0
-    for path in _entries(directory):
-        if keeps(path.name):
-            continue
-        with suppress(OSError):
-            size_bytes = path.lstat().st_size
-            path.unlink()
-            freed += size_bytes
-    with suppress(OSError):
-        fsync_directory(directory)
-    return freed

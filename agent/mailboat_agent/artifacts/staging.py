@@ -36,6 +36,11 @@ class Staging:
         earliest = max(self._start_at[1], self._server_waits_until, self._meter_waits_until)
         return monotonic >= earliest and self._backoff.allows(monotonic)
 
+    def files_came(self) -> None:
+        """Somebody carried them here: nobody is asked for them, so nobody is waited for."""
+        self._server_waits_until = 0.0
+        self._start_at = (self._start_at[0], 0.0)
+
     def failed(self, error: MailboatError, monotonic: float) -> None:
         """Later again, and not before the server asks for it. Whoever only asks to wait has not
         failed: that does not count as an attempt."""

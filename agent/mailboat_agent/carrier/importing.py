@@ -141,7 +141,7 @@ def _copy(
     for member in members:
         part = spool.part_path(member.file.sha256)
         try:
-            with _new_file(part) as descriptor:
+            with _new_file(part, spool.owner) as descriptor:
                 for chunk in reader.chunks(member):
                     with disk_errors("copying an imported file"):
                         write_all(descriptor, chunk)
@@ -160,11 +160,14 @@ def _copy(
 
 
 @contextmanager
-def _new_file(path: Path) -> Iterator[int]:
+def _new_file(path: Path, owner: tuple[int, int] | None) -> Iterator[int]:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     with disk_errors("copying an imported file"):
         descriptor = os.open(path, flags, 0o600)
     try:
+        if owner is not None:
+            with disk_errors("handing a file over to the agent"):
+                os.fchown(descriptor, *owner)
         yield descriptor
     finally:
         os.close(descriptor)
@@ -201,7 +204,8 @@ def _as_the_owner_would(data_dir: Path) -> Iterator[None]:
     finally:
         if os.geteuid() == 0 and owner.st_uid != 0:
             directory = data_dir / "import"
-            for path in (directory, *directory.iterdir()) if directory.is_dir() else ():
+            # The directory last: with it the agent could see what it cannot read yet.
+            for path in (*directory.iterdir(), directory) if directory.is_dir() else ():
                 with suppress(OSError):
                     os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 

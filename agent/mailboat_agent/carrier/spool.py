@@ -27,9 +27,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailboat_agent.artifacts.release_store import ReleaseStore
-from mailboat_agent.atomic_file import disk_errors, fsync_directory, replace_durably
+from mailboat_agent.atomic_file import (
+    DiskFailing,
+    disk_errors,
+    fsync_directory,
+    replace_durably,
+)
 from mailboat_schemas.desired import FreshTimestamp, ManifestBundle
-from mailboat_schemas.errors import Conflict
+from mailboat_schemas.errors import Conflict, DiskFull
 from mailboat_schemas.names import DIGEST_PATTERN
 
 DIRECTORY = "import"
@@ -55,6 +60,16 @@ class ImportSpool:
         self._manifest = self.directory / "manifest"
         self._timestamp = self.directory / "timestamp"
         self._origins = self.directory / "origins.json"
+
+    @property
+    def owner(self) -> tuple[int, int] | None:
+        """Whom all here has to belong to, if root writes it: the agent may reach for a file as soon
+        as it has its name. None otherwise."""
+        with suppress(OSError):
+            found = self.directory.parent.stat()
+            if os.geteuid() == 0 and found.st_uid != 0:
+                return found.st_uid, found.st_gid
+        return None
 
     # --- files ---------------------------------------------------------------------------------
 
@@ -102,7 +117,8 @@ class ImportSpool:
         origins = self._read_origins()
         left = {digest: length for digest, length in origins.items() if digest not in digests}
         if left != origins:
-            with suppress(OSError):  # at worst it is told again of a release with the same file
+            # At worst it is told again of a release with the same file.
+            with suppress(DiskFull, DiskFailing):
                 self._write_origins(left)
 
     def _remember(self, digest: str, length: int) -> None:
@@ -131,8 +147,8 @@ class ImportSpool:
         Raises:
             DiskFull, DiskFailing
         """
-        replace_durably(self._timestamp, timestamp)
-        replace_durably(self._manifest, manifest)
+        replace_durably(self._timestamp, timestamp, owner=self.owner)
+        replace_durably(self._manifest, manifest, owner=self.owner)
 
     def stamp(self) -> tuple[int, int] | None:
         """Tells one waiting manifest from another without reading it; None if there is none."""
@@ -140,6 +156,8 @@ class ImportSpool:
             found = self._manifest.lstat()
         except OSError:
             return None
+        if not stat.S_ISREG(found.st_mode):
+            return None  # nobody handed that over; the next import clears it away
         return found.st_ino, found.st_mtime_ns
 
     def waiting(self) -> Waiting | None:

@@ -29,6 +29,15 @@ class Tally:
     failed: list[FailedDelta] = field(default_factory=list)
     arrivals: Arrivals = field(default_factory=Arrivals)  # what came from where
 
+    def replace_failed(self, failed: FailedDelta) -> None:
+        """Each patch counts once, however often it is tried."""
+        self.forget_failed(failed.patch)
+        self.failed.append(failed)
+
+    def forget_failed(self, patch: str) -> None:
+        """It came after all."""
+        self.failed = [each for each in self.failed if each.patch != patch]
+
     def evidence(self) -> Mapping[str, Any]:
         """Nothing if nothing was fetched: it was here already, or this process does not know."""
         if not (self.fetched_bytes or self.arrivals.source_bytes):

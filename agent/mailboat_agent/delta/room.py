@@ -18,6 +18,7 @@ from pathlib import Path
 from mailboat_agent.artifacts.arrivals import Arrivals
 from mailboat_agent.artifacts.mirrored_source import ArtifactSource
 from mailboat_agent.artifacts.part_file import Hashed, Progress
+from mailboat_agent.artifacts.refusals import ServerBusy
 from mailboat_agent.artifacts.release_store import OPEN_FLAGS, ReleaseStore
 from mailboat_agent.atomic_file import disk_errors
 from mailboat_agent.background import in_background
@@ -31,6 +32,7 @@ from mailboat_schemas.errors import (
     ArtifactMissing,
     DigestMismatch,
     DownloadInterrupted,
+    ServerUnavailable,
     TransferTooLong,
     TransferTooSlow,
 )
@@ -88,11 +90,14 @@ class DeltaRoom:
                 await in_background(partial(self._admit, delta, length, made), name="admit")
         except DeltaFailed as error:
             _log.warning("%s", error)
-            tally.fetched_bytes += self._store.staged_bytes(delta.patch)
             tally.made_bytes, tally.from_base_bytes = made_before, from_base_before
-            tally.failed.append(FailedDelta(target, delta.base, delta.patch, error))
+            tally.replace_failed(FailedDelta(target, delta.base, delta.patch, error))
+            if isinstance(error.__cause__, ServerUnavailable):
+                return False  # nobody else has it, mostly; then the patch keeps its chance
+            tally.fetched_bytes += self._store.staged_bytes(delta.patch)
             await in_background(partial(self._give_up, delta, offered.desired), name="give-up")
             return False
+        tally.forget_failed(delta.patch)
         return True
 
     def _chosen(self, target: str, length: int, offered: Offered) -> Delta | None:
@@ -142,7 +147,9 @@ class DeltaRoom:
             raise DeltaFailed(Reason.PATCH_MISSING, error.what) from error
         except TransferTooLong as error:
             raise DeltaFailed(Reason.PATCH_TOO_LONG, error.what) from error
-        except DownloadInterrupted as error:
+        except ServerBusy:
+            raise
+        except (DownloadInterrupted, ServerUnavailable) as error:
             # A drip grows, too, and would go on for ever.
             dripped = isinstance(error, TransferTooSlow)
             grew = self._store.staged_bytes(delta.patch) > before and not dripped

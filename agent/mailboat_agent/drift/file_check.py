@@ -9,10 +9,12 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from mailboat_agent.artifacts.release_store import OPEN_FLAGS, ReleaseStore
+from mailboat_agent.atomic_file import DiskFailing
 from mailboat_schemas.errors import ArtifactMissing, DigestMismatch, MailboatError
 
 READ_BYTES = 256 << 10
@@ -35,11 +37,13 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """``repaired_from``: ``manifest``, ``memory`` or ``staging``; empty if nothing was at hand."""
+    """``repaired_from``: ``manifest``, ``memory`` or ``staging``; empty if nothing was at hand.
+    ``in_place``: it could not even be moved aside, as on a disk gone read-only."""
 
     file: StoredFile
     problem: str
     repaired_from: str
+    in_place: bool = False
 
 
 class FileCheck:
@@ -69,13 +73,22 @@ class FileCheck:
         """None if it is whole, if it went away meanwhile, or if there was no time to say."""
         if self._is_whole(file.digest):
             return None
-        try:
-            # At full speed and under the store's rules: what is still wrong now is set aside.
-            os.close(self._store.open_verified(file.digest))
-        except ArtifactMissing:
-            return None
-        except DigestMismatch as error:
-            return Damage(file=file, problem=error.what, repaired_from=self._repair(file))
+        with ExitStack() as until_then:
+            # First: between what is set aside and what takes its place are two renames.
+            copy = self._copy_of_memory(file, until_then)
+            try:
+                # At full speed and under the store's rules: what is still wrong now is set aside.
+                os.close(self._store.open_verified(file.digest))
+            except (ArtifactMissing, DiskFailing):  # gone, or nothing left to look at it with
+                return None
+            except DigestMismatch as error:
+                if self._store.has(file.digest):  # it could not be moved, or somebody was faster
+                    in_place = not self._is_whole(file.digest)
+                    return Damage(
+                        file=file, problem=error.what, repaired_from="", in_place=in_place
+                    )
+                repaired_from = self._repair(file, copy)
+                return Damage(file=file, problem=error.what, repaired_from=repaired_from)
         return None
 
     def _is_whole(self, digest: str) -> bool:
@@ -110,13 +123,14 @@ class FileCheck:
                 self._stop.wait(ahead)
         return hashed.hexdigest()
 
-    def _repair(self, file: StoredFile) -> str:
+    def _repair(self, file: StoredFile, copy: Path | None) -> str:
         """From where there was a whole copy on this device, if anywhere."""
         try:
             if file.content is not None:
                 self._store.put(file.content)
                 return "manifest"
-            if self._repair_from_memory(file):
+            if copy is not None:
+                self._store.adopt(copy, file.digest)
                 return "memory"
             if self._store.staged_bytes(file.digest) == file.length:
                 self._store.admit(file.digest, file.length)
@@ -125,12 +139,13 @@ class FileCheck:
             _log.warning("File %s could not be repaired here: %s", file.digest[:16], error)
         return ""
 
-    def _repair_from_memory(self, file: StoredFile) -> bool:
+    def _copy_of_memory(self, file: StoredFile, until_then: ExitStack) -> Path | None:
         descriptor = self._memory(file.model, file.digest)
         if descriptor is None:
-            return False
+            return None
+        until_then.callback(os.close, descriptor)
         try:
-            self._store.adopt(descriptor, file.digest)
-        finally:
-            os.close(descriptor)
-        return True
+            return until_then.enter_context(self._store.copied(descriptor, file.digest))
+        except MailboatError as error:
+            _log.warning("File %s could not be copied: %s", file.digest[:16], error)
+            return None

@@ -79,6 +79,7 @@ class DriftWatch:
         self._files = 0
         self._told = 0  # events of this process, each with a number of its own
         self._lost: dict[str, StoredFile] | None = None  # by digest; None: not looked at yet
+        self._in_place: set[str] = set()  # of those: damaged, and still under their names
         self._own: dict[str, str] = {}  # what of our own files could not be repaired, and why
         self._checked_at: datetime | None = None
         self._repaired = 0
@@ -186,7 +187,10 @@ class DriftWatch:
             _log.error("The check of stored files failed unexpectedly", exc_info=error)
             return
         self._checked_at = look.now
+        told, self._in_place = self._in_place, {d.file.digest for d in task.result() if d.in_place}
         for damage in task.result():
+            if damage.in_place and damage.file.digest in told:
+                continue  # the same damage as at the last check
             serving = self._ledger.model(damage.file.model).serving
             _log.warning("Damaged on the disk: %s", damage.problem)
             self._ledger.tell(damage_event(damage, serving, self._number(), look.now))
@@ -208,11 +212,13 @@ class DriftWatch:
             aside = self._store.set_aside.digests()
             self._lost = {digest: needed[digest] for digest in sorted(aside & needed.keys())}
         for digest, file in list(self._lost.items()):
-            if self._store.has(digest):
+            if digest not in needed:
+                del self._lost[digest]
+            elif not self._store.has(digest):
+                self._in_place.discard(digest)
+            elif digest not in self._in_place:
                 source = "delivery" if file.content is None else "manifest"
                 self._note_repaired(file, source, look)
-            elif digest not in needed:
-                del self._lost[digest]
 
     def _note_repaired(self, file: StoredFile, source: str, look: Look) -> None:
         if self._lost is not None:

@@ -4,6 +4,7 @@ The only module of the agent that imports sqlite3. WAL with synchronous=FULL: wh
 wrote survives a power cut once it has returned (with NORMAL, acknowledged rows get lost).
 """
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -11,12 +12,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from mailboat_agent.atomic_file import DiskFailing, disk_errors, fsync_directory
+from mailboat_agent.atomic_file import (
+    DiskFailing,
+    clear_the_way,
+    disk_errors,
+    fsync_directory,
+)
 from mailboat_agent.ballast import give_up_ballast
 from mailboat_schemas.errors import DiskFull
 
 DAMAGED_KEPT_MAX = 2  # journals set aside; older ones are deleted
-BUSY_SECONDS_MAX = 5  # somebody inspects the journal with another program
+BUSY_SECONDS_MAX = 5.0  # somebody inspects the journal with another program
+# Somebody who keeps it locked is waited for once, not at every look: what serves has to begin.
+BUSY_AGAIN_SECONDS_MAX = 0.05
 # A short WAL that is overwritten again and again: on a full disk, what room is left (the ballast)
 # goes to rows, not to copies of pages.
 WAL_PAGES_MAX = 64
@@ -26,12 +34,14 @@ Connection = sqlite3.Connection
 Result = TypeVar("Result")
 
 _OF_THE_DISK = ("SQLITE_IOERR", "SQLITE_CANTOPEN")
+_LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
 _WITH_FILES = ("-wal", "-shm", "")
 # The file cannot be read, or contradicts itself or its schema.
 _DAMAGE = frozenset(
     {"SQLITE_NOTADB", "SQLITE_ERROR", "SQLITE_IOERR_READ", "SQLITE_IOERR_SHORT_READ"}
-    | {"SQLITE_IOERR_CORRUPTFS", "SQLITE_IOERR_DATA", "SQLITE_CONSTRAINT_UNIQUE"}
+    | {"SQLITE_IOERR_CORRUPTFS", "SQLITE_IOERR_DATA", "SQLITE_TOOBIG", "SQLITE_MISMATCH"}
 )
+_DAMAGE_OF_ANY_KIND = ("SQLITE_CORRUPT", "SQLITE_CONSTRAINT", "SQLITE_FORMAT", "SQLITE_SCHEMA")
 
 
 class Damaged(Exception):
@@ -55,6 +65,9 @@ class JournalDatabase:
         self._lock = threading.RLock()
         self._connection: Connection | None = None
         self.was_lost = False  # a damaged database was set aside since the start
+        self.is_new = False  # since the start, one was begun
+        self._file: tuple[int, int] | None = None  # device and inode of what is open
+        self._patience_seconds = BUSY_SECONDS_MAX
 
     def run(
         self, operation: Callable[[Connection], Result], *, worth_the_ballast: bool = True
@@ -90,6 +103,8 @@ class JournalDatabase:
         """
 
         def look(connection: Connection) -> None:
+            if self._identity() != self._file:
+                raise Damaged("another file, or none, has taken its name")
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise Damaged(verdict)
@@ -108,15 +123,31 @@ class JournalDatabase:
                 self._connection = self._open()
             with self._connection as connection:
                 connection.execute("BEGIN IMMEDIATE")
-                return operation(connection)
+                result = operation(connection)
+            self._be_patient(BUSY_SECONDS_MAX)
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorname", "").startswith(_LOCKED):
+                self._be_patient(BUSY_AGAIN_SECONDS_MAX)
             raise self._meaning_of(error) from error
+        except UnicodeDecodeError as error:  # SQLite quotes a damaged schema in what it says
+            raise Damaged(str(error)) from error
+        return result
+
+    def _be_patient(self, seconds: float) -> None:
+        if seconds != self._patience_seconds:
+            self._patience_seconds = seconds
+            if self._connection is not None:
+                self._connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
 
     def _open(self) -> Connection:
         with disk_errors("opening the journal"):
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._make_usable()
         connection = sqlite3.connect(
-            self._path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS_MAX
+            self._path,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=self._patience_seconds,
         )
         try:
             # A damaged text shall not make its whole row unreadable: the row's hash finds it.
@@ -129,7 +160,29 @@ class JournalDatabase:
         except BaseException:
             connection.close()
             raise
+        self._file = self._identity()
         return connection
+
+    def _make_usable(self) -> None:
+        """Directories in the place of its files are moved aside; so is a file that we may not
+        write and may not make writable. Raises OSError."""
+        for suffix in _WITH_FILES:
+            path = self._path.with_name(self._path.name + suffix)
+            self.was_lost |= path.is_dir()
+            clear_the_way(path)
+            if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+                try:
+                    path.chmod(0o600)
+                except PermissionError:
+                    self._set_aside()
+                    return
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
 
     def _check_or_begin(self, connection: Connection) -> None:
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -141,25 +194,35 @@ class JournalDatabase:
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
                 self._begin(connection)
+            self.is_new = True
             with disk_errors("beginning the journal"):
                 fsync_directory(self._path.parent)
         self._resume(connection)
 
     def _meaning_of(self, error: sqlite3.Error) -> Exception:
         name = getattr(error, "sqlite_errorname", "")
-        if name in _DAMAGE or name.startswith("SQLITE_CORRUPT"):
+        if name in _DAMAGE or name.startswith(_DAMAGE_OF_ANY_KIND):
             return Damaged(str(error))
+        if name == "SQLITE_READONLY" and self._is_writable():
+            return Damaged(f"{error}: by its own header")
         if name == "SQLITE_FULL" or (name.startswith(_OF_THE_DISK) and self._no_space()):
             return DiskFull(
                 "The disk is full: the journal cannot grow.",
                 next_step="free space in the data directory's file system; what serves goes on.",
             )
-        if name.startswith((*_OF_THE_DISK, "SQLITE_READONLY", "SQLITE_BUSY", "SQLITE_LOCKED")):
-            return DiskFailing(
-                f"The journal cannot be used: {error} ({name}).",
-                next_step="look at the kernel log, the mount options and who else has it open.",
-            )
-        return error
+        if not name:
+            return error  # not of SQLite but of how it is called
+        return DiskFailing(
+            f"The journal cannot be used: {error} ({name}).",
+            next_step="look at the kernel log, the mount options and who else has it open.",
+        )
+
+    def _is_writable(self) -> bool:
+        try:
+            os.close(os.open(self._path, os.O_RDWR | os.O_CLOEXEC))
+        except OSError:
+            return False
+        return True
 
     def _no_space(self) -> bool:
         # Opening needs two more files; SQLite then says that it cannot, but not why.

@@ -16,20 +16,24 @@ from pathlib import Path
 from typing import Any
 
 from mailboat_agent.atomic_file import DiskFailing
-from mailboat_agent.journal.database import Connection, JournalDatabase
+from mailboat_agent.journal.database import Connection, Damaged, JournalDatabase
 from mailboat_agent.journal.rows import (
+    EPOCH,
+    EVENTS_ACKNOWLEDGED,
     EVENTS_FROM,
+    EVENTS_GIVEN,
     PAIR_TO_MERGE,
     SCHEMA,
     WINDOWS_FROM,
+    WINDOWS_GIVEN,
     acknowledged,
-    encode_event,
+    content_bytes,
+    insert_event,
     insert_window,
     is_whole,
     last_event,
     last_window,
     read_meta,
-    row_hash,
     sequence_of,
     set_meta,
 )
@@ -41,6 +45,7 @@ from mailboat_schemas.reports import Span, TelemetryWindow
 
 EVENTS_ROWS_MAX = 50_000  # an alarm, not a wall: a week offline at five a minute, about 20 MB
 TELEMETRY_ROWS_MAX = 5_000  # three days of minutes for one model, about 5 MB; then they are merged
+SEQUENCE_MAX = 1 << 53  # an event every millisecond for 285,000 years
 EVENT_IDS_KEPT = 10_000  # of acknowledged events, so that none is recorded a second time
 # A full buffer merges the oldest pair that stays within the first of these, else the next.
 MERGED_SECONDS = (600, 3600, 86_400)
@@ -61,6 +66,7 @@ class Journal:
         self._windows_handed_out = 0
         self.damaged_rows = 0
         self.windows_dropped = 0
+        self._lost_rows = False  # the controller has rows of this epoch that are not here
         self._database = JournalDatabase(path, begin=self._begin, resume=self._resume)
         with suppress(DiskFull, DiskFailing):
             self._database.run(lambda _: None)
@@ -68,11 +74,23 @@ class Journal:
     def _begin(self, connection: Connection) -> None:
         for statement in SCHEMA.split(";"):
             connection.execute(statement)
-        set_meta(connection, "epoch", f"{self._rng.getrandbits(64):016x}")
-        set_meta(connection, "events_acknowledged", "0")
+        set_meta(connection, EPOCH, self._new_epoch())
+        for name in (EVENTS_ACKNOWLEDGED, EVENTS_GIVEN, WINDOWS_GIVEN):
+            set_meta(connection, name, "0")
+
+    def _new_epoch(self) -> str:
+        return f"{self._rng.getrandbits(64):016x}"
 
     def _resume(self, connection: Connection) -> None:
-        self._epoch = read_meta(connection, "epoch")
+        self._hold_epoch(read_meta(connection, EPOCH))
+        # Every number is looked at now: one that does not hold is met before the first event is.
+        if not 0 <= acknowledged(connection) <= last_event(connection) <= SEQUENCE_MAX:
+            raise Damaged("its sequences contradict each other")
+        if not 0 <= last_window(connection) <= SEQUENCE_MAX:
+            raise Damaged("its last window has an impossible number")
+
+    def _hold_epoch(self, epoch: str) -> None:
+        self._epoch = epoch
         self._damaged_events.clear()
         self._windows_handed_out = 0
 
@@ -83,8 +101,13 @@ class Journal:
 
     @property
     def was_lost(self) -> bool:
-        """A damaged journal was moved aside since the start: tell again what the state implies."""
-        return self._database.was_lost
+        """Damage was found since the start: tell again what the state implies."""
+        return self._database.was_lost or self._lost_rows
+
+    @property
+    def is_new(self) -> bool:
+        """None was found at the start, or none that could be read."""
+        return self._database.is_new
 
     def check(self) -> None:
         """Have SQLite look at all of it; a damaged one is set aside and a new one begins."""
@@ -103,12 +126,8 @@ class Journal:
             if known is not None:
                 return known
             sequence = last_event(connection) + 1
-            content = encode_event(event.model_copy(update={"sequence": sequence}))
-            digest = row_hash(sequence, event.event_id, content)
-            connection.execute(
-                "INSERT INTO events VALUES (?, ?, ?, ?)",
-                (sequence, event.event_id, content, digest),
-            )
+            insert_event(connection, event.model_copy(update={"sequence": sequence}))
+            set_meta(connection, EVENTS_GIVEN, str(sequence))
             return sequence
 
         return self._database.run(record)
@@ -138,7 +157,7 @@ class Journal:
             bytes_used = 0
             for number in range(first, last + 1):
                 row = by_sequence.get(number)
-                bytes_used += 0 if row is None else len(row[2])
+                bytes_used += 0 if row is None else content_bytes(row)
                 if events and bytes_used > bytes_max:
                     break
                 events.append(self._event_of(number, row))
@@ -185,6 +204,7 @@ class Journal:
                 self._make_room(connection)
             sequence = last_window(connection) + 1
             insert_window(connection, window.model_copy(update={"sequence": sequence}))
+            set_meta(connection, WINDOWS_GIVEN, str(sequence))
             return sequence
 
         return self._database.run(record, worth_the_ballast=False)
@@ -216,7 +236,7 @@ class Journal:
             windows: list[TelemetryWindow] = []
             bytes_used = 0
             for row in connection.execute(WINDOWS_FROM, (sequence + 1, limit)).fetchall():
-                bytes_used += len(row[2])
+                bytes_used += content_bytes(row)
                 if windows and bytes_used > bytes_max:
                     break
                 window = self._window_of(row)
@@ -242,7 +262,8 @@ class Journal:
 
         def read(connection: Connection) -> Span:
             last = last_window(connection)
-            (first,) = connection.execute("SELECT min(sequence) FROM windows").fetchone()
+            query = "SELECT min(sequence) FROM windows WHERE sequence BETWEEN 1 AND ?"
+            (first,) = connection.execute(query, (last,)).fetchone()
             return Span(first=last + 1 if first is None else first, last=last)
 
         return self._database.run(read)
@@ -258,7 +279,7 @@ class Journal:
         def delete(connection: Connection) -> None:
             upto = min(events, last_event(connection))
             if upto > acknowledged(connection):
-                set_meta(connection, "events_acknowledged", str(upto))
+                set_meta(connection, EVENTS_ACKNOWLEDGED, str(upto))
                 connection.execute(
                     "INSERT OR IGNORE INTO told "
                     "SELECT sequence, event_id FROM events WHERE sequence <= ?",
@@ -270,3 +291,37 @@ class Journal:
             connection.execute("DELETE FROM windows WHERE sequence <= ?", (telemetry,))
 
         self._database.run(delete)
+
+    def begin_epoch_anew(self) -> None:
+        """The controller has more of this epoch than was ever given here, so rows were lost that
+        it has: a damaged WAL, an old image of the disk. Their numbers would be given again, and
+        what comes under them be taken for what is known. All that waits is told in a new epoch.
+        """
+
+        def renumber(connection: Connection) -> str:
+            acked = acknowledged(connection)
+            given = last_event(connection)
+            rows = {row[0]: row for row in connection.execute(EVENTS_FROM, (acked + 1, -1))}
+            events = [self._event_of(each, rows.get(each)) for each in range(acked + 1, given + 1)]
+            windows = [
+                window
+                for row in connection.execute(WINDOWS_FROM, (1, -1)).fetchall()
+                if (window := self._window_of(row)) is not None
+            ]
+            for table in ("events", "windows"):
+                connection.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
+            # What was told before stays known, under numbers before the first.
+            connection.execute("UPDATE told SET sequence = sequence - ?", (acked,))
+            for number, event in enumerate(events, start=1):
+                insert_event(connection, event.model_copy(update={"sequence": number}))
+            for number, window in enumerate(windows, start=1):
+                insert_window(connection, window.model_copy(update={"sequence": number}))
+            epoch = self._new_epoch()
+            set_meta(connection, EPOCH, epoch)
+            set_meta(connection, EVENTS_ACKNOWLEDGED, "0")
+            set_meta(connection, EVENTS_GIVEN, str(len(events)))
+            set_meta(connection, WINDOWS_GIVEN, str(len(windows)))
+            return epoch
+
+        self._hold_epoch(self._database.run(renumber))
+        self._lost_rows = True

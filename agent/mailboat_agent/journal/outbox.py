@@ -60,6 +60,10 @@ class _Stream:
         # An earlier life of this process may have sent any row that is here.
         return cls(acked=span.first - 1, sent=span.first - 1, sent_ever=span.last)
 
+    def is_beyond(self, acked: int) -> bool:
+        """Whether the controller has what was never given here."""
+        return acked > self.sent_ever
+
     def take_ack(self, acked: int) -> bool:
         """Whether it moved. Acks only ever move forward."""
         if not self.acked < acked <= self.sent_ever:
@@ -133,6 +137,9 @@ class Outbox:
         """The controller's watermark, its signature verified; it can only move us forward."""
         if ack.epoch != self._epoch:
             return
+        if self._waits_for_answer and self._lost_rows(ack):
+            self._rows.begin_epoch_anew()  # `due` notices
+            return
         moved = False
         for stream, acked in (
             (self._events, ack.events_acked),
@@ -154,6 +161,12 @@ class Outbox:
             self._telemetry.rewind_unless_just_done(now)
         if moved:
             self._hellos = 0
+
+    def _lost_rows(self, ack: Ack) -> bool:
+        """The answer to a hello speaks of rows that were lost here, so it cannot be waited for."""
+        return self._events.is_beyond(ack.events_acked) or self._telemetry.is_beyond(
+            ack.telemetry_acked
+        )
 
     def due(self, now: float) -> list[Outgoing]:
         """What to publish now, in this order; empty when there is nothing or no link."""

@@ -13,14 +13,18 @@ from mailboat_schemas.errors import PayloadTooLarge
 from mailboat_schemas.events import Event
 from mailboat_schemas.reports import TelemetryWindow
 
+# Names in `meta`.
+EPOCH = "epoch"
+EVENTS_ACKNOWLEDGED = "events_acknowledged"
+EVENTS_GIVEN, WINDOWS_GIVEN = "events_given", "windows_given"  # the last sequence that was given
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, hash BLOB NOT NULL) STRICT;
 CREATE TABLE events (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT, event_id TEXT NOT NULL UNIQUE,
+    sequence INTEGER PRIMARY KEY, event_id TEXT NOT NULL UNIQUE,
     content BLOB NOT NULL, hash BLOB NOT NULL) STRICT;
 CREATE TABLE told (sequence INTEGER PRIMARY KEY, event_id TEXT NOT NULL UNIQUE) STRICT;
 CREATE TABLE windows (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT, series TEXT NOT NULL,
+    sequence INTEGER PRIMARY KEY, series TEXT NOT NULL,
     content BLOB NOT NULL, hash BLOB NOT NULL, seconds REAL NOT NULL) STRICT
 """
 EVENTS_FROM = """
@@ -49,6 +53,14 @@ def encode_event(event: Event) -> bytes:
         return encode(event.model_copy(update={"evidence": {"dropped": "too large"}}))
 
 
+def insert_event(connection: Connection, event: Event) -> None:
+    content = encode_event(event)
+    digest = row_hash(event.sequence, event.event_id, content)
+    connection.execute(
+        "INSERT INTO events VALUES (?, ?, ?, ?)", (event.sequence, event.event_id, content, digest)
+    )
+
+
 def insert_window(connection: Connection, window: TelemetryWindow) -> None:
     series = f"{window.model}/{window.digest}"
     content = encode(window)
@@ -69,21 +81,17 @@ def sequence_of(connection: Connection, event_id: str) -> int | None:
 
 
 def last_event(connection: Connection) -> int:
-    return max(_last_given(connection, "events"), acknowledged(connection))
+    """The last sequence that was given, also when every row is gone. SQLite would remember it for
+    AUTOINCREMENT, but nothing would say whether that number is still what it was."""
+    return int(read_meta(connection, EVENTS_GIVEN))
 
 
 def last_window(connection: Connection) -> int:
-    return _last_given(connection, "windows")
-
-
-def _last_given(connection: Connection, table: str) -> int:
-    """SQLite remembers it for AUTOINCREMENT, also when every row is gone."""
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
-    return 0 if row is None else int(row[0])
+    return int(read_meta(connection, WINDOWS_GIVEN))
 
 
 def acknowledged(connection: Connection) -> int:
-    return int(read_meta(connection, "events_acknowledged"))
+    return int(read_meta(connection, EVENTS_ACKNOWLEDGED))
 
 
 def read_meta(connection: Connection, name: str) -> str:
@@ -106,4 +114,10 @@ def row_hash(sequence: int, key: str, content: bytes) -> bytes:
 
 def is_whole(row: Sequence[Any]) -> bool:
     sequence, key, content, digest = row
-    return isinstance(content, bytes) and bool(row_hash(sequence, key, content) == digest)
+    as_written = isinstance(key, str) and isinstance(content, bytes)
+    return as_written and bool(row_hash(sequence, key, content) == digest)
+
+
+def content_bytes(row: Sequence[Any]) -> int:
+    """How much a row holds; a damaged one may hold anything."""
+    return len(row[2]) if isinstance(row[2], bytes) else 0

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
-from mailboat_agent.atomic_file import disk_errors, replace_durably
+from mailboat_agent.atomic_file import disk_errors, make_directory, replace_durably
 
 MANIFESTS_KEPT = 3
 MANIFEST_BYTES_MAX = 1 << 20
@@ -20,7 +20,7 @@ class KeptManifests:
             DiskFull, DiskFailing
         """
         with disk_errors("keeping the manifest"):
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_directory(self._directory)
         replace_durably(self._directory / str(counter), bundle)
         counters = numbers_in(self._directory)
         # A director with a new key counts anew: higher counters are its predecessor's.

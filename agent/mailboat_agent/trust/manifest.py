@@ -17,6 +17,7 @@ from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.delta.choice import Offered
 from mailboat_agent.trust.counter import Counter, director_keyid, models_claimed, named_digests
+from mailboat_agent.trust.reading_back import TIMESTAMP, gone, newer_in_bundle, older
 from mailboat_agent.trust.release_documents import ReleaseDocuments
 from mailboat_agent.trust.role_versions import refuse_fast_forward
 from mailboat_agent.trust.trust_store import TrustStore, Verified
@@ -49,7 +50,6 @@ from mailboat_schemas.trust import (
 
 __all__ = ["Counter", "Manifest", "named_digests"]
 
-_TIMESTAMP = "timestamp.json"
 BUNDLES_REMEMBERED = 32
 _log = logging.getLogger(__name__)
 
@@ -94,13 +94,13 @@ class Manifest:
         try:
             held = self._trust.held()
             if not held and tuple(models):
-                raise _gone()
+                raise gone()
             self._hold(self._trust.view(), held)
         except TrustRefused as error:
             problem: MailboatError | None = error
             self._heal(bundle, models)
         else:
-            problem = None
+            problem = self._catch_up(held, bundle, models)
         if bundle is not None and self.view is not None:
             try:
                 desired = self._open_desired(bundle, self.view)
@@ -118,6 +118,16 @@ class Manifest:
             return
         with suppress(MailboatError):
             self._keep(self._trust.verify(bundle.trust, models))
+
+    def _catch_up(
+        self, held: Mapping[str, bytes], bundle: ManifestBundle | None, models: Iterable[str]
+    ) -> MailboatError | None:
+        newer = None if bundle is None else newer_in_bundle(self._trust, held, bundle, models)
+        if newer is None:
+            return None
+        with suppress(MailboatError):  # it counts in this life, whatever the disk says
+            self._keep(newer)
+        return older()
 
     # --- what arrives ----------------------------------------------------------------------------
 
@@ -167,7 +177,7 @@ class Manifest:
         fresh = decode(FreshTimestamp, payload)
         self._for_us(fresh)
         self._fresh = fresh.timestamp
-        if _TIMESTAMP not in self._offered:
+        if TIMESTAMP not in self._offered:
             return False
         newest = self._with_newest_timestamp(self._offered)
         if newest == self._offered and self.view is not None:
@@ -198,9 +208,9 @@ class Manifest:
             )
 
     def _with_newest_timestamp(self, offered: dict[str, bytes]) -> dict[str, bytes]:
-        if self._fresh is None or _TIMESTAMP not in offered:
+        if self._fresh is None or TIMESTAMP not in offered:
             return dict(offered)
-        return offered | {_TIMESTAMP: newer_timestamp(offered[_TIMESTAMP], self._fresh)}
+        return offered | {TIMESTAMP: newer_timestamp(offered[TIMESTAMP], self._fresh)}
 
     def _open_desired(self, bundle: ManifestBundle, view: TrustView) -> DesiredState:
         return open_desired(bundle, view, fleet=self._fleet, hardware_class=self._hardware_class)
@@ -334,10 +344,3 @@ class Manifest:
             if name.startswith(("release-", "approval-"))
         ]
         return [role.unrecognized_fields.get(ISSUED_FIELD) for role in roles if role is not None]
-
-
-def _gone() -> TrustRefused:
-    return TrustRefused(
-        "The trust metadata on this device is gone.",
-        next_step="nothing, if the next manifest repairs it; otherwise look at the disk.",
-    )

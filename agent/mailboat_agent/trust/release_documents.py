@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Set as AbstractSet
 
 from mailboat_agent.artifacts.release_store import ReleaseStore
+from mailboat_agent.atomic_file import DiskFailing
 from mailboat_schemas.desired import ManifestBundle
 from mailboat_schemas.documents.release import DOCUMENT_BYTES_MAX, ReleaseDocument
 from mailboat_schemas.errors import ArtifactMissing, ReleaseRejected
@@ -21,7 +22,7 @@ class ReleaseDocuments:
             try:
                 content = self._store.read_verified(digest, DOCUMENT_BYTES_MAX)
                 found = ReleaseDocument.parse(content)
-            except (ArtifactMissing, ReleaseRejected):
+            except (ArtifactMissing, DiskFailing, ReleaseRejected):
                 return None
             self._parsed[digest] = found
         return found

@@ -25,6 +25,7 @@ from mailboat_agent.atomic_file import (
     DiskFailing,
     disk_errors,
     fsync_directory,
+    make_directory,
     replace_durably,
     write_new_durably,
 )
@@ -178,7 +179,7 @@ class TrustStore:
         """On the data disk, since a device's /tmp may be small; in memory when that refuses."""
         try:
             with disk_errors("checking trust metadata"):
-                self._trust.mkdir(parents=True, exist_ok=True, mode=0o700)
+                make_directory(self._trust)
             with _scratch(self._trust) as scratch:
                 return self._accepted(offered, held, models, scratch)
         except (DiskFull, DiskFailing):

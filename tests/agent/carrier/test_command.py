@@ -114,3 +114,23 @@ def test_a_running_agent_without_any_network_installs_and_serves_it(
             if agent.process is not None:
                 agent.process.send_signal(signal.SIGTERM)
                 agent.process.wait(20)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_nothing_of_an_import_is_roots_at_any_moment(
+    config: Path, stick: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent may reach for each file as soon as it has its name, and could not read it."""
+    os.chown(data_dir, 65534, 65534)
+    replace, named = Path.replace, []
+
+    def watched(path: Path, target: Path) -> Path:
+        if path.is_relative_to(data_dir):
+            named.append(path.stat().st_uid)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+
+    assert main(["import", str(stick), "--config", str(config)]) == EXIT_OK
+    assert set(named) == {65534}
+    assert os.geteuid() == 0

@@ -1,5 +1,8 @@
 """An import from a file to a device that serves, on real files, real trust and real workers."""
 
+import errno
+import json
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -218,3 +221,27 @@ def test_a_refused_manifest_does_not_stay_in_the_spool(
         assert island.told() == ["manifest_refused"]
 
     play(story)
+
+
+def test_a_dead_disk_under_the_spool_does_not_end_the_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose file came from where is of less use than what serves."""
+    spool = ImportSpool(tmp_path)
+    spool.directory.mkdir()
+    (spool.directory / "origins.json").write_text(json.dumps({"a" * 64: 5}))
+
+    def full(_descriptor: int, _content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+
+    assert spool.collect_garbage(frozenset()) == 0
+    spool.forget_origins({"a" * 64})
+
+
+def test_a_directory_in_place_of_the_manifest_is_nothing_to_take_up(tmp_path: Path) -> None:
+    spool = ImportSpool(tmp_path)
+    (spool.directory / "manifest").mkdir(parents=True)
+
+    assert spool.stamp() is None

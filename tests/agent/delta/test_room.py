@@ -14,18 +14,21 @@ import pytest
 
 from kill_points import killed_at_each_point, refused_at_each_point
 from mailboat_agent.artifacts.download import HttpsSource
+from mailboat_agent.artifacts.refusals import ServerBusy
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.delta.attempts import ATTEMPTS_MAX, Attempts
 from mailboat_agent.delta.choice import Offered
 from mailboat_agent.delta.decoding import Decoding
 from mailboat_agent.delta.delivery import Tally
-from mailboat_agent.delta.room import DeltaRoom
+from mailboat_agent.delta.failure import Reason
+from mailboat_agent.delta.room import BARREN_TRANSFERS_MAX, DeltaRoom
 from mailboat_agent.identity.device_key import tls_context
 from mailboat_controller.deltas.zstd_patch import build_zstd_patch, describe
-from mailboat_schemas.errors import DiskFull, DownloadInterrupted
+from mailboat_schemas.errors import DiskFull, DownloadInterrupted, ServerUnavailable
 from model_fleet import MIB, ArtifactServer, Certificates
 from patched_fleet import sha256
+from rogue_server import Server, answering, certificates_in
 
 BASE = random.Random(1).randbytes(1_000_000)  # written in sixteen pieces or more
 TARGET = BASE[:500_000] + b"something new" + BASE[500_000:]
@@ -215,3 +218,63 @@ def test_power_may_fail_at_each_step(tmp_path: Path, device: Device) -> None:
 @pytest.mark.slow
 def test_the_disk_may_be_full_at_each_step(tmp_path: Path, device: Device) -> None:
     check_full_disk(tmp_path, device, step=1)
+
+
+def test_a_server_that_keeps_back_the_patch_alone_does_not_keep_back_the_release(
+    tmp_path: Path, device: Device
+) -> None:
+    """It is fetched whole this time; another time the patch may be had again."""
+    device.prepare(tmp_path / "box")
+
+    async def story() -> None:
+        async with Server(*certificates_in(tmp_path)).source(answering("500 Broken")) as source:
+            room, tally = device.room(tmp_path / "box", source), Tally()
+            for _ in range(2 * BARREN_TRANSFERS_MAX):
+                with suppress(ServerUnavailable):
+                    if not await room.bring(
+                        DELTA.target, len(TARGET), OFFERED, tally, lambda _: None
+                    ):
+                        break
+            else:
+                raise AssertionError("it waits for the patch for ever")
+            assert [failed.error.reason for failed in tally.failed] == [Reason.PATCH_INTERRUPTED]
+
+    asyncio.run(story())
+    assert device.bring(tmp_path / "box")
+
+
+def test_a_server_that_asks_to_wait_is_no_reason_to_fetch_it_whole(
+    tmp_path: Path, device: Device
+) -> None:
+    device.prepare(tmp_path / "box")
+
+    async def story() -> None:
+        busy = answering("503 Busy", Retry_After=5)
+        async with Server(*certificates_in(tmp_path)).source(busy) as source:
+            room = device.room(tmp_path / "box", source)
+            for _ in range(2 * BARREN_TRANSFERS_MAX):
+                with pytest.raises(ServerBusy):
+                    await room.bring(DELTA.target, len(TARGET), OFFERED, Tally(), lambda _: None)
+
+    asyncio.run(story())
+
+
+def test_an_outage_of_days_is_told_once_and_not_at_all_if_the_patch_comes_in_the_end(
+    tmp_path: Path, device: Device
+) -> None:
+    device.prepare(tmp_path / "box")
+    tally = Tally()
+
+    async def story() -> None:
+        async with Server(*certificates_in(tmp_path)).source(answering("502 Down")) as source:
+            room = device.room(tmp_path / "box", source)
+            for _ in range(5 * BARREN_TRANSFERS_MAX):
+                with suppress(ServerUnavailable):
+                    await room.bring(DELTA.target, len(TARGET), OFFERED, tally, lambda _: None)
+
+    asyncio.run(story())
+    assert len(tally.failed) == 1
+    assert tally.fetched_bytes == 0
+
+    assert device.bring(tmp_path / "box", tally)
+    assert tally.failed == []

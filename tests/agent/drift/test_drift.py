@@ -1,6 +1,7 @@
 """Files that rot under a running agent: found, told, repaired; what serves is not touched."""
 
 import asyncio
+import errno
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -201,8 +202,9 @@ def test_our_own_files_are_written_again_from_memory(
 
         codes = {"highest": "trust", "document": "vad"}
         told = [(kind, code) for kind, code, _ in disk_events(box)]
-        if (what, how) == ("document", "gone"):
-            assert box.store.path(a.digest).is_file() or told == []
+        if what == "document" and how in ("gone", "directory"):
+            # The loop may miss it before the check does, and puts it back without a word.
+            assert box.store.path(a.digest).is_file()
         else:
             assert told[0] == ("storage_damaged", codes.get(what, what))
         assert box.reconciler.drift.notes == []
@@ -294,5 +296,62 @@ def test_events_of_damage_have_numbers_of_their_own(box: AgentBox, fleet: ModelF
         assert len(ids) == 3
         for number in ids:
             Event(event_id=f"drift:{number}", sequence=1, kind=EventKind.COMMITTED, observed_at=0)
+
+    play(box, story)
+
+
+@pytest.mark.slow
+def test_a_link_that_is_down_is_no_reason_to_try_something_new_beside_what_is_damaged(
+    box: AgentBox, fleet: ModelFleet
+) -> None:
+    """It serves from memory alone: after a failed trial there would be nowhere to go back to."""
+
+    async def story(box: AgentBox) -> None:
+        a = fleet.model_release("1.0.0", factor=2.0)
+        await box.install(fleet.current(a), "1.0.0")
+        box.server.refuses = 500
+        rot(box, golden(2.0))
+        await check(box)
+        b = fleet.model_release("1.1.0", factor=3.0)
+        for content in (affine(3.0), golden(3.0)):
+            box.store.put(content)
+        loop, asked = box.reconciler.loops["vad"], len(box.server.requests)
+        box.take(fleet.offered(b, a))
+        await box.until(lambda: len(box.server.requests) > asked and loop.work is None)
+        for _ in range(3):
+            await box.step()
+        assert "trial_started 1.1.0" not in box.told()
+
+        box.server.refuses = 0
+        loop.on_new_manifest()
+        await box.until(lambda: box.committed("1.1.0"))
+        assert not box.reconciler.drift.notes
+
+    play(box, story)
+
+
+@pytest.mark.slow
+def test_damage_on_a_disk_gone_read_only_is_told_once_and_never_called_repaired(
+    box: AgentBox, fleet: ModelFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_path: Path, _target: Path) -> Path:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    async def story(box: AgentBox) -> None:
+        a = fleet.model_release("1.0.0", factor=2.0)
+        await box.install(fleet.current(a), "1.0.0")
+        path = rot(box, golden(2.0))
+        with monkeypatch.context() as read_only:
+            read_only.setattr(Path, "replace", refused)
+            for _ in range(2):
+                await check(box)
+                await box.step()
+            assert box.reconciler.drift.status.damaged == ("vad 1.0.0 golden.npz",)
+            assert disk_events(box) == [("storage_damaged", "vad", "golden.npz")]
+        path.write_bytes(golden(2.0))  # somebody has repaired the disk
+        await check(box)
+        await box.step()
+        assert box.reconciler.drift.status.damaged == ()
+        assert disk_events(box)[-1] == ("storage_repaired", "delivery", "golden.npz")
 
     play(box, story)

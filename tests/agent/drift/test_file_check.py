@@ -1,14 +1,17 @@
 """One stored file read again: found damaged, set aside, repaired from what the device has."""
 
+import errno
 import hashlib
 import os
 import random
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from kill_points import recorded_calls
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.artifacts.set_aside import DAMAGED_FILES_MAX
 from mailboat_agent.drift.file_check import FileCheck, StoredFile
@@ -114,6 +117,26 @@ def test_it_is_repaired_from_the_memory_that_serves(store: ReleaseStore) -> None
     os.close(memory)
 
 
+def test_what_is_damaged_stands_in_its_place_until_a_copy_is_durable(
+    store: ReleaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut in the middle must not find a device without the file: two renames remain."""
+    flip_a_bit(store.path(DIGEST))
+    source = os.memfd_create("model")
+    os.write(source, CONTENT)
+    done = recorded_calls(monkeypatch, tmp_path)
+
+    assert checker(store, lambda *_: os.dup(source)).check(stored()) is not None
+
+    os.close(source)
+    assert done[:4] == [
+        f"fsync staging/{DIGEST}.copy",
+        f"rename store/{DIGEST} -> damaged/{DIGEST}",
+        "fsync store",
+        f"rename staging/{DIGEST}.copy -> store/{DIGEST}",
+    ]
+
+
 def test_memory_that_says_something_else_repairs_nothing(store: ReleaseStore) -> None:
     flip_a_bit(store.path(DIGEST))
     other = os.memfd_create("other")
@@ -199,3 +222,30 @@ def test_evidence_is_bounded_whatever_it_is(store: ReleaseStore) -> None:
         checker(store).check(file)
 
     assert len(list(store.set_aside.directory.iterdir())) == DAMAGED_FILES_MAX
+
+
+def test_what_cannot_even_be_moved_aside_is_told_apart(
+    store: ReleaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_path: Path, _target: Path) -> Path:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    flip_a_bit(store.path(DIGEST))
+    monkeypatch.setattr(Path, "replace", refused)
+
+    damage = checker(store).check(stored())
+
+    assert damage is not None
+    assert damage.in_place
+    assert damage.repaired_from == ""
+
+
+def test_a_shortage_of_descriptors_is_no_damage(store: ReleaseStore) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(next_free := os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_free, limits[1]))
+    try:
+        assert checker(store).check(stored()) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert store.has(DIGEST)
