@@ -16,6 +16,7 @@ import pytest
 import yaml
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
+from mailboat_controller.bundles.npz import npz_bytes
 from mailboat_controller.demo import graphs, samples, wheels
 from mailboat_controller.demo.models import (
     CLASSES,
@@ -186,7 +187,7 @@ def test_c_d_and_e_promise_the_answers_of_b(series: Series, tmp_path: Path) -> N
             letter: (tmp_path / letter / f"{name}.golden.npz").read_bytes() for letter in VERSIONS
         }
         assert golden["B"] == golden["C"] == golden["D"] == golden["E"] != golden["A"]
-        assert golden["B"] == samples.npz_bytes(golden_samples(series.models["B"][name]))
+        assert golden["B"] == npz_bytes(golden_samples(series.models["B"][name]))
 
 
 def test_made_models_are_the_same_on_every_run() -> None:
@@ -203,9 +204,9 @@ def test_no_more_than_four_models_stay_loaded_for_comparison() -> None:
 
 def test_golden_bytes_do_not_depend_on_order_or_day() -> None:
     one, two = np.arange(6, dtype=np.float32).reshape(2, 3), np.array([1, 2], np.int64)
-    first = samples.npz_bytes({"in.x": one, "out.y": two})
+    first = npz_bytes({"in.x": one, "out.y": two})
 
-    assert samples.npz_bytes({"out.y": two, "in.x": one}) == first
+    assert npz_bytes({"out.y": two, "in.x": one}) == first
     with zipfile.ZipFile(io.BytesIO(first)) as archive:
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     with np.load(io.BytesIO(first), allow_pickle=False) as arrays:
@@ -215,7 +216,7 @@ def test_golden_bytes_do_not_depend_on_order_or_day() -> None:
 
 def test_arrays_of_python_objects_are_no_golden_samples() -> None:
     with pytest.raises(ValueError, match="allow_pickle"):
-        samples.npz_bytes({"in.x": np.array([{"a": 1}], dtype=object)})
+        npz_bytes({"in.x": np.array([{"a": 1}], dtype=object)})
 
 
 def test_live_requests_repeat_with_their_seed_and_are_as_loud_as_asked() -> None:

@@ -14,6 +14,9 @@ from mailboat_controller.cli import (
     demo,
     device,
     hardware_class,
+    model,
+    model_build,
+    model_quantize,
     output,
     release,
     release_approval,
@@ -71,6 +74,9 @@ release.app.command("show")(releases.show_release)
 release.app.command("delta")(release_delta.delta)
 release.app.command("deltas")(release_delta.deltas)
 app.add_typer(release.app, name="release")
+model.app.command("build")(model_build.build_model)
+model.app.command("quantize")(model_quantize.quantize)
+app.add_typer(model.app, name="model")
 app.add_typer(artifact.app, name="artifact")
 app.add_typer(content_key.app, name="content-key")
 app.add_typer(token.app, name="token")

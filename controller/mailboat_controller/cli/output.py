@@ -29,10 +29,11 @@ EXIT_CONFLICT = 6
 EXIT_ROLLOUT_FAILED = 7
 EXIT_TRUST = 8
 EXIT_TIMEOUT = 9
+EXIT_TRIAL = 10
 
 EXIT_CODES_HELP = (
     "Exit codes: 0 ok, 1 failure, 2 usage, 3 differences found, 4 not found, 5 not permitted, "
-    "6 conflict, 7 rollout failed, 8 signature or trust, 9 no answer in time."
+    "6 conflict, 7 rollout failed, 8 signature or trust, 9 no answer in time, 10 trial failed."
 )
 
 

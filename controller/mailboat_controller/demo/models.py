@@ -145,8 +145,7 @@ def write_release_sources(
     """
     golden = {
         letter: {
-            name: npz_bytes(golden_samples(model))
-            for name, model in series.models[letter].items()
+            name: npz_bytes(golden_samples(model)) for name, model in series.models[letter].items()
         }
         for letter in sorted(set(PROMISES.values()))
     }

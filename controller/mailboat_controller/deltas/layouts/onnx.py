@@ -55,6 +55,7 @@ _RAW_KINDS = {
     16: Kind.BFLOAT16,
 }
 _DATA_TYPE, _FLOAT_DATA, _NAME, _RAW_DATA, _DOUBLE_DATA = 2, 4, 8, 9, 10
+_OPSET_IMPORT, _OPSET_DOMAIN, _OPSET_VERSION = 8, 1, 2  # of ModelProto; of OperatorSetIdProto
 _IR_VERSION_TAG = 0x08  # what every ModelProto begins with, written by anybody
 
 
@@ -66,6 +67,25 @@ def tensors(content: memoryview) -> Iterator[Tensor]:
     if not len(content) or content[0] != _IR_VERSION_TAG:
         raise Unreadable
     yield from _walk(content, 0, len(content), _Message.MODEL, "", Names(), DEPTH_MAX)
+
+
+def opset(content: memoryview) -> int | None:
+    """The version of the standard operators that a model asks for; None where it does not say.
+
+    Raises:
+        Unreadable
+    """
+    for number, wire, begin, end in _fields(content, 0, len(content)):
+        if (number, wire) == (_OPSET_IMPORT, _BYTES):
+            domain, version = b"", None
+            for inner, inner_wire, start, stop in _fields(content, begin, end):
+                if (inner, inner_wire) == (_OPSET_DOMAIN, _BYTES):
+                    domain = bytes(content[start:stop])
+                elif (inner, inner_wire) == (_OPSET_VERSION, _VARINT):
+                    version = start
+            if domain in (b"", b"ai.onnx"):
+                return version
+    return None
 
 
 _Field = tuple[int, int, int, int]  # number, wire type, begin and end of its content
