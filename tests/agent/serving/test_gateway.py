@@ -14,9 +14,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from mailboat_agent.serving import gateway as gateway_module
-from mailboat_agent.serving.gateway import REQUEST_BYTES_MAX, Gateway
-from mailboat_agent.serving.lane import QUEUE_REQUESTS_MAX
+from mailboat_agent.serving.admission import QUEUE_REQUESTS_MAX
+from mailboat_agent.serving.front.request import REQUEST_BYTES_MAX, Patience
+from mailboat_agent.serving.front.room import Room
+from mailboat_agent.serving.gateway import Gateway
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_schemas.errors import ConfigurationInvalid
 
@@ -95,11 +96,9 @@ def test_health_and_metadata(gateway: Gateway, runtime: Runtime, bench: Any, mod
     runtime.serve(release)
 
     assert call(gateway, "GET", "/v2/health/ready")[:2] == (200, {"ready": True})
-    assert call(gateway, "GET", "/v2")[1] == {
-        "name": "mailboat",
-        "version": "1.2.3",
-        "extensions": [],
-    }
+    about = call(gateway, "GET", "/v2")[1]
+    assert (about["name"], about["version"]) == ("mailboat", "1.2.3")
+    assert "binary_tensor_data" in about["extensions"]
     for path in ("/v2/models/m", "/v2/models/m/versions/1.0.0"):
         status, metadata, _ = call(gateway, "GET", path)
         assert status == 200
@@ -147,16 +146,13 @@ def test_bad_requests_are_400_with_the_reason(
         "takes [-1, 4]": request(np.ones((1, 5))),
         "no output 'q'": {**request(), "outputs": [{"name": "q"}]},
         "a str.": request(data=["1", 2, 3, 4]),
-        "binary": request(parameters={"binary_data_size": 16}),
+        "are left": request(data=None, parameters={"binary_data_size": 16}),
     }
     for reason, body in wrong.items():
         status, answer, _ = call(gateway, "POST", "/v2/models/m/infer", body)
         assert status == 400
         assert reason in answer["error"]
-    binary = call(
-        gateway, "POST", "/v2/models/m/infer", request(), **{"inference-header-content-length": "9"}
-    )
-    assert binary[0] == 400
+        assert "Next step" in answer["error"]
     stats = runtime.snapshot("m")
     assert stats is not None
     assert stats.requests == 0
@@ -199,38 +195,23 @@ def test_a_large_body_within_the_bound_is_answered(
     assert answer["outputs"][0]["data"][-1] == 2.0
 
 
-def test_too_many_bytes_of_bodies_at_once_are_503(
-    gateway: Gateway,
-    runtime: Runtime,
-    bench: Any,
-    models: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    runtime.serve(bench.release(models.affine()))
-    monkeypatch.setattr(gateway_module, "BODIES_BYTES_MAX", 50)
-
-    status, _, headers = call(gateway, "POST", "/v2/models/m/infer", request())
+def test_too_many_bytes_of_bodies_at_once_are_503(runtime: Runtime) -> None:
+    with Gateway(runtime, room=Room(50)) as small:
+        status, _, headers = call(small, "POST", "/v2/models/m/infer", request())
 
     assert status == 503
     assert headers["retry-after"] == "1"
 
 
-def test_a_body_that_never_comes_is_408(
-    gateway: Gateway,
-    runtime: Runtime,
-    bench: Any,
-    models: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    runtime.serve(bench.release(models.affine()))
-    monkeypatch.setattr(gateway_module, "BODY_SECONDS_MAX", 0.2)
-    slow = http.client.HTTPConnection(*gateway.address, timeout=20)
-    slow.putrequest("POST", "/v2/models/m/infer")
-    slow.putheader("content-length", "100")
-    slow.endheaders(b"{")
+def test_a_body_that_never_comes_is_408(runtime: Runtime) -> None:
+    with Gateway(runtime, patience=Patience(body=0.2, linger=0.1)) as impatient:
+        slow = http.client.HTTPConnection(*impatient.address, timeout=20)
+        slow.putrequest("POST", "/v2/models/m/infer")
+        slow.putheader("content-length", "100")
+        slow.endheaders(b"{")
 
-    assert slow.getresponse().status == 408
-    slow.close()
+        assert slow.getresponse().status == 408
+        slow.close()
 
 
 def test_a_full_queue_is_503_with_the_time_to_wait(

@@ -7,17 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailboat_agent.serving.json_tensors import (
+    NonFiniteOutput,
+    tensor_of_json,
+    tensor_of_values,
+    tensor_to_json,
+)
 from mailboat_agent.serving.protocol import parse_request
 from mailboat_agent.serving.tensors import (
     DATATYPES,
     ELEMENTS_MAX,
     BadTensors,
-    NonFiniteOutput,
     Tensor,
-    tensor_of_json,
-    tensor_of_values,
     tensor_of_wire,
-    tensor_to_json,
 )
 
 NUMPY = {"BOOL": "?", "FP16": "f2", "FP32": "f4", "FP64": "f8"}

@@ -1,0 +1,66 @@
+# ruff: noqa: INP001, T201 - a script
+"""A batch job: every line of a file through the model, behind whoever is in a hurry.
+
+    python batch_job.py --address http://127.0.0.1:8081 --model heat lines.jsonl answers.jsonl
+
+Each line is a JSON object of input names and (nested) arrays. Lines that are answered already are
+skipped, so a job that was stopped is started again with the same words. Standard library only.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from mailboat_agent.client import Array, Client
+
+AT_ONCE = 4  # enough to keep the model busy; more only waits in its queue
+DEADLINE_SECONDS = 600.0  # of one line, all tries together: a swap or a restart is waited for
+
+
+def shape_of(data: Any) -> list[int]:
+    return [len(data), *shape_of(data[0])] if isinstance(data, list) and data else []
+
+
+def flat(data: Any) -> Iterator[Any]:
+    if isinstance(data, list):
+        for each in data:
+            yield from flat(each)
+    else:
+        yield data
+
+
+def answer(client: Client, model: str, datatypes: dict[str, str], line: str) -> str:
+    inputs = {
+        name: Array.of(datatypes[name], shape_of(data), list(flat(data)))
+        for name, data in json.loads(line).items()
+    }
+    given = client.infer(model, inputs, deadline_seconds=DEADLINE_SECONDS)
+    outputs = {name: list(array.values()) for name, array in given.outputs.items()}
+    return json.dumps({"outputs": outputs, "release": given.release, "degraded": given.degraded})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--address", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("lines", type=Path)
+    parser.add_argument("answers", type=Path)
+    options = parser.parse_args()
+
+    lines = options.lines.read_text().splitlines()
+    done = len(options.answers.read_text().splitlines()) if options.answers.exists() else 0
+    with Client(options.address, workload="batch") as client, options.answers.open("a") as out:
+        inputs = client.metadata(options.model)["inputs"]
+        datatypes = {each["name"]: each["datatype"] for each in inputs}
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            ask = [pool.submit(answer, client, options.model, datatypes, x) for x in lines[done:]]
+            for future in ask:  # in order, so that the number of lines says how far it came
+                print(future.result(), file=out, flush=True)
+    print(f"{len(lines)} lines: {done} before, {len(lines) - done} now")
+
+
+if __name__ == "__main__":
+    main()
