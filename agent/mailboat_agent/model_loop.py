@@ -9,7 +9,7 @@ import logging
 import random
 from collections.abc import Callable
 
-from mailboat_agent.absence import absence_of, bar_what_is_withdrawn
+from mailboat_agent.absence import bar_what_is_withdrawn, tell_callers
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.artifacts.staging import Staging
 from mailboat_agent.atomic_file import DiskFailing
@@ -35,6 +35,7 @@ from mailboat_agent.update.steps import (
     BeginSoak,
     GoBack,
     Keep,
+    RunShadow,
     RunTrial,
     Stage,
     StartTrial,
@@ -118,6 +119,7 @@ class ModelLoop:
             look,
             attempt_running=self.probation.running,
             trial_passed=self.probation.trial_passed,
+            shadow_over=self.probation.shadow_over,
             in_memory=self._bench.in_memory(self.model),
             cannot_fetch=self._results.cannot_fetch,
         )
@@ -127,14 +129,20 @@ class ModelLoop:
         self._results.cannot_fetch = ""
         self.bar_what_is_withdrawn()
 
+    def on_files(self) -> None:
+        """Somebody carried files here that a release may lack."""
+        if isinstance(self.step, Stage):  # what else may come next waits its time
+            self._staging.may_begin(self.step.candidate.digest, 0.0)
+        self._staging.files_came()
+
     def bar_what_is_withdrawn(self) -> None:
         """At once, whatever runs beside the loop: nothing that is not approved serves, or will."""
         bar_what_is_withdrawn(self.view, self._bench, self.work)
+        tell_callers(self.view, self._bench, self.because)
 
     def begin_serving(self, look: Look) -> None:
         """At the start, before anything is decided. A soak's attempt has to be counted first."""
         self.bar_what_is_withdrawn()
-        self._bench.explain_absence(self.model, absence_of(self.state, ""))
         if self.state.phase is not ModelPhase.SOAK:
             self._ensure_serving(self._situation(look), self.step, look)
 
@@ -152,11 +160,12 @@ class ModelLoop:
             _log.warning("%s: %s", self.model, error)
         else:
             self._recording.forget()
-        self._bench.explain_absence(self.model, absence_of(self.state, self.because))
+        tell_callers(self.view, self._bench, self.because)
 
     async def _look(self, look: Look) -> None:
         if self.work is not None:
             if not self.work.task.done() and not await self._dropped(self.work, look):
+                self.because = self._errands.because or self.because
                 return
             self._results.collect(self.work, look)
             if self.work is not None:
@@ -173,11 +182,13 @@ class ModelLoop:
                 self._load(Kind.ACTIVATE, self.state.active, step, look)
             case BeginSoak():
                 self._begin_soak(situation, step, look)
-            case Keep() | Stage() | StartTrial() | RunTrial() | WatchSoak():
+            case Keep() | Stage() | StartTrial() | RunTrial() | RunShadow() | WatchSoak():
                 if not self._ensure_serving(situation, step, look):
                     self._advance(step, look)
 
-    def _advance(self, step: Keep | Stage | StartTrial | RunTrial | WatchSoak, look: Look) -> None:
+    def _advance(
+        self, step: Keep | Stage | StartTrial | RunTrial | RunShadow | WatchSoak, look: Look
+    ) -> None:
         if isinstance(step, Keep | Stage | StartTrial):
             for refusal in step.refusals:
                 if refusal.check.name in REFUSING_CHECKS:
@@ -191,6 +202,8 @@ class ModelLoop:
                 self._start_trial(step, look)
             case RunTrial():
                 self._run_trial(step, look)
+            case RunShadow():
+                self._run_shadow(step, look)
             case WatchSoak():
                 self._watch_soak(look)
 
@@ -203,7 +216,8 @@ class ModelLoop:
             if self._bench.serving(self.model) is None:
                 self._load(Kind.SERVE, fall_back_to(situation) or self.state.active, step, look)
             raise
-        self.probation.begin()
+        digest = "" if self.state.active is None else self.state.active.digest
+        self.probation.begin(self._errands.posted(digest))
 
     def _start_trial(self, step: StartTrial, look: Look) -> None:
         state = self.state
@@ -233,6 +247,12 @@ class ModelLoop:
         self._record.make(moves.spent_try(self.state), look)
         self.probation.begin()
         self._errands.run_trial(active, document, step)
+
+    def _run_shadow(self, step: RunShadow, look: Look) -> None:
+        active = self.state.active
+        document = self._errands.document(active)
+        if active is not None and document is not None and self._loading.allows(look.monotonic):
+            self._errands.run_shadow(active, document, step)
 
     def _load(self, kind: Kind, release: Installed | None, step: Step, look: Look) -> bool:
         return self._loading.allows(look.monotonic) and self._errands.load(kind, release, step)
@@ -264,7 +284,15 @@ class ModelLoop:
             return
         if stats is None or stats.digest != active.digest:
             return  # not loaded yet: the soak has not begun
-        judgement = self.probation.judge(variant.health.soak, stats, look.monotonic)
+        soak, shifts = variant.health.soak, self._bench.shifts(self.model, active.digest)
+        if soak.drift is not None and shifts is None:  # a gate that cannot be read is closed
+            because = "its reference statistics cannot be read any more"
+            self._way_back.fail(EventKind.RETURNED, "storage_damaged", because, {}, look)
+            return
+        posted = self._errands.posted(active.digest)
+        judgement = self.probation.judge(
+            soak, stats, look.monotonic, posted=posted, shifts=shifts or ()
+        )
         self.because = judgement.because
         match judgement.verdict:
             case Verdict.WAIT:
@@ -272,8 +300,8 @@ class ModelLoop:
             case Verdict.PASSED:
                 reached = document.security_version
                 moved = moves.committed(self.state, judgement.because, security_version=reached)
-                self._record.make(moved, look)
+                self._record.make(moved, look, judgement.evidence)
                 self.probation.forget()
             case Verdict.FAILED:
-                kind = EventKind.ROLLED_BACK
-                self._way_back.fail(kind, judgement.code, judgement.because, {}, look)
+                kind, evidence = EventKind.ROLLED_BACK, judgement.evidence
+                self._way_back.fail(kind, judgement.code, judgement.because, evidence, look)

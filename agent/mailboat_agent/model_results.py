@@ -3,7 +3,7 @@
 import logging
 
 from mailboat_agent.artifacts.staging import Staging
-from mailboat_agent.errand import SAYS_NOTHING, Errands, Kind, Unforeseen, Work
+from mailboat_agent.errand import SAYS_NOTHING, SAYS_WAIT, Errands, Kind, Unforeseen, Work
 from mailboat_agent.facts import Look
 from mailboat_agent.model_record import ModelRecord
 from mailboat_agent.model_return import ModelReturn
@@ -59,6 +59,8 @@ class ModelResults:
                 self._staged(work, error, look)
             case Kind.TRIAL:
                 self._tried(error, look)
+            case Kind.SHADOW:
+                self._shadowed(work, error, look)
             case Kind.ACTIVATE | Kind.SERVE:
                 self._loaded(work, error, look)
             case Kind.GO_BACK:
@@ -72,7 +74,9 @@ class ModelResults:
             self._staging.forget()
             self.cannot_fetch = ""
             return
-        self.cannot_fetch = work.digest
+        # A link that is down says nothing about who has the files: what serves can wait for them.
+        if not (isinstance(error, SAYS_WAIT) and self._errands.serves(work.digest)):
+            self.cannot_fetch = work.digest
         _log.warning("%s: fetching a release: %s", self._record.model, error)
         self._staging.failed(error, look.monotonic)
         if isinstance(error, ReleaseRejected) and isinstance(work.step, Stage):
@@ -94,15 +98,28 @@ class ModelResults:
             if not isinstance(error, Unforeseen):
                 self._record.make(moves.returned_try(self._record.state), look)
 
+    def _shadowed(self, work: Work, error: MailboatError | None, look: Look) -> None:
+        if error is None:
+            self._loading.forget()
+            self._probation.ended_shadow(work.task.result())
+        elif isinstance(error, GateFailed):
+            kind = EventKind.TRIAL_FAILED  # it never served
+            self._way_back.fail(kind, error.reason, error.what, error.evidence, look)
+        else:
+            # Not the release's doing; its trial stands, and the shadow begins anew.
+            _log.warning("%s: the shadow could not be run: %s", self._record.model, error)
+            self._loading.failed(look.monotonic)
+
     def _loaded(self, work: Work, error: MailboatError | None, look: Look) -> None:
         state = self._record.state
         is_active = state.active is not None and state.active.digest == work.digest
         if error is None:
             self._loading.forget()
             if work.kind is Kind.ACTIVATE and is_active and state.phase is ModelPhase.TRIAL:
-                self._record.make(moves.began_soak(state, tries=self._tries), look)
+                evidence = self._probation.shadow_evidence
+                self._record.make(moves.began_soak(state, tries=self._tries), look, evidence)
                 self._probation.forget()
-                self._probation.begin()
+                self._probation.begin(self._errands.posted(work.digest))
             return
         _log.warning("%s: loading a release: %s", self._record.model, error)
         self._loading.failed(look.monotonic)

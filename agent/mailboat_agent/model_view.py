@@ -10,7 +10,7 @@ from mailboat_agent.ledger import Ledger
 from mailboat_agent.trust.manifest import Manifest
 from mailboat_agent.update.situation import Known, Situation
 from mailboat_agent.update.state import Installed, ModelState
-from mailboat_schemas.documents.failure_mode import strictest
+from mailboat_schemas.documents.failure_mode import FailureMode, strictest
 from mailboat_schemas.documents.release import ReleaseDocument, Variant
 
 
@@ -42,6 +42,7 @@ class ModelView:
         *,
         attempt_running: bool,
         trial_passed: bool,
+        shadow_over: bool,
         in_memory: str,
         cannot_fetch: str,
     ) -> Situation:
@@ -58,6 +59,7 @@ class ModelView:
             failure_mode=strictest(self._manifest.failure_mode, self._device.failure_mode),
             attempt_running=attempt_running,
             trial_passed=trial_passed,
+            shadow_over=shadow_over,
             in_memory=in_memory,
             set_aside=self._store.set_aside.digests(),
             cannot_fetch=cannot_fetch,
@@ -91,9 +93,37 @@ class ModelView:
             each.digest for each in releases if not may_serve(self.model, each.version, each.digest)
         )
 
+    @property
+    def is_vouched_for(self) -> bool:
+        """Whether the device's own trust metadata verifies."""
+        return self._manifest.view is not None
+
+    def document(self, digest: str) -> ReleaseDocument | None:
+        return self._manifest.document(digest)
+
+    def failure_mode(self, document: ReleaseDocument | None) -> FailureMode:
+        """The strictest of what the class, the device and this release say."""
+        own = None if document is None else document.failure_mode
+        return strictest(self._manifest.failure_mode, self._device.failure_mode, own)
+
+    def fallback_of(self, digest: str) -> Installed | None:
+        """The approved release that this one declares as its fallback."""
+        found = self._manifest.fallback_of(self.model, digest)
+        return None if found is None else Installed(version=found.version, digest=found.digest)
+
+    def is_assigned(self, digest: str) -> bool:
+        """Whether this release is what the model's class is meant to run, or is offered."""
+        assignment = self._manifest.assignment(self.model)
+        if assignment is None:
+            return False
+        offered = None if assignment.offer is None else assignment.offer.release
+        wanted = (assignment.current, offered)
+        return digest in {release.digest for release in wanted if release is not None}
+
     def keep_digests(self) -> set[str]:
         """What this model still needs in the store: documents, files, content keys."""
-        keep: set[str] = set()
+        # What the release that was left last allows, forbids and falls back to is asked afterwards.
+        keep = {self.state.outcome_digest} - {""}
         for release in self.named_releases():
             variant = self.variant(self._manifest.document(release.digest))
             keep.add(release.digest)

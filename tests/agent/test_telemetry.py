@@ -1,5 +1,6 @@
 """Windows are differences of counters, and sketches that merge."""
 
+import json
 import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -8,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from mailboat_agent.journal.event_journal import Journal
+from mailboat_agent.journal.live_windows import LiveWindows
 from mailboat_agent.journal.telemetry import STAYS_KEPT_MAX, Telemetry, sketch_by_value
 from mailboat_agent.journal.telemetry_merge import merge_sketches
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.serving.window import LatencyWindow, ServingCounters, ServingWindow
+from mailboat_schemas.live_figures import CounterSum
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 GAMMA = 1.01 / 0.99
@@ -90,6 +93,61 @@ def test_a_release_that_comes_back_is_counted_from_zero(journal: Journal) -> Non
     telemetry.drain(["vad"], NOON, 60)
 
     assert [window.requests_ok for window in journal.windows_after(0, 10, 1 << 20)] == [1, 1]
+
+
+def said(runtime: OneRelease, good: int, total: int) -> None:
+    """The application says how good the answers of the one release were."""
+    runtime.live.feedback.serves("vad", "1.0.0", "a" * 64, 0)
+    counters = {"accuracy": {"good": good, "total": total}}
+    body = json.dumps({"model": "vad", "release": "a" * 64, "counters": counters})
+    runtime.live.feedback.post(body.encode(), 0)
+
+
+def test_what_the_application_says_stands_in_the_window_of_the_release(journal: Journal) -> None:
+    runtime = OneRelease()
+    telemetry = Telemetry(runtime, journal, NOON)
+    runtime.counters.count_ok(10)
+    said(runtime, 9, 10)
+    telemetry.drain(["vad"], NOON + timedelta(seconds=60), 60)
+    said(runtime, 1, 2)
+    telemetry.drain(["vad"], NOON + timedelta(seconds=120), 60)
+    telemetry.drain(["vad"], NOON + timedelta(seconds=180), 60)
+
+    windows = journal.windows_after(0, 10, 1 << 20)
+
+    assert [window.counters for window in windows] == [
+        {"accuracy": CounterSum(good=9, total=10)},
+        {"accuracy": CounterSum(good=1, total=2)},
+        {},
+    ]
+    assert (windows[0].requests_ok, windows[0].seconds) == (1, 60)
+
+
+def test_what_is_said_of_a_release_that_is_gone_has_a_window_of_its_own(journal: Journal) -> None:
+    runtime = OneRelease()
+    telemetry = Telemetry(runtime, journal, NOON)
+    said(runtime, 9, 10)
+    runtime.drain_window = lambda _: ()  # type: ignore[method-assign]
+    telemetry.drain(["vad"], NOON, 60)
+
+    (window,) = journal.windows_after(0, 10, 1 << 20)
+
+    assert (window.version, window.requests_ok, window.seconds) == ("1.0.0", 0, 60)
+    assert window.counters == {"accuracy": CounterSum(good=9, total=10)}
+
+
+def test_what_was_taken_and_not_written_is_in_the_next_window() -> None:
+    runtime = OneRelease()
+    windows = LiveWindows(runtime.live)
+    said(runtime, 9, 10)
+    windows.take("vad", NOON)  # and the disk was full
+    said(runtime, 1, 2)
+    windows.take("vad", NOON + timedelta(seconds=60))
+
+    (window,) = windows.rest(seconds=60)
+    assert window.counters == {"accuracy": CounterSum(good=10, total=12)}
+    windows.told(window)
+    assert windows.rest(seconds=60) == []
 
 
 def test_only_so_many_stays_are_remembered(journal: Journal) -> None:

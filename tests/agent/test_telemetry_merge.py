@@ -1,6 +1,10 @@
 """Two windows made one say what both said."""
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from mailboat_agent.journal.telemetry_merge import SKETCH_BINS_MAX, merge_sketches, merge_windows
+from mailboat_schemas.live_figures import CounterSum, ShadowSum, Shift, ValueSum
 from mailboat_schemas.reports import LatencySketch, TelemetryWindow
 
 OLDER = TelemetryWindow(
@@ -62,3 +66,60 @@ def test_a_sketch_too_wide_collapses_its_lowest_buckets() -> None:
     assert merged is not None
     assert (merged.offset, len(merged.bins), merged.bins[0]) == (0, SKETCH_BINS_MAX, 4)
     assert sum(merged.bins) == merged.count
+
+
+def shifted(tensor: str, requests: int, shift: float) -> Shift:
+    return Shift(tensor=tensor, side="input", requests=requests, shift=shift)
+
+
+def test_what_is_told_of_live_traffic_merges_too() -> None:
+    older = OLDER.model_copy(
+        update={
+            "counters": {"accuracy": CounterSum(good=9, total=10)},
+            "shifts": (shifted("a", 100, 0.4), shifted("b", 100, 0.1)),
+            "shadow": ShadowSum(mirrored=5, agreed=4, differed=1),
+        }
+    )
+    newer = NEWER.model_copy(
+        update={
+            "counters": {"accuracy": CounterSum(good=1, total=2)},
+            "values": {"order_eur": ValueSum(count=1, sum=7.5)},
+            "shifts": (shifted("a", 50, 0.2), shifted("b", 50, 0.6)),
+            "shadow": ShadowSum(mirrored=1, failed=1),
+        }
+    )
+
+    merged = merge_windows(older, newer)
+
+    assert merged.counters == {"accuracy": CounterSum(good=10, total=12)}
+    assert merged.values == {"order_eur": ValueSum(count=1, sum=7.5)}
+    assert merged.shifts == (shifted("b", 150, 0.6), shifted("a", 150, 0.4))
+    assert merged.shadow == ShadowSum(mirrored=6, agreed=4, differed=1, failed=1)
+
+
+figures = st.builds(
+    lambda counters, shifts, shadow: OLDER.model_copy(
+        update={"counters": counters, "shifts": tuple(shifts), "shadow": shadow}
+    ),
+    st.dictionaries(
+        st.sampled_from("abc"),
+        st.builds(CounterSum, good=st.integers(0, 9), total=st.integers(9, 18)),
+    ),
+    st.lists(
+        st.builds(shifted, st.sampled_from("xyz"), st.integers(0, 9), st.floats(0, 9)),
+        unique_by=lambda shift: shift.tensor,
+    ),
+    st.none() | st.builds(ShadowSum, mirrored=st.integers(0, 9), agreed=st.integers(0, 9)),
+)
+
+
+@given(figures, figures, figures)
+def test_it_makes_no_difference_which_windows_are_merged_first(
+    one: TelemetryWindow, two: TelemetryWindow, three: TelemetryWindow
+) -> None:
+    left = merge_windows(merge_windows(one, two), three)
+    right = merge_windows(one, merge_windows(two, three))
+
+    assert left.counters == right.counters
+    assert set(left.shifts) == set(right.shifts)
+    assert left.shadow == right.shadow

@@ -4,13 +4,15 @@ Counters of the runtime only grow; a window is the difference to the last. The l
 by value, bucket by bucket, so that the controller can merge what thousands of devices measured.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from ddsketch import DDSketch
 
 from mailboat_agent.journal.event_journal import Journal
+from mailboat_agent.journal.live_windows import LiveWindows
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.serving.window import (
     LATENCY_RELATIVE_ACCURACY,
@@ -35,8 +37,18 @@ class _Seen:
 class Telemetry:
     """`drain` at the end of every window. One caller; what it takes out of the runtime is gone."""
 
-    def __init__(self, runtime: Runtime, journal: Journal, now: datetime) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        journal: Journal,
+        now: datetime,
+        degraded: Callable[[str], Mapping[str, int]] = lambda _: {},
+    ) -> None:
+        """``degraded`` gives a model's degraded answers since it was last asked, by mode."""
         self._runtime = runtime
+        self._degraded = degraded
+        self._untold: dict[str, Counter[str]] = {}  # degraded answers that are in no window yet
+        self._live = LiveWindows(runtime.live)
         self._journal = journal
         self._began = now
         self._seen: dict[tuple[str, int], _Seen] = {}  # by model and stay
@@ -48,11 +60,23 @@ class Telemetry:
             DiskFull, DiskFailing: this window is lost, the counters go into the next one.
         """
         began, self._began = self._began, now
+        models = list(models)
         drained = [item for model in models for item in self._runtime.drain_window(model)]
+        for model in models:
+            self._live.take(model, began)
         for item in drained:
-            self._journal.record_window(self._window(item, began, seconds))
+            model = item.stats.model
+            degraded = self._untold.setdefault(model, Counter())
+            degraded.update(self._degraded(model))
+            window = self._live.put_into(self._window(item, began, seconds))
+            self._journal.record_window(window.model_copy(update={"degraded": dict(degraded)}))
             self._remember(item.stats)
-        return len(drained)
+            self._live.told(window)
+            del self._untold[model]
+        for window in (rest := self._live.rest(seconds)):
+            self._journal.record_window(window)
+            self._live.told(window)
+        return len(drained) + len(rest)
 
     def _window(self, item: ServingWindow, began: datetime, seconds: float) -> TelemetryWindow:
         stats = item.stats

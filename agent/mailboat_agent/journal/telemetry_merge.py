@@ -1,8 +1,16 @@
 """Two telemetry windows made one: when the buffer is full, resolution goes, not coverage. Pure."""
 
+from collections import Counter
+from collections.abc import Mapping
+from typing import TypeVar
+
+from mailboat_schemas.documents.live_gates import COUNTERS_MAX
+from mailboat_schemas.live_figures import SHIFTS_MAX, CounterSum, ShadowSum, Shift, ValueSum
 from mailboat_schemas.reports import LatencySketch, TelemetryWindow
 
 SKETCH_BINS_MAX = 4096  # of the contract; the lowest buckets are collapsed beyond it
+
+Posted = TypeVar("Posted", CounterSum, ValueSum)
 
 
 def merge_windows(older: TelemetryWindow, newer: TelemetryWindow) -> TelemetryWindow:
@@ -18,8 +26,43 @@ def merge_windows(older: TelemetryWindow, newer: TelemetryWindow) -> TelemetryWi
             "peak_memory_bytes": max(older.peak_memory_bytes, newer.peak_memory_bytes),
             "last_ok_at": max(last_ok, default=None),
             "latency": merge_sketches(older.latency, newer.latency),
+            "counters": _merge_posted(older.counters, newer.counters),
+            "values": _merge_posted(older.values, newer.values),
+            "shifts": _merge_shifts(older.shifts, newer.shifts),
+            "shadow": _merge_shadows(older.shadow, newer.shadow),
+            "degraded": dict(Counter(older.degraded) + Counter(newer.degraded)),
         }
     )
+
+
+def _merge_posted(older: Mapping[str, Posted], newer: Mapping[str, Posted]) -> dict[str, Posted]:
+    """By name; a release has `COUNTERS_MAX` names, and if it has had more the newer stay."""
+    merged = dict(newer)
+    for name, posted in older.items():
+        if name in merged:
+            merged[name] = merged[name].plus(posted)
+        elif len(merged) < COUNTERS_MAX:
+            merged[name] = posted
+    return merged
+
+
+def _merge_shifts(older: tuple[Shift, ...], newer: tuple[Shift, ...]) -> tuple[Shift, ...]:
+    """The largest of each tensor, of all requests that were looked at."""
+    merged: dict[tuple[str, str], Shift] = {}
+    for each in (*older, *newer):
+        seen = merged.setdefault((each.side, each.tensor), each)
+        if seen is not each:
+            requests, shift = seen.requests + each.requests, max(seen.shift, each.shift)
+            both = each.model_copy(update={"requests": requests, "shift": shift})
+            merged[each.side, each.tensor] = both
+    furthest = sorted(merged.values(), key=lambda each: (-each.shift, each.side, each.tensor))
+    return tuple(furthest[:SHIFTS_MAX])
+
+
+def _merge_shadows(older: ShadowSum | None, newer: ShadowSum | None) -> ShadowSum | None:
+    if older is None or newer is None:
+        return newer or older
+    return newer.plus(older)
 
 
 def merge_sketches(

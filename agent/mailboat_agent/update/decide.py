@@ -8,7 +8,14 @@ from datetime import datetime
 
 from mailboat_agent.update.events import LEFT_BEHIND
 from mailboat_agent.update.refuge import declared_fallback, failure_mode, fall_back_to, refuge
-from mailboat_agent.update.situation import Situation, at_hand, intact, lacking, may_serve
+from mailboat_agent.update.situation import (
+    Situation,
+    at_hand,
+    intact,
+    lacking,
+    may_serve,
+    shadow_comes_first,
+)
 from mailboat_agent.update.state import Installed
 from mailboat_agent.update.steps import (
     Activate,
@@ -16,6 +23,7 @@ from mailboat_agent.update.steps import (
     GoBack,
     Keep,
     Refusal,
+    RunShadow,
     RunTrial,
     Stage,
     StartTrial,
@@ -69,6 +77,8 @@ def _in_trial(situation: Situation, active: Installed) -> Step:
     if not intact(situation, active):
         return _leave(situation, "storage_damaged", f"files of {active.version} were damaged")
     if situation.trial_passed:
+        if shadow_comes_first(situation, active):
+            return RunShadow(because=f"live requests are mirrored to {active.version}")
         return Activate(because=f"{active.version} passed its trial and is still wanted")
     if situation.attempt_running:
         return Keep(because=f"{active.version} is on trial")

@@ -27,7 +27,8 @@ class Situation:
     the device's own trust metadata does not verify: then nothing can be vouched for.
     ``failure_mode`` is the stricter of what the class and the device say; a release adds its own.
     ``attempt_running`` says that this process has begun the recorded trial or soak attempt,
-    ``trial_passed`` that the trial it ran ended well. ``in_memory`` is the digest of the release
+    ``trial_passed`` that the trial it ran ended well, ``shadow_over`` that the shadow after it did,
+    or that it was not to be had. ``in_memory`` is the digest of the release
     that serves from verified bytes in memory, whatever the disk holds by now; ``set_aside`` are
     files that were damaged on this disk; ``cannot_fetch`` is the digest of the release whose last
     download came to nothing.
@@ -41,6 +42,7 @@ class Situation:
     failure_mode: FailureMode = FailureMode.FAIL_SAFE
     attempt_running: bool = False
     trial_passed: bool = False
+    shadow_over: bool = False
     in_memory: str = ""
     set_aside: frozenset[str] = frozenset()
     cannot_fetch: str = ""
@@ -68,6 +70,20 @@ def lacking(situation: Situation, release: Installed | ReleaseRef) -> frozenset[
     if variant is None:
         return None
     return frozenset({release.digest} | variant.needed) - situation.facts.held_files
+
+
+def shadow_comes_first(situation: Situation, release: Installed) -> bool:
+    """Whether a release that passed its trial is to be mirrored live requests before it serves.
+
+    Only beside one that may serve: with none there is nothing to compare with, and callers wait.
+    """
+    known, previous = situation.of(release), situation.state.previous
+    if situation.shadow_over or known is None or known.document is None or previous is None:
+        return False
+    variant = known.document.variant_for(situation.facts.hardware_class)
+    if variant is None or variant.health.shadow is None:
+        return False
+    return may_serve(situation, previous) and at_hand(situation, previous)
 
 
 def at_hand(situation: Situation, release: Installed | ReleaseRef) -> bool:

@@ -49,6 +49,13 @@ class RunTrial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunShadow:
+    """The candidate passed its trial; live requests are mirrored to it before it may serve."""
+
+    because: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Activate:
     """The candidate passed, is still approved and still wanted: let it serve and soak."""
 
@@ -86,4 +93,15 @@ class Suspend:
     because: str
 
 
-Step = Keep | Stage | StartTrial | RunTrial | Activate | BeginSoak | WatchSoak | GoBack | Suspend
+Step = (
+    Keep
+    | Stage
+    | StartTrial
+    | RunTrial
+    | RunShadow
+    | Activate
+    | BeginSoak
+    | WatchSoak
+    | GoBack
+    | Suspend
+)

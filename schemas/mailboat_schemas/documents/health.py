@@ -1,8 +1,24 @@
 """The gates a release must pass on the device itself: in its trial, and on live traffic."""
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from mailboat_schemas.documents.document import Strict
+from mailboat_schemas.documents.live_gates import (
+    COUNTERS_MAX,
+    CounterGate,
+    CounterName,
+    DriftGate,
+    Shadow,
+)
+from mailboat_schemas.documents.trial_gates import (
+    BATCHES_MAX,
+    BatchGate,
+    CheckGate,
+    MetricGate,
+    RelativeGates,
+)
 
 
 class Soak(Strict):
@@ -14,6 +30,15 @@ class Soak(Strict):
     latency_p95_ms_max: float | None = Field(default=None, gt=0)
     # A breach is called only on evidence: this many requests, or the whole soak.
     breach_requests_min: int = Field(default=20, ge=1, le=10**6)
+    counters: dict[CounterName, CounterGate] = Field(
+        default_factory=dict, max_length=COUNTERS_MAX, description="that the application posts"
+    )
+    drift: DriftGate | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Documents from before a field existed keep their canonical bytes, and so their digest.
+        return {k: v for k, v in write(self).items() if k not in {"counters", "drift"} or v}
 
 
 class Health(Strict):
@@ -24,4 +49,17 @@ class Health(Strict):
     cold_start_ms_max: float = Field(default=30_000, gt=0, le=600_000)
     latency_p95_ms_max: float | None = Field(default=None, gt=0, le=600_000)
     deadline_seconds: float = Field(default=60, gt=0, le=3600, description="of the whole trial")
+    metrics: dict[str, MetricGate] = Field(
+        default_factory=dict, max_length=64, description="per output tensor, for its tolerance"
+    )
+    batches: tuple[BatchGate, ...] = Field(default=(), max_length=BATCHES_MAX)
+    relative: RelativeGates | None = None
+    check: CheckGate | None = None
     soak: Soak = Soak()
+    shadow: Shadow | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As in `Soak`.
+        optional = {"shadow", "metrics", "batches", "relative", "check"}
+        return {k: v for k, v in write(self).items() if k not in optional or v}

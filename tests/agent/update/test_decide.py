@@ -17,6 +17,7 @@ from mailboat_agent.update.steps import (
     BeginSoak,
     GoBack,
     Keep,
+    RunShadow,
     RunTrial,
     Stage,
     StartTrial,
@@ -485,6 +486,36 @@ def test_a_trial_that_fails_leads_back_to_what_serves_from_memory() -> None:
 
     assert isinstance(step, GoBack)
     assert (step.kind, step.to) == (EventKind.TRIAL_FAILED, installed(A))
+
+
+def shadowing(previous: str | None = A, *, over: bool = False, **more: Any) -> Situation:
+    """B passed its trial, and its document asks for a shadow."""
+    variant = document("2.0.0").variants[0].model_dump(mode="json")
+    variant["health"]["shadow"] = {"share": 0.5}
+    standings = {B: known(B, variants=[variant])} | more.pop("standings", {})
+    state = trying(B, previous, tries=0)
+    return situation(
+        state, assigned(A, B), trial_passed=True, shadow_over=over, standings=standings, **more
+    )
+
+
+def test_a_shadow_comes_between_trial_and_switch() -> None:
+    assert isinstance(decide(shadowing(), NOON), RunShadow)
+    assert isinstance(decide(shadowing(over=True), NOON), Activate)
+
+
+def test_there_is_no_shadow_without_a_release_that_may_serve_beside() -> None:
+    withdrawn = {A: known(A, approved=False)}
+
+    assert isinstance(decide(shadowing(previous=None), NOON), Activate)
+    assert isinstance(decide(shadowing(standings=withdrawn), NOON), Activate)
+    assert isinstance(decide(shadowing(held=(B, FILE)), NOON), Activate)
+
+
+def test_a_candidate_withdrawn_in_its_shadow_is_left() -> None:
+    withdrawn = {B: known(B, approved=False)}
+
+    assert isinstance(decide(shadowing(standings=withdrawn), NOON), GoBack)
 
 
 def test_files_lost_after_a_trial_passed_lead_back_without_a_verdict() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from mailboat_agent.update.soak import SoakStats, Verdict, judge_soak
 from mailboat_schemas.documents.health import Soak
+from mailboat_schemas.live_figures import CounterSum, Shift, ValueSum
 
 
 def served(
@@ -87,3 +88,83 @@ def test_a_soak_does_not_end_well_while_the_worker_is_down() -> None:
 
     assert judgement.verdict is Verdict.WAIT
     assert judgement.because == "its worker process is being started again"
+
+
+COUNTED = Soak.model_validate(
+    {
+        "seconds": 100,
+        "counters": {
+            "accuracy": {"good_rate_min": 0.9, "total_min": 20},
+            "order_eur": {"mean_min": 10, "mean_max": 30, "total_min": 2},
+        },
+    }
+)
+
+
+def posted(good: int = 0, total: int = 0, values: tuple[float, ...] = ()) -> SoakStats:
+    return SoakStats(
+        requests_ok=1000,
+        requests_error=0,
+        p95_ms=10,
+        worker_restarts=0,
+        counters={"accuracy": CounterSum(good=good, total=total)},
+        values={"order_eur": ValueSum(count=len(values), sum=sum(values))},
+    )
+
+
+def test_a_posted_counter_below_its_bound_fails_at_once() -> None:
+    judgement = judge_soak(COUNTED, posted(good=17, total=20), 1)
+
+    assert (judgement.verdict, judgement.code) == (Verdict.FAILED, "counter_breach")
+    assert judgement.because == "accuracy is 0.85 over 20 posted, at least 0.9 is asked for"
+    assert judgement.evidence["posted"]["accuracy"] == {"good": 17, "total": 20}
+
+
+def test_a_posted_counter_exactly_at_its_bound_holds() -> None:
+    assert judge_soak(COUNTED, posted(good=18, total=20), 100).verdict is Verdict.PASSED
+
+
+def test_a_few_posts_are_no_evidence() -> None:
+    assert judge_soak(COUNTED, posted(good=0, total=19), 100).verdict is Verdict.PASSED
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ((9.9, 10.0), Verdict.FAILED),
+        ((10.0, 10.0), Verdict.PASSED),
+        ((30.0, 30.0), Verdict.PASSED),
+        ((30.0, 31.0), Verdict.FAILED),
+    ],
+)
+def test_the_mean_of_posted_values_has_bounds(values: tuple[float, ...], verdict: Verdict) -> None:
+    assert judge_soak(COUNTED, posted(values=values), 100).verdict is verdict
+
+
+def test_a_required_counter_is_waited_for() -> None:
+    soak = Soak.model_validate(
+        {"seconds": 1, "counters": {"accuracy": {"good_rate_min": 0.9, "required": True}}}
+    )
+
+    judgement = judge_soak(soak, posted(good=19, total=19), 86_400)
+
+    assert judgement.verdict is Verdict.WAIT
+    assert judgement.because == "19 of at least 20 accuracy posted"
+
+
+def test_a_shift_beyond_its_bound_fails() -> None:
+    soak = Soak.model_validate({"seconds": 100, "drift": {"inputs_max": 0.5, "requests_min": 10}})
+
+    def shifted(side: str, shift: float, requests: int = 10) -> Verdict:
+        seen = Shift.model_validate(
+            {"tensor": "x", "side": side, "requests": requests, "shift": shift}
+        )
+        stats = SoakStats(
+            requests_ok=9, requests_error=0, p95_ms=1, worker_restarts=0, shifts=(seen,)
+        )
+        return judge_soak(soak, stats, 1).verdict
+
+    assert shifted("input", 0.5) is Verdict.WAIT
+    assert shifted("input", 0.51) is Verdict.FAILED
+    assert shifted("output", 0.26) is Verdict.FAILED  # 0.25 unless the document says otherwise
+    assert shifted("output", 0.26, requests=9) is Verdict.WAIT
