@@ -72,10 +72,10 @@ def measure(directory: Path) -> dict[str, float]:
             time.sleep(SETTLE_SECONDS)
             assert agent.process is not None
             pid = agent.process.pid
-            resident = resident_mib(pid)
             began, spent = time.monotonic(), cpu_seconds(pid)
             time.sleep(IDLE_SECONDS)
             idle = (cpu_seconds(pid) - spent) / (time.monotonic() - began)
+            resident = resident_mib(pid)  # connected, reported, and at rest
             connected = json.loads((agent.data / "status.json").read_bytes())["connected"]
             assert connected, "an agent without its broker is not the one to measure"
         finally:

@@ -54,10 +54,10 @@ def _any_external(message: memoryview, kind: str, depth: int) -> bool:
     if kind == "tensor":
         return any(
             number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_DATA_LOCATION and value != 0)
-            for number, value in _fields(message)
+            for number, value in fields(message)
         )
     holds = _HOLDS[kind]
-    for number, value in _fields(message):
+    for number, value in fields(message):
         inner = holds.get(number)
         if inner is not None:
             if not isinstance(value, memoryview):
@@ -67,7 +67,7 @@ def _any_external(message: memoryview, kind: str, depth: int) -> bool:
     return False
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Number and value of every field in order: a number, or the bytes of what is delimited."""
     at, end = 0, len(message)
     while at < end:

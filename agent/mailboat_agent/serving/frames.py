@@ -12,6 +12,7 @@ from typing import Any
 import msgpack
 
 FRAME_BYTES_MAX = 64 << 20  # two of the largest tensors, or a whole golden file
+TOGETHER_BYTES_MAX = 64 << 10  # with their length in one write; copying more costs more than that
 _HEADER = struct.Struct(">I")
 
 
@@ -35,7 +36,11 @@ def send_frame(sock: socket.socket, content: Any, *, deadline: float | None = No
         raise FrameTooLarge(f"{len(body)} bytes are over {FRAME_BYTES_MAX}")
     sock.settimeout(_remaining(deadline))
     try:
-        sock.sendall(_HEADER.pack(len(body)) + body)
+        if len(body) <= TOGETHER_BYTES_MAX:
+            sock.sendall(_HEADER.pack(len(body)) + body)
+        else:
+            sock.sendall(_HEADER.pack(len(body)))
+            sock.sendall(body)
     except (BrokenPipeError, ConnectionResetError) as error:
         raise PeerGone("the other end is gone") from error
 

@@ -18,7 +18,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from mailboat_agent.serving.tensors import FLOATS, RANK_MAX, TENSORS_MAX, Tensor, element_count
+from mailboat_agent.serving.tensors import (
+    FLOATS,
+    RANK_MAX,
+    TENSORS_MAX,
+    Buffer,
+    Tensor,
+    element_count,
+)
 from mailboat_schemas.documents.health import Health
 from mailboat_schemas.errors import ReleaseRejected
 
@@ -187,6 +194,7 @@ def _by_sample(arrays: Mapping[str, Tensor]) -> Golden:
 
 def _split(name: str, array: Tensor, count: int) -> list[Tensor]:
     shape = array.shape[1:]
+    parts: Sequence[Buffer]
     if array.datatype == "BYTES":
         elements = [struct.pack("<I", len(text)) + text for text in array.values()]
         size = element_count(shape)

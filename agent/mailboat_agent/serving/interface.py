@@ -97,6 +97,9 @@ def _check_tensor(declared: DeclaredTensor, tensor: Tensor) -> None:
             f"Input {tensor.name!r} has the shape {list(tensor.shape)}, "
             f"the model takes {list(declared.shape)}."
         )
+    if 0 in tensor.shape and 0 not in declared.shape:
+        # Many models fail on nothing, and that would count against the release.
+        raise BadTensors(f"Input {tensor.name!r} has no elements: its shape is {tensor.shape}.")
 
 
 def _bind(tensor: Tensor, shape: tuple[Dimension, ...], free: dict[str, int]) -> None:

@@ -1,90 +1,56 @@
 """One release being served: its worker, the queue before it, and the thread between the two.
 
 Only the lane's thread talks to the worker. It runs what waits, starts a dead worker again, and when
-the lane is retired finishes what it has accepted before it ends the worker.
+the lane is retired finishes what it has accepted before it ends the worker. A lane may be without a
+worker: before its first request, or after another model needed the memory.
 """
 
 import logging
-import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from enum import Enum, auto
+from typing import TypeVar
 
-from mailboat_agent.serving.interface import check_request, differences, smallest_inputs
+from mailboat_agent.serving import batching
+from mailboat_agent.serving.admission import Job, Refused, RequestQueue
+from mailboat_agent.serving.interface import check_request
 from mailboat_agent.serving.launch import AS_CHILDREN, Launch
 from mailboat_agent.serving.process import (
     START_SECONDS_MAX,
     Description,
     Inference,
-    InferenceFailed,
-    Worker,
-    WorkerDied,
-    WorkerHung,
     WorkerNotStarted,
 )
-from mailboat_agent.serving.requirements import worker_options
+from mailboat_agent.serving.residency import ROOM_SECONDS_MAX, NoRoom, Residency
 from mailboat_agent.serving.restart_delay import RESTART_DELAY_SECONDS_MAX, restart_delay_seconds
-from mailboat_agent.serving.tensors import BadTensors, Tensor
+from mailboat_agent.serving.running import Observer, Runs
+from mailboat_agent.serving.served_release import ServedRelease
+from mailboat_agent.serving.standing import Keeper, Spare, Standing
+from mailboat_agent.serving.tensors import Tensor
 from mailboat_agent.serving.window import ServingCounters, ServingStats, ServingWindow
-from mailboat_schemas.documents.interface import Interface
-from mailboat_schemas.documents.release import Variant
-from mailboat_schemas.errors import MailboatError, ReleaseRejected, Transient
+from mailboat_schemas.documents.serving_policy import Workload
+from mailboat_schemas.errors import MailboatError
 
-QUEUE_REQUESTS_MAX = 64  # a second of waiting at 15 ms each; a longer queue only adds latency
 INFERENCE_SECONDS_MAX = 30  # from its start; a worker that takes longer is taken for hung
 RESTART_CALM_SECONDS = 60  # a worker that has lived so long has recovered
-OUT_OF_MEMORY_IN_A_ROW_MAX = 3  # one request may ask for too much; three say that it has leaked
-WITHDRAWN = "The release that was asked is not approved any more."
 IDLE_LOOK_SECONDS = 0.5  # how soon a worker that died while nobody asked is started again
+STARTED_AGAIN = "The model's worker is being started again."
 
 Answer = TypeVar("Answer")
 _log = logging.getLogger(__name__)
 
 
-class Refused(Transient):
-    """The request was not run, and that says nothing about the release. Try again later."""
-
-    code = "E-SERVING-BUSY"
-
-
-class DeadlinePassed(Refused):
-    """The request waited longer than its caller would."""
-
-    code = "E-SERVING-DEADLINE"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedRelease:
-    """A release whose model file is open and verified.
-
-    ``model_fd`` stays the caller's, who may close it once `Runtime.serve` returns.
-    """
-
-    model: str
-    version: str
-    digest: str
-    interface: Interface
-    variant: Variant
-    model_fd: int
-    memory_limit_bytes: int
-
-
-@dataclass(slots=True)
-class _Job:
-    inputs: Sequence[Tensor]
-    outputs: Sequence[str]
-    deadline: float  # time.monotonic
-    encode: Callable[[Inference], Any]
-    future: Future[Any]
+class Begin(Enum):
+    LOADED = auto()  # with its worker, before the constructor returns
+    WITH_FIRST_REQUEST = auto()
+    WHEN_TOLD = auto()  # requests wait until `begin`
 
 
 class Lane:
-    """Made with its worker loaded and warm. Methods may be called from any thread."""
+    """Methods may be called from any thread."""
 
     def __init__(
         self,
@@ -94,39 +60,91 @@ class Lane:
         clock: Callable[[], datetime],
         launch: Launch = AS_CHILDREN,
         inference_seconds_max: float = INFERENCE_SECONDS_MAX,
+        residency: Residency | None = None,
+        pinned: bool = False,
+        how: Begin = Begin.LOADED,
+        observe: Observer | None = None,
+        keep: Keeper | None = None,
+        spare: Spare | None = None,
     ) -> None:
+        """
+        Args:
+            observe: told of each answer, in the lane's thread.
+            keep: offered the worker when the lane ends; True if it was taken.
+            spare: a worker that holds this release already, and the memory it holds.
+
+        Raises:
+            NoRoom, WorkerNotStarted, WorkerDied, WorkerHung, InferenceFailed, RuntimeUnsupported
+        """
         self.release = release
         self.counters = ServingCounters(clock)
         self._serial = serial
-        self._launch = launch
         self._inference_seconds_max = inference_seconds_max
-        self.model_fd = os.dup(release.model_fd)
-        self._jobs: queue.Queue[_Job | None] = queue.Queue()
+        self._keep = keep
+        policy = release.policy
+        self._queue = RequestQueue(
+            rows_max=policy.batch_size_max if batching.can_be_joined(release.interface) else 1,
+            delay_seconds_max=policy.batch_delay_ms_max / 1000,
+        )
         self._lock = threading.Lock()  # of accepting a job and of retiring
         self._retired = threading.Event()
         self._cut_off = threading.Event()
         self._restarts_in_a_row = 0
-        self._out_of_memory_in_a_row = 0
-        self._peak_memory_bytes = 0
-        try:
-            self._worker, self.description = self._start_worker()
-        except BaseException:
-            os.close(self.model_fd)
-            raise
+        self._accepts, self._stands = True, how is Begin.WITH_FIRST_REQUEST
         self._started = self._moved = time.monotonic()
-        self._ready = True
         self._thread = threading.Thread(
             target=self._run, name=f"serving-{release.model}", daemon=True
         )
+        self._standing = Standing(
+            release,
+            launch=launch,
+            residency=residency or Residency(),
+            pinned=pinned,
+            wake=self._queue.wake,
+            spare=spare,
+        )
+        self._runs = Runs(
+            release,
+            standing=self._standing,
+            queue=self._queue,
+            counters=self.counters,
+            inference_seconds_max=inference_seconds_max,
+            observe=observe,
+            cut_off=self._cut_off,
+        )
+        if how is Begin.LOADED:
+            try:
+                self.begin()
+            except BaseException:
+                self._standing.close(None)
+                raise
+        elif how is Begin.WITH_FIRST_REQUEST:
+            self._thread.start()
+
+    def begin(self) -> None:
+        """Load the worker unless it is, then run what waits. Raises as the constructor."""
+        if not self._standing.is_loaded:
+            self._standing.load()
+        self._stands = True
         self._thread.start()
 
     @property
     def ready(self) -> bool:
-        return self._ready and not self._retired.is_set()
+        """Whether a request is answered now; one to a lane without a worker is, after loading."""
+        return self._stands and not self._retired.is_set()
+
+    @property
+    def description(self) -> Description:
+        return self._standing.description
+
+    @property
+    def model_fd(self) -> int:
+        return self._standing.model_fd
 
     @property
     def worker_pid(self) -> int:
-        return self._worker.pid
+        """0 while there is none."""
+        return self._standing.worker_pid
 
     def submit(
         self,
@@ -134,30 +152,64 @@ class Lane:
         outputs: Sequence[str],
         *,
         deadline: float,
-        encode: Callable[[Inference], Answer],
+        encode: Callable[[ServedRelease, Inference], Answer],
+        workload: Workload | None = None,
     ) -> Future[Answer]:
-        """Queue one request. ``encode`` runs in the lane's thread; what it raises is the model's.
+        """Queue one request.
+
+        ``encode`` is given the release that answers, and runs in the thread of its lane; what it
+        raises is the model's.
 
         Raises:
             BadTensors: the request does not fit the interface.
-            Refused: the queue is full, the worker is being started, or the lane is retired.
+            Refused: too many wait, it would wait for too long, the worker is being started, or
+                the lane is retired.
         """
-        check_request(self.release.interface, self.description, inputs, outputs)
-        future: Future[Answer] = Future()
+        description = self.description
+        check_request(self.release.interface, description, inputs, outputs)
+        job = Job(
+            checked=description,
+            inputs=inputs,
+            outputs=outputs,
+            deadline=deadline,
+            encode=encode,
+            future=Future(),
+            workload=workload or self.release.policy.workload,
+            join_key=batching.join_key(inputs, outputs) if self._runs.joins else None,
+            rows=inputs[0].shape[0] if self._runs.joins else 1,
+        )
         with self._lock:
-            if not self.ready:
-                raise self._refusal("The model's worker is being started again.")
-            if self._jobs.qsize() >= QUEUE_REQUESTS_MAX:
-                raise self._refusal(f"{QUEUE_REQUESTS_MAX} requests wait already.")
-            self._jobs.put(_Job(inputs, outputs, deadline, encode, future))
+            if self._retired.is_set() or not self._accepts:
+                raise self._refusal(STARTED_AGAIN)
+            try:
+                self._queue.put(job)
+            except Refused:
+                self.counters.count_refused()
+                raise
+        future: Future[Answer] = job.future
         return future
+
+    def hand_over(self) -> list[Job]:
+        """Of a lane that never began: what waits, for another lane. It accepts nothing more."""
+        with self._lock:
+            self._retired.set()
+        self._standing.close(None)
+        return self._queue.take_all()
+
+    def abandon(self, error: Exception) -> None:
+        """Of a lane that never began: end it, and tell those who wait."""
+        for job in self.hand_over():
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(error)
+
+    def take_over(self, jobs: Sequence[Job]) -> None:
+        self._queue.put_back(jobs)
 
     def retire(self) -> None:
         """Accept nothing more, finish what waits, end the worker. Returns at once."""
         with self._lock:
-            if not self._retired.is_set():
-                self._retired.set()
-                self._jobs.put(None)
+            self._retired.set()
+            self._queue.close()
 
     def cut_off(self) -> None:
         """The release was withdrawn: as `retire`, but not even what was accepted is answered."""
@@ -166,15 +218,15 @@ class Lane:
 
     def join(self, timeout_seconds: float) -> bool:
         """Wait for a retired lane; True once its worker is gone."""
-        self._thread.join(timeout_seconds)
+        self._thread.join(timeout_seconds) if self._thread.ident else None
         return not self._thread.is_alive()
 
     def stuck(self, now: float) -> bool:
         """Whether its thread is gone, or has not moved for longer than all it may do takes."""
         deadlines = 2 * self.release.variant.health.deadline_seconds + self._inference_seconds_max
-        patience = START_SECONDS_MAX + RESTART_DELAY_SECONDS_MAX + deadlines
+        patience = START_SECONDS_MAX + RESTART_DELAY_SECONDS_MAX + ROOM_SECONDS_MAX + deadlines
         gone = not self._thread.is_alive() or now - self._moved > patience
-        return gone and not self._retired.is_set()
+        return gone and not self._retired.is_set() and self._thread.ident is not None
 
     def stats(self) -> ServingStats:
         return self.counters.stats(
@@ -182,13 +234,9 @@ class Lane:
             version=self.release.version,
             digest=self.release.digest,
             serial=self._serial,
-            peak_memory_bytes=self._note_peak_memory(),
+            peak_memory_bytes=self._standing.peak_memory_bytes(),
             ready=self.ready,
         )
-
-    def _note_peak_memory(self) -> int:
-        self._peak_memory_bytes = max(self._peak_memory_bytes, self._worker.peak_memory_bytes())
-        return self._peak_memory_bytes
 
     def drain_window(self) -> ServingWindow:
         latency = self.counters.swap_window()  # first: a request in between is in both or in stats
@@ -197,67 +245,41 @@ class Lane:
     # --- the lane's thread -----------------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
+        while (jobs := self._queue.take(IDLE_LOOK_SECONDS)) is not None:
             self._moved = time.monotonic()
-            try:
-                job = self._jobs.get(timeout=IDLE_LOOK_SECONDS)
-            except queue.Empty:
-                if not self._worker.alive:
-                    self._restart("it died while idle")
-                continue
-            if job is None:
-                break
-            self._answer(job)
-        self._worker.close()
-        os.close(self.model_fd)
+            if self._standing.should_unload(idle=not jobs):
+                self._queue.put_back(jobs)
+                self._standing.unload()
+            elif jobs:
+                if self._standing.is_loaded or self._load_for(jobs):
+                    why = self._runs.answer(jobs)
+                    if why is not None:
+                        self._restart(why)
+            elif self._standing.is_dead:
+                self._restart("it died while idle")
+        self._standing.close(None if self._cut_off.is_set() else self._keep)
 
-    def _answer(self, job: _Job) -> None:
-        if not job.future.set_running_or_notify_cancel():
-            self.counters.count_refused()  # its caller has given up waiting
-            return
-        if time.monotonic() >= job.deadline:
-            self.counters.count_refused()
-            job.future.set_exception(
-                DeadlinePassed(
-                    "The request waited for its whole deadline.",
-                    next_step="send fewer requests at once, or allow more time.",
-                )
-            )
-            return
-        if self._cut_off.is_set():
-            job.future.set_exception(self._refusal(WITHDRAWN))
-            return
-        started = time.monotonic()
+    # --- the worker comes and goes ---------------------------------------------------------------
+
+    def _load_for(self, jobs: Sequence[Job]) -> bool:
+        """Load because somebody asks; False if they are not answered now."""
         try:
-            inference = self._worker.infer(
-                job.inputs, outputs=job.outputs, deadline_seconds=self._inference_seconds_max
-            )
-            answer = job.encode(inference)
-        except (WorkerDied, WorkerHung) as error:
-            self.counters.count_error()
-            job.future.set_exception(error)
+            self._standing.load()
+        except NoRoom as error:
+            for job in jobs:
+                if job.future.set_running_or_notify_cancel():
+                    self.counters.count_refused()
+                    job.future.set_exception(error)
+            return False
+        except MailboatError as error:
+            self._queue.put_back(jobs)
             self._restart(error.what)
-        except Exception as error:  # noqa: BLE001 - the thread outlives whatever one answer does
-            self.counters.count_error()
-            job.future.set_exception(error)
-            if isinstance(error, InferenceFailed) and error.kind == "out_of_memory":
-                self._out_of_memory_in_a_row += 1
-                if self._out_of_memory_in_a_row >= OUT_OF_MEMORY_IN_A_ROW_MAX:
-                    self._worker.kill()
-                    self._restart("its memory was used up")
-        else:
-            self._out_of_memory_in_a_row = 0
-            if self._cut_off.is_set():  # while it was being worked out
-                job.future.set_exception(self._refusal(WITHDRAWN))
-                return
-            self.counters.count_ok((time.monotonic() - started) * 1000)
-            job.future.set_result(answer)
+            return False
+        return True
 
     def _restart(self, why: str) -> None:
         """Start the worker again, as often as it takes, until it stands or the lane is retired."""
-        self._ready = False
-        self._out_of_memory_in_a_row = 0
-        self._note_peak_memory()
+        self._accepts = self._stands = False
         self.counters.count_restart()
         if time.monotonic() - self._started > RESTART_CALM_SECONDS:
             self._restarts_in_a_row = 0
@@ -266,19 +288,15 @@ class Lane:
             delay_seconds = restart_delay_seconds(self._restarts_in_a_row)
             self._restarts_in_a_row += 1
             _log.warning(
-                "The worker of %s %s is started again in %.0f s: %s",
-                self.release.model,
-                self.release.version,
-                delay_seconds,
-                why,
+                "The worker of %s is started again in %.0f s: %s", self._named, delay_seconds, why
             )
             if delay_seconds:
-                self._refuse_waiting()
+                self._refuse_who_cannot_wait(delay_seconds)
                 if self._retired.wait(delay_seconds):
                     break
             try:
-                self._worker, self.description = self._start_worker()
-            except WorkerNotStarted as error:
+                self._standing.load()
+            except (NoRoom, WorkerNotStarted) as error:
                 why = error.what
                 continue
             except MailboatError as error:
@@ -286,41 +304,25 @@ class Lane:
                 self.counters.count_restart()  # it came up, and the model ended it again
                 continue
             self._started = time.monotonic()
-            self._ready = True
+            self._accepts = self._stands = True
             return
-        self._refuse_waiting()
+        self._refuse_who_cannot_wait(float("inf"))
 
-    def _refuse_waiting(self) -> None:
-        with self._lock:
-            waiting = [self._jobs.get_nowait() for _ in range(self._jobs.qsize())]
-            if None in waiting:
-                self._jobs.put(None)
+    def _refuse_who_cannot_wait(self, seconds: float) -> None:
+        """Those that came alone, and of those that a neighbour took down whose time is over."""
+        back = time.monotonic() + seconds
+        waiting = self._queue.take_all()
+        patient = [job for job in waiting if job.retried and job.deadline > back]
+        self._queue.put_back(patient)
         for job in waiting:
-            if job is None:
+            if job in patient:
                 continue
-            refusal = self._refusal("The model's worker is being started again.")
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(refusal)
+            if job.future.running() or job.future.set_running_or_notify_cancel():
+                job.future.set_exception(self._refusal(STARTED_AGAIN))
 
-    def _start_worker(self) -> tuple[Worker, Description]:
-        """A worker that is loaded and has run once.
-
-        Raises:
-            WorkerNotStarted, WorkerDied, WorkerHung, InferenceFailed, RuntimeUnsupported
-        """
-        release = self.release
-        seconds = release.variant.health.deadline_seconds
-        worker = Worker.start(self.model_fd, launch=self._launch)
-        try:
-            memory_bytes = min(release.variant.peak_memory, release.memory_limit_bytes)
-            options = worker_options(release.variant, worker.facts, memory_bytes)
-            description = worker.load(options, deadline_seconds=seconds)
-            _refuse_other_interface(release.interface, description)
-            _warm_up(worker, release.interface, seconds)
-        except BaseException:
-            worker.kill()
-            raise
-        return worker, description
+    @property
+    def _named(self) -> str:
+        return f"{self.release.model} {self.release.version}"
 
     def _refusal(self, what: str) -> Refused:
         self.counters.count_refused()
@@ -328,21 +330,5 @@ class Lane:
         return Refused(
             what,
             next_step="send the request again after the given time.",
-            retry_after=timedelta(seconds=max(1.0, 0.0 if self._ready else delay_seconds)),
+            retry_after=timedelta(seconds=max(1.0, 0.0 if self._stands else delay_seconds)),
         )
-
-
-def _refuse_other_interface(interface: Interface, session: Description) -> None:
-    if found := differences(interface, session):
-        raise InferenceFailed("load_failed", f"it is not what its document declares: {found[0]}")
-
-
-def _warm_up(worker: Worker, interface: Interface, seconds: float) -> None:
-    """Have onnxruntime allocate before the first caller waits for it.
-
-    A model may well refuse zeros of the smallest shape; that is no verdict. Dying of them is.
-    """
-    try:
-        worker.infer(smallest_inputs(interface), deadline_seconds=seconds)
-    except (BadTensors, ReleaseRejected) as error:
-        _log.info("The model does not take the warm-up's zeros: %s", error)

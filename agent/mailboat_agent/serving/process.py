@@ -10,123 +10,56 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Self
 
+from mailboat_agent.serving.bundle import BundleFile
 from mailboat_agent.serving.confinement import Layer
 from mailboat_agent.serving.frames import FrameTooLarge, PeerGone, receive_frame, send_frame
 from mailboat_agent.serving.launch import AS_CHILDREN, Launch, WorkerProcess
-from mailboat_agent.serving.tensors import Tensor, tensor_of_wire
-from mailboat_schemas.errors import ReleaseRejected, Transient
+from mailboat_agent.serving.priority import make_way
+from mailboat_agent.serving.process_usage import memory_bytes, peak_memory_bytes
+from mailboat_agent.serving.shared_tensors import JoinedTensor, Region, SharedTensors
+from mailboat_agent.serving.tensors import Tensor
+from mailboat_agent.serving.worker_errors import (
+    InferenceFailed,
+    ModelAltered,
+    WorkerDied,
+    WorkerHung,
+    WorkerNotStarted,
+)
+from mailboat_agent.serving.worker_values import (
+    CHECK_OUTPUT_CHARS_MAX,
+    CheckAnswer,
+    Description,
+    Inference,
+    Port,
+    RuntimeFacts,
+    WorkerOptions,
+    description_of_wire,
+    layers_of_wire,
+)
 
 START_SECONDS_MAX = 60  # to the worker's first word: Python and onnxruntime from a slow card
 MESSAGE_CHARS_MAX, KIND_CHARS_MAX = 1000, 32  # of what a worker says went wrong
+BEGUN_MAX = 2  # one that runs and one that follows at once
+SECOND_BYTES_MAX = 64 << 10  # fits in the socket's buffer, whatever the worker does
 QUIT_SECONDS_MAX = 2  # a worker that is asked to go and does not is killed
 
 
-class WorkerNotStarted(Transient):
-    """The process did not come up: memory, processes or the runtime are missing. No verdict."""
-
-    code = "E-WORKER-START"
-
-
-class WorkerDied(Transient):
-    """The process ended by itself. ``reason`` says how; ``last_words`` is the end of its stderr."""
-
-    code = "E-WORKER-DIED"
-
-    def __init__(self, reason: str, last_words: str) -> None:
-        super().__init__(
-            f"The model's worker process ended: {reason}.",
-            next_step="it is started again; if it repeats, look at the release.",
-        )
-        self.reason = reason
-        self.last_words = last_words
-
-
-class WorkerHung(Transient):
-    """The process did not answer in time and was killed."""
-
-    code = "E-WORKER-HUNG"
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(
-            f"The model did not answer within {seconds:.3g} s; its worker process was killed.",
-            next_step="it is started again; if it repeats, look at the release.",
-        )
-
-
-class InferenceFailed(ReleaseRejected):
-    """onnxruntime refused to load or run the model; the worker lives.
-
-    ``kind`` is one of load_failed, external_data, run_failed, out_of_memory, protocol.
-    """
-
-    code = "E-INFERENCE"
-
-    def __init__(self, kind: str, message: str) -> None:
-        verb = "load" if kind in ("load_failed", "external_data") else "run"
-        super().__init__(
-            f"onnxruntime did not {verb} the model: {message}",
-            next_step="look at the model with the same version of onnxruntime.",
-        )
-        self.kind = kind
-        self.message = message
-
-
-class ModelAltered(Transient):
-    """The bytes changed between being verified and being loaded; nothing of them was loaded."""
-
-    code = "E-MODEL-ALTERED"
-
-    def __init__(self, message: str) -> None:
-        super().__init__(
-            f"The model is no longer what was verified: {message}.",
-            next_step="look who can write to the data directory, and at the disk; it is verified "
-            "again before the next attempt.",
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOptions:
-    """``model_sha256`` is compared by the worker when the descriptor is not of sealed memory."""
-
-    providers: tuple[str, ...]
-    threads: int
-    memory_limit_bytes: int
-    model_sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimeFacts:
-    """What this device's onnxruntime is and can do, and how a worker of it is confined."""
-
-    version: str
-    providers: tuple[str, ...]
-    confinement: tuple[Layer, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """An input or output as onnxruntime sees it; text and None in ``shape`` are free dimensions."""
-
-    name: str
-    datatype: str
-    shape: tuple[int | str | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-    providers: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Inference:
-    outputs: tuple[Tensor, ...]
-    run_ms: float  # inside onnxruntime; the rest of what the caller waits is ours
+__all__ = [
+    "Description",
+    "Inference",
+    "InferenceFailed",
+    "ModelAltered",
+    "Port",
+    "RuntimeFacts",
+    "Worker",
+    "WorkerDied",
+    "WorkerHung",
+    "WorkerNotStarted",
+    "WorkerOptions",
+]
 
 
 class Worker:
@@ -135,7 +68,9 @@ class Worker:
     def __init__(self, process: WorkerProcess, sock: socket.socket) -> None:
         self._process = process
         self._sock = sock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # one question at a time
+        self._shared = SharedTensors()
+        self._begun = 0  # whose answers have not been taken
         self._peak_memory_bytes = 0
         self.facts = RuntimeFacts("", ())
 
@@ -146,10 +81,12 @@ class Worker:
         *,
         launch: Launch = AS_CHILDREN,
         deadline_seconds: float = START_SECONDS_MAX,
+        makes_way: bool = False,
     ) -> Self:
         """Start a process that holds the model's bytes open but has not looked at them.
 
-        ``model_fd`` stays the caller's; it may be closed as soon as this returns.
+        ``model_fd`` stays the caller's; it may be closed as soon as this returns. One that
+        ``makes_way`` does so until `be_equal`.
 
         Raises:
             WorkerNotStarted: not the model's fault, nothing of it has been read.
@@ -163,6 +100,8 @@ class Worker:
                 "`mailboat-agent doctor` at the worker's unit if there is one.",
             ) from error
         worker = cls(process, sock)
+        if makes_way:
+            make_way(process.pid)
         try:
             worker._hear_hello(deadline_seconds)
         except (WorkerDied, WorkerHung, OSError, KeyError, TypeError, ValueError) as error:
@@ -178,7 +117,7 @@ class Worker:
         deadline = time.monotonic() + deadline_seconds
         uid = self._process.meet(deadline_seconds)
         hello = self._receive(deadline, deadline_seconds)
-        layers = _layers(hello["confinement"])
+        layers = layers_of_wire(hello["confinement"])
         if uid is not None:  # the kernel's word counts, not the worker's
             own = Layer("user", uid not in (0, os.getuid()), f"uid {uid}, of its own unit")
             layers = tuple(own if layer.name == "user" else layer for layer in layers)
@@ -192,72 +131,125 @@ class Worker:
     def alive(self) -> bool:
         return self._process.alive
 
-    def load(self, options: WorkerOptions, *, deadline_seconds: float) -> Description:
+    def load(
+        self,
+        options: WorkerOptions,
+        *,
+        bundle: Sequence[BundleFile] = (),
+        deadline_seconds: float,
+    ) -> Description:
         """Make a session of the model's bytes, under the memory limit from here on.
+
+        ``bundle`` is handed over before: what the release's own code needs, and the code.
 
         Raises:
             ModelAltered, InferenceFailed, WorkerDied, WorkerHung
         """
-        answer = self._ask(
-            {
-                "op": "load",
-                "providers": list(options.providers),
-                "threads": options.threads,
-                "memory_limit_bytes": options.memory_limit_bytes,
-                "sha256": options.model_sha256,
-            },
-            deadline_seconds,
-        )
+        for file in bundle:
+            self._ask({"op": "attach", **file.described()}, deadline_seconds, file)
+        answer = self._ask({"op": "load", **options.to_wire()}, deadline_seconds)
         with self._nonsense_is_death():
-            confinement = (*self.facts.confinement, *_layers(answer["confinement"]))
+            confinement = (*self.facts.confinement, *layers_of_wire(answer["confinement"]))
             self.facts = replace(self.facts, confinement=confinement)
-            return Description(
-                inputs=tuple(_port(item) for item in answer["inputs"]),
-                outputs=tuple(_port(item) for item in answer["outputs"]),
-                providers=tuple(str(name) for name in answer["providers"]),
+            return description_of_wire(answer)
+
+    def check(self, question: str, *, deadline_seconds: float) -> CheckAnswer:
+        """Run the release's own check. A worker that has run one is of no further use.
+
+        Raises:
+            InferenceFailed, WorkerDied, WorkerHung
+        """
+        answer = self._ask({"op": "check", "question": question}, deadline_seconds)
+        with self._nonsense_is_death():
+            return CheckAnswer(
+                exit_code=int(answer["exit_code"]),
+                stdout=str(answer["stdout"])[:CHECK_OUTPUT_CHARS_MAX],
+                raised=str(answer["raised"])[:MESSAGE_CHARS_MAX],
             )
 
     def infer(
-        self, inputs: Sequence[Tensor], *, outputs: Sequence[str] = (), deadline_seconds: float
+        self,
+        inputs: Sequence[Tensor | JoinedTensor],
+        *,
+        outputs: Sequence[str] = (),
+        deadline_seconds: float,
     ) -> Inference:
         """Run the model once. No ``outputs`` means all of them.
 
         Raises:
             InferenceFailed, WorkerDied, WorkerHung
         """
-        request = {
-            "op": "infer",
-            "inputs": [tensor.to_wire() for tensor in inputs],
-            "outputs": list(outputs),
-        }
-        answer = self._ask(request, deadline_seconds)
-        with self._nonsense_is_death():
-            tensors = tuple(tensor_of_wire(item) for item in answer["outputs"])
-            if outputs and [tensor.name for tensor in tensors] != list(outputs):
-                raise ValueError("other outputs than were asked for")
-            return Inference(tensors, float(answer["run_ms"]))
+        with self._lock:
+            self.begin(inputs, outputs=outputs, deadline_seconds=deadline_seconds)
+            return self.finish(outputs=outputs, deadline_seconds=deadline_seconds)
+
+    def begin(
+        self,
+        inputs: Sequence[Tensor | JoinedTensor],
+        *,
+        outputs: Sequence[str] = (),
+        deadline_seconds: float,
+    ) -> None:
+        """Have the worker begin; `finish` has its answer. One more may wait for it, `if_it_fits`.
+
+        Raises:
+            InferenceFailed, WorkerDied, WorkerHung
+        """
+        with self._lock:
+            if not self._begun:
+                for name, size_bytes in self._shared.lacking(inputs).items():
+                    self._share(name, size_bytes, deadline_seconds)
+            slot, wire = self._shared.put(inputs)
+            request = {"op": "infer", "slot": slot, "inputs": wire, "outputs": list(outputs)}
+            self._send(request, time.monotonic() + deadline_seconds, deadline_seconds)
+            self._shared.note_sent()
+            self._begun += 1
+
+    def if_it_fits(self, inputs: Sequence[Tensor | JoinedTensor]) -> bool:
+        """Whether `begin` takes a second one now, without anybody waiting for anybody."""
+        return self._begun < BEGUN_MAX and self._shared.frame_bytes(inputs) <= SECOND_BYTES_MAX
+
+    def finish(self, *, outputs: Sequence[str] = (), deadline_seconds: float) -> Inference:
+        """The answer to the oldest that was begun.
+
+        Raises:
+            InferenceFailed, WorkerDied, WorkerHung
+        """
+        with self._lock:
+            self._begun -= 1
+            slot = self._shared.next_answered()
+            answer = self._answer(time.monotonic() + deadline_seconds, deadline_seconds)
+            with self._nonsense_is_death():
+                tensors = self._shared.take(slot, answer)
+                if outputs and [tensor.name for tensor in tensors] != list(outputs):
+                    raise ValueError("other outputs than were asked for")
+                return Inference(tensors, float(answer["run_ms"]))
+
+    def _share(self, name: str, size_bytes: int, deadline_seconds: float) -> None:
+        """Have memory in common with the worker, or do without it."""
+        self._shared.forget(name)
+        try:
+            region = Region(size_bytes)
+        except OSError:
+            self._shared.give_up()
+            return
+        try:
+            self._ask({"op": "share", "name": name, "bytes": size_bytes}, deadline_seconds, region)
+            self._shared.hold(name, region)
+        except InferenceFailed:
+            self._shared.give_up()
+        finally:
+            region.close_descriptor()
 
     def peak_memory_bytes(self) -> int:
         """Largest resident size so far (VmHWM), read by the agent: a worker cannot lie about it."""
-        if self._process.reaped:
-            return self._peak_memory_bytes  # its pid may be somebody else's by now
-        try:
-            status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
-        except OSError:
-            return self._peak_memory_bytes  # gone; what was seen last
-        for line in status.splitlines():
-            if line.startswith("VmHWM:"):
-                self._peak_memory_bytes = int(line.split()[1]) * 1024
+        if not self._process.reaped:  # else its pid may be somebody else's by now
+            self._peak_memory_bytes = max(self._peak_memory_bytes, peak_memory_bytes(self.pid))
         return self._peak_memory_bytes
 
-    def cpu_seconds(self) -> float:
-        """User and system time of the process so far; 0 once it is gone."""
-        try:
-            stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8")
-        except OSError:
-            return 0.0
-        user, system = stat.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    def memory_bytes(self) -> int:
+        """Resident size now, less what is shared; 0 once it is gone."""
+        return 0 if self._process.reaped else memory_bytes(self.pid)
 
     def close(self) -> None:
         """End the process: asked first, killed if it does not listen."""
@@ -274,22 +266,42 @@ class Worker:
         self.peak_memory_bytes()
         self._process.kill()
         self._sock.close()
+        self._shared.close()
 
     # --- one question, one answer ----------------------------------------------------------------
 
-    def _ask(self, request: Mapping[str, Any], deadline_seconds: float) -> dict[str, Any]:
+    def _ask(
+        self,
+        request: Mapping[str, Any],
+        deadline_seconds: float,
+        region: Region | BundleFile | None = None,
+    ) -> dict[str, Any]:
         with self._lock:
             deadline = time.monotonic() + deadline_seconds
-            try:
-                send_frame(self._sock, request, deadline=deadline)
-            except TimeoutError:
-                self.kill()
-                raise WorkerHung(deadline_seconds) from None
-            except FrameTooLarge as error:
-                raise InferenceFailed("protocol", f"the inputs are too large: {error}") from error
-            except OSError:
-                raise self._death() from None
-            answer = self._receive(deadline, deadline_seconds)
+            self._send(request, deadline, deadline_seconds, region)
+            return self._answer(deadline, deadline_seconds)
+
+    def _send(
+        self,
+        request: Mapping[str, Any],
+        deadline: float,
+        deadline_seconds: float,
+        region: Region | BundleFile | None = None,
+    ) -> None:
+        try:
+            send_frame(self._sock, request, deadline=deadline)
+            if region is not None:
+                region.send(self._sock)
+        except TimeoutError:
+            self.kill()
+            raise WorkerHung(deadline_seconds) from None
+        except FrameTooLarge as error:
+            raise InferenceFailed("protocol", f"the inputs are too large: {error}") from error
+        except OSError:
+            raise self._death() from None
+
+    def _answer(self, deadline: float, deadline_seconds: float) -> dict[str, Any]:
+        answer = self._receive(deadline, deadline_seconds)
         # What a model has broken out into may answer anything, a hundred megabytes of it too.
         message = str(answer.get("message", ""))[:MESSAGE_CHARS_MAX]
         if answer.get("error") == "altered":
@@ -327,13 +339,3 @@ class Worker:
             yield
         except (ValueError, KeyError, TypeError) as error:
             raise self._death(f"it answered nonsense: {error}") from error
-
-
-def _layers(items: Any) -> tuple[Layer, ...]:
-    """What the worker said of its confinement, before it had seen a model."""
-    return tuple(Layer(str(name), bool(holds), str(detail)) for name, holds, detail in items)
-
-
-def _port(item: Any) -> Port:
-    name, datatype, shape = item
-    return Port(str(name), str(datatype), tuple(shape))

@@ -1,43 +1,42 @@
 """The trial: may this release be loaded on this device at all?
 
-A fresh worker under a hard memory limit: cold start, every golden sample, latency, peak memory; and
-a second fresh worker that answers one sample again, because a release must survive a restart. Any
-gate that cannot be evaluated is closed. All of it within the release's own deadline.
+A fresh worker under a hard memory limit: cold start, every golden sample, latency of each declared
+batch size, memory; a second one that answers one sample again, because a release must survive a
+restart; one for the release's own check; and one of the release that serves, where they are
+compared. Any gate that cannot be evaluated is closed. All within the release's own deadline.
 """
 
+import dataclasses
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from mailboat_agent.serving.golden import Difference, Golden, GoldenUnreadable, compare, read_golden
-from mailboat_agent.serving.interface import check_request, differences
+from mailboat_agent.serving.batched_trial import try_batches
+from mailboat_agent.serving.bundle import NO_BUNDLE, Bundle
+from mailboat_agent.serving.custom_check import judge_check, question
+from mailboat_agent.serving.gate_failed import EVIDENCE_ITEMS_MAX, GateFailed
+from mailboat_agent.serving.golden import Golden, GoldenUnreadable, read_golden
+from mailboat_agent.serving.golden_verdict import GoldenVerdict
 from mailboat_agent.serving.launch import AS_CHILDREN, Launch
-from mailboat_agent.serving.process import (
-    Description,
-    InferenceFailed,
-    Worker,
-    WorkerDied,
-    WorkerHung,
+from mailboat_agent.serving.provider_choice import Loadable, Loaded
+from mailboat_agent.serving.relative import Comparison, Measured, compared, refuse_worse
+from mailboat_agent.serving.served_release import ServedRelease
+from mailboat_agent.serving.tensors import Tensor
+from mailboat_agent.serving.timing import (
+    ROUNDS,
+    TIMED_INFERENCES_MIN,
+    Timing,
+    refuse_leak,
+    refuse_slow,
+    round_inferences,
+    timing,
 )
-from mailboat_agent.serving.requirements import RuntimeUnsupported, worker_options
-from mailboat_agent.serving.tensors import BadTensors
+from mailboat_agent.serving.trial_worker import TrialWorkers
 from mailboat_schemas.documents.interface import Interface
 from mailboat_schemas.documents.release import Variant
-from mailboat_schemas.errors import TrialFailed
+from mailboat_schemas.documents.trial_gates import CheckGate
 
-TIMED_INFERENCES_MIN = 30  # below that a p95 is one or two values
-EVIDENCE_ITEMS_MAX = 16
-EVIDENCE_CHARS_MAX = 1000  # of one text
-
-
-class GateFailed(TrialFailed):
-    """A gate of the trial closed. ``evidence`` is small, and plain enough for any encoding."""
-
-    def __init__(self, reason: str, what: str, evidence: Mapping[str, Any] | None = None) -> None:
-        super().__init__(reason, what)
-        self.evidence = dict(evidence or {})
+__all__ = ["TIMED_INFERENCES_MIN", "GateFailed", "TrialReport", "run_trial"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +51,11 @@ class TrialReport:
     peak_memory_bytes: int
     provider: str
     runtime_version: str
+    batches: tuple[Timing, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)  # by output
+    check: dict[str, float] | None = None  # what the release's own check has measured
+    relative: Comparison | None = None  # None also where nothing serves
+    passed_over: tuple[str, ...] = ()  # providers that did not come up, and why
 
 
 def run_trial(
@@ -62,29 +66,30 @@ def run_trial(
     variant: Variant,
     memory_limit_bytes: int,
     launch: Launch = AS_CHILDREN,
+    bundle: Bundle = NO_BUNDLE,
+    serving: ServedRelease | None = None,
 ) -> TrialReport:
     """Try a release whose files have been verified; both descriptors stay the caller's.
 
     ``memory_limit_bytes`` is what the hardware class allows; the lower of it and the declared
-    ``peak_memory`` counts. Blocks for up to ``variant.health.deadline_seconds``.
+    ``peak_memory`` counts. ``serving`` is what relative gates compare with. Blocks for up to
+    ``variant.health.deadline_seconds``.
 
     Raises:
-        GateFailed: final for this release here. ``reason`` is one of load_failed,
-            interface_mismatch, golden_mismatch, no_golden_output, latency_exceeded,
-            memory_exceeded, cold_start_exceeded, crashed, hung, runtime_unsupported, external_data.
+        GateFailed: final for this release here. ``reason`` is one of those in `docs/trial.md`.
         WorkerNotStarted, ModelAltered: the device, not the release; try again.
     """
     golden = _read_golden(golden_fd, interface)
-    trial = _Trial(
+    release = Loadable(
         model_fd=model_fd,
-        launch=launch,
-        golden=golden,
         interface=interface,
         variant=variant,
         memory_bytes=min(variant.peak_memory, memory_limit_bytes),
-        deadline=time.monotonic() + variant.health.deadline_seconds,
+        bundle=bundle,
     )
-    return trial.run()
+    seconds = variant.health.deadline_seconds
+    workers = TrialWorkers(release, golden.inputs[0], launch, seconds=seconds)
+    return _Trial(workers, golden, launch, serving).run()
 
 
 def _read_golden(golden_fd: int | None, interface: Interface) -> Golden:
@@ -104,166 +109,147 @@ def _read_golden(golden_fd: int | None, interface: Interface) -> Golden:
     return golden
 
 
-@dataclass(slots=True, kw_only=True)
 class _Trial:
-    model_fd: int
-    launch: Launch
-    golden: Golden
-    interface: Interface
-    variant: Variant
-    memory_bytes: int
-    deadline: float  # time.monotonic
-    runtime_version: str = ""
-    provider: str = ""
-    stage: str = ""
+    def __init__(
+        self,
+        workers: TrialWorkers,
+        golden: Golden,
+        launch: Launch,
+        serving: ServedRelease | None,
+    ) -> None:
+        self._workers = workers
+        self._golden = golden
+        self._launch = launch
+        self._serving = serving
+        self._health = workers.release.variant.health
+        self._bundle = workers.release.bundle
+        self._memory_bytes = workers.release.memory_bytes
 
     def run(self) -> TrialReport:
-        with self._fresh_worker("cold start") as (worker, started):
-            self._infer(worker, 0)
+        verdict = GoldenVerdict(self._golden, self._health)
+        with self._workers.fresh("cold start") as (loaded, started):
+            self._workers.infer(loaded, self._golden.inputs[0])
             cold_start_ms = (time.monotonic() - started) * 1000
-            self._check_cold_start(cold_start_ms)
-            self.stage = "golden samples"
-            worst, latencies = self._answer_all(worker)
-            self.stage = "latency"
-            latencies += self._time_more(worker, TIMED_INFERENCES_MIN - len(latencies))
-            peak_memory_bytes = self._check_memory(worker)
-        p50, p95, p99 = (_quantile(latencies, q) for q in (0.50, 0.95, 0.99))
-        self._check_latency(p50, p95)
-        with self._fresh_worker("clean restart") as (worker, _):
-            _refuse_difference(self._infer_and_compare(worker, 0)[0])
-            peak_memory_bytes = max(peak_memory_bytes, self._check_memory(worker))
-        return TrialReport(
+            self._refuse_cold(cold_start_ms)
+            self._workers.stage = "golden samples"
+            answers = self._answer_all(loaded, verdict)
+            self._workers.stage = "latency"
+            measured = self._time(self._workers, loaded)
+            batches = try_batches(self._workers, loaded, self._golden)
+            peak_memory_bytes = self._refuse_large(loaded)
+        for each in (measured, *batches):
+            refuse_slow(each, self._allowed_ms(each.batch_size))
+        peak_memory_bytes = max(peak_memory_bytes, self._restart())
+        mine = Measured(timing=measured, peak_memory_bytes=peak_memory_bytes, answers=answers)
+        report = TrialReport(
             cold_start_ms=cold_start_ms,
-            latency_p50_ms=p50,
-            latency_p95_ms=p95,
-            latency_p99_ms=p99,
-            inferences=len(latencies),
-            samples=len(self.golden),
-            largest_difference=worst.largest or 0.0,
+            latency_p50_ms=measured.latency_p50_ms,
+            latency_p95_ms=measured.latency_p95_ms,
+            latency_p99_ms=measured.latency_p99_ms,
+            inferences=measured.inferences,
+            samples=len(self._golden),
+            largest_difference=verdict.largest_difference,
             peak_memory_bytes=peak_memory_bytes,
-            provider=self.provider,
-            runtime_version=self.runtime_version,
+            provider=self._workers.provider,
+            runtime_version=self._workers.runtime_version,
+            batches=batches,
+            metrics=verdict.metrics,
+            relative=self._compare(mine),
+            passed_over=self._workers.passed_over,
         )
+        return dataclasses.replace(report, check=self._check(report, answers))
 
-    # --- a worker, and what its failures mean ----------------------------------------------------
+    # --- the stages ------------------------------------------------------------------------------
 
-    @contextmanager
-    def _fresh_worker(self, stage: str) -> Iterator[tuple[Worker, float]]:
-        self.stage = stage
-        started = time.monotonic()
-        # Not the release's fault if this fails: WorkerNotStarted.
-        worker = Worker.start(self.model_fd, launch=self.launch)
+    def _answer_all(self, loaded: Loaded, verdict: GoldenVerdict) -> list[Sequence[Tensor]]:
+        """The answers, as far as a later stage looks at them."""
+        kept = self._bundle.check is not None or self._health.relative is not None
+        answers: list[Sequence[Tensor]] = []
+        for sample, inputs in enumerate(self._golden.inputs):
+            _, outputs = self._workers.infer(loaded, inputs)
+            verdict.add(sample, outputs)
+            if kept:
+                answers.append(outputs)
+        verdict.refuse()
+        return answers
+
+    def _time(self, workers: TrialWorkers, loaded: Loaded) -> Timing:
+        """In rounds of the same inputs, between which its memory is looked at."""
+        latencies: list[float] = []
+        held: list[int] = []
+        first, _ = workers.infer(loaded, self._golden.inputs[0])
+        count = round_inferences(first)
+        for _ in range(ROUNDS):
+            for i in range(count):
+                latency_ms, _ = workers.infer(loaded, self._golden.inputs[i % len(self._golden)])
+                latencies.append(latency_ms)
+            held.append(loaded.worker.memory_bytes())
+        refuse_leak(held, count)
+        return timing(1, latencies)
+
+    def _restart(self) -> int:
+        verdict = GoldenVerdict(self._golden, self._health)
+        with self._workers.fresh("clean restart") as (loaded, _):
+            _, outputs = self._workers.infer(loaded, self._golden.inputs[0])
+            verdict.add(0, outputs)
+            if not self._health.metrics:  # a metric speaks of all samples, not of one
+                verdict.refuse()
+            return self._refuse_large(loaded)
+
+    def _compare(self, mine: Measured) -> Comparison | None:
+        gates, serving = self._health.relative, self._serving
+        if gates is None or serving is None:
+            return None
+        other = Loadable(
+            model_fd=serving.model_fd,
+            interface=serving.interface,
+            variant=serving.variant,
+            memory_bytes=serving.memory_bytes,
+            bundle=serving.bundle,
+        )
+        seconds = self._workers.remaining()
+        workers = TrialWorkers(other, self._golden.inputs[0], self._launch, seconds=seconds)
+        self._workers.stage = "comparison"
         try:
-            self._load(worker)
-            yield worker, started
-            worker.close()
-        except WorkerDied as error:
-            raise self._crashed(worker, error) from error
-        except WorkerHung as error:
-            raise self._out_of_time() from error
-        except InferenceFailed as error:
-            raise self._refused(worker, error) from error
-        finally:
-            worker.kill()
-
-    def _load(self, worker: Worker) -> None:
-        self.runtime_version = worker.facts.version
-        try:
-            options = worker_options(self.variant, worker.facts, self.memory_bytes)
-        except RuntimeUnsupported as error:
+            with workers.fresh("comparison") as (loaded, _):
+                answers = [workers.infer(loaded, inputs)[1] for inputs in self._golden.inputs]
+                measured = self._time(workers, loaded)
+                peak = loaded.worker.peak_memory_bytes()
+        except GateFailed as error:
             raise GateFailed(
-                "runtime_unsupported",
-                error.what,
-                {"runtime": worker.facts.version, "providers": list(worker.facts.providers)},
+                "serving_unmeasured",
+                f"The release that serves could not be compared with: {error.what}",
+                {"reason": error.reason, **error.evidence},
             ) from error
-        self.provider = options.providers[0]
-        session = worker.load(options, deadline_seconds=self._remaining())
-        self._check_interface(session)
+        theirs = Measured(timing=measured, peak_memory_bytes=peak, answers=answers)
+        found = compared(mine, theirs, self._health)
+        refuse_worse(found, gates)
+        return found
 
-    def _check_interface(self, session: Description) -> None:
-        if found := differences(self.interface, session):
-            raise GateFailed(
-                "interface_mismatch",
-                f"The model is not what its document declares: {found[0]}.",
-                {"differences": list(found[:EVIDENCE_ITEMS_MAX])},
-            )
-        try:
-            check_request(self.interface, session, self.golden.inputs[0], ())
-        except BadTensors as error:
-            raise GateFailed(
-                "interface_mismatch", f"The golden samples do not fit the model: {error.what}"
-            ) from error
-
-    def _crashed(self, worker: Worker, error: WorkerDied) -> GateFailed:
-        return GateFailed(
-            "crashed",
-            f"The model's process ended during {self.stage}: {error.reason}.",
-            {
-                "stage": self.stage,
-                "ended": error.reason,
-                "peak_memory_bytes": worker.peak_memory_bytes(),
-                "last_words": error.last_words[-EVIDENCE_CHARS_MAX:],
-            },
-        )
-
-    def _refused(self, worker: Worker, error: InferenceFailed) -> GateFailed:
-        evidence = {
-            "stage": self.stage,
-            "message": error.message[:EVIDENCE_CHARS_MAX],
-            "peak_memory_bytes": worker.peak_memory_bytes(),
-        }
-        if error.kind == "out_of_memory":
-            return GateFailed(
-                "memory_exceeded",
-                f"The model needs more than the {self.memory_bytes} bytes it may have.",
-                evidence | {"limit_bytes": self.memory_bytes},
-            )
-        if error.kind == "external_data":
-            return GateFailed("external_data", f"It is refused: {error.message}.", evidence)
-        if error.kind == "load_failed":
-            return GateFailed("load_failed", f"onnxruntime refuses it: {error.message}", evidence)
-        return GateFailed(
-            "golden_mismatch", f"A golden sample fails with an error: {error.message}", evidence
-        )
-
-    def _remaining(self) -> float:
-        remaining = self.deadline - time.monotonic()
-        if remaining <= 0:
-            raise self._out_of_time()
-        return remaining
-
-    def _out_of_time(self) -> GateFailed:
-        seconds = self.variant.health.deadline_seconds
-        return GateFailed(
-            "hung",
-            f"The trial was not over after {seconds:.3g} s; it stood at {self.stage}.",
-            {"stage": self.stage, "deadline_seconds": seconds},
-        )
+    def _check(
+        self, report: TrialReport, answers: Sequence[Sequence[Tensor]]
+    ) -> dict[str, float] | None:
+        if self._bundle.check is None:
+            return None
+        gate = self._health.check or CheckGate()
+        asked = question(self._golden, answers, dataclasses.asdict(report))
+        with self._workers.fresh("its own check", with_check=True) as (loaded, _):
+            seconds = min(gate.seconds_max, self._workers.remaining())
+            answer = loaded.worker.check(asked, deadline_seconds=seconds)
+            self._refuse_large(loaded)
+        return judge_check(answer, gate)
 
     # --- the gates -------------------------------------------------------------------------------
 
-    def _infer(self, worker: Worker, sample: int) -> tuple[float, Any]:
-        started = time.monotonic()
-        inference = worker.infer(self.golden.inputs[sample], deadline_seconds=self._remaining())
-        return (time.monotonic() - started) * 1000, inference.outputs
+    def _allowed_ms(self, batch_size: int) -> float | None:
+        declared = {gate.size: gate.latency_p95_ms_max for gate in self._health.batches}
+        if batch_size == 1:
+            bounds = [self._health.latency_p95_ms_max, declared.get(1)]
+            return min((bound for bound in bounds if bound is not None), default=None)
+        return declared.get(batch_size)
 
-    def _infer_and_compare(self, worker: Worker, sample: int) -> tuple[Difference, float]:
-        latency_ms, outputs = self._infer(worker, sample)
-        found = compare(sample, outputs, self.golden.outputs[sample], self.variant.health)
-        return max(found, key=lambda difference: difference.excess), latency_ms
-
-    def _answer_all(self, worker: Worker) -> tuple[Difference, list[float]]:
-        answers = [self._infer_and_compare(worker, sample) for sample in range(len(self.golden))]
-        failed = sum(not difference.within for difference, _ in answers)
-        worst = max((difference for difference, _ in answers), key=lambda d: d.excess)
-        _refuse_difference(worst, failed=failed, samples=len(answers))
-        return worst, [latency_ms for _, latency_ms in answers]
-
-    def _time_more(self, worker: Worker, count: int) -> list[float]:
-        return [self._infer(worker, i % len(self.golden))[0] for i in range(count)]
-
-    def _check_cold_start(self, cold_start_ms: float) -> None:
-        allowed = self.variant.health.cold_start_ms_max
+    def _refuse_cold(self, cold_start_ms: float) -> None:
+        allowed = self._health.cold_start_ms_max
         if cold_start_ms > allowed:
             raise GateFailed(
                 "cold_start_exceeded",
@@ -271,47 +257,12 @@ class _Trial:
                 {"cold_start_ms": cold_start_ms, "cold_start_ms_max": allowed},
             )
 
-    def _check_latency(self, p50: float, p95: float) -> None:
-        allowed = self.variant.health.latency_p95_ms_max
-        if allowed is not None and p95 > allowed:
-            raise GateFailed(
-                "latency_exceeded",
-                f"p95 is {p95:.1f} ms, {allowed:.1f} are allowed.",
-                {"latency_p50_ms": p50, "latency_p95_ms": p95, "latency_p95_ms_max": allowed},
-            )
-
-    def _check_memory(self, worker: Worker) -> int:
-        peak = worker.peak_memory_bytes()
-        if peak > self.memory_bytes:
+    def _refuse_large(self, loaded: Loaded) -> int:
+        peak = loaded.worker.peak_memory_bytes()
+        if peak > self._memory_bytes:
             raise GateFailed(
                 "memory_exceeded",
-                f"The model's process reached {peak} bytes, {self.memory_bytes} are allowed.",
-                {"peak_memory_bytes": peak, "limit_bytes": self.memory_bytes},
+                f"The model's process reached {peak} bytes, {self._memory_bytes} are allowed.",
+                {"peak_memory_bytes": peak, "limit_bytes": self._memory_bytes},
             )
         return peak
-
-
-def _refuse_difference(worst: Difference, *, failed: int = 1, samples: int = 1) -> None:
-    if worst.within:
-        return
-    how = worst.problem or f"off by {worst.largest:.6g}, {worst.tolerance:.6g} is allowed"
-    raise GateFailed(
-        "golden_mismatch",
-        f"{failed} of {samples} golden samples fail; the worst is sample {worst.sample}, "
-        f"output {worst.tensor!r}: {how}.",
-        {
-            "tensor": worst.tensor,
-            "sample": worst.sample,
-            "largest_difference": worst.largest,
-            "tolerance": worst.tolerance,
-            "problem": worst.problem,
-            "samples_failed": failed,
-            "samples": samples,
-        },
-    )
-
-
-def _quantile(values: list[float], quantile: float) -> float:
-    """Nearest rank: a value that was measured, never one between two."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]

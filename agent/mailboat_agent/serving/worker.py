@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mailboat_agent.sealed_memory import is_sealed
@@ -26,12 +27,15 @@ from mailboat_agent.serving.frames import (
     receive_frame,
     send_frame,
 )
+from mailboat_agent.serving.opsets import KNOWN_EVERYWHERE, STANDARD, declared_opsets, too_new
+from mailboat_agent.serving.received_bundle import ReceivedBundle, import_what_code_needs
+from mailboat_agent.serving.request_failed import RequestFailed
+from mailboat_agent.serving.shared_tensors import SharedByAgent
 from mailboat_agent.serving.smallest_model import SMALLEST_MODEL
-from mailboat_agent.serving.tensors import Tensor, tensor_of_wire
 from mailboat_agent.serving.worker_unit import accepted_connection
 
 if TYPE_CHECKING:
-    import numpy as np
+    from mailboat_agent.serving.arrays import Array
 
 MODEL_BYTES_MAX = 0x7FFFF000  # one read(2); protobuf itself ends at 2 GiB
 MESSAGE_CHARS_MAX = 1000
@@ -55,37 +59,12 @@ _OIP_OF_ONNX = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
-_NUMPY_OF_OIP = {
-    "BOOL": "?",
-    "UINT8": "u1",
-    "UINT16": "<u2",
-    "UINT32": "<u4",
-    "UINT64": "<u8",
-    "INT8": "i1",
-    "INT16": "<i2",
-    "INT32": "<i4",
-    "INT64": "<i8",
-    "FP16": "<f2",
-    "FP32": "<f4",
-    "FP64": "<f8",
-}
-_OIP_OF_KIND = {"b1": "BOOL", "f2": "FP16", "f4": "FP32", "f8": "FP64"}
-_OIP_OF_KIND |= {f"u{size}": f"UINT{8 * size}" for size in (1, 2, 4, 8)}
-_OIP_OF_KIND |= {f"i{size}": f"INT{8 * size}" for size in (1, 2, 4, 8)}
-
-
-class RequestFailed(Exception):
-    """Answered to the agent; the worker goes on. ``kind`` is a word that `process` knows."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 class Session:
-    """One loaded model."""
+    """One loaded model, with the release's own code around it if there is any."""
 
-    def __init__(self, model: bytes, request: dict[str, Any]) -> None:
+    def __init__(self, model: bytes, request: dict[str, Any], bundle: ReceivedBundle) -> None:
         import onnxruntime
 
         options = _quiet_options(request["threads"])
@@ -94,7 +73,17 @@ class Session:
         self._ort = onnxruntime.InferenceSession(
             model, sess_options=options, providers=request["providers"]
         )
-        self._output_names = [output.name for output in self._ort.get_outputs()]
+        wanted, got = request["providers"][0], self._ort.get_providers()[0]
+        if got != wanted:  # onnxruntime takes another one without a word
+            raise RequestFailed("provider_failed", f"{wanted} did not come up, {got} did")
+        self.output_names = [output.name for output in self._ort.get_outputs()]
+        self._pipeline = bundle.pipeline(
+            request["pipeline"],
+            model_inputs=[_described(node) for node in self._ort.get_inputs()],
+            model_outputs=self.output_names,
+        )
+        if self._pipeline is not None:
+            self.output_names = self._pipeline.output_names
 
     def describe(self) -> dict[str, Any]:
         metadata = self._ort.get_modelmeta()
@@ -105,18 +94,35 @@ class Session:
             "producer": metadata.producer_name[:128],
         }
 
-    def infer(self, request: dict[str, Any]) -> dict[str, Any]:
-        feeds = {
-            tensor.name: _to_array(tensor) for tensor in map(tensor_of_wire, request["inputs"])
-        }
-        names = request["outputs"] or self._output_names
+    def run(self, names: Sequence[str], feeds: "Mapping[str, Array]") -> list[Any]:
+        """What the release answers to these inputs: its outputs in the order of ``names``.
+
+        The inputs may lie in memory that the next request overwrites.
+        """
+        if self._pipeline is not None:
+            return self._pipeline.run(names, feeds, self._ort.run)
+        results: list[Any] = self._ort.run(names, feeds)
+        return results
+
+    def infer(self, request: dict[str, Any], shared: SharedByAgent) -> dict[str, Any]:
+        from mailboat_agent.serving.arrays import NotATensor, array_of_wire, wire_of_array
+
+        shared.begin_answer(request["slot"])
+        feeds = {item[0]: array_of_wire(item, shared) for item in request["inputs"]}
+        names = request["outputs"] or self.output_names
         started = time.perf_counter()
-        results = self._ort.run(names, feeds)
+        results = self.run(names, feeds)
         run_ms = (time.perf_counter() - started) * 1000
         if sum(getattr(result, "nbytes", 0) for result in results) > OUTPUT_BYTES_MAX:
             raise RequestFailed("run_failed", f"the outputs are over {OUTPUT_BYTES_MAX} bytes")
-        outputs = [_to_wire(name, result) for name, result in zip(names, results, strict=True)]
-        return {"outputs": outputs, "run_ms": run_ms}
+        try:
+            outputs = [
+                wire_of_array(name, result, shared)
+                for name, result in zip(names, results, strict=True)
+            ]
+        except NotATensor as error:
+            raise RequestFailed("run_failed", str(error)) from error
+        return {"outputs": outputs, "run_ms": run_ms, "output_bytes": shared.output_bytes}
 
 
 def main() -> None:
@@ -148,16 +154,26 @@ def main() -> None:
 
 def _serve(sock: socket.socket, model_fd: int) -> None:
     session: Session | None = None
+    bundle = ReceivedBundle()
+    shared = SharedByAgent(sock)
     while True:
         request = receive_frame(sock)
         if request["op"] == "quit":
             os._exit(0)  # nothing to save; taking the interpreter down in order costs 60 ms
         try:
             if request["op"] == "load":
-                session, layers = _load(model_fd, request)
+                session, layers = _load(model_fd, request, bundle)
                 answer = session.describe() | {"confinement": _wire(layers)}
+            elif request["op"] == "share":
+                answer = {}
+                shared.receive(request["name"], request["bytes"])
+            elif request["op"] == "attach" and session is None:
+                answer = {}
+                bundle.take(sock, request)
+            elif request["op"] == "check" and session is not None:
+                answer = bundle.check(request["question"], session.run, session.output_names)
             else:
-                answer = _infer(session, request)
+                answer = _infer(session, request, shared)
         except RequestFailed as error:
             answer = {"error": error.kind, "message": str(error)[:MESSAGE_CHARS_MAX]}
         except Exception as error:  # noqa: BLE001 - whatever a model makes onnxruntime raise
@@ -168,13 +184,17 @@ def _serve(sock: socket.socket, model_fd: int) -> None:
             send_frame(sock, {"error": "run_failed", "message": f"the outputs: {error}"})
 
 
-def _infer(session: Session | None, request: dict[str, Any]) -> dict[str, Any]:
+def _infer(
+    session: Session | None, request: dict[str, Any], shared: SharedByAgent
+) -> dict[str, Any]:
     if session is None or request["op"] != "infer":
         raise RequestFailed("protocol", f"{request['op']!r} is not possible now")
-    return session.infer(request)
+    return session.infer(request, shared)
 
 
-def _load(model_fd: int, request: dict[str, Any]) -> tuple[Session, list[Layer]]:
+def _load(
+    model_fd: int, request: dict[str, Any], bundle: ReceivedBundle
+) -> tuple[Session, list[Layer]]:
     size = os.fstat(model_fd).st_size
     if size > MODEL_BYTES_MAX:
         raise RequestFailed("load_failed", f"a model of {size} bytes is over {MODEL_BYTES_MAX}")
@@ -190,19 +210,37 @@ def _load(model_fd: int, request: dict[str, Any]) -> tuple[Session, list[Layer]]
         actual = hashlib.sha256(model).hexdigest()  # of the very bytes that are loaded next
         if actual != request["sha256"]:
             raise RequestFailed("altered", f"its sha256 is {actual}, not {request['sha256']}")
-    _refuse_external_data(model)
-    return Session(model, request), layers
+    _refuse_unreadable(model)
+    return Session(model, request, bundle), layers
 
 
-def _refuse_external_data(model: bytes) -> None:
+def _refuse_unreadable(model: bytes) -> None:
+    """What can be said of a model before onnxruntime sees it, and in better words."""
     try:
         external = refers_to_other_files(model)
+        declared = declared_opsets(model)
+        recent = too_new(declared, KNOWN_EVERYWHERE)
+        newer = recent and too_new(declared, _known_opsets())
     except ValueError as error:
         raise RequestFailed("load_failed", f"not an ONNX model: {error}") from error
     if external:
         raise RequestFailed(
             "external_data", "it keeps values in another file; a release's model is one file"
         )
+    if newer:
+        raise RequestFailed("opset_too_new", newer)
+
+
+def _known_opsets() -> dict[str, int]:
+    """The highest version of each standard operator set that has an operator here; {} if the
+    runtime does not tell."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+    highest: dict[str, int] = {}
+    for schema in getattr(native, "get_all_operator_schema", tuple)():
+        if schema.domain in STANDARD:
+            highest[schema.domain] = max(highest.get(schema.domain, 0), schema.since_version)
+    return highest
 
 
 def _hello() -> dict[str, Any]:
@@ -213,6 +251,7 @@ def _hello() -> dict[str, Any]:
     """
     import onnxruntime
 
+    import_what_code_needs()
     onnxruntime.InferenceSession(
         SMALLEST_MODEL, sess_options=_quiet_options(1), providers=["CPUExecutionProvider"]
     )
@@ -253,37 +292,14 @@ def _die_with(parent_pid: int) -> None:
         sys.exit(1)
 
 
-# --- arrays --------------------------------------------------------------------------------------
+# --- what onnxruntime says ------------------------------------------------------------------------
 
 
-def _described(node: Any) -> list[Any]:
-    """``[name, datatype, shape]``; a shape holds numbers, names of free dimensions, and None."""
-    return [node.name, _OIP_OF_ONNX.get(node.type, node.type), list(node.shape)]
-
-
-def _to_array(tensor: Tensor) -> "np.ndarray[Any, Any]":
-    import numpy as np
-
-    if tensor.datatype == "BYTES":
-        text = [element.decode() for element in tensor.values()]
-        return np.array(text, dtype=object).reshape(tensor.shape)
-    return np.frombuffer(tensor.data, dtype=_NUMPY_OF_OIP[tensor.datatype]).reshape(tensor.shape)
-
-
-def _to_wire(name: str, result: Any) -> list[Any]:
-    import numpy as np
-
-    if not isinstance(result, np.ndarray):
-        raise RequestFailed("run_failed", f"output {name!r} is a {type(result).__name__}")
-    shape = list(result.shape)
-    if result.dtype.kind in "OUS":
-        encoded = [str(element).encode() for element in result.ravel()]
-        data = b"".join(len(element).to_bytes(4, "little") + element for element in encoded)
-        return [name, "BYTES", shape, data]
-    datatype = _OIP_OF_KIND.get(result.dtype.str[1:])
-    if datatype is None:
-        raise RequestFailed("run_failed", f"output {name!r} has the type {result.dtype}")
-    return [name, datatype, shape, result.tobytes()]
+def _described(node: Any) -> tuple[str, str, Sequence[Any]]:
+    """Name, datatype, shape; a shape holds numbers, names of free dimensions, and None."""
+    # Some exporters write "?" for "any size"; taken for a name, all of them would have to be equal.
+    shape = [None if size == "?" else size for size in node.shape]
+    return node.name, _OIP_OF_ONNX.get(node.type, node.type), shape
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mailboat_agent.sealed_memory import verified_memory
-from mailboat_agent.serving.lane import ServedRelease
 from mailboat_agent.serving.runtime import Runtime
+from mailboat_agent.serving.served_release import ServedRelease
 from mailboat_schemas.documents.health import Health
 from mailboat_schemas.documents.interface import Interface
 from mailboat_schemas.documents.release import File, FileRole, Variant
@@ -29,6 +29,11 @@ NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 class Models:
     """ONNX files made on the spot. All take ``x`` and answer ``y`` unless they say otherwise."""
+
+    @staticmethod
+    def of(nodes: list[Any], initializers: list[TensorProto], opset: int = 17) -> bytes:
+        """Whatever these nodes make of x [batch, 4]."""
+        return _model(nodes, initializers, opset)
 
     @staticmethod
     def affine(factor: float = 2.0) -> bytes:

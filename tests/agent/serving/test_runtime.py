@@ -8,15 +8,10 @@ import numpy as np
 import psutil
 import pytest
 
-from mailboat_agent.serving.lane import (
-    OUT_OF_MEMORY_IN_A_ROW_MAX,
-    QUEUE_REQUESTS_MAX,
-    RESTART_DELAY_SECONDS_MAX,
-    DeadlinePassed,
-    Refused,
-    restart_delay_seconds,
-)
+from mailboat_agent.serving.admission import QUEUE_REQUESTS_MAX, DeadlinePassed, Refused
 from mailboat_agent.serving.process import InferenceFailed, WorkerDied, WorkerHung
+from mailboat_agent.serving.restart_delay import RESTART_DELAY_SECONDS_MAX, restart_delay_seconds
+from mailboat_agent.serving.running import OUT_OF_MEMORY_IN_A_ROW_MAX
 from mailboat_agent.serving.runtime import ModelNotServed, Runtime
 from mailboat_agent.serving.tensors import BadTensors, Tensor
 from mailboat_schemas.documents.interface import Interface

@@ -57,7 +57,7 @@ def test_a_good_model_passes_and_is_measured(attempt: Try, models: Any) -> None:
     report = attempt(models.affine(), latency_p95_ms_max=1000)
 
     assert report.samples == 5
-    assert report.inferences == TIMED_INFERENCES_MIN
+    assert report.inferences >= TIMED_INFERENCES_MIN
     assert report.largest_difference < 1e-6
     assert 0 < report.latency_p50_ms <= report.latency_p95_ms <= report.latency_p99_ms
     assert report.cold_start_ms > report.latency_p99_ms
