@@ -42,11 +42,18 @@ HOMES = {
     # Our controller, and strangers: registries and object stores keep their credentials apart.
     "httpx2": {
         "agent/artifacts/https_connection.py",
+        # Other inference endpoints: no download, no fleet's trust, and a time of milliseconds.
+        "agent/degraded/remote_client.py",
         "controller/client.py",
         "controller/https_stream.py",
     },
-    "onnxruntime": {"agent/serving/worker.py", "controller/demo/models.py"},
-    "onnx": {"controller/demo/graphs.py"},
+    # Models are quantized with onnxruntime's own tools, in a process that does nothing else.
+    "onnxruntime": {
+        "agent/serving/worker.py",
+        "controller/demo/models.py",
+        "controller/bundles/quantizing.py",
+    },
+    "onnx": {"controller/demo/graphs.py", "controller/bundles/quantizing.py"},
     # Releases are imported from buckets too, opened as the artifact store opens its own.
     "obstore": {"controller/artifacts/", "controller/sources/s3.py"},
     # Payloads; and patches, which are made and decoded with another file as prefix.

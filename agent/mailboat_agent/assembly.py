@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING
 
 from mailboat_agent.artifacts.metered import Meter
 from mailboat_agent.artifacts.release_store import ReleaseStore
+from mailboat_agent.busy import Busy
 from mailboat_agent.config import AgentConfig
+from mailboat_agent.degraded.answers import Answers
+from mailboat_agent.degraded.elsewhere import Elsewhere
+from mailboat_agent.degraded.modes import Counts
+from mailboat_agent.degraded.pressure import Gauge
+from mailboat_agent.degraded.telling import Degraded
 from mailboat_agent.facts import Device
 from mailboat_agent.identity.credentials import Credentials
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.reconcile import Reconciler
+from mailboat_agent.serving.launch import Launch
+from mailboat_agent.serving.process_usage import total_memory_bytes
+from mailboat_agent.serving.residency import Residency
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.trust.manifest import Manifest
 from mailboat_agent.work import Workbench
@@ -20,6 +29,7 @@ from mailboat_schemas.errors import ConfigurationInvalid
 from mailboat_schemas.topics import Channel
 
 if TYPE_CHECKING:
+    from mailboat_agent.degraded.endpoint import Endpoint
     from mailboat_agent.link.mqtt import Link
 
 TRUST_ROOT_BYTES_MAX = 1 << 20
@@ -58,6 +68,7 @@ def make_reconciler(
         memory_budget_bytes=device.memory_budget_bytes,
         disk_budget_bytes=device.disk_budget_bytes,
         meter=meter,
+        busy=Busy(config.busy_file, config.busy_seconds_max),
     )
     return Reconciler(
         device=device,
@@ -72,6 +83,51 @@ def make_reconciler(
         drift_check_seconds=config.drift_check_seconds,
         drift_check_bytes_per_second=config.drift_check_bytes_per_second,
     )
+
+
+def make_runtime(config: AgentConfig, now: Callable[[], datetime]) -> Runtime:
+    """
+    Raises:
+        ConfigurationInvalid: all models together may have less than one of them.
+    """
+    budget = config.serving_memory_budget
+    if budget is None:
+        total = total_memory_bytes()
+        budget = None if total is None else max(config.memory_budget, total // 4 * 3)
+    elif budget < config.memory_budget:
+        raise ConfigurationInvalid(
+            f"serving_memory_budget is {budget >> 20} MiB, less than one release may use "
+            f"(memory_budget, {config.memory_budget >> 20} MiB).",
+            next_step="raise serving_memory_budget, or lower memory_budget.",
+        )
+    return Runtime(
+        clock=now,
+        launch=Launch(config.worker_socket, config.worker_user),
+        residency=Residency(budget),
+        pinned=frozenset(config.serving_pinned),
+        spare_seconds=config.spare_worker_seconds,
+    )
+
+
+def make_degraded(config: AgentConfig, runtime: Runtime, rng: random.Random) -> Degraded:
+    """
+    Raises:
+        ConfigurationInvalid: an endpoint's certificates cannot be read.
+    """
+    counts, gauge = Counts(), Gauge(config.pressure)
+    endpoints: list[Endpoint] = []
+    if config.remote:
+        from mailboat_agent.degraded import endpoint  # brings what takes long to import
+
+        endpoints = [endpoint.Endpoint(setting, rng) for setting in config.remote]
+    answers = Answers(
+        runtime,
+        elsewhere=Elsewhere(endpoints, is_barred=runtime.is_barred),
+        fallbacks={each.model: each for each in config.fallback},
+        counts=counts,
+        gauge=gauge,
+    )
+    return Degraded(answers, counts, gauge)
 
 
 def make_link(

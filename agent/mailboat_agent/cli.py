@@ -163,9 +163,11 @@ def _show_fingerprint(pending: "EnrolmentPending") -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from mailboat_agent.config import AgentConfig
+    from mailboat_agent.footprint import share_arenas
     from mailboat_agent.logs import configure_logging
     from mailboat_agent.verification_only import import_verification_only
 
+    share_arenas()
     import_verification_only()  # before whatever imports it with all that it can find
     from mailboat_agent.service import run
 
@@ -234,6 +236,7 @@ def _install_service(options: argparse.Namespace) -> int:
 
 def describe(status: dict[str, Any]) -> list[str]:
     """A status for people, line by line."""
+    from mailboat_agent.degraded.status_lines import describe_degraded
     from mailboat_agent.transfer_lines import describe_transfers
 
     report = status["report"]
@@ -249,6 +252,7 @@ def describe(status: dict[str, Any]) -> list[str]:
     ]
     lines += describe_drift(status.get("drift") or {})
     lines += describe_transfers(status)
+    lines += describe_degraded(status.get("degraded") or {})
     lines += [f"note      {note}" for note in report["notes"]]
     for model in report["models"]:
         serving = model["serving_version"] or "nothing"

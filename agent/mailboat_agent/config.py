@@ -14,11 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mailboat_agent.artifacts.metered import MeteredSetting
 from mailboat_agent.artifacts.pace import RATE_MIN_BYTES_PER_SECOND
+from mailboat_agent.degraded.settings import (
+    ENDPOINTS_MAX,
+    FALLBACKS_MAX,
+    LocalFallback,
+    PressureSetting,
+    RemoteEndpoint,
+)
 from mailboat_agent.drift.schedule import CHECK_BYTES_PER_SECOND, CHECK_SECONDS
 from mailboat_schemas.documents.document import SizeBytes
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.errors import ConfigurationInvalid
-from mailboat_schemas.names import ClassName, DeviceId, FleetId, Label, SiteName
+from mailboat_schemas.names import ClassName, DeviceId, FleetId, Label, ModelName, SiteName
 
 CONFIG_BYTES_MAX = 256 * 1024
 KEY_CREDENTIAL = "device.key"  # its name where the service manager hands the key over
@@ -51,11 +58,32 @@ class AgentConfig(BaseModel):
 
     serve_host: str = Field(default="127.0.0.1", max_length=253)
     serve_port: int = Field(default=0, ge=0, le=65535, description="0 takes any free port")
+    serve_socket: Path | None = Field(
+        default=None, description="a Unix socket to serve on beside the port; None: none"
+    )
+    serve_socket_mode: str = Field(
+        default="0660", pattern=r"^0?[0-7]{3}$", description="who may connect to it"
+    )
 
     memory_budget: SizeBytes = Field(
         default=512 << 20, description="what one release may use at its peak"
     )
     disk_budget: SizeBytes | None = Field(default=None, description="of releases held; None: all")
+    serving_memory_budget: SizeBytes | None = Field(
+        default=None, description="of all loaded models; None: three quarters of the machine's"
+    )
+    serving_pinned: tuple[ModelName, ...] = Field(
+        default=(), max_length=64, description="models that stay loaded, whoever needs the memory"
+    )
+    spare_worker_seconds: float = Field(
+        default=300, ge=0, le=86_400, description="that the last release stays loaded, to go back"
+    )
+    busy_file: Path | None = Field(
+        default=None, description="while it is there, no other release takes over; None: never"
+    )
+    busy_seconds_max: float = Field(
+        default=600, ge=0, le=86_400, description="that a switch waits for it"
+    )
     worker_user: str = Field(
         default="nobody", max_length=32, description="of a model's process, if the agent is root"
     )
@@ -95,6 +123,15 @@ class AgentConfig(BaseModel):
     failure_mode: FailureMode | None = Field(
         default=None, description="stricter than class and release, when nothing is approved"
     )
+    remote: tuple[RemoteEndpoint, ...] = Field(
+        default=(), max_length=ENDPOINTS_MAX, description="asked when a model here cannot answer"
+    )
+    fallback: tuple[LocalFallback, ...] = Field(
+        default=(), max_length=FALLBACKS_MAX, description="of models that nothing serves"
+    )
+    pressure: PressureSetting = Field(
+        default=PressureSetting(), description="what is too hot here, or too little power"
+    )
     renewal_key: Literal["new", "same"] = Field(
         default="new", description="whether a renewed certificate gets a new key"
     )
@@ -114,9 +151,10 @@ class AgentConfig(BaseModel):
             raise _invalid(path, error) from error
         base = path.absolute().parent
         paths = ("data_dir", "ca", "certificate", "key", "trust_root")
-        optional = ("worker_socket", "mirror_ca", "object_store_ca")
+        optional = ("worker_socket", "mirror_ca", "object_store_ca", "serve_socket", "busy_file")
         given = [name for name in optional if getattr(config, name) is not None]
-        settings = {name: base / getattr(config, name) for name in (*paths, *given)}
+        settings: dict[str, object] = {n: base / getattr(config, n) for n in (*paths, *given)}
+        settings["remote"] = tuple(endpoint.below(base) for endpoint in config.remote)
         return config.model_copy(update=settings | _from_service_manager(config))
 
 
@@ -147,16 +185,25 @@ def _from_service_manager(config: AgentConfig) -> dict[str, object]:
 
 
 def to_toml(settings: dict[str, Any]) -> str:
-    """Flat settings and one level of tables, as TOML; JSON's strings are TOML's basic strings."""
+    """Settings, tables and arrays of tables, as TOML; JSON's strings are TOML's basic strings."""
+    return "\n".join(_lines(settings, "")) + "\n"
+
+
+def _lines(settings: dict[str, Any], below: str) -> list[str]:
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items() if _is_plain(value)]
-    for key, table in settings.items():
-        if not _is_plain(table):
-            lines += ["", f"[{key}]", *(f"{name} = {json.dumps(v)}" for name, v in table.items())]
-    return "\n".join(lines) + "\n"
+    for key, value in settings.items():
+        name = f"{below}{key}"
+        if isinstance(value, dict):
+            lines += ["", f"[{name}]", *_lines(value, f"{name}.")]
+        elif not _is_plain(value):
+            for table in value:
+                lines += ["", f"[[{name}]]", *_lines(table, f"{name}.")]
+    return lines
 
 
 def _is_plain(value: object) -> bool:
-    return not isinstance(value, dict)
+    is_tables = isinstance(value, list) and any(isinstance(each, dict) for each in value)
+    return not (isinstance(value, dict) or is_tables)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -8,22 +8,43 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from mailboat_agent.artifacts.metered import MeteredWait
+from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.delta.delivery import Tally
 from mailboat_agent.delta.telling import tell_failed_deltas
 from mailboat_agent.fetching import Progress, Terms
 from mailboat_agent.ledger import Ledger
+from mailboat_agent.serving.feedback import Posted
 from mailboat_agent.serving.process import ModelAltered, WorkerNotStarted
+from mailboat_agent.serving.residency import NoRoom
 from mailboat_agent.serving.runtime import ReleaseWithdrawn
 from mailboat_agent.trust.manifest import Manifest
 from mailboat_agent.update.state import Installed
-from mailboat_agent.update.steps import GoBack, Stage, Step
+from mailboat_agent.update.steps import GoBack, RunShadow, Stage, Step
 from mailboat_agent.work import Workbench
 from mailboat_schemas.deltas import Source
 from mailboat_schemas.documents.release import ReleaseDocument
-from mailboat_schemas.errors import ArtifactMissing, DigestMismatch, MailboatError, Transient
+from mailboat_schemas.errors import (
+    ArtifactMissing,
+    DigestMismatch,
+    DownloadInterrupted,
+    MailboatError,
+    ServerUnavailable,
+    Transient,
+)
 
 # Failures to load that say nothing about the release itself.
-SAYS_NOTHING = DigestMismatch | ArtifactMissing | ModelAltered | WorkerNotStarted | ReleaseWithdrawn
+SAYS_NOTHING = (
+    DigestMismatch
+    | ArtifactMissing
+    | DiskFailing
+    | ModelAltered
+    | NoRoom
+    | WorkerNotStarted
+    | ReleaseWithdrawn
+)
+# Failures to fetch that say nothing about who has the files.
+SAYS_WAIT = DownloadInterrupted | ServerUnavailable | MeteredWait
 _log = logging.getLogger(__name__)
 
 
@@ -39,6 +60,7 @@ class Unforeseen(Transient):
 class Kind(StrEnum):
     STAGE = "stage"
     TRIAL = "trial"
+    SHADOW = "shadow"
     ACTIVATE = "activate"
     SERVE = "serve"
     STOP = "stop"
@@ -62,6 +84,8 @@ class Work:
                 return not (isinstance(step, Stage) and step.candidate.digest == self.digest)
             case Kind.TRIAL:
                 return isinstance(step, GoBack) and step.code == "withdrawn"
+            case Kind.SHADOW:
+                return not isinstance(step, RunShadow)
             case Kind.ACTIVATE | Kind.SERVE | Kind.STOP | Kind.GO_BACK:
                 return False
 
@@ -86,6 +110,7 @@ class Errands:
         self._wake = wake
         self.running: Work | None = None
         self.progress = Progress()  # of the newest download
+        self._shadowed = ""  # how far the shadow that runs is
         self._tally: tuple[str, Tally] = ("", Tally())  # of a release that is being fetched
 
     def stage(self, document: ReleaseDocument, step: Stage) -> None:
@@ -122,18 +147,41 @@ class Errands:
             tally.arrivals.source_bytes[Source.IMPORT] = imported_bytes
         return tally.evidence()
 
+    def posted(self, digest: str) -> Posted:
+        """What the application has said of a release's answers so far."""
+        return self._bench.posted(self._model, digest)
+
+    def serves(self, digest: str) -> bool:
+        serving = self._bench.serving(self._model)
+        return serving is not None and serving.digest == digest
+
     def document(self, release: Installed | None) -> ReleaseDocument | None:
         return None if release is None else self._manifest.document(release.digest)
 
     def run_trial(self, release: Installed, document: ReleaseDocument, step: Step) -> None:
         self._begin(Kind.TRIAL, release.digest, step, self._bench.run_trial(document))
 
+    def run_shadow(self, release: Installed, document: ReleaseDocument, step: Step) -> None:
+        work = self._bench.run_shadow(document, release.digest, self._tell_shadow)
+        self._shadowed = step.because
+        self._begin(Kind.SHADOW, release.digest, step, work)
+
+    def _tell_shadow(self, because: str) -> None:
+        self._shadowed = because
+
+    @property
+    def because(self) -> str:
+        """What is to be said of the errand that runs; empty if the step says it all."""
+        is_shadow = self.running is not None and self.running.kind is Kind.SHADOW
+        return self._shadowed if is_shadow else ""
+
     def load(self, kind: Kind, release: Installed | None, step: Step) -> bool:
         """Begin to serve a release; False if its document is not at hand."""
         document = self.document(release)
         if release is None or document is None:
             return False
-        self._begin(kind, release.digest, step, self._bench.serve(document, release.digest))
+        work = self._bench.serve(document, release.digest, can_wait=kind is Kind.ACTIVATE)
+        self._begin(kind, release.digest, step, work)
         return True
 
     def stop(self, step: Step) -> bool:

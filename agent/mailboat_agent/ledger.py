@@ -28,6 +28,7 @@ from mailboat_agent.update.steps import Refusal
 from mailboat_schemas.codec import encode
 from mailboat_schemas.errors import DiskFull, MailboatError, TransferTooLong, TransferTooSlow
 from mailboat_schemas.events import EVIDENCE_BYTES_MAX, Event, EventKind
+from mailboat_schemas.reports import ModelPhase
 
 TOLD_MAX = 10_000
 UNTOLD_MAX = 256  # events that wait in memory for a journal that can be written
@@ -38,6 +39,7 @@ PROVOKED = (
     EventKind.MANIFEST_REFUSED,
     EventKind.RELEASE_REFUSED,
     EventKind.TRUST_STALE,
+    EventKind.DEGRADED,
     EventKind.SECURITY,
 )
 PROVOKED_BURST = 100
@@ -63,6 +65,8 @@ class Ledger:
             for kind in PROVOKED
         }
         found = state_file.load()
+        # A record that has no journal beside it: somebody or something has taken it away.
+        self._journal_lost = bool(found.generation) and journal.is_new
         if not found.generation:
             found = first_record(now, rng)
         elif state_file.problems:
@@ -120,7 +124,8 @@ class Ledger:
         """
         self.save(replace(self.state, models={**self.state.models, model: state}))
         for event in implied_events(model, state, now):
-            about = state.outcome or EventKind.TRIAL_STARTED
+            begins = EventKind.SOAK_STARTED if state.phase is ModelPhase.SOAK else None
+            about = state.outcome or begins or EventKind.TRIAL_STARTED
             self.tell(event, evidence if event.kind == about else None)
 
     def tell_what_the_state_implies(self, now: datetime) -> None:
@@ -135,8 +140,8 @@ class Ledger:
             for model, state in self.state.models.items():
                 for event in implied_events(model, state, now):
                     self._put(event)
-            if self._told_in_epoch or self._journal.was_lost:
-                self.tell_damage("journal", "The journal was damaged; a new one begins.", now)
+            if self._told_in_epoch or self._journal.was_lost or self._journal_lost:
+                self.tell_damage("journal", "The journal was lost; a new one begins.", now)
             self._told_in_epoch = epoch
         except (DiskFull, DiskFailing) as error:
             _log.warning("The journal cannot be written: %s", error)

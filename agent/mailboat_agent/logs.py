@@ -36,5 +36,5 @@ def configure_logging(log_format: LogFormat) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    for chatty in ("httpx2", "httpx", "httpcore", "httpcore2", "tuf", "uvicorn"):
+    for chatty in ("httpx2", "httpx", "httpcore", "httpcore2", "tuf"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -187,6 +187,8 @@ class Reconciler:
     def files_came(self) -> None:
         """Somebody brought files that releases may lack: what failed for want of them may begin."""
         self._heard_something_new()
+        for loop in self.loops.values():
+            loop.on_files()
 
     def _bar_what_is_withdrawn(self) -> None:
         for loop in self.loops.values():

@@ -17,13 +17,21 @@ from typing import TYPE_CHECKING
 
 from mailboat_agent.artifacts.disk_room import DiskRoom
 from mailboat_agent.artifacts.release_store import ReleaseStore
-from mailboat_agent.assembly import make_link, make_meter, make_reconciler, read_trust_root
+from mailboat_agent.assembly import (
+    make_degraded,
+    make_link,
+    make_meter,
+    make_reconciler,
+    make_runtime,
+    read_trust_root,
+)
 from mailboat_agent.atomic_file import DiskFailing, LockedDirectory
 from mailboat_agent.background import in_background
 from mailboat_agent.carrier.pickup import Pickup
 from mailboat_agent.carrier.spool import ImportSpool
 from mailboat_agent.config import AgentConfig
 from mailboat_agent.facts import UNKNOWN_RUNTIME, Device, agent_version
+from mailboat_agent.footprint import give_back
 from mailboat_agent.identity.credentials import Credentials
 from mailboat_agent.journal.event_journal import Journal
 from mailboat_agent.journal.telemetry import Telemetry
@@ -31,9 +39,7 @@ from mailboat_agent.ledger import Ledger
 from mailboat_agent.link.manifest_poll import ManifestPoll
 from mailboat_agent.reconcile import Reconciler
 from mailboat_agent.serving.gateway import Gateway
-from mailboat_agent.serving.launch import Launch
 from mailboat_agent.serving.process import RuntimeFacts, WorkerNotStarted
-from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.status import StatusFiles
 from mailboat_agent.supervisor import Watchdog, exit_at_last, notify_supervisor
@@ -49,6 +55,8 @@ if TYPE_CHECKING:
     from mailboat_agent.report import Reporter
 
 LOOK_SECONDS_MAX = 1.0  # between two looks; whatever happens is noticed by then
+START_SETTLES_SECONDS = 5.0  # then memory that only the start needed is given back
+GIVE_BACK_SECONDS = 600.0  # from one time to the next, once the start is long past
 RUNTIME_ASK_SECONDS = 30.0  # from one try to learn of the runtime to the next, until one succeeds
 LOOK_SECONDS_MIN = 0.02  # a burst of wake-ups is one look
 CLOSE_SECONDS_MAX = 5.0  # for work, requests and workers to end; what is left dies with the process
@@ -101,8 +109,8 @@ class Agent:
             fleet=config.fleet,
             hardware_class=config.hardware_class,
         )
-        launch = Launch(config.worker_socket, config.worker_user)
-        self._runtime = Runtime(clock=utc_now, launch=launch)
+        self._runtime = make_runtime(config, utc_now)
+        self._degraded = make_degraded(config, self._runtime, self._rng)
         self._meter = make_meter(config, utc_now)
         self._watchdog = Watchdog(self._runtime.stuck)
         self._status = StatusFiles(config.data_dir)
@@ -125,12 +133,18 @@ class Agent:
                 self._runtime,
                 host=config.serve_host,
                 port=config.serve_port,
+                socket_path=config.serve_socket,
+                socket_mode=int(config.serve_socket_mode, 8),
                 version=agent_version(),
+                answering=self._degraded.answers,
+                feedback=self._runtime.live.feedback,
             ),
             name="gateway-start",
         )
         host, port = gateway.address
-        self._status.write_serving(url=gateway.url, host=host, port=port)
+        self._status.write_serving(
+            url=gateway.url, host=host, port=port, socket_path=gateway.socket_path
+        )
         _log.info("Serving on %s", gateway.url)
         await self._run_tasks(device, reconciler, stop)
 
@@ -141,6 +155,7 @@ class Agent:
                 if self._reconciler is not None:
                     await self._reconciler.close()
                 if self._gateway is not None:
+                    await in_background(self._degraded.close, name="endpoints-close")
                     await in_background(self._gateway.close, name="gateway-close")
                 await in_background(self._runtime.close, name="runtime-close")
                 await self._credentials.close()
@@ -195,6 +210,7 @@ class Agent:
                     ("reconcile", self._reconcile(device, reconciler, reporter, post)),
                     ("runtime", self._learn_runtime(device)),
                     ("telemetry", self._telemetry(reconciler)),
+                    ("footprint", self._give_memory_back()),
                     ("manifest-poll", poll.run()),
                     ("renewal", renewal.run()),
                     ("watchdog", self._watchdog.run()),
@@ -227,7 +243,8 @@ class Agent:
             self._watchdog.beat()
             pickup.look(utc_now())
             await reconciler.step(utc_now(), time.monotonic())
-            report = reporter.build(utc_now())
+            self._degraded.look(self._ledger, utc_now(), time.monotonic())
+            report = reporter.build(utc_now(), self._degraded.notes(time.monotonic()))
             post.report(report, time.monotonic())
             post.send(time.monotonic())
             self._status.write_status(
@@ -246,6 +263,7 @@ class Agent:
         desired = self._manifest.desired
         class_is_metered = desired is not None and desired.metered
         return {
+            "degraded": self._degraded.status(time.monotonic()),
             "downloads": transfers(reconciler.loops.values()),
             "disk": disk_figures(DiskRoom.of(self._store, self._config.disk_budget)),
             "metered": metered_figures(self._meter, class_is_metered=class_is_metered),
@@ -259,8 +277,16 @@ class Agent:
             self._wake.set()
             await asyncio.sleep(RUNTIME_ASK_SECONDS)
 
+    async def _give_memory_back(self) -> None:
+        """Once what the start has begun is done, and again for what came and went since."""
+        seconds = START_SETTLES_SECONDS
+        while True:
+            await asyncio.sleep(seconds)
+            give_back()
+            seconds = min(GIVE_BACK_SECONDS, 4 * seconds)
+
     async def _telemetry(self, reconciler: Reconciler) -> None:
-        telemetry = Telemetry(self._runtime, self._journal, utc_now())
+        telemetry = Telemetry(self._runtime, self._journal, utc_now(), self._degraded.drain)
         while True:
             began = time.monotonic()
             await asyncio.sleep(self._config.telemetry_window_seconds)

@@ -26,8 +26,12 @@ class StatusFiles:
         self._data_dir = data_dir
         self._written = b""
 
-    def write_serving(self, *, url: str, host: str, port: int) -> None:
+    def write_serving(
+        self, *, url: str, host: str, port: int, socket_path: Path | None = None
+    ) -> None:
         content = {"url": url, "host": host, "port": port, "pid": os.getpid()}
+        if socket_path is not None:
+            content["socket"] = str(socket_path)
         _replace(self._data_dir / _SERVING, json.dumps(content).encode())
 
     def write_status(

@@ -5,6 +5,7 @@ Nothing here records or decides; the reconciler does, before and after.
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -16,18 +17,43 @@ from mailboat_agent.artifacts.mirrored_source import ArtifactSource
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.background import in_background
+from mailboat_agent.busy import NEVER_BUSY, Busy
 from mailboat_agent.carrier.spool import ImportSpool
 from mailboat_agent.delta.room import DeltaRoom
 from mailboat_agent.fetching import NO_TERMS, Fetching, Progress, Terms
 from mailboat_agent.sealed_memory import in_memory
-from mailboat_agent.serving.lane import ServedRelease
+from mailboat_agent.serving.bundle import Bundle, open_bundle
+from mailboat_agent.serving.feedback import Posted
+from mailboat_agent.serving.golden import read_golden
+from mailboat_agent.serving.reference_file import read_reference
 from mailboat_agent.serving.runtime import Absence, Runtime
+from mailboat_agent.serving.served_release import ServedRelease
+from mailboat_agent.serving.shadowing import shadow_candidate
+from mailboat_agent.serving.tensors import Tensor
 from mailboat_agent.serving.trial import GateFailed, TrialReport, run_trial
+from mailboat_agent.serving.trial_evidence import TrialEvidence
 from mailboat_agent.serving.window import ServingStats
-from mailboat_schemas.documents.release import File, FileRole, ReleaseDocument, Variant
-from mailboat_schemas.errors import DigestMismatch
+from mailboat_agent.update.soak import Judgement, Verdict
+from mailboat_schemas.documents.live_gates import Shadow
+from mailboat_schemas.documents.reference import Reference
+from mailboat_schemas.documents.release import (
+    File,
+    FileRole,
+    ReleaseDocument,
+    Variant,
+    document_digest,
+)
+from mailboat_schemas.errors import (
+    DigestMismatch,
+    MailboatError,
+    MalformedPayload,
+    PayloadTooLarge,
+)
+from mailboat_schemas.live_figures import Shift
 from mailboat_schemas.sealing import SealedDamaged
 
+WARM_UP_FILE_BYTES_MAX = 4 << 20  # of golden samples that are read for it
+WARM_UP_BYTES_MAX = 1 << 20  # kept as long as the release serves, for a worker that starts again
 _log = logging.getLogger(__name__)
 
 
@@ -45,6 +71,7 @@ class Workbench:
         memory_budget_bytes: int,
         disk_budget_bytes: int | None = None,
         meter: Meter | None = None,
+        busy: Busy = NEVER_BUSY,
     ) -> None:
         """``source`` is asked for when something is to be fetched, not before."""
         self._store = store
@@ -52,7 +79,9 @@ class Workbench:
         self._runtime = runtime
         self._hardware_class = hardware_class
         self._memory_budget_bytes = memory_budget_bytes
+        self._busy = busy
         self.imports = ImportSpool(store.data_dir)
+        self.evidence = TrialEvidence(store.data_dir / "evidence")
         self._fetching = Fetching(
             store=store,
             content_keys=content_keys,
@@ -105,15 +134,21 @@ class Workbench:
         variant = self._variant(document)
         self.imports.forget_origins(variant.artifacts.keys())  # `trial_started` has told them
         golden = variant.file_of_role(FileRole.GOLDEN)
+        reference = variant.file_of_role(FileRole.REFERENCE)
 
         def trial() -> TrialReport:
             with ExitStack() as opened:
                 try:
                     model_fd = self._open(variant.model_file, opened)
                     golden_fd = None if golden is None else self._open(golden, opened)
+                    bundle = self._bundle(variant)
+                    if reference is not None:
+                        read_reference(self._open(reference, opened), reference.sha256)
                 except SealedDamaged as error:
                     # What was signed does not open to what was signed: no retry cures that.
                     raise GateFailed(error.code, error.what) from error
+                except (MalformedPayload, PayloadTooLarge) as error:
+                    raise GateFailed("reference_unreadable", error.what) from error
                 return run_trial(
                     model_fd=model_fd,
                     golden_fd=golden_fd,
@@ -121,32 +156,63 @@ class Workbench:
                     variant=variant,
                     memory_limit_bytes=self._memory_budget_bytes,
                     launch=self._runtime.launch,
+                    bundle=bundle,
+                    serving=self._copy_of_serving(document, variant, opened),
                 )
 
-        return await in_background(trial, name=f"trial-{document.model}")
+        try:
+            return await in_background(trial, name=f"trial-{document.model}")
+        except GateFailed as error:
+            digest = document_digest(document.canonical_bytes())
+            kept = self.evidence.keep(document.model, document.version, digest, error)
+            if kept:
+                error.evidence["kept"] = kept
+            raise
 
-    async def serve(self, document: ReleaseDocument, digest: str) -> None:
+    async def run_shadow(
+        self, document: ReleaseDocument, digest: str, tell: Callable[[str], None]
+    ) -> Judgement:
+        """Mirror live requests to it until it is judged; ``tell`` is given how far it is.
+
+        Raises: as `run_trial`.
+        """
+        variant, stop = self._variant(document), threading.Event()
+        shadow = variant.health.shadow
+
+        if shadow is None:  # decide() has asked before
+            return Judgement(Verdict.PASSED, "its document asks for no shadow")
+
+        def mirror(shadow: Shadow = shadow) -> Judgement:
+            with ExitStack() as opened:
+                release = self._released(document, digest, variant, opened)
+                return shadow_candidate(self._runtime, release, shadow, stop=stop, tell=tell)
+
+        try:
+            return await in_background(mirror, name=f"shadow-{document.model}")
+        finally:
+            stop.set()
+
+    async def serve(
+        self, document: ReleaseDocument, digest: str, *, can_wait: bool = False
+    ) -> None:
         """Load it beside what serves, then switch. Serving it already does nothing.
+
+        ``can_wait``: for the application, as long as it says that it is busy.
 
         Raises:
             ReleaseRejected: it cannot be loaded, or its file is damaged and was set aside.
             Transient: the device, not the release.
         """
         variant = self._variant(document)
+        before = self.serving(document.model)
+        if can_wait and before is not None and before.digest != digest:
+            await self._busy.passes(document.model, lambda: bool(self.serving(document.model)))
 
         def serve() -> None:
             with ExitStack() as opened:
-                self._runtime.serve(
-                    ServedRelease(
-                        model=document.model,
-                        version=document.version,
-                        digest=digest,
-                        interface=document.interface,
-                        variant=variant,
-                        model_fd=self._open(variant.model_file, opened),
-                        memory_limit_bytes=self._memory_budget_bytes,
-                    )
-                )
+                reference = self._reference(variant, opened)
+                self._runtime.serve(self._released(document, digest, variant, opened))
+                self._runtime.live.compare_with(document.model, digest, reference)
 
         await in_background(serve, name=f"load-{document.model}")
 
@@ -156,6 +222,9 @@ class Workbench:
 
     def explain_absence(self, model: str, absence: Absence | None) -> None:
         self._runtime.explain_absence(model, absence)
+
+    def note_fallback(self, model: str, digest: str, word: str) -> None:
+        self._runtime.note_fallback(model, digest, word)
 
     async def stop(self, model: str) -> None:
         await in_background(lambda: self._runtime.stop(model), name=f"stop-{model}")
@@ -172,15 +241,77 @@ class Workbench:
         """The serving model's own verified bytes, to repair a file from. The caller closes it."""
         return self._runtime.verified_copy(model, sha256)
 
+    def posted(self, model: str, digest: str) -> Posted:
+        """What the application has said of this release's answers in this process."""
+        return self._runtime.live.feedback.posted(model, digest)
+
+    def shifts(self, model: str, digest: str) -> tuple[Shift, ...] | None:
+        """How far live traffic of this release is from its reference, the furthest first; None
+        if nobody watches."""
+        return self._runtime.live.shifts(model, digest)
+
+    def _released(
+        self, document: ReleaseDocument, digest: str, variant: Variant, opened: ExitStack
+    ) -> ServedRelease:
+        return ServedRelease(
+            model=document.model,
+            version=document.version,
+            digest=digest,
+            interface=document.interface,
+            variant=variant,
+            model_fd=self._open(variant.model_file, opened),
+            bundle=self._bundle(variant),
+            memory_limit_bytes=self._memory_budget_bytes,
+            warm_up=self._warm_up(variant, opened),
+        )
+
+    def _warm_up(self, variant: Variant, opened: ExitStack) -> tuple[Tensor, ...]:
+        """The inputs of the first golden sample, unless it takes long to have them."""
+        golden = variant.file_of_role(FileRole.GOLDEN)
+        if golden is None or golden.length > WARM_UP_FILE_BYTES_MAX:
+            return ()
+        try:
+            inputs = read_golden(self._open(golden, opened)).inputs[0]
+        except MailboatError as error:  # the model is whole; it warms up with zeros
+            _log.warning("The golden samples of %s are of no use: %s", golden.path, error)
+            return ()
+        return inputs if sum(len(each.data) for each in inputs) <= WARM_UP_BYTES_MAX else ()
+
+    def _copy_of_serving(
+        self, document: ReleaseDocument, variant: Variant, opened: ExitStack
+    ) -> ServedRelease | None:
+        """What relative gates compare with, if there are any."""
+        if variant.health.relative is None:
+            return None
+        serving = self._runtime.copy_of_serving(document.model)
+        if serving is not None:
+            opened.callback(os.close, serving.model_fd)
+        return serving
+
+    def _bundle(self, variant: Variant) -> Bundle:
+        return open_bundle(variant, self._descriptor)
+
+    def _reference(self, variant: Variant, opened: ExitStack) -> Reference | None:
+        """The release's reference statistics; None without any, or if they cannot be read: then
+        the release serves all the same, and its soak is not passed.
+        """
+        file = variant.file_of_role(FileRole.REFERENCE)
+        try:
+            return None if file is None else read_reference(self._open(file, opened), file.sha256)
+        except MailboatError as error:
+            _log.warning("Drift is not watched: %s", error)
+            return None
+
     def _open(self, file: File, opened: ExitStack) -> int:
-        if file.sealed is None:
-            descriptor = in_memory(self._store.open_verified(file.sha256), file.sha256)
-        else:
-            descriptor = sealed_store.open_into_memory(
-                self._store, self._content_keys, file, file.sealed
-            )
+        descriptor = self._descriptor(file)
         opened.callback(os.close, descriptor)
         return descriptor
+
+    def _descriptor(self, file: File) -> int:
+        """Of verified bytes; the caller's to close."""
+        if file.sealed is None:
+            return in_memory(self._store.open_verified(file.sha256), file.sha256)
+        return sealed_store.open_into_memory(self._store, self._content_keys, file, file.sealed)
 
     def _variant(self, document: ReleaseDocument) -> Variant:
         variant = document.variant_for(self._hardware_class)

@@ -31,6 +31,8 @@ class EventKind(StrEnum):
     STORAGE_DAMAGED = "storage_damaged"  # a file or the journal was damaged and set aside
     STORAGE_REPAIRED = "storage_repaired"  # a damaged file is whole again; ``code`` says from where
     NOTHING_TO_SERVE = "nothing_to_serve"
+    DEGRADED = "degraded"  # a declared degraded mode answers, or the device is under pressure
+    RECOVERED = "recovered"  # that is over
     SECURITY = "security"  # somebody else tried something; ``code`` says what was refused
 
 

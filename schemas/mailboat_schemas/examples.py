@@ -16,6 +16,7 @@ from mailboat_schemas.desired import (
 )
 from mailboat_schemas.envelope import Envelope, EnvelopeSignature, PayloadType
 from mailboat_schemas.events import Event, EventBatch, EventKind
+from mailboat_schemas.live_figures import CounterSum, Shift, ValueSum
 from mailboat_schemas.reports import (
     Ack,
     Hello,
@@ -146,6 +147,9 @@ TELEMETRY_BATCH = TelemetryBatch(
                 min_ms=0.1,
                 max_ms=0.13,
             ),
+            counters={"accuracy": CounterSum(good=57, total=60)},
+            values={"order_eur": ValueSum(count=2, sum=31.5)},
+            shifts=(Shift(tensor="output", side="output", requests=118, shift=0.04),),
         ),
     ),
 )

@@ -1,11 +1,13 @@
 """What a device tells of its state, and the small messages of the outbox protocol."""
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from mailboat_schemas.codec import WireModel
+from mailboat_schemas.documents.live_gates import COUNTERS_MAX, CounterName
+from mailboat_schemas.live_figures import SHIFTS_MAX, CounterSum, ShadowSum, Shift, ValueSum
 from mailboat_schemas.names import (
     ClassName,
     DeviceId,
@@ -15,6 +17,10 @@ from mailboat_schemas.names import (
     SiteName,
     Version,
 )
+
+DEGRADED_MODES_MAX = 32  # there are fewer; a newer agent may know more
+DegradedMode = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+NonNegative = Annotated[int, Field(ge=0)]
 
 Epoch = str
 _EPOCH = r"^[0-9a-f]{16}$"
@@ -150,6 +156,19 @@ class TelemetryWindow(WireModel):
     peak_memory_bytes: int = Field(default=0, ge=0)
     last_ok_at: int | None = None
     latency: LatencySketch | None = None
+    counters: dict[CounterName, CounterSum] = Field(
+        default_factory=dict, max_length=COUNTERS_MAX, description="posted by the application"
+    )
+    values: dict[CounterName, ValueSum] = Field(
+        default_factory=dict, max_length=COUNTERS_MAX, description="posted by the application"
+    )
+    shifts: tuple[Shift, ...] = Field(default=(), max_length=SHIFTS_MAX)
+    shadow: ShadowSum | None = None
+    degraded: dict[DegradedMode, NonNegative] = Field(
+        default_factory=dict,
+        max_length=DEGRADED_MODES_MAX,
+        description="answers that were not the release's own at its best, by how they came about",
+    )
 
 
 class TelemetryBatch(WireModel):

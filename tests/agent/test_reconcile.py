@@ -13,10 +13,11 @@ import pytest
 
 from agent_box import AgentBox
 from mailboat_agent.errand import Kind
-from mailboat_agent.serving.tensors import tensor_of_json
+from mailboat_agent.serving.json_tensors import tensor_of_json
 from mailboat_agent.update.state import Installed
 from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.desired import Assignment, FreshTimestamp, ManifestBundle
+from mailboat_schemas.events import EventKind
 from mailboat_schemas.reports import ModelPhase
 from model_fleet import (
     CLASS,
@@ -465,7 +466,9 @@ def test_a_lost_journal_is_told_again_from_the_state(play: Play, fleet: ModelFle
             path.unlink()
         box.start()
         await box.step()
-        assert [event.event_id for event in box.events()] == before
+        *again, lost = box.events()
+        assert [event.event_id for event in again] == before
+        assert (lost.kind, lost.code) == (EventKind.STORAGE_DAMAGED, "journal")
 
     play(story)
 

@@ -319,6 +319,7 @@ def error_codes() -> frozenset[str]:
 
 # Where an event's or a trial's word is made: the callable, and which of its arguments it is.
 WORDS_ARE_MADE_BY: dict[str, int | str] = {
+    "Breach": 0,
     "GateFailed": 0,
     "Check": 0,
     "Judgement": 2,
@@ -409,7 +410,7 @@ def test_the_exit_codes_in_ci_md_are_those_of_the_command() -> None:
     listed = re.findall(r"^\| (\d+) \| ([^|]+?) \|", section, re.MULTILINE)
 
     assert [f"{number} {meaning}" for number, meaning in listed] == re.findall(
-        r"(\d [^,.]+)", output.EXIT_CODES_HELP
+        r"(\d+ [^,.]+)", output.EXIT_CODES_HELP
     )
 
 

@@ -21,8 +21,8 @@ from mailboat_agent.artifacts.arrivals import Arrivals
 from mailboat_agent.artifacts.part_file import Hashed, PartFile, Progress
 from mailboat_agent.atomic_file import disk_errors
 from mailboat_agent.delta import decoding, zstd_frame
-from mailboat_agent.serving import runtime as runtime_module
-from mailboat_agent.serving.lane import ServedRelease
+from mailboat_agent.serving import switch
+from mailboat_agent.serving.served_release import ServedRelease
 from mailboat_agent.serving.trial import GateFailed, TrialReport
 from mailboat_agent.serving.window import ServingCounters, ServingStats
 from mailboat_schemas.errors import ArtifactMissing, ServerUnavailable
@@ -75,6 +75,7 @@ class LightLane:
     """A release that serves, without a worker: it has read the bytes it was handed."""
 
     ready = True
+    worker_pid = 0  # so that everything fits beside it
 
     def __init__(self, release: ServedRelease, *, serial: int, clock: Any, **_: Any) -> None:
         self.release = release
@@ -99,7 +100,7 @@ class LightLane:
     def retire(self) -> None:
         pass
 
-    cut_off = retire
+    begin = cut_off = retire
 
     def join(self, timeout_seconds: float) -> bool:  # noqa: ARG002
         return True
@@ -161,7 +162,7 @@ def light_parts(crash: Callable[[], None]) -> Iterator[None]:
     quiet = logging.getLogger("mailboat_agent")
     before = quiet.disabled, logging.root.manager.disable
     with ExitStack() as patched:
-        patched.enter_context(patch.object(runtime_module, "Lane", LightLane))
+        patched.enter_context(patch.object(switch, "Lane", LightLane))
         patched.enter_context(patch.object(work, "run_trial", light_trial(crash)))
         patched.enter_context(patch.object(decoding, "_start", decode_in_process))
         logging.disable(logging.CRITICAL)

@@ -94,6 +94,7 @@ class AgentProcess:
     api_url: str
     process: subprocess.Popen[bytes] | None = field(default=None)
     prefix: tuple[str, ...] = ()  # a command that runs the agent's own, such as strace
+    settings: dict[str, Any] = field(default_factory=dict)  # more of agent.toml
 
     def __post_init__(self) -> None:
         self.certificate, self.key = self.certificates.device()
@@ -118,6 +119,7 @@ class AgentProcess:
             "key": str(self.key),
             "trust_root": str(self.directory / "root.json"),
             "reconnect_seconds_min": 0.05,
+            **self.settings,
         }
         config.write_text(to_toml(settings))
         command = [sys.executable, "-m", "mailboat_agent.cli", "run", "--config", str(config)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from agent_box import AgentBox
-from mailboat_agent.serving.tensors import tensor_of_json
+from mailboat_agent.serving.json_tensors import tensor_of_json
 from mailboat_schemas.desired import ReleaseRef
 from mailboat_schemas.events import Event, EventKind
 from model_fleet import MODEL, ArtifactServer, Certificates, ModelFleet

@@ -143,16 +143,24 @@ class ModelFleet(TrustFleet):
         approve: bool = True,
         security_version: int = 0,
         content_key: bytes | None = None,
+        reference: bytes | None = None,
+        serving: dict[str, Any] | None = None,
+        code: dict[str, tuple[str, bytes]] | None = None,
+        pipeline: dict[str, Any] | None = None,
         **more: Any,
     ) -> ReleaseRef:
         """Sign a release of a small model; with nothing said it passes its trial and a 0 s soak.
 
-        With a ``content_key`` its files are encrypted under it.
+        With a ``content_key`` its files are encrypted under it. ``code`` are files of its own, by
+        path with their role.
         """
         files = {
             "m.onnx": ("model", model or affine(factor)),
             "golden.npz": ("golden", samples or golden(factor)),
         }
+        files |= code or {}
+        if reference is not None:
+            files["reference.json"] = ("reference", reference)
         tensor = {"dtype": "float32", "shape": [-1, 4]}
         content = document(
             version,
@@ -170,6 +178,8 @@ class ModelFleet(TrustFleet):
                     "peak_memory": 256 * MIB,
                     "health": {"soak": {"seconds": 0} | (soak or {})} | (health or {}),
                 }
+                | ({} if serving is None else {"serving": serving})
+                | ({} if pipeline is None else {"pipeline": pipeline})
             ],
         ).canonical_bytes()
         self._sign(version, content, approve=approve)
@@ -334,6 +344,7 @@ class ArtifactServer:
         self.refuses_keys = 0  # the status of every answer about a content key, if not 0
         self.device_key = ec.generate_private_key(ec.SECP256R1())
         self.requests: list[str] = []
+        self.refuses = 0  # the status of every answer about an artifact, if not 0
         self.stalls = False  # half of each artifact, and then nothing more
         self._closing = threading.Event()
         handler = type("Handler", (_Handler,), {"owner": self, "certificates": certificates})
@@ -368,6 +379,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         content = self.owner.artifacts.get(self.path.rpartition("/")[2])
         if self.path == f"/v1/manifests/{CLASS}":
             content = self.owner.manifest
+        elif self.owner.refuses:
+            self._answer(self.owner.refuses, b"")
+            return
         self._answer(404 if content is None else 200, content or b"")
 
     def do_POST(self) -> None:

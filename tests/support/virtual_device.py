@@ -32,9 +32,9 @@ from mailboat_agent.link.acknowledgement import AckReader
 from mailboat_agent.link.correspondence import Correspondence
 from mailboat_agent.link.mqtt import LinkDown, LinkUp, Message
 from mailboat_agent.report import Reporter
+from mailboat_agent.serving.json_tensors import tensor_of_json
 from mailboat_agent.serving.process import RuntimeFacts
 from mailboat_agent.serving.runtime import Runtime
-from mailboat_agent.serving.tensors import tensor_of_json
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.trust.manifest import Manifest
 from mailboat_agent.trust.trust_store import TrustStore

@@ -40,9 +40,12 @@ def parse_size(value: object) -> int:
     raise ValueError(f"{value!r} is not a size; write a number of bytes or text such as 256MiB")
 
 
-def _size_schema(_source: Any, _handler: Any) -> core_schema.CoreSchema:
-    bounded = core_schema.int_schema(ge=0, le=1 << 50)
-    return core_schema.no_info_before_validator_function(parse_size, bounded)
+def _size_schema(source: Any, handler: Any) -> core_schema.CoreSchema:
+    # The handler's schema has the bounds that a field sets beside the type.
+    given = handler(source)
+    if given["type"] == "int":
+        given = {"le": 1 << 50, **({} if "gt" in given else {"ge": 0}), **given}
+    return core_schema.no_info_before_validator_function(parse_size, given)
 
 
 def _version_range(text: str) -> str:

@@ -22,6 +22,9 @@ class Tensor(Strict):
         "int32",
         "int64",
         "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
         "bool",
         "string",
     ]

@@ -23,7 +23,7 @@ from mailboat_schemas.documents.document import Document, SizeBytes, Strict, Ver
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.documents.health import Health
 from mailboat_schemas.documents.interface import Interface
-from mailboat_schemas.documents.pipeline import Pipeline
+from mailboat_schemas.documents.pipeline import Pipeline, problem_with_code
 from mailboat_schemas.documents.serving_policy import ServingPolicy
 from mailboat_schemas.errors import MalformedPayload, PayloadTooLarge
 from mailboat_schemas.names import ClassName, Digest, FileName, ModelName, Version
@@ -120,6 +120,11 @@ class SourceSpec(Strict):
         default=None, description="stricter than the class, if it must be"
     )
 
+    @model_validator(mode="after")
+    def _degraded_answers_fit(self) -> Self:
+        _refuse_unfit(self.interface, self.variants)
+        return self
+
 
 class ReleaseSource(Document):
     kind: Literal["Release"]
@@ -192,9 +197,20 @@ class Variant(Strict):
     def _one_model_and_distinct_names(self) -> Self:
         if [file.role for file in self.files].count(FileRole.MODEL) != 1:
             raise ValueError("a variant has exactly one file with role 'model'")
+        if self.health.soak.drift is not None and self.file_of_role(FileRole.REFERENCE) is None:
+            raise ValueError("soak.drift compares with a file of role 'reference'; there is none")
         names = [file.path for file in self.files]
         if len(set(names)) != len(names):
             raise ValueError("two files of a variant have the same path")
+        return self
+
+    @model_validator(mode="after")
+    def _code_where_it_is_named(self) -> Self:
+        roles = [file.role for file in self.files]
+        if problem := problem_with_code(self.pipeline, roles):
+            raise ValueError(problem)
+        if self.health.check is not None and FileRole.CHECK not in roles:
+            raise ValueError("health.check bounds a file of role 'check'; there is none")
         return self
 
     def file_of_role(self, role: FileRole) -> File | None:
@@ -251,6 +267,11 @@ class ReleaseDocument(Strict):
             raise ValueError("a hardware class is named by two variants")
         return self
 
+    @model_validator(mode="after")
+    def _degraded_answers_fit(self) -> Self:
+        _refuse_unfit(self.interface, self.variants)
+        return self
+
     def variant_for(self, hardware_class: str) -> Variant | None:
         return next((v for v in self.variants if hardware_class in v.hardware_classes), None)
 
@@ -289,6 +310,28 @@ class ReleaseDocument(Strict):
                 f"The release document does not hold: {place}: {first['msg']}.",
                 next_step="build it again with `mailboat release build` of a matching version.",
             ) from error
+
+
+def _refuse_unfit(
+    interface: Interface, variants: tuple[SourceVariant, ...] | tuple[Variant, ...]
+) -> None:
+    """
+    Raises:
+        ValueError: a variant's degraded answers, or its pipeline, are not what the interface
+            promises; or a metric judges an output that there is not.
+    """
+    outputs = {tensor.name for tensor in interface.outputs}
+    for variant in variants:
+        pipeline = variant.pipeline
+        problem = None if pipeline is None else pipeline.problem_with(interface)
+        if problem is not None:
+            raise ValueError(problem)
+        if unknown := variant.health.metrics.keys() - outputs:
+            raise ValueError(f"a metric judges {min(unknown)!r}, which is not an output")
+        policy = None if variant.serving is None else variant.serving.degraded
+        problem = None if policy is None else policy.problem_with(interface)
+        if problem is not None:
+            raise ValueError(problem)
 
 
 def document_digest(content: bytes) -> str:
