@@ -12,6 +12,7 @@ import io
 import json
 import os
 import random
+import re
 import sys
 import time
 import warnings
@@ -43,6 +44,8 @@ PEAK_BYTES = 1 << 30
 DEADLINE_SECONDS = 60
 TRIALS_AT_ONCE = 2
 RESULTS = Path(__file__).parents[1] / "docs" / "trial-results.md"
+HEAD_CHARS, TAIL_CHARS = 70, 110  # of what is told of a refusal
+TRIES_MAX = 3  # of a trial that could not be begun, as the agent does it
 MARKS = "<!-- onnx models: begin -->", "<!-- onnx models: end -->"
 _DTYPES = frozenset(
     {
@@ -137,23 +140,30 @@ def tried(case: Case) -> Outcome:
     except NotARelease as error:
         return Outcome(case.name, case.family, "not_a_release", str(error))
     model = case.model.SerializeToString()
+    for _ in range(TRIES_MAX):
+        try:
+            _try(model, samples, interface, _variant(model, case, named["out"]))
+        except GateFailed as error:
+            return Outcome(case.name, case.family, error.reason, " ".join(error.what.split()))
+        except WorkerNotStarted:
+            continue
+        return Outcome(case.name, case.family, "")
+    return Outcome(case.name, case.family, "no_worker", "no worker process could be started")
+
+
+def _try(model: bytes, samples: bytes, interface: Interface, variant: Variant) -> None:
     descriptors = [_descriptor(model), _descriptor(samples)]
     try:
         run_trial(
             model_fd=descriptors[0],
             golden_fd=descriptors[1],
             interface=interface,
-            variant=_variant(model, case, named["out"]),
+            variant=variant,
             memory_limit_bytes=PEAK_BYTES,
         )
-    except GateFailed as error:
-        return Outcome(case.name, case.family, error.reason, " ".join(error.what.split()))
-    except WorkerNotStarted as error:
-        return Outcome(case.name, case.family, "agent_harmed", error.what)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-    return Outcome(case.name, case.family, "")
 
 
 def _named(case: Case) -> dict[str, dict[str, Any]]:
@@ -212,7 +222,7 @@ def _interface(named: dict[str, dict[str, Any]]) -> Interface:
 
 def _golden(named: dict[str, dict[str, Any]]) -> bytes:
     buffer = io.BytesIO()
-    arrays = {
+    arrays: dict[str, Any] = {
         f"{side}.{name}": np.ascontiguousarray(array[np.newaxis])
         for side, arrays in named.items()
         for name, array in arrays.items()
@@ -300,14 +310,16 @@ def report(outcomes: Sequence[Outcome], seconds: float) -> str:
 
 
 def _shortened(words: str) -> str:
-    """Without what differs from model to model."""
-    text = words.split("Could not find an implementation for", 1)
-    if len(text) == 2:
+    """Without what differs from model to model: which sample, which operator, where in a file."""
+    if "Could not find an implementation for" in words:
         return "Could not find an implementation for an operator and type"
-    for mark in ("output ", "sample "):
-        if mark in words and "golden" in words:
-            return words.split("output", 1)[-1].split(":", 1)[-1].strip()[:60] or words[:60]
-    return words[:140]
+    text = (
+        words.split("the worst is", 1)[-1].split(": ", 1)[-1] if "the worst is" in words else words
+    )
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : |/onnxruntime_src/\S+", "", text)
+    if len(text) <= HEAD_CHARS + TAIL_CHARS:
+        return text
+    return f"{text[:HEAD_CHARS]} … {text[-TAIL_CHARS:]}"
 
 
 def main() -> None:

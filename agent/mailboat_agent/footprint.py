@@ -2,7 +2,7 @@
 
 What Python and its libraries allocate while they are imported and set up is mostly free again, and
 stays with the C library, which gives back only what lies at its end. An arena for each thread would
-keep as much again. And of the libraries' code more is mapped than is run after the start: those
+keep as much again. And of the libraries' code more is mapped than is used after the start: those
 pages are let go, and the few that are needed after all come back from the page cache.
 
 Where the C library or the kernel does not know a call, nothing is done.
@@ -38,21 +38,24 @@ def give_back() -> None:
         smaps = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return
-    for address, size in unaltered_code(smaps):
+    for address, size in unaltered(smaps):
         libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), _MADV_DONTNEED)
 
 
-def unaltered_code(smaps: str) -> Iterator[tuple[int, int]]:
-    """Address and bytes of mapped code that is in memory exactly as it is in its file.
+def unaltered(smaps: str) -> Iterator[tuple[int, int]]:
+    """Address and bytes of mapped code and constants that are in memory exactly as in their file.
 
-    Only that can be let go: what was altered, such as by relocation, is nowhere else.
+    Of libraries. Only that can be let go: what was altered, such as by relocation, is nowhere else.
     """
     address = size = 0
     for line in smaps.splitlines():
         first, *rest = line.split()
         if not first.endswith(":"):
             begin, end = (int(number, 16) for number in first.split("-"))
-            is_code = rest[0] == "r-xp" and rest[-1].startswith("/")
-            address, size = begin, end - begin if is_code else 0
+            # Libraries stay where they are; another file might be gone by now, and something else
+            # in its place.
+            is_library = len(rest) > 4 and ".so" in rest[-1].rpartition("/")[2]
+            is_read = rest[0] in ("r-xp", "r--p")
+            address, size = begin, end - begin if is_library and is_read else 0
         elif first == "Anonymous:" and size and rest[0] == "0":
             yield address, size

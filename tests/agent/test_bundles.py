@@ -19,14 +19,13 @@ Story = Callable[[AgentBox], Coroutine[None, None, None]]
 Play = Callable[[Story], AgentBox]
 TENSOR = {"dtype": "float32", "shape": [-1, 4]}
 XY = {"inputs": [TENSOR | {"name": "x"}], "outputs": [TENSOR | {"name": "y"}]}
-CODE = {
-    "prepare.py": (
-        "preprocess",
-        b"import json\ndef prepare(inputs, bundle):\n"
-        b"    return {'x': inputs['x'] * json.loads(bundle['scale.json'])}\n",
-    ),
-    "scale.json": ("calibration", b"3"),
-}
+PREPARE = b"""\
+import json
+
+def prepare(inputs, bundle):
+    return {"x": inputs["x"] * json.loads(bundle["scale.json"])}
+"""
+CODE = {"prepare.py": ("preprocess", PREPARE), "scale.json": ("calibration", b"3")}
 PIPELINE = {"model_interface": XY, "preprocess": "prepare"}
 
 

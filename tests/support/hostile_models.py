@@ -73,6 +73,17 @@ def identity() -> bytes:
     return _model([helper.make_node("Identity", ["x"], ["y"])])
 
 
+def without_an_operator() -> bytes:
+    return _model([helper.make_node("NoSuchOperator", ["x"], ["y"])])
+
+
+def with_a_huge_shape() -> bytes:
+    """A weight that says it has a quintillion elements, and brings four."""
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1 << 30, 1 << 30])
+    weight.raw_data = bytes(16)
+    return _model([helper.make_node("Add", ["x", "w"], ["y"])], weight)
+
+
 def _number(name: str, value: Any, dtype: Any = np.int64) -> Any:
     return numpy_helper.from_array(np.array(value, dtype), name)
 

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mailboat_agent.serving.descriptor_passing import send_descriptor
+from mailboat_agent.serving.descriptor_passing import BUNDLE_BYTES_MAX, send_descriptor
 from mailboat_agent.serving.gate_failed import GateFailed
-from mailboat_agent.serving.received_bundle import BUNDLE_BYTES_MAX
 from mailboat_schemas.documents.release import File, FileRole, Variant
 
 # The rest is for others: the agent reads golden samples and references, people read model cards.

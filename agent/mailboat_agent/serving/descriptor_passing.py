@@ -6,6 +6,7 @@ Source: unix(7), SCM_RIGHTS.
 import array
 import socket
 
+BUNDLE_BYTES_MAX = 64 << 20  # of one release's files; they are in memory twice while its code runs
 _TOKEN = b"D"  # one byte must travel with a descriptor
 
 

@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mailboat_agent.sealed_memory import is_sealed
-from mailboat_agent.serving.descriptor_passing import receive_descriptor
+from mailboat_agent.serving.descriptor_passing import BUNDLE_BYTES_MAX, receive_descriptor
 from mailboat_agent.serving.request_failed import RequestFailed
 
 if TYPE_CHECKING:
     from mailboat_agent.serving.arrays import Array
     from mailboat_agent.serving.pipeline import Pipeline, Port
 
-BUNDLE_BYTES_MAX = 64 << 20  # together; they are in memory twice while the code runs
 _CHECK = "check"
 
 

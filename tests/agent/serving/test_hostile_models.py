@@ -17,6 +17,8 @@ from hostile_models import (
     Hostile,
     hostile_models,
     identity,
+    with_a_huge_shape,
+    without_an_operator,
 )
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.serving.served_release import ServedRelease
@@ -141,6 +143,8 @@ BAD_FILES: dict[str, bytes] = {
     "a group": identity() + b"\x0b",
     "nested for ever": b"\x3a\x7f" * 200,
     "ones": b"\xff" * 4096,
+    "a missing operator": without_an_operator(),
+    "a huge shape": with_a_huge_shape(),
 }
 
 

@@ -2,13 +2,16 @@
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
-from mailboat_agent.serving.process import InferenceFailed
+from mailboat_agent.serving.bundle import BundleFile
+from mailboat_agent.serving.process import InferenceFailed, ModelAltered, Worker
+from mailboat_agent.serving.requirements import worker_options
 from mailboat_agent.serving.served_release import ServedRelease
 from mailboat_agent.serving.tensors import Tensor
 from mailboat_agent.serving.trial import GateFailed
@@ -237,3 +240,25 @@ def test_the_bundle_has_a_bound(models: Any) -> None:
 
     with pytest.raises(MailboatError, match="67108864 are allowed"):
         bundle_of(variant_of(models.affine(), files, pipeline=BOTH), files)
+
+
+def test_a_file_that_was_changed_after_it_was_verified_is_not_read(
+    models: Any, tmp_path: Path
+) -> None:
+    """One that was too large for sealed memory, say: it stays a file that somebody may write to."""
+    path = tmp_path / "prepare.py"
+    path.write_bytes(PREPROCESS)
+    model = models.affine()
+    variant = variant_of(model, FILES, pipeline=BOTH)
+    code = next(file for file in variant.files if file.role is FileRole.PREPROCESS)
+    on_disk = BundleFile(code, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    path.write_bytes(PREPROCESS.replace(b"low", b"LOW"))
+    model_fd = descriptor(model)
+    worker = Worker.start(model_fd)
+    os.close(model_fd)
+    options = worker_options(variant, CALLERS, "CPUExecutionProvider", 256 << 20)
+    try:
+        with pytest.raises(ModelAltered, match=r"the sha256 of prepare\.py is"):
+            worker.load(options, bundle=[on_disk], deadline_seconds=20)
+    finally:
+        worker.kill()

@@ -1,17 +1,21 @@
 """Whose worker is in memory, the switch where memory is short, and the way back."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
+from mailboat_agent.serving import priority
 from mailboat_agent.serving.process import InferenceFailed
 from mailboat_agent.serving.residency import NoRoom, Residency
 from mailboat_agent.serving.runtime import ModelNotServed, ReleaseWithdrawn, Runtime
@@ -82,7 +86,7 @@ def test_a_pinned_model_never_goes() -> None:
     residency = Residency(200 * MIB)
     held(residency, "a", 150, pinned=True)
 
-    with pytest.raises(NoRoom, match="needs 100 MiB of memory; .* take 150 MiB of 200 MiB"):
+    with pytest.raises(NoRoom, match=r"needs 100 MiB of memory; .* take 150 MiB of 200 MiB"):
         held(residency, "b", 100)
 
 
@@ -101,6 +105,17 @@ def test_it_fits_beside_only_if_the_machine_has_the_memory_too() -> None:
         assert residency.fits_beside(100 * MIB) is fits
 
 
+def test_a_worker_makes_way_while_it_loads_and_is_an_equal_afterwards() -> None:
+    if not priority.can_be_given_back():
+        pytest.skip("needs CAP_SYS_NICE")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        priority.make_way(process.pid)
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == priority.LOADING_NICE
+        priority.be_equal(process.pid)
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == own
+
+
 # --- with workers --------------------------------------------------------------------------------
 
 
@@ -114,6 +129,7 @@ def test_a_lazy_model_is_loaded_by_its_first_request(
     assert runtime.worker_pid("m")
 
 
+@pytest.mark.slow
 def test_two_models_take_turns_in_memory_for_one(
     one_at_a_time: Runtime, bench: Any, models: Any
 ) -> None:
@@ -128,6 +144,7 @@ def test_two_models_take_turns_in_memory_for_one(
     assert len(psutil.Process().children()) == 1
 
 
+@pytest.mark.slow
 def test_beside_a_pinned_model_there_is_no_room_and_that_is_said(bench: Any, models: Any) -> None:
     runtime = runtime_of(PEAK_MIB + 10, pinned=frozenset({"m"}))
     runtime.serve(release(bench, models.affine(2)))
@@ -177,6 +194,7 @@ def test_a_switch_without_memory_for_both_lets_callers_wait_and_fails_nobody(
     assert answers[-1] == ("1.1.0", 4.0)
 
 
+@pytest.mark.slow
 def test_a_release_that_does_not_load_in_the_gap_gives_the_old_one_its_place_back(
     one_at_a_time: Runtime, bench: Any, models: Any
 ) -> None:
@@ -219,6 +237,7 @@ def test_the_way_back_is_a_moment_while_the_last_worker_is_kept(bench: Any, mode
     assert not psutil.Process().children()
 
 
+@pytest.mark.slow
 def test_a_spare_worker_goes_for_whoever_needs_its_memory(bench: Any, models: Any) -> None:
     runtime = runtime_of(2 * PEAK_MIB, spare_seconds=60)
     runtime.serve(release(bench, models.affine(2)))
@@ -232,6 +251,7 @@ def test_a_spare_worker_goes_for_whoever_needs_its_memory(bench: Any, models: An
     runtime.close()
 
 
+@pytest.mark.slow
 def test_a_spare_worker_is_kept_for_its_time_only(bench: Any, models: Any) -> None:
     runtime = runtime_of(4 * PEAK_MIB, spare_seconds=0.3)
     runtime.serve(release(bench, models.affine(2)))
@@ -254,6 +274,7 @@ def test_a_withdrawn_release_leaves_no_spare_worker(bench: Any, models: Any) -> 
     runtime.close()
 
 
+@pytest.mark.slow
 def test_a_release_withdrawn_in_the_gap_does_not_serve(
     one_at_a_time: Runtime, bench: Any, models: Any
 ) -> None:
@@ -276,10 +297,11 @@ def _until(holds: Any, seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_no_descriptor_is_left_behind(bench: Any, models: Any) -> None:
     runtime = runtime_of(PEAK_MIB + 10, spare_seconds=60)
     old, new = release(bench, models.affine(2)), release(bench, models.affine(3), version="1.1.0")
-    before = len(os.listdir("/proc/self/fd"))
+    before = _descriptors()
     for each in (old, new, old):
         runtime.serve(each)
         ask(runtime).result(10)
@@ -287,4 +309,8 @@ def test_no_descriptor_is_left_behind(bench: Any, models: Any) -> None:
         runtime.serve(release(bench, b"garbage", version="2.0.0"))
     runtime.close()
 
-    assert len(os.listdir("/proc/self/fd")) <= before + 1  # the garbage's file is the bench's
+    assert _descriptors() <= before + 1  # the garbage's file is the bench's
+
+
+def _descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())

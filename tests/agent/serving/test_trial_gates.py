@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from mailboat_agent.serving.metrics import MetricTally
 from mailboat_agent.serving.opsets import declared_opsets, too_new
-from mailboat_agent.serving.process import RuntimeFacts
+from mailboat_agent.serving.process import InferenceFailed, RuntimeFacts, Worker, WorkerOptions
 from mailboat_agent.serving.requirements import RuntimeUnsupported, usable_providers
 from mailboat_agent.serving.served_release import ServedRelease
 from mailboat_agent.serving.tensors import Tensor
@@ -324,6 +324,24 @@ def test_providers_are_taken_in_the_order_of_the_release(models: Any) -> None:
         RuntimeUnsupported, match="TensorrtExecutionProvider; this device has Azure"
     ):
         usable_providers(none, facts)
+
+
+def test_a_provider_that_does_not_come_up_is_not_replaced_in_silence(models: Any) -> None:
+    """onnxruntime goes on with another one, and only warns."""
+    model_fd = descriptor(models.affine())
+    worker = Worker.start(model_fd)
+    os.close(model_fd)
+    options = WorkerOptions(
+        providers=("CUDAExecutionProvider",), threads=1, memory_limit_bytes=512 * MIB
+    )
+    try:
+        with pytest.raises(InferenceFailed) as failed:
+            worker.load(options, deadline_seconds=20)
+    finally:
+        worker.kill()
+
+    assert failed.value.kind == "provider_failed"
+    assert "CUDAExecutionProvider did not come up" in failed.value.message
 
 
 # --- evidence ------------------------------------------------------------------------------------
