@@ -135,5 +135,6 @@ def test_what_is_withdrawn_here_is_not_taken_from_a_neighbour_that_has_not_heard
             return (status, values, because) if because == "withdrawn" else None
 
         assert until(answer) == (200, [-1.0] * 4, "withdrawn")
-        until(lambda: f"nothing_to_serve:{MODEL}" in ill.report().get("notes", []))
-        assert f"degraded:{MODEL}:fallback-rule" in ill.report()["notes"]
+        # The neighbour may have answered for a moment, before the withdrawal was heard of.
+        notes = {f"nothing_to_serve:{MODEL}", f"degraded:{MODEL}:fallback-rule"}
+        until(lambda: notes <= set(ill.report().get("notes", [])))

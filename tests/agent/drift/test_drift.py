@@ -207,7 +207,7 @@ def test_our_own_files_are_written_again_from_memory(
             assert box.store.path(a.digest).is_file()
         else:
             assert told[0] == ("storage_damaged", codes.get(what, what))
-        assert box.reconciler.drift.notes == []
+        await box.until(lambda: not box.reconciler.drift.notes)
         assert box.serving == "1.0.0"
         # And a device that starts from it knows everything.
         before = (box.state, box.ledger.state.manifest_counter)
