@@ -142,6 +142,7 @@ def test_a_full_disk_gives_up_its_ballast_for_the_exchange(tmp_path: Path) -> No
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_without_ballast_goes_on_with_the_key_it_has(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -119,7 +119,8 @@ WITHDRAWAL = """
 """
 
 
-@pytest.mark.parametrize("has_ballast", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("has_ballast", [True, False])
 def test_a_withdrawal_counts_on_a_disk_without_a_byte_to_write(
     tmp_path: Path, has_ballast: bool
 ) -> None:

@@ -327,6 +327,7 @@ def test_when_what_serves_is_withdrawn_nobody_waits_for_the_shadow(
 # --- soak --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_the_application_says_rolls_back_and_late_words_of_the_old_do_not(
     play: Play, fleet: ModelFleet
 ) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from small_disk import run_on_small_disk
 
 SUPPORT = Path(__file__).parent.parent / "support"
@@ -57,6 +59,7 @@ STORY = """
 """
 
 
+@pytest.mark.slow
 def test_a_disk_gone_read_only_serves_on_and_hears_of_withdrawals(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

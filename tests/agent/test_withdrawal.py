@@ -361,6 +361,7 @@ async def left_with_the_fallback(
     assert box.serving is None
 
 
+@pytest.mark.slow
 def test_the_declared_fallback_is_fetched_ahead_kept_and_served(
     play: Play, fleet: ModelFleet
 ) -> None:
@@ -441,6 +442,7 @@ def test_a_device_with_nothing_left_says_so_to_callers_and_in_its_health(
     play(story)
 
 
+@pytest.mark.slow
 def test_a_withdrawn_fallback_is_no_fallback(play: Play, fleet: ModelFleet) -> None:
     async def story(box: AgentBox) -> None:
         a, _, c = fallback_of(fleet)

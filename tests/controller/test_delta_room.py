@@ -325,6 +325,7 @@ def test_what_a_person_drops_no_device_is_told_of_until_a_person_orders_it(
     assert fleet.row(OLD, NEW).state is State.WAITING
 
 
+@pytest.mark.slow
 def test_dropping_it_ends_the_process_that_builds_it(tmp_path: Path) -> None:
     fleet = upgraded(tmp_path, program=HANGS)
     order(fleet)
@@ -423,6 +424,7 @@ def test_a_collection_that_is_quicker_than_the_note_of_a_patch_costs_an_attempt_
         assert not artifact_life.unnamed(tx)
 
 
+@pytest.mark.slow
 def test_a_database_that_is_busy_when_a_patch_is_ready_leaves_no_row_that_is_built_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -271,6 +271,7 @@ def test_a_full_inbox_stops_the_reading_and_loses_nothing(
     assert asyncio.run(story()) == [b"%d" % n for n in range(100)]
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_a_stream_loses_nothing_and_doubles_nothing(
     tmp_path: Path, broker: PlainBroker
 ) -> None:

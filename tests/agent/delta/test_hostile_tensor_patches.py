@@ -44,6 +44,7 @@ def literal(length: int, packed: bytes) -> bytes:
     return program(Step(Mode.LITERAL, Kind.BYTES, length), blocks=packed)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_anywhere_is_an_error_or_makes_a_file_that_is_not_the_target() -> None:
     rng = random.Random(1)
     outcomes = {"refused": 0, "wrong": 0}

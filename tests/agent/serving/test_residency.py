@@ -130,6 +130,7 @@ def test_a_lazy_model_is_loaded_by_its_first_request(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_two_models_take_turns_in_memory_for_one(
     one_at_a_time: Runtime, bench: Any, models: Any
 ) -> None:

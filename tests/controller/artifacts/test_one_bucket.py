@@ -10,6 +10,8 @@ from mailboat_controller.artifacts.opening import open_store
 from mailboat_schemas.errors import DigestMismatch
 from s3_server import S3Server
 
+pytestmark = pytest.mark.slow  # importing moto alone takes two seconds
+
 
 def test_a_bucket_keeps_what_is_right_and_nothing_else(s3: S3Server, tmp_path: Path) -> None:
     settings = s3.settings()
