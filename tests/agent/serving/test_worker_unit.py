@@ -76,7 +76,10 @@ def loaded(launch: Launch, model_fd: int) -> Worker:
 def gone(pid: int, seconds: float = 3) -> bool:
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
             return True
         time.sleep(0.02)
     return False
