@@ -23,6 +23,8 @@ from mailboat_schemas.events import Event
 from mailboat_schemas.reports import ModelPhase
 from model_fleet import MODEL, ArtifactServer, Certificates, ModelFleet, golden, picky
 
+pytestmark = pytest.mark.slow  # each starts processes that load a model
+
 Story = Callable[[AgentBox], Coroutine[None, None, None]]
 Play = Callable[[Story], AgentBox]
 SHADOW = {"share": 1, "requests_min": 10, "seconds_max": 60}

@@ -22,6 +22,8 @@ from mailboat_controller.demo import wheels
 from mailboat_schemas.documents.hardware_class import HardwareClass
 from mailboat_schemas.documents.reference import Reference
 
+pytestmark = pytest.mark.slow  # each starts processes that load a model
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL_CACHE = Path(os.environ.get("MAILBOAT_MODEL_CACHE", REPOSITORY / ".cache" / "models"))
 

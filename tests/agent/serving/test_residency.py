@@ -22,6 +22,8 @@ from mailboat_agent.serving.runtime import ModelNotServed, ReleaseWithdrawn, Run
 from mailboat_agent.serving.tensors import Tensor
 from mailboat_schemas.documents.serving_policy import Load, ServingPolicy
 
+pytestmark = pytest.mark.slow  # each starts processes that load a model
+
 MIB = 1 << 20
 PEAK_MIB = 256  # of every release here
 

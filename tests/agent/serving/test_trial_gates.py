@@ -28,6 +28,8 @@ from mailboat_schemas.documents.release import FileRole, Runtime
 from mailboat_schemas.documents.trial_gates import GoldenMetric, MetricGate
 from trial_bench import MIB, X_TO_Y, descriptor, golden, tried, variant_of
 
+pytestmark = pytest.mark.slow  # each starts processes that load a model
+
 X = np.linspace(-1, 1, 5 * 4, dtype=np.float32).reshape(5, 1, 4)
 SAMPLES = golden(in_x=X, out_y=2 * X + 1)
 
