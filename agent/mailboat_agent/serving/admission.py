@@ -93,9 +93,15 @@ class RequestQueue:
         """Let a request in.
 
         Raises:
+            DeadlinePassed: its time was over when it came.
             Refused: too many wait already, or it would wait past its deadline.
         """
         now = job.accepted_at
+        if job.deadline <= now:
+            raise DeadlinePassed(
+                "The request's time was over before it could wait for its turn.",
+                next_step="allow more time for it.",
+            )
         with self._changed:
             wait_seconds = self._expected_wait(job, now)
             if len(self._waiting[job.workload]) >= QUEUE_REQUESTS_MAX:

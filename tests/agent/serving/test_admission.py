@@ -10,6 +10,7 @@ from mailboat_agent.serving.admission import (
     QUEUE_BYTES_MAX,
     QUEUE_REQUESTS_MAX,
     REAL_TIME_RUNS_IN_A_ROW_MAX,
+    DeadlinePassed,
     Job,
     Refused,
     RequestQueue,
@@ -111,6 +112,14 @@ def test_who_would_wait_too_long_is_told_at_once_and_when_to_come_back() -> None
 
     assert refused.value.retry_after is not None
     assert 14 <= refused.value.retry_after.total_seconds() <= 16
+
+
+def test_whose_time_is_over_is_told_so_and_not_to_come_back() -> None:
+    queue = RequestQueue()
+
+    with pytest.raises(DeadlinePassed):
+        queue.put(job(seconds=0))
+    assert len(queue) == 0
 
 
 def test_a_slow_run_refuses_nobody_while_nothing_waits() -> None:

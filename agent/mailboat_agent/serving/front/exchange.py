@@ -160,6 +160,8 @@ class Exchange:
         self._deadline = min(self._deadline, self._request.began + seconds)
         self._timer.cancel()
         self._timer = self._shared.loop.call_at(self._deadline, self._late)
+        if self._deadline <= time.monotonic():  # it shall not meet the queue first, which says 503
+            self._late()
 
     async def _parse(self) -> InferenceRequest:
         headers, lease = self._request.head.headers, self._request.lease
