@@ -1,6 +1,10 @@
 # `make demo` and `make test` do all their own set-up; the rest is for people who work on Mailboat.
 .DEFAULT_GOAL := help
 BIN := .venv/bin
+# Each process that the tests start would compile what it imports again.
+unexport PYTHONDONTWRITEBYTECODE
+# Neighbouring tests share what they stand on: each worker takes a stretch of them, then helps out.
+PYTEST := $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 .PHONY: help setup demo test test-all test-faults check lint types contracts format schemas lock clean
 
@@ -17,10 +21,10 @@ demo: setup ## the whole story on this machine: a broker, a controller, six agen
 	@$(BIN)/mailboat demo $(DEMO)
 
 test: setup ## the quick suite, under three minutes
-	@$(BIN)/python -m pytest -q -n auto -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: setup ## every test, the slow ones too
-	@$(BIN)/python -m pytest -q -n auto $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 check: lint types contracts test-all ## what must hold before a change lands
 

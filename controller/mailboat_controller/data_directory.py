@@ -112,7 +112,7 @@ def issue_credential(
     store = Store(settings.store_url)
     try:
         with store.transaction() as tx:
-            _refuse_taken_name(tx, kind, name)
+            refuse_taken_name(tx, kind, name)
             credentials.add(
                 tx,
                 serial=issued.serial,
@@ -215,7 +215,11 @@ def _serving(settings: ControllerSettings) -> dict[str, int]:
         return {}  # not running
 
 
-def _refuse_taken_name(tx: Transaction, kind: Kind, name: str) -> None:
+def refuse_taken_name(tx: Transaction, kind: Kind, name: str) -> None:
+    """
+    Raises:
+        Conflict: the name belongs to a device, or to a holder of another kind.
+    """
     # The broker knows everybody by common name alone, whatever the kind.
     others = [row for row in credentials.every(tx) if row.name == name and row.kind != kind]
     if devices.by_name(tx, name) is not None or others:
@@ -239,8 +243,13 @@ def _copy_trust(ceremony: Path, data_dir: Path) -> None:
             next_step="name the folder `controller` that `mailboat trust init` made.",
         )
     for path in files:
-        content = path.read_bytes()[:TRUST_FILE_BYTES_MAX]
-        replace_durably(data_dir / "trust" / path.name, content, mode=PUBLIC_MODE)
+        if path.stat().st_size > TRUST_FILE_BYTES_MAX:  # cut short, its signatures would not hold
+            raise ConfigurationInvalid(
+                f"{path} is over {TRUST_FILE_BYTES_MAX} bytes, which no role of a ceremony is.",
+                next_step="name the folder `controller` that `mailboat trust init` made.",
+            )
+    for path in files:
+        replace_durably(data_dir / "trust" / path.name, path.read_bytes(), mode=PUBLIC_MODE)
     for path in keys:  # last: a directory with keys has its trust files
         replace_durably(data_dir / "keys" / path.name, path.read_bytes())
 

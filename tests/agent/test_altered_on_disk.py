@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,10 @@ from model_fleet import MODEL, ArtifactServer, Certificates, ModelFleet, affine
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> ModelFleet:
-    return ModelFleet(tmp_path / "ceremony")
-
-
-@pytest.fixture
-def box(tmp_path: Path, fleet: ModelFleet) -> Iterator[AgentBox]:
-    certificates = Certificates(tmp_path / "pki")
-    server = ArtifactServer(certificates, fleet.artifacts)
-    box = AgentBox(tmp_path / "data", fleet, server, certificates)
-    yield box
-    server.close()
+def box(
+    tmp_path: Path, fleet: ModelFleet, server: ArtifactServer, certificates: Certificates
+) -> AgentBox:
+    return AgentBox(tmp_path / "data", fleet, server, certificates)
 
 
 def overwrite(box: AgentBox, content: bytes, with_what: bytes) -> None:

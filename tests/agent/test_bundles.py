@@ -1,22 +1,18 @@
 """Releases with code of their own, and hostile ones, on a whole device."""
 
-import asyncio
 import json
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent_box import AgentBox
+from agent_box import AgentBox, Play
 from hostile_models import Hostile, hostile_models
+from mailboat_agent.serving.provider_choice import NOT_BUILT_IN
 from mailboat_agent.serving.tensors import Tensor
 from mailboat_schemas.events import Event
-from model_fleet import MODEL, ArtifactServer, Certificates, ModelFleet, golden
+from model_fleet import MODEL, ModelFleet, golden
 
-Story = Callable[[AgentBox], Coroutine[None, None, None]]
-Play = Callable[[Story], AgentBox]
 TENSOR = {"dtype": "float32", "shape": [-1, 4]}
 XY = {"inputs": [TENSOR | {"name": "x"}], "outputs": [TENSOR | {"name": "y"}]}
 PREPARE = b"""\
@@ -27,36 +23,6 @@ def prepare(inputs, bundle):
 """
 CODE = {"prepare.py": ("preprocess", PREPARE), "scale.json": ("calibration", b"3")}
 PIPELINE = {"model_interface": XY, "preprocess": "prepare"}
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> ModelFleet:
-    return ModelFleet(tmp_path / "ceremony")
-
-
-@pytest.fixture
-def play(tmp_path: Path, fleet: ModelFleet, certificates: Certificates) -> Iterator[Play]:
-    """Runs a story on a fresh device and leaves nothing behind."""
-    server = ArtifactServer(certificates, fleet.artifacts)
-
-    def run(story: Story) -> AgentBox:
-        async def play() -> AgentBox:
-            box = AgentBox(tmp_path / "data", fleet, server, certificates)
-            try:
-                await story(box)
-            finally:
-                await box.stop()
-            return box
-
-        return asyncio.run(play())
-
-    yield run
-    server.close()
 
 
 def answer(box: AgentBox) -> tuple[Any, ...]:
@@ -86,6 +52,24 @@ def test_a_release_with_code_of_its_own_is_installed_and_serves(
         assert answer(box) == (7.0,) * 4  # 2 (3 x) + 1
 
     play(story)
+
+
+@pytest.mark.slow
+def test_which_provider_was_taken_and_why_is_told_as_it_begins_to_serve(
+    play: Play, fleet: ModelFleet
+) -> None:
+    liked = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    ref = fleet.model_release("1.0.0", runtime={"providers": liked})
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(ref), "1.0.0")
+
+    trial = last(play(story), "soak_started").evidence["trial"]
+
+    assert trial["provider"] == "CPUExecutionProvider"
+    assert trial["passed_over"] == [f"CUDAExecutionProvider: {NOT_BUILT_IN}"]
+    assert 0 < trial["latency_p50_ms"] <= trial["latency_p99_ms"]
+    assert trial["peak_memory_bytes"] > 1 << 20
 
 
 @pytest.mark.slow

@@ -1,16 +1,14 @@
 """Encrypted releases on a device: real files, a real server, a real runtime, and a stolen disk."""
 
-import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent_box import AgentBox, device_facts
+from agent_box import AgentBox, Play, device_facts
 from mailboat_agent.artifacts import sealed_store
 from mailboat_agent.artifacts.content_keys import ContentKeys, ContentKeyUnusable
 from mailboat_agent.artifacts.download import HttpsSource
@@ -33,7 +31,6 @@ from model_fleet import (
     FLEET,
     MODEL,
     ArtifactServer,
-    Certificates,
     ModelFleet,
     affine,
     golden,
@@ -41,44 +38,24 @@ from model_fleet import (
 
 KEY, OTHER_KEY = b"content key of these releases!!!", b"content key of another release!!"
 KEY_ID = content_key_id(KEY)
-Story = Callable[[AgentBox], Coroutine[None, None, None]]
-Play = Callable[[Story], AgentBox]
+PREPARE = b"""\
+import json
 
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("pki"))
+def prepare(inputs, bundle):
+    return {"x": inputs["x"] * json.loads(bundle["scale.json"])[0]}
+"""
+XY = {
+    f"{side}puts": [{"name": name, "dtype": "float32", "shape": [-1, 4]}]
+    for side, name in (("in", "x"), ("out", "y"))
+}
+PIPELINE = {"model_interface": XY, "preprocess": "prepare"}
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> ModelFleet:
-    return ModelFleet(tmp_path / "ceremony")
-
-
-@pytest.fixture
-def server(certificates: Certificates, fleet: ModelFleet) -> Iterator[ArtifactServer]:
-    server = ArtifactServer(certificates, fleet.artifacts)
+def server(server: ArtifactServer) -> ArtifactServer:
+    """It has the content key too."""
     server.content_keys[KEY_ID] = KEY
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def play(
-    tmp_path: Path, fleet: ModelFleet, server: ArtifactServer, certificates: Certificates
-) -> Play:
-    def run(story: Story) -> AgentBox:
-        async def play() -> AgentBox:
-            box = AgentBox(tmp_path / "data", fleet, server, certificates)
-            try:
-                await story(box)
-            finally:
-                await box.stop()
-            return box
-
-        return asyncio.run(play())
-
-    return run
+    return server
 
 
 def everything_on(directory: Path) -> bytes:
@@ -115,6 +92,26 @@ class TestOnADisk:
         [kept] = (box.directory / "content-keys").iterdir()
         assert kept.stat().st_mode & 0o777 == 0o600
         assert asked_for_keys(server) == 1
+
+    @pytest.mark.slow
+    def test_the_code_of_a_release_runs_and_is_nowhere_to_be_read(
+        self, play: Play, fleet: ModelFleet
+    ) -> None:
+        code = {"prepare.py": ("preprocess", PREPARE), "scale.json": ("calibration", b"[3]")}
+        ref = fleet.model_release(
+            "1.0.0", samples=golden(6.0), code=code, pipeline=PIPELINE, content_key=KEY
+        )
+
+        async def story(box: AgentBox) -> None:
+            await box.install(fleet.current(ref), "1.0.0")  # its trial asks 6 x + 1 of 2 x + 1
+            await box.stop()
+            box.start()  # opened again, from the disk
+            await box.until(lambda: box.serving == "1.0.0")
+
+        disk = everything_on(play(story).directory)
+
+        for secret in (b"def prepare", PREPARE, KEY, KEY.hex().encode()):
+            assert secret not in disk
 
     def test_after_a_reboot_without_a_network_it_serves_again(
         self, play: Play, fleet: ModelFleet, server: ArtifactServer

@@ -3,12 +3,11 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 
 import pytest
 
-from agent_box import AgentBox, device_facts
+from agent_box import AgentBox, Play, device_facts
 from mailboat_agent.artifacts.arrivals import Arrivals
 from mailboat_agent.artifacts.download import HttpsSource
 from mailboat_agent.artifacts.part_file import SYNC_BYTES, PartFile
@@ -24,41 +23,6 @@ from model_fleet import MODEL, ArtifactServer, Certificates, ModelFleet
 from patched_fleet import heavy, offer_patch
 
 MIB = 1 << 20
-Story = Callable[[AgentBox], Coroutine[None, None, None]]
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> ModelFleet:
-    return ModelFleet(tmp_path / "ceremony")
-
-
-@pytest.fixture
-def server(certificates: Certificates, fleet: ModelFleet) -> Iterator[ArtifactServer]:
-    server = ArtifactServer(certificates, fleet.artifacts)
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def play(
-    tmp_path: Path, fleet: ModelFleet, server: ArtifactServer, certificates: Certificates
-) -> Callable[[Story], None]:
-    def run(story: Story) -> None:
-        async def play() -> None:
-            box = AgentBox(tmp_path / "data", fleet, server, certificates)
-            try:
-                await story(box)
-            finally:
-                await box.stop()
-
-        asyncio.run(play())
-
-    return run
 
 
 def delivered(box: AgentBox, version: str) -> dict[Source, int]:
@@ -69,9 +33,7 @@ def delivered(box: AgentBox, version: str) -> dict[Source, int]:
 
 
 @pytest.mark.slow
-def test_the_delivery_tells_where_the_bytes_came_from(
-    play: Callable[[Story], None], fleet: ModelFleet
-) -> None:
+def test_the_delivery_tells_where_the_bytes_came_from(play: Play, fleet: ModelFleet) -> None:
     base, target = heavy(1.0), heavy(2.0)
     first = fleet.model_release("1.0.0", model=base, factor=1.0)
     sent_first = sum(map(len, fleet.artifacts.values()))
@@ -91,7 +53,7 @@ def test_the_delivery_tells_where_the_bytes_came_from(
 
 @pytest.mark.slow
 def test_a_release_that_alone_is_over_the_disk_budget_is_refused_and_told(
-    play: Callable[[Story], None], fleet: ModelFleet, server: ArtifactServer
+    play: Play, fleet: ModelFleet, server: ArtifactServer
 ) -> None:
     first = fleet.model_release("1.0.0")
     large = fleet.model_release("1.1.0", model=heavy(3.0, 6 * MIB), factor=3.0)
@@ -113,7 +75,7 @@ def test_a_release_that_alone_is_over_the_disk_budget_is_refused_and_told(
 
 @pytest.mark.slow
 def test_the_part_of_a_release_that_nobody_wants_any_more_makes_room(
-    play: Callable[[Story], None], fleet: ModelFleet, server: ArtifactServer
+    play: Play, fleet: ModelFleet, server: ArtifactServer
 ) -> None:
     first = fleet.model_release("1.0.0")
     second = fleet.model_release("1.1.0", model=heavy(3.0), factor=3.0)
@@ -135,7 +97,7 @@ def test_the_part_of_a_release_that_nobody_wants_any_more_makes_room(
 
 
 def test_a_patch_and_whole_files_are_told_apart_while_they_come(
-    play: Callable[[Story], None], fleet: ModelFleet, server: ArtifactServer
+    play: Play, fleet: ModelFleet, server: ArtifactServer
 ) -> None:
     first = fleet.model_release("1.0.0", model=heavy(1.0), factor=1.0)
     server.stalls = True
@@ -232,7 +194,7 @@ def test_a_part_is_made_durable_every_few_mebibytes(
 
 @pytest.mark.slow
 def test_what_a_power_cut_made_of_a_part_is_found_out_and_fetched_again(
-    play: Callable[[Story], None], fleet: ModelFleet
+    play: Play, fleet: ModelFleet
 ) -> None:
     """Its length was on the disk, its last bytes were not."""
     model = heavy(1.0)

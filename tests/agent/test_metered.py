@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -225,23 +224,6 @@ def test_what_a_site_cache_or_a_stick_brings_is_free(tmp_path: Path) -> None:
 
 
 # --- on a device ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> ModelFleet:
-    return ModelFleet(tmp_path / "ceremony")
-
-
-@pytest.fixture
-def certificates(tmp_path: Path) -> Certificates:
-    return Certificates(tmp_path / "pki")
-
-
-@pytest.fixture
-def server(certificates: Certificates, fleet: ModelFleet) -> Iterator[ArtifactServer]:
-    server = ArtifactServer(certificates, fleet.artifacts)
-    yield server
-    server.close()
 
 
 def test_the_whole_waits_the_patch_and_the_urgent_do_not(

@@ -4,14 +4,14 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from agent_box import AgentBox
+from agent_box import AgentBox, Play
+from mailboat_agent.busy import Busy
 from mailboat_agent.errand import Kind
 from mailboat_agent.serving.json_tensors import tensor_of_json
 from mailboat_agent.update.state import Installed
@@ -24,55 +24,13 @@ from model_fleet import (
     FLEET,
     MODEL,
     ArtifactServer,
-    Certificates,
     ModelFleet,
     golden,
     looping,
     picky,
 )
 
-Story = Callable[[AgentBox], Coroutine[None, None, None]]
 INSTALLED = ["trial_started 1.0.0", "soak_started 1.0.0", "committed 1.0.0"]
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> ModelFleet:
-    return ModelFleet(tmp_path / "ceremony")
-
-
-@pytest.fixture
-def server(certificates: Certificates, fleet: ModelFleet) -> Iterator[ArtifactServer]:
-    server = ArtifactServer(certificates, fleet.artifacts)
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def play(
-    tmp_path: Path, fleet: ModelFleet, server: ArtifactServer, certificates: Certificates
-) -> Callable[[Story], AgentBox]:
-    """Runs a story on a fresh device and leaves nothing behind."""
-
-    def run(story: Story) -> AgentBox:
-        async def play() -> AgentBox:
-            box = AgentBox(tmp_path / "data", fleet, server, certificates)
-            try:
-                await story(box)
-            finally:
-                await box.stop()
-            return box
-
-        return asyncio.run(play())
-
-    return run
-
-
-Play = Callable[[Story], AgentBox]
 
 
 def ask(box: AgentBox, values: list[float]) -> None:
@@ -152,6 +110,31 @@ def test_errors_on_live_traffic_roll_back_without_a_network(
         assert box.events()[-1].code == "error_rate"
         assert box.committed("1.0.0")
         assert box.state.failed == {bad.digest: 0}
+
+    play(story)
+
+
+@pytest.mark.slow
+def test_while_the_application_is_busy_the_old_release_serves_and_it_is_said_why(
+    play: Play, fleet: ModelFleet, tmp_path: Path
+) -> None:
+    a, b = fleet.model_release("1.0.0"), fleet.model_release("1.1.0", factor=3.0)
+    sign = tmp_path / "sign"
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        box.busy = Busy(sign, 600)
+        await box.restart()
+        sign.touch()
+        box.take(fleet.offered(b, a))
+        loop = box.reconciler.loops[MODEL]
+        async with asyncio.timeout(60):
+            while not loop.because.startswith("the application is busy"):
+                await box.step()
+                await asyncio.sleep(0.01)
+        assert box.serving == "1.0.0"
+        sign.unlink()
+        await box.until(lambda: box.serving == "1.1.0")
 
     play(story)
 

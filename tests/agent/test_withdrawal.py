@@ -5,7 +5,7 @@ import http.client
 import json
 import shutil
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agent_box import AgentBox
+from agent_box import AgentBox, Story, played
 from attack_siege import served
 from mailboat_agent.errand import Kind
 from mailboat_agent.serving.gateway import Gateway
@@ -21,21 +21,10 @@ from mailboat_agent.serving.runtime import ModelSuspended
 from mailboat_schemas.desired import Assignment, ReleaseRef
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.reports import ModelPhase
-from model_fleet import MODEL, ArtifactServer, Certificates, ModelFleet, golden, looping
+from model_fleet import MODEL, Certificates, ModelFleet, golden, looping
 
-Story = Callable[[AgentBox], Coroutine[None, None, None]]
 Play = Callable[[Story], None]
 NOTHING = Assignment(model=MODEL)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> ModelFleet:
-    return ModelFleet(tmp_path / "ceremony")
 
 
 Tell = Callable[[Path, ModelFleet, Story], None]
@@ -46,15 +35,8 @@ def tell(certificates: Certificates) -> Tell:
     """A story of a device in this directory, of this fleet."""
 
     def run(directory: Path, fleet: ModelFleet, story: Story) -> None:
-        async def play(server: ArtifactServer) -> None:
-            box = AgentBox(directory, fleet, server, certificates)
-            try:
-                await story(box)
-            finally:
-                await box.stop()
-
         with served(certificates, fleet) as server:
-            asyncio.run(play(server))
+            played(story, directory, fleet, server, certificates)
 
     return run
 

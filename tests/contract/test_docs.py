@@ -24,6 +24,7 @@ from mailboat_agent.config import AgentConfig
 from mailboat_controller.artifacts.settings import ArtifactSettings
 from mailboat_controller.cli import app, output
 from mailboat_controller.config import ENVIRONMENT_PREFIX, ControllerSettings
+from mailboat_controller.ingest.settings import IngestSettings, RetentionSettings
 from mailboat_controller.releases.build import build_release, plan_of
 from mailboat_schemas.documents import HardwareClass, Rollout
 from mailboat_schemas.documents.yaml_source import load_document
@@ -145,8 +146,13 @@ def documented_calls(path: Path) -> Iterator[tuple[list[str], bool]]:
         yield from ((words, False) for words in calls(mention.replace("\n", " ")))
 
 
+@cache
+def mailboat_command() -> Any:
+    return typer.main.get_command(app)
+
+
 def check_mailboat(words: list[str], *, whole: bool) -> None:
-    command: Any = typer.main.get_command(app)
+    command = mailboat_command()
     rest = list(words)
     while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
         name = rest.pop(0)
@@ -249,6 +255,8 @@ def read_default(model: type[BaseModel], key: str, literal: str) -> object:
         (AgentConfig, "agent.md", "agent.toml"),
         (ControllerSettings, "configuration.md", "controller.toml"),
         (ArtifactSettings, "artifacts.md", "Settings"),
+        (IngestSettings, "scale-out.md", "Settings"),
+        (RetentionSettings, "retention.md", "Settings"),
     ],
 )
 def test_every_setting_is_documented_with_its_default(
@@ -270,10 +278,7 @@ def test_every_setting_is_documented_with_its_default(
 
 def test_every_environment_variable_in_the_documents_is_read_by_something() -> None:
     known = {f"{ENVIRONMENT_PREFIX}{key.upper()}" for key in ControllerSettings.model_fields}
-    for _, tree in sources():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                known |= set(re.findall(r"^MAILBOAT_[A-Z_]+$", node.value))
+    known |= {text for text in literals() if re.fullmatch(r"MAILBOAT_[A-Z_]+", text)}
     named = {
         name
         for path in (*PAGES, *EXAMPLES.rglob("*.yml"), *EXAMPLES.rglob("*.sh"))
@@ -295,6 +300,24 @@ def sources() -> list[tuple[str, ast.Module]]:
     ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _sources_are_let_go() -> Iterator[None]:
+    """A hundred megabytes of syntax trees, which every collection of garbage would look through."""
+    yield
+    sources.cache_clear()
+
+
+@cache
+def literals() -> frozenset[str]:
+    """Every string that stands in our sources."""
+    return frozenset(
+        node.value
+        for _, tree in sources()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
 def leaves(kind: type[MailboatError]) -> Iterator[type[MailboatError]]:
     yield kind
     for each in kind.__subclasses__():
@@ -307,14 +330,7 @@ def error_codes() -> frozenset[str]:
 
     Read, not imported: importing every module would load two runtimes and take seconds.
     """
-    return frozenset(
-        node.value
-        for _, tree in sources()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant)
-        and isinstance(node.value, str)
-        and ERROR_CODE.fullmatch(node.value)
-    )
+    return frozenset(text for text in literals() if ERROR_CODE.fullmatch(text))
 
 
 # Where an event's or a trial's word is made: the callable, and which of its arguments it is.

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from mailboat_agent.artifacts.content_keys import ContentKeys
 from mailboat_agent.artifacts.download import HttpsSource
 from mailboat_agent.artifacts.metered import Meter
 from mailboat_agent.artifacts.release_store import ReleaseStore
+from mailboat_agent.busy import NEVER_BUSY, Busy
 from mailboat_agent.facts import Device
 from mailboat_agent.identity.device_key import tls_context
 from mailboat_agent.journal.event_journal import Journal
@@ -50,6 +51,7 @@ class AgentBox:
     """`until` turns the loop; `restart` is what a power cut leaves behind, started again."""
 
     meter: Meter | None = None  # of a metered link; set it and restart
+    busy: Busy = NEVER_BUSY  # likewise
 
     def __init__(
         self, directory: Path, fleet: ModelFleet, server: ArtifactServer, certificates: Certificates
@@ -88,6 +90,7 @@ class AgentBox:
             memory_budget_bytes=512 * MIB,
             disk_budget_bytes=self.device.disk_budget_bytes,
             meter=self.meter,
+            busy=self.busy,
         )
         self.reconciler = Reconciler(
             device=self.device,
@@ -159,3 +162,27 @@ class AgentBox:
     async def restart(self) -> None:
         await self.stop()
         self.start()
+
+
+Story = Callable[[AgentBox], Coroutine[None, None, None]]
+Play = Callable[[Story], AgentBox]
+
+
+def played(
+    story: Story,
+    directory: Path,
+    fleet: ModelFleet,
+    server: ArtifactServer,
+    certificates: Certificates,
+) -> AgentBox:
+    """A story on the device in this directory, which is stopped however the story ends."""
+
+    async def whole() -> AgentBox:
+        box = AgentBox(directory, fleet, server, certificates)
+        try:
+            await story(box)
+        finally:
+            await box.stop()
+        return box
+
+    return asyncio.run(whole())

@@ -10,22 +10,6 @@ from islands import Island, Story
 from model_fleet import ArtifactServer, Certificates, ModelFleet
 
 
-@pytest.fixture(scope="package")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture(scope="package")
-def first_fleet(tmp_path_factory: pytest.TempPathFactory) -> ModelFleet:
-    """Keys and the ceremony once for all tests."""
-    return ModelFleet(tmp_path_factory.mktemp("fleet") / "ceremony")
-
-
-@pytest.fixture
-def fleet(first_fleet: ModelFleet) -> ModelFleet:
-    return first_fleet.copied()
-
-
 @pytest.fixture
 def empty_server(certificates: Certificates) -> Iterator[ArtifactServer]:
     server = ArtifactServer(certificates, {})
