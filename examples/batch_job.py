@@ -4,7 +4,8 @@
     python batch_job.py --address http://127.0.0.1:8081 --model heat lines.jsonl answers.jsonl
 
 Each line is a JSON object of input names and (nested) arrays. Lines that are answered already are
-skipped, so a job that was stopped is started again with the same words. Standard library only.
+skipped, so a job that was stopped is started again with the same words. A line that the model
+cannot take is answered with the error. Standard library only.
 """
 
 import argparse
@@ -14,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from mailboat_agent.client import Array, Client
+from mailboat_agent.client import Array, Client, ClientError
 
 AT_ONCE = 4  # enough to keep the model busy; more only waits in its queue
+REFUSED = (400, 413)  # what is wrong with a line stays wrong, however often it is sent
 DEADLINE_SECONDS = 600.0  # of one line, all tries together: a swap or a restart is waited for
 
 
@@ -37,9 +39,24 @@ def answer(client: Client, model: str, datatypes: dict[str, str], line: str) -> 
         name: Array.of(datatypes[name], shape_of(data), list(flat(data)))
         for name, data in json.loads(line).items()
     }
-    given = client.infer(model, inputs, deadline_seconds=DEADLINE_SECONDS)
+    try:
+        given = client.infer(model, inputs, deadline_seconds=DEADLINE_SECONDS)
+    except ClientError as error:
+        if error.status not in REFUSED:
+            raise
+        return json.dumps({"error": str(error)})
     outputs = {name: list(array.values()) for name, array in given.outputs.items()}
     return json.dumps({"outputs": outputs, "release": given.release, "degraded": given.degraded})
+
+
+def lines_done(answers: Path) -> int:
+    """A last line that was not finished when the job was stopped is taken away."""
+    if not answers.exists():
+        return 0
+    whole, _, _ = answers.read_bytes().rpartition(b"\n")
+    with answers.open("r+b") as file:
+        file.truncate(len(whole) + 1 if whole else 0)
+    return len(whole.split(b"\n")) if whole else 0
 
 
 def main() -> None:
@@ -51,7 +68,7 @@ def main() -> None:
     options = parser.parse_args()
 
     lines = options.lines.read_text().splitlines()
-    done = len(options.answers.read_text().splitlines()) if options.answers.exists() else 0
+    done = lines_done(options.answers)
     with Client(options.address, workload="batch") as client, options.answers.open("a") as out:
         inputs = client.metadata(options.model)["inputs"]
         datatypes = {each["name"]: each["datatype"] for each in inputs}

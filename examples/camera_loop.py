@@ -70,13 +70,15 @@ def main() -> None:
     client = Client(options.address, deadline_seconds=1 / options.per_second)
     (camera,) = client.metadata(options.model)["inputs"]
     shape = [max(size, 1) for size in camera["shape"]]
+    wanted = (options.frames, options.per_second, shape, NUMPY[camera["datatype"]])
     newest = NewestFrame()
 
     def capture() -> None:
-        wanted = (options.frames, options.per_second, shape, NUMPY[camera["datatype"]])
-        for frame in frames_of_a_camera(*wanted):
-            newest.put(frame)
-        newest.end()
+        try:
+            for frame in frames_of_a_camera(*wanted):
+                newest.put(frame)
+        finally:  # a camera that fails ends the loop, too
+            newest.end()
 
     threading.Thread(target=capture, daemon=True).start()
     answered = late = failed = degraded = 0

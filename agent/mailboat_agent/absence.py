@@ -75,6 +75,8 @@ def _absence(
         policy=_policy(view, document, grants=may_serve),
         interface=None if document is None else document.interface,
         closed=for_good and view.failure_mode(document) is FailureMode.FAIL_CLOSED,
+        version=release.version,
+        digest=release.digest,
     )
 
 

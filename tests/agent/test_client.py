@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import mailboat_agent.client
-from mailboat_agent.client import Array, Client, ClientError, Late
+from mailboat_agent.client import Array, Client, ClientError, Late, calls
 from mailboat_agent.client.calls import Call, Caller
 from mailboat_agent.serving.gateway import Gateway
 from mailboat_agent.serving.runtime import Absence, Runtime
@@ -206,6 +206,55 @@ def test_a_connection_that_the_device_closed_meanwhile_is_not_used() -> None:
     assert len(heard) == 2
 
 
+CUT_SHORT = b"HTTP/1.1 200 OK\r\ncontent-length: 200\r\n\r\n" + b'{"outputs": ['
+
+
+def test_an_answer_that_was_cut_short_is_asked_for_again_and_not_believed() -> None:
+    with device_that_says(CUT_SHORT, OK) as (address, heard):
+        caller = Caller(address, random.Random(1))
+        with closing(caller):
+            reply = caller.call(Call("GET", "/"), 5)
+
+    assert (reply.content, reply.tries, len(heard)) == (b"{}", 2, 2)
+
+
+def said(content: bytes, head: bytes = b"") -> bytes:
+    return b"HTTP/1.1 200 OK\r\n%scontent-length: %d\r\n\r\n%s" % (head, len(content), content)
+
+
+SHORT = b'{"model_name":"m","outputs":[{"name":"y","datatype":"FP32","shape":[2],"parameters":{'
+SHORT += b'"binary_data_size":8}}]}'
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        said(b"<html>"),
+        said(b"[]"),
+        said(b"{}"),
+        said(b'{"model_name":"m","outputs":[{"name":"y"}]}'),
+        said(SHORT + b"1234", b"inference-header-content-length: %d\r\n" % len(SHORT)),
+        said(SHORT, b"inference-header-content-length: x\r\n"),
+    ],
+)
+def test_what_is_no_answer_of_the_protocol_is_said_to_be_none(answer: bytes) -> None:
+    with (
+        device_that_says(answer) as (address, _),
+        Client(address) as client,
+        pytest.raises(ClientError, match="not of the protocol"),
+    ):
+        client.infer("m", {"x": ROW})
+
+
+def test_an_answer_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "ANSWER_BYTES_MAX", 10)
+    for size, is_read in ((10, True), (11, False)):
+        with device_that_says(said(bytes(size))) as (address, _):
+            caller = Caller(address, random.Random(1))
+            with closing(caller), nullcontext() if is_read else pytest.raises(ClientError):
+                assert len(caller.call(Call("GET", "/"), 5).content) == size
+
+
 # --- arrays --------------------------------------------------------------------------------------
 
 
@@ -224,6 +273,15 @@ def test_text_survives_as_bytes() -> None:
     assert array.numpy().tolist() == ["ä".encode(), b""]
     with pytest.raises(ClientError, match="complex"):
         Array.of_numpy(np.array([1j]))
+
+
+def test_elements_that_python_has_not_are_there_as_bytes() -> None:
+    half = Array("BF16", (1,), b"\x80\x3f")
+
+    assert half.data == b"\x80\x3f"
+    for read in (half.values, half.numpy):
+        with pytest.raises(ClientError, match="BF16"):
+            read()
 
 
 # --- examples ------------------------------------------------------------------------------------
@@ -257,3 +315,20 @@ def test_the_batch_job_goes_on_where_it_was_stopped(gateway: Gateway, tmp_path: 
     assert "5 before, 7 now" in run_example(*job, lines, answers)
     found = [json.loads(line) for line in answers.read_text().splitlines()]
     assert [each["outputs"]["y"][0] for each in found] == [2 * n + 1 for n in range(12)]
+
+
+@pytest.mark.slow
+def test_the_batch_job_outlives_a_wrong_line_and_one_that_was_not_finished(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    lines, answers = tmp_path / "lines.jsonl", tmp_path / "answers.jsonl"
+    lines.write_text('{"x": [[1, 0, 0, 0]]}\n{"x": [[2, 0]]}\n{"x": [[3, 0, 0, 0]]}')
+    answers.write_text('{"outputs": {"y": [3.0, 1.0, 1.0, 1.0]}}\n{"outputs": {"y": [')
+
+    told = run_example("batch_job.py", "--address", gateway.url, "--model", "m", lines, answers)
+
+    assert "1 before, 2 now" in told
+    first, second, third = map(json.loads, answers.read_text().splitlines())
+    assert first["outputs"]["y"][0] == 3.0
+    assert "takes [-1, 4]" in second["error"]
+    assert third["outputs"]["y"][0] == 7.0

@@ -3,6 +3,8 @@
 import json
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +22,7 @@ from model_fleet import MODEL
 
 pytestmark = pytest.mark.slow
 CLIENTS, REQUESTS = 16, 40
+EXAMPLE = Path(__file__).parents[2] / "examples" / "triton_client.py"
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +141,38 @@ def test_clients_in_threads_infer_at_once(server: str) -> None:
 
     with ThreadPoolExecutor(CLIENTS) as threads:
         assert all(threads.map(one, range(CLIENTS)))
+
+
+def test_json_and_binary_tensors_are_answered_at_once_while_others_list_and_check(
+    server: str,
+) -> None:
+    def one(number: int) -> None:
+        values = rows(number + 1)
+        with triton.InferenceServerClient(server) as client:
+            for binary_in in (True, False):
+                for binary_out in (False, True):
+                    wanted = [triton.InferRequestedOutput("y", binary_data=binary_out)]
+                    given = client.infer(MODEL, [tensor(values, binary=binary_in)], outputs=wanted)
+                    assert np.array_equal(given.as_numpy("y"), FACTOR * values + 1)
+                    (y,) = given.get_response()["outputs"]
+                    assert ("data" in y) is not binary_out
+                    assert client.is_server_live()
+                    assert client.is_server_ready()
+                    assert client.is_model_ready(MODEL)
+                    (entry,) = client.get_model_repository_index()
+                    assert entry["state"] == "READY"
+                    assert client.get_model_metadata(MODEL)["name"] == MODEL
+
+    with ThreadPoolExecutor(CLIENTS) as threads:
+        list(threads.map(one, range(CLIENTS)))
+
+
+def test_the_example_with_the_official_client_finds_everything_equal(server: str) -> None:
+    command = [sys.executable, EXAMPLE, "--address", server, "--requests", "3", "--shape", "x=2,4"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+    assert f"{MODEL} {SERVED} READY" in done.stdout
+    assert "12 answers, 8 at once, JSON and binary are equal" in done.stdout
 
 
 def test_its_statistics_count_what_it_asked(client: Any) -> None:

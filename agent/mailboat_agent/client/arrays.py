@@ -41,7 +41,7 @@ class Array:
             encoded = [each.encode() if isinstance(each, str) else each for each in values]
             data = b"".join(struct.pack("<I", len(each)) + each for each in encoded)
         else:
-            data = struct.pack(f"<{len(values)}{_DATATYPES[datatype][0]}", *values)
+            data = struct.pack(f"<{len(values)}{_code(datatype)[0]}", *values)
         return cls(datatype, tuple(shape), data)
 
     @classmethod
@@ -57,7 +57,7 @@ class Array:
         """Row by row; bytes for BYTES."""
         if self.datatype == "BYTES":
             return tuple(_elements(self.data))
-        code = _DATATYPES[self.datatype][0]
+        code, _ = _code(self.datatype)
         return struct.unpack(f"<{len(self.data) // struct.calcsize(f'<{code}')}{code}", self.data)
 
     def numpy(self) -> Any:
@@ -67,8 +67,18 @@ class Array:
         if self.datatype == "BYTES":
             array = np.array(self.values(), dtype=object)
         else:
-            array = np.frombuffer(self.data, dtype=_DATATYPES[self.datatype][1])
+            array = np.frombuffer(self.data, dtype=_code(self.datatype)[1])
         return array.reshape(self.shape)
+
+
+def _code(datatype: str) -> tuple[str, str]:
+    """
+    Raises:
+        ClientError: no numbers of Python or numpy; their bytes are there.
+    """
+    if datatype not in _DATATYPES:
+        raise ClientError(f"Elements of {datatype} cannot be read here, 'data' has their bytes.")
+    return _DATATYPES[datatype]
 
 
 def _elements(data: bytes | bytearray | memoryview) -> list[bytes]:

@@ -168,6 +168,8 @@ def _content(response: http.client.HTTPResponse) -> bytes:
     content = response.read(ANSWER_BYTES_MAX + 1)
     if len(content) > ANSWER_BYTES_MAX:
         raise ClientError(f"The answer is over {ANSWER_BYTES_MAX} bytes.")
+    if response.length:  # http.client does not say so where it is asked for a number of bytes
+        raise http.client.IncompleteRead(content, response.length)
     return content
 
 

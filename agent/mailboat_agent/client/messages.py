@@ -1,11 +1,13 @@
 """The body of a request, and what an answer says, as the protocol has them with binary tensors."""
 
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .arrays import Array
+from .errors import ClientError
 
 JSON_BYTES_HEADER = "inference-header-content-length"
 
@@ -53,6 +55,17 @@ def request_of(
 
 
 def answer_of(headers: Mapping[str, str], content: bytes, tries: int) -> Answer:
+    """
+    Raises:
+        ClientError: it is no answer of the protocol.
+    """
+    try:
+        return _answer_of(headers, content, tries)
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ClientError(f"The answer is not of the protocol: {error!r}.") from error
+
+
+def _answer_of(headers: Mapping[str, str], content: bytes, tries: int) -> Answer:
     announced = headers.get(JSON_BYTES_HEADER)
     end = len(content) if announced is None else int(announced)
     head = json.loads(content[:end])
@@ -64,6 +77,8 @@ def answer_of(headers: Mapping[str, str], content: bytes, tries: int) -> Answer:
         if size is None:
             outputs[each["name"]] = Array.of(datatype, shape, each["data"])
         else:
+            if not 0 <= size <= len(view):
+                raise ValueError(f"{size} bytes are announced, {len(view)} are there")
             outputs[each["name"]] = Array(datatype, shape, view[:size])
             view = view[size:]
     return Answer(

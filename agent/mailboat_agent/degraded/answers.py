@@ -27,6 +27,7 @@ from mailboat_agent.degraded.trouble import (
 )
 from mailboat_agent.serving.admission import Refused
 from mailboat_agent.serving.answering import Answered, Asked, Local
+from mailboat_agent.serving.interface import check_request
 from mailboat_agent.serving.runtime import ModelNotServed, ModelSuspended, Runtime
 from mailboat_schemas.documents.degraded_policy import DegradedPolicy, FallbackRule
 from mailboat_schemas.documents.serving_policy import Workload
@@ -38,7 +39,7 @@ POLICIES_MAX = 64  # of releases that answered, kept so that the runtime is not 
 
 Written = TypeVar("Written")
 Ask = Callable[[Asked], Awaitable[Local[Written]]]
-Write = Callable[[Answered], Written]
+Write = Callable[[Answered], Awaitable[Written]]
 _log = logging.getLogger(__name__)
 
 
@@ -97,7 +98,7 @@ class Answers:
     async def _answer(self, asked: Asked, local: Ask[Written], write: Write[Written]) -> Written:
         smaller = await self._smaller(asked, local)
         if smaller is not None:
-            return self._marked(asked, smaller, write)
+            return await self._marked(asked, smaller, write)
         try:
             found = await local(asked)
         except MailboatError as error:
@@ -105,26 +106,29 @@ class Answers:
             stand_in = None if trouble is None else await self._instead(asked, trouble, local)
             if stand_in is None:
                 raise
-            return self._marked(asked, stand_in, write)
+            return await self._marked(asked, stand_in, write)
         better = await self._judged(asked, found.answered)
-        return found.written if better is None else self._marked(asked, better, write)
+        return found.written if better is None else await self._marked(asked, better, write)
 
-    def _marked(self, asked: Asked, answered: Answered, write: Write[Written]) -> Written:
+    async def _marked(self, asked: Asked, answered: Answered, write: Write[Written]) -> Written:
         mode = Mode(answered.degraded)
         self._counts.count(asked.model, mode, answered.because, time.monotonic())
-        return write(answered)
+        return await write(answered)
 
     # --- an answer of the release ----------------------------------------------------------------
 
     async def _judged(self, asked: Asked, answered: Answered) -> Answered | None:
         """What to send instead of the release's own answer; None: that, as it is."""
         policy = self._policy(asked.model, answered.digest)
-        if policy.confidence is not None and not asked.hops:
+        sure = policy.confidence
+        is_unsure = sure is not None and confidence_of(sure, answered.outputs) < sure.threshold
+        if sure is not None and not asked.hops:
             cap = self._caps.setdefault(asked.model, ShareCap())
-            cap.earn(policy.confidence.share_max)
-            if confidence_of(policy.confidence, answered.outputs) < policy.confidence.threshold:
+            cap.earn(sure.share_max)
+            if is_unsure:
                 return await self._surer(asked, answered, cap)
-        self._keep(asked, policy, answered.digest, answered)
+        if not is_unsure:  # it would be taken for a better one later
+            self._keep(asked, policy, answered.digest, answered)
         word = self._runtime.fallback_word(asked.model, answered.digest)
         if word is None:
             return None
@@ -151,6 +155,12 @@ class Answers:
     async def _instead(
         self, asked: Asked, trouble: Trouble, local: Ask[Written]
     ) -> Answered | None:
+        """
+        Raises:
+            BadTensors: the request is wrong, which nothing stands in for.
+        """
+        if trouble.nothing_serves and trouble.interface is not None:  # else the lane has looked
+            check_request(trouble.interface, None, asked.inputs, asked.outputs)
         if found := self._kept(asked, trouble):
             return found
         if found := await self._elsewhere(asked, trouble):
@@ -237,7 +247,9 @@ class Answers:
         if cache is None or policy is None or trouble.nothing_serves:
             return None
         found = cache.get(policy, key_of(trouble.digest, asked), time.monotonic())
-        if found is None or self._runtime.is_barred(asked.model, found.digest):
+        if found is None or asked.version not in (None, found.version):
+            return None
+        if self._runtime.is_barred(asked.model, found.digest):
             return None
         return replace(found, degraded=str(Mode.CACHE), because=trouble.word)
 

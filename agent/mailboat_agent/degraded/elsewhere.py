@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mailboat_agent.degraded.modes import Mode
-from mailboat_agent.degraded.oip import aside, body_of
+from mailboat_agent.degraded.oip import Question
 from mailboat_agent.degraded.settings import Kind, Why
 from mailboat_agent.degraded.trouble import Trouble
 from mailboat_agent.serving.answering import Answered, Asked
@@ -50,13 +50,9 @@ class Elsewhere:
         ]
         if not named:
             return None
-        body = await aside(asked.input_bytes, lambda: body_of(asked))
-        if body is None:
-            return None
+        question = Question(asked)
         for endpoint in named:
-            if not endpoint.may_be_asked(len(body), time.monotonic()):
-                continue
-            answered = await endpoint.ask(asked, body, trouble.interface)
+            answered = await endpoint.ask(asked, question, trouble.interface)
             if answered is None or self._is_barred(asked.model, answered.digest):
                 continue
             return replace(

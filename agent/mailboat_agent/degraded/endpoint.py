@@ -2,10 +2,19 @@
 
 import math
 import time
+from collections.abc import Awaitable
 from random import Random
 
 from mailboat_agent.degraded import breaker as circuit
-from mailboat_agent.degraded.oip import answer_of, aside, path_of
+from mailboat_agent.degraded.oip import (
+    ABOUT_PATH,
+    Message,
+    Question,
+    answer_of,
+    aside,
+    path_of,
+    speaks_binary,
+)
 from mailboat_agent.degraded.remote_client import NoAnswer, RemoteClient, TimeIsUp
 from mailboat_agent.degraded.settings import Kind, RemoteEndpoint, Why
 from mailboat_agent.serving.answering import HOPS_HEADER, Answered, Asked
@@ -34,6 +43,7 @@ class Endpoint:
         per_minute = setting.requests_per_minute
         self._budget = Allowance(burst=max(1, math.ceil(per_minute)), seconds_each=60 / per_minute)
         self.breaker = circuit.Breaker()
+        self._binary: bool | None = None  # whether it takes tensors as bytes; None: not known
         self.problem = ""  # why it did not answer when it was last asked
 
     @property
@@ -54,39 +64,76 @@ class Endpoint:
         bytes_min = input_bytes * _JSON_BYTES_MIN // _ELEMENT_BYTES_MAX
         return bytes_min <= self.setting.payload_bytes_max and circuit.may_ask(self.breaker, now)
 
-    def may_be_asked(self, body_bytes: int, now: float) -> bool:
-        """Whether size, breaker and budget let one request through; if so it counts."""
-        if body_bytes > self.setting.payload_bytes_max or not circuit.may_ask(self.breaker, now):
-            return False
-        return self._budget.take(now)
-
-    async def ask(self, asked: Asked, body: bytes, interface: Interface) -> Answered | None:
-        """Its answer; None when it has none, which the breaker then knows.
+    async def ask(self, asked: Asked, question: Question, interface: Interface) -> Answered | None:
+        """Its answer; None when size, breaker or budget let nothing through, or it has none, which
+        the breaker then knows.
 
         It has what is left of the caller's time, and not more than its own.
         """
-        left = asked.deadline - time.monotonic()
+        now = time.monotonic()
+        left = asked.deadline - now
         left -= max(MARGIN_SECONDS_MIN, MARGIN_SHARE * left)
-        if left <= 0:
+        if left <= 0 or not circuit.may_ask(self.breaker, now):
             return None
-        seconds = min(left, self.setting.timeout_seconds)
+        had_its_time = left >= self.setting.timeout_seconds
+        until = now + min(left, self.setting.timeout_seconds)
+        if self._binary is not None and self._of_size(await question.written(self._binary)) is None:
+            return None
+        now = time.monotonic()
+        if not circuit.may_ask(self.breaker, now) or not self._budget.take(now):
+            return None
+        return await self._through(
+            self._answer(asked, question, interface, until), had_its_time=had_its_time
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    async def _answer(
+        self, asked: Asked, question: Question, interface: Interface, until: float
+    ) -> Answered:
+        """
+        Raises:
+            NoAnswer, BadTensors
+        """
+        if (binary := self._binary) is None:
+            about = await self._client.get(ABOUT_PATH, seconds=until - time.monotonic())
+            # Who does not say so is sent JSON, which any can read.
+            self._binary = binary = about is not None and speaks_binary(about.body)
+        message = self._of_size(await question.written(binary))
+        if message is None:
+            raise NoAnswer("the request cannot be sent there", healthy=True)
+        seconds = until - time.monotonic()
         headers = {
-            "content-type": "application/json",
+            **message.headers,
             HOPS_HEADER: str(asked.hops + 1),
-            DEADLINE_HEADER: str(math.ceil(seconds * 1000)),
+            DEADLINE_HEADER: str(max(1, math.ceil(seconds * 1000))),
         }
+        try:
+            reply = await self._client.post(path_of(asked), message.body, headers, seconds=seconds)
+        except NoAnswer as error:
+            if error.healthy:  # it refuses: another one may be there by now
+                self._binary = None
+            raise
+        return await aside(
+            len(reply.body), lambda: answer_of(asked, reply.headers, reply.body, interface)
+        )
+
+    def _of_size(self, message: Message | None) -> Message | None:
+        if message is None or len(message.body) > self.setting.payload_bytes_max:
+            return None
+        return message
+
+    async def _through(self, work: Awaitable[Answered], *, had_its_time: bool) -> Answered | None:
+        """What comes of it, and the breaker knows."""
         self.breaker = circuit.asked(self.breaker)
         done = False
         try:
-            reply = await self._client.post(path_of(asked), body, headers, seconds=seconds)
-            answered = await aside(
-                len(reply.body), lambda: answer_of(asked, reply.headers, reply.body, interface)
-            )
+            found = await work
             done = True
-            self._answered()
         except NoAnswer as error:
             done = True
-            self._failed(error, had_its_time=seconds >= self.setting.timeout_seconds)
+            self._failed(error, had_its_time=had_its_time)
             return None
         except BadTensors as error:
             done = True
@@ -95,13 +142,8 @@ class Endpoint:
         finally:
             if not done:  # the caller went away
                 self.breaker = circuit.given_up(self.breaker, time.monotonic(), self._rng)
-        return answered
-
-    def close(self) -> None:
-        self._client.close()
-
-    def _answered(self) -> None:
         self.breaker, self.problem = circuit.answered(self.breaker), ""
+        return found
 
     def _failed(self, error: NoAnswer, *, had_its_time: bool) -> None:
         self.problem = error.because[:200]
@@ -111,3 +153,5 @@ class Endpoint:
             self.breaker = circuit.given_up(self.breaker, time.monotonic(), self._rng)
         else:
             self.breaker = circuit.failed(self.breaker, time.monotonic(), self._rng)
+        if self.breaker.state is not circuit.State.CLOSED:
+            self._binary = None  # it may be another one when it is back

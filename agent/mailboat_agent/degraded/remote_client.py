@@ -34,6 +34,9 @@ class TimeIsUp(NoAnswer):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
+    """``body`` is empty where the status is not 200."""
+
+    status: int
     headers: dict[str, str]  # names in lower case
     body: bytes
 
@@ -64,29 +67,48 @@ class RemoteClient:
         Raises:
             NoAnswer, TimeIsUp
         """
+        answer = await self._timed("POST", path, body, headers, seconds)
+        if answer.status != httpx2.codes.OK:
+            refused = answer.status in (400, 413, 415, 422)
+            raise NoAnswer(f"it answered {answer.status}", healthy=refused)
+        return answer
+
+    async def get(self, path: str, *, seconds: float) -> Reply | None:
+        """None where it has nothing to say there.
+
+        Raises:
+            NoAnswer, TimeIsUp
+        """
+        answer = await self._timed("GET", path, None, {}, seconds)
+        return answer if answer.status == httpx2.codes.OK else None
+
+    async def _timed(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str], seconds: float
+    ) -> Reply:
         self._loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(seconds):
-                return await self._post(path, body, headers)
+                return await self._call(method, path, body, headers)
         except TimeoutError as error:
             raise TimeIsUp(f"no answer within {seconds:.3g} s") from error
         except (httpx2.HTTPError, OSError) as error:
             raise NoAnswer(f"{type(error).__name__}: {error}") from error
 
-    async def _post(self, path: str, body: bytes, headers: dict[str, str]) -> Reply:
-        async with self._client.stream("POST", path, content=body, headers=headers) as answer:
+    async def _call(
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> Reply:
+        async with self._client.stream(method, path, content=body, headers=headers) as answer:
+            found = {name.lower(): value for name, value in answer.headers.items()}
+            content = bytearray()
             if answer.status_code != httpx2.codes.OK:
-                refused = answer.status_code in (400, 413, 422)
-                raise NoAnswer(f"it answered {answer.status_code}", healthy=refused)
+                return Reply(answer.status_code, found, b"")
             if answer.headers.get("content-encoding", "identity") != "identity":
                 raise NoAnswer("its answer is compressed, and nobody asked for that")
-            content = bytearray()
             async for chunk in answer.aiter_raw():
                 content += chunk
                 if len(content) > ANSWER_BYTES_MAX:
                     raise NoAnswer(f"its answer is over {ANSWER_BYTES_MAX} bytes", healthy=True)
-            found = {name.lower(): value for name, value in answer.headers.items()}
-            return Reply(found, bytes(content))
+            return Reply(answer.status_code, found, bytes(content))
 
     def close(self) -> None:
         """Close its connections, in the loop that opened them. From another thread."""

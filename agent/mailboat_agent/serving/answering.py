@@ -70,7 +70,7 @@ class Answering(Protocol):
         self,
         asked: Asked,
         local: Callable[[Asked], Awaitable[Local[Written]]],
-        write: Callable[[Answered], Written],
+        write: Callable[[Answered], Awaitable[Written]],
         /,
     ) -> Written:
         """The answer, written.
@@ -92,7 +92,7 @@ class ByRelease:
         self,
         asked: Asked,
         local: Callable[[Asked], Awaitable[Local[Written]]],
-        _write: Callable[[Answered], Written],
+        _write: Callable[[Answered], Awaitable[Written]],
         /,
     ) -> Written:
         return (await local(asked)).written

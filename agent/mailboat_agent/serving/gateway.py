@@ -51,7 +51,7 @@ class Gateway:
         Raises:
             ConfigurationInvalid: an address is in use or not this device's.
         """
-        allow_descriptors()
+        connections_max = min(connections_max, allow_descriptors())
         sockets = listen_tcp(host, port)
         self.address: tuple[str, int] = sockets[0].getsockname()[:2]
         self._unix: UnixListener | None = None

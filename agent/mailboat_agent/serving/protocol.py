@@ -13,10 +13,11 @@ from typing import Any
 
 import pydantic_core
 
-from mailboat_agent.serving.json_tensors import BinaryPart, tensor_of_json, tensor_to_json
+from mailboat_agent.serving.json_tensors import BinaryPart, json_of_tensor, tensor_of_json
 from mailboat_agent.serving.process import Description
 from mailboat_agent.serving.served_release import ServedRelease
 from mailboat_agent.serving.tensors import (
+    NAME_CHARS_MAX,
     OIP_OF_DOCUMENT,
     TENSORS_MAX,
     BadTensors,
@@ -27,6 +28,7 @@ from mailboat_schemas.documents.interface import Tensor as DeclaredTensor
 from mailboat_schemas.documents.serving_policy import Workload
 
 REQUEST_ID_CHARS_MAX = 256
+TIMEOUT_MICROSECONDS_MAX = (1 << 64) - 1  # as Triton has it; a larger number may be no float
 EXTENSIONS = (
     "binary_tensor_data",
     "model_repository",
@@ -92,6 +94,8 @@ def parse_request(body: Buffer, json_bytes: int | None = None) -> InferenceReque
     if binary.left_bytes:
         raise BadTensors(f"{binary.left_bytes} bytes follow the tensors that were announced.")
     parameters = _parameters("the request", content.get("parameters"))
+    if parameters.get("sequence_id"):  # 0 and "" say that it is part of none
+        raise BadTensors("The request is part of a sequence, which no model here remembers.")
     outputs = _Outputs.read(content.get("outputs"))
     return InferenceRequest(
         request_id,
@@ -129,8 +133,8 @@ def _timeout_seconds(parameters: Mapping[str, Any]) -> float | None:
     timeout = parameters.get("timeout")
     if timeout is None:
         return None
-    if type(timeout) is not int or timeout < 0:
-        raise BadTensors("The parameter 'timeout' is a number of microseconds.")
+    if type(timeout) is not int or not 0 <= timeout <= TIMEOUT_MICROSECONDS_MAX:
+        raise BadTensors("The parameter 'timeout' is a number of microseconds, of 64 bits.")
     return timeout / 1e6 if timeout else None
 
 
@@ -158,8 +162,11 @@ class _Outputs:
             raise BadTensors(f"'outputs' is an array of at most {TENSORS_MAX} objects.")
         for item in outputs:
             name = item.get("name") if isinstance(item, dict) else None
-            if not isinstance(name, str):
-                raise BadTensors("Each entry of 'outputs' is an object with a 'name'.")
+            if not isinstance(name, str) or not 0 < len(name) <= NAME_CHARS_MAX:
+                raise BadTensors(
+                    "Each entry of 'outputs' is an object with a 'name' of 1 to "
+                    f"{NAME_CHARS_MAX} characters."
+                )
             asked._add(name, _parameters(f"output {name!r}", item.get("parameters")))
         return asked
 
@@ -191,22 +198,27 @@ def inference_answer(
     if parameters:
         content["parameters"] = dict(parameters)
     behind: list[Buffer] = []
-    entries = content["outputs"] = []
+    entries: list[bytes] = []
     for tensor in outputs:
-        if not request.wants_binary(tensor.name):
-            entries.append(tensor_to_json(tensor))
-            continue
-        behind.append(tensor.data)
-        entries.append(
-            {
-                "name": tensor.name,
-                "shape": tensor.shape,
-                "datatype": tensor.datatype,
-                "parameters": {"binary_data_size": len(tensor.data)},
-            }
-        )
-    head = dump(content)
+        if request.wants_binary(tensor.name):
+            behind.append(tensor.data)
+            entries.append(announcement(tensor))
+        else:
+            entries.append(json_of_tensor(tensor))
+    head = b"".join([dump(content)[:-1], b',"outputs":[', b",".join(entries), b"]}"])
     return InferenceAnswer((head, *behind), len(head) if behind else None)
+
+
+def announcement(tensor: Tensor) -> bytes:
+    """JSON of a tensor whose bytes follow."""
+    return dump(
+        {
+            "name": tensor.name,
+            "shape": tensor.shape,
+            "datatype": tensor.datatype,
+            "parameters": {"binary_data_size": len(tensor.data)},
+        }
+    )
 
 
 def model_metadata(

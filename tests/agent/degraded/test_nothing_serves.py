@@ -67,6 +67,29 @@ def test_a_model_that_does_not_belong_here_is_not_found_whatever_is_declared(
     assert other.seen == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"name": "z"}, "no input 'z'"),
+        ({"datatype": "FP64"}, "takes FP32"),
+        ({"shape": [4]}, "takes [-1, 4]"),
+        ({"shape": [2_000_000, 0], "data": []}, "takes [-1, 4]"),
+    ],
+)
+def test_nothing_stands_in_for_a_request_that_is_wrong(
+    make: Make, other: Other, changes: dict[str, Any], reason: str
+) -> None:
+    front = make(remote=(endpoint(other),), fallback=({"model": "m", "outputs": [ROW]},))
+    front.runtime.explain_absence("m", absent(policy=RULE))
+    x = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [0] * 4} | changes
+
+    status, body, _ = front.call("POST", "/v2/models/m/infer", {"inputs": [x]})
+
+    assert status == 400
+    assert reason in body["error"]
+    assert other.seen == []
+
+
 def test_readiness_is_of_the_release_not_of_what_stands_in_for_it(make: Make) -> None:
     front = make()
     front.runtime.explain_absence("m", absent(policy=RULE))

@@ -2,15 +2,19 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent_process import until
 from degraded_front import Front, Make, Other, absent, served
+from mailboat_agent.degraded.answers import IN_FLIGHT_PRESSED_MAX
 from mailboat_agent.degraded.settings import PressureSetting
 from mailboat_agent.serving.runtime import Runtime
 from model_fleet import picky
@@ -114,6 +118,29 @@ def test_what_a_neighbour_hands_on_is_answered_as_it_is(
     assert other.seen == []
 
 
+def test_an_unsure_answer_to_a_neighbour_is_not_taken_for_a_better_one_later(
+    make: Make, serving: Runtime, other: Other
+) -> None:
+    front = make(runtime=serving, remote=asks(other, "low-confidence"))
+    front.infer(values=UNSURE, mailboat_hops="1")
+
+    assert front.infer(values=UNSURE)[2]["mailboat-degraded"] == "remote"
+    assert len(other.seen) == 1
+
+
+def test_an_earlier_answer_of_another_version_is_none_for_who_asks_for_one(
+    make: Make, serving: Runtime, other: Other
+) -> None:
+    front = make(runtime=serving, remote=asks(other, "low-confidence"))
+    x = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": list(UNSURE)}
+    front.infer(values=UNSURE)  # 2.0.0 answers, and is remembered
+
+    _, body, headers = front.call("POST", "/v2/models/m/versions/1.0.0/infer", {"inputs": [x]})
+
+    assert body["model_version"] == "1.0.0"
+    assert headers["mailboat-degraded"] == "low-confidence"
+
+
 # --- failures ------------------------------------------------------------------------------------
 
 
@@ -184,9 +211,14 @@ def test_the_worker_s_death_under_way_is_answered_by_another_endpoint(
 ) -> None:
     front = make(remote=asks(other, "failure"))
     serve(front.runtime)
-    os.kill(front.runtime.worker_pid("m"), signal.SIGKILL)
-
-    status, _, headers = front.infer(values=SURE)
+    pid, lane = front.runtime.worker_pid("m"), front.runtime._lanes.get("m")
+    assert lane is not None
+    os.kill(pid, signal.SIGSTOP)  # it takes the request and does not answer
+    with ThreadPoolExecutor(1) as threads:
+        asking = threads.submit(front.infer, values=SURE)
+        until(lambda: lane._queue._running_since is not None)
+        os.kill(pid, signal.SIGKILL)
+        status, _, headers = asking.result()
 
     assert status == 200
     assert headers.get("mailboat-degraded") == "remote"
@@ -270,6 +302,31 @@ def test_batch_work_waits_while_the_device_is_hot(
     assert front.infer(values=SURE)[0] == 200
     heat(front, tmp_path, 60)
     assert front.infer(values=SURE, mailboat_workload="batch")[0] == 200
+
+
+def test_under_pressure_so_many_are_under_way_at_once_and_no_more(
+    make: Make, serving: Runtime, other: Other, tmp_path: Path
+) -> None:
+    other.hold = threading.Event()
+    front = make(
+        runtime=serving,
+        remote=asks(other, "low-confidence", timeout_seconds=20),
+        pressure=PressureSetting(celsius_max=80),
+        request_seconds_max=30,
+    )
+    heat(front, tmp_path, 81)
+    # Each has inputs of its own, or an earlier answer would do.
+    rows = [(1.0 + n / 1000, 1.0, 1.0, 1.0) for n in range(IN_FLIGHT_PRESSED_MAX)]
+    with ThreadPoolExecutor(IN_FLIGHT_PRESSED_MAX) as threads:
+        held = [threads.submit(front.infer, values=row) for row in rows]
+        until(lambda: front.degraded.answers._in_flight == IN_FLIGHT_PRESSED_MAX)
+
+        status, body, _ = front.infer(values=SURE)
+        other.hold.set()
+
+        assert (status, "under pressure" in body["error"]) == (503, True)
+        assert [each.result()[0] for each in held] == [200] * IN_FLIGHT_PRESSED_MAX
+    assert front.infer(values=SURE)[0] == 200
 
 
 def test_smaller_models_answer_when_it_is_severe(

@@ -1,7 +1,7 @@
 import pytest
 
 from mailboat_agent.degraded.rule import answer_of_rule
-from mailboat_agent.serving.tensors import ELEMENTS_MAX, BadTensors, Tensor
+from mailboat_agent.serving.tensors import ELEMENTS_MAX, TENSOR_BYTES_MAX, BadTensors, Tensor
 from mailboat_schemas.documents.degraded_policy import FallbackOutput, FallbackRule
 
 UNKNOWN = FallbackRule(
@@ -38,3 +38,24 @@ def test_a_request_of_very_many_rows_does_not_make_a_larger_answer_than_a_model_
 
     with pytest.raises(BadTensors, match="more than"):
         answer_of_rule(UNKNOWN, many, ("label",))
+
+
+def test_rows_of_nothing_are_no_rows() -> None:
+    """A hundred bytes would be answered with millions of rows."""
+    with pytest.raises(BadTensors, match="no elements"):
+        answer_of_rule(UNKNOWN, (Tensor("x", "FP32", (1_000_000, 0), b""),), ("label",))
+
+    (label,) = answer_of_rule(UNKNOWN, (Tensor("x", "FP32", (0, 4), b""),), ("label",))
+    assert (label.shape, label.data) == ((0,), b"")
+
+
+def test_the_outputs_of_a_rule_are_together_no_larger_than_one_tensor_may_be() -> None:
+    half = TENSOR_BYTES_MAX // 2
+    long = FallbackOutput(name="a", dtype="string", shape=(-1,), values=("z" * 1020,))
+    twice = FallbackRule(outputs=(long, long.model_copy(update={"name": "b"})))
+
+    found = answer_of_rule(twice, rows(half // 1024), ())
+
+    assert [len(each.data) for each in found] == [half, half]
+    with pytest.raises(BadTensors, match="so many rows"):
+        answer_of_rule(twice, rows(half // 1024 + 1), ())

@@ -11,11 +11,11 @@ from mailboat_agent.degraded.settings import PressureSetting
 from mailboat_agent.degraded.status_lines import describe_degraded
 from mailboat_agent.degraded.telling import NOTES_MAX, Degraded
 from mailboat_agent.journal.event_journal import Journal
-from mailboat_agent.journal.telemetry_merge import merge_windows
 from mailboat_agent.ledger import PROVOKED_BURST, Ledger
 from mailboat_agent.state_file import StateFile
 from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.reports import TelemetryBatch, TelemetryWindow
+from mailboat_schemas.window_merge import merge_windows
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

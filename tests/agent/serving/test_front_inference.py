@@ -36,15 +36,15 @@ class Marking:
         self,
         asked: Asked,
         local: Callable[[Asked], Awaitable[Local[Written]]],
-        write: Callable[[Answered], Written],
+        write: Callable[[Answered], Awaitable[Written]],
     ) -> Written:
         self.asked.append(asked)
         if asked.model == "elsewhere":
-            return write(Answered(model="elsewhere", version="", digest="", outputs=()))
+            return await write(Answered(model="elsewhere", version="", digest="", outputs=()))
         answer = await local(asked)
         if not self.mark:
             return answer.written
-        return write(replace(answer.answered, degraded=self.mark, because="it\r\nis: hot"))
+        return await write(replace(answer.answered, degraded=self.mark, because="it\r\nis: hot"))
 
 
 @pytest.fixture(scope="module")

@@ -74,6 +74,7 @@ def test_a_path_is_decoded_once() -> None:
         LINE + b"content-length: 1\r\ncontent-length: 1",
         LINE + b"content-length: 1\r\ntransfer-encoding: chunked",
         LINE + b"transfer-encoding: gzip, chunked",
+        b"POST / HTTP/1.0\r\ntransfer-encoding: chunked",
         LINE + b"transfer-encoding: chunked\r\ntransfer-encoding: chunked",
         LINE + b"\r\n".join(b"x%d: 1" % n for n in range(HEADERS_MAX)),
     ],

@@ -15,13 +15,25 @@ from mailboat_agent.serving.front.answers import Problem
 from mailboat_agent.serving.front.encodings import coding_of, pack, unpack, wanted
 from mailboat_agent.serving.front.options import Options, read_options
 from mailboat_agent.serving.json_tensors import (
+    JSON_ELEMENTS_AT_ONCE,
     NonFiniteOutput,
+    json_of_tensor,
     tensor_of_json,
     tensor_of_values,
-    tensor_to_json,
 )
-from mailboat_agent.serving.protocol import InferenceRequest, inference_answer, parse_request
-from mailboat_agent.serving.tensors import ELEMENTS_MAX, BadTensors, Tensor
+from mailboat_agent.serving.protocol import (
+    TIMEOUT_MICROSECONDS_MAX,
+    InferenceRequest,
+    inference_answer,
+    parse_request,
+)
+from mailboat_agent.serving.tensors import (
+    ELEMENTS_MAX,
+    NAME_CHARS_MAX,
+    TENSOR_BYTES_MAX,
+    BadTensors,
+    Tensor,
+)
 from mailboat_schemas.documents.serving_policy import Workload
 
 MIB = 1 << 20
@@ -70,7 +82,9 @@ def test_json_and_binary_tensors_may_stand_in_one_request() -> None:
         (entry(8.0), bytes(8), "not a number of bytes"),
         (entry(True), bytes(1), "not a number of bytes"),
         (entry("8"), bytes(8), "not a number of bytes"),
-        (entry(1 << 70), bytes(8), "are left"),
+        (entry(1 << 70), bytes(8), "not a number of bytes"),
+        (entry(TENSOR_BYTES_MAX), bytes(8), "are left"),
+        (entry(TENSOR_BYTES_MAX + 1), bytes(8), "33554432 at most"),
         (entry(8, parameters=[8]), bytes(8), "not an object"),
         (entry(8, parameters={"shared_memory_region": "r"}), bytes(8), "shared memory"),
         (entry(8, data=[1, 2]), bytes(8), "'data' too"),
@@ -111,7 +125,7 @@ def test_tensors_without_elements_are_tensors() -> None:
 
     (x,) = parse_request(body, json_bytes).inputs
     assert (x.shape, x.values()) == ((0, 4), ())
-    assert tensor_of_json(tensor_to_json(x) | {"data": []}) == Tensor("x", "FP32", (0, 4), b"")
+    assert tensor_of_json(json.loads(json_of_tensor(x))) == Tensor("x", "FP32", (0, 4), b"")
 
 
 # --- half precision ------------------------------------------------------------------------------
@@ -325,3 +339,52 @@ def test_an_answer_is_packed_only_as_the_client_can_read_it(
     accepted: str, coding: str | None
 ) -> None:
     assert wanted({"accept-encoding": accepted}) == coding
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES", "BF16"])
+def test_a_tensor_in_many_pieces_is_the_same_json(datatype: str) -> None:
+    count = 2 * JSON_ELEMENTS_AT_ONCE + 1
+    values = ["a", 'b"'] * (count // 2) + [""] if datatype == "BYTES" else [0.5] * count
+    tensor = tensor_of_values("y", datatype, (count,), values)
+
+    assert json.loads(json_of_tensor(tensor)) == {
+        "name": "y", "shape": [count], "datatype": datatype, "data": values
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("position", [0, JSON_ELEMENTS_AT_ONCE, 2 * JSON_ELEMENTS_AT_ONCE])
+def test_one_number_that_json_has_not_is_found_wherever_it_is(position: int) -> None:
+    values = np.zeros(2 * JSON_ELEMENTS_AT_ONCE + 1, "<f4")
+    values[position] = np.nan
+
+    with pytest.raises(NonFiniteOutput):
+        json_of_tensor(Tensor("y", "FP32", values.shape, values.tobytes()))
+
+
+# --- the day a bound is reached ------------------------------------------------------------------
+
+
+def test_a_timeout_has_64_bits_and_one_that_is_no_float_is_refused() -> None:
+    longest = asking(parameters={"timeout": TIMEOUT_MICROSECONDS_MAX}).timeout_seconds
+
+    assert longest == pytest.approx(1.8446744e13)
+    for timeout in (TIMEOUT_MICROSECONDS_MAX + 1, 10**400):
+        with pytest.raises(BadTensors, match="of 64 bits"):
+            asking(parameters={"timeout": timeout})
+
+
+def test_a_name_of_an_output_is_as_long_as_one_of_an_input() -> None:
+    """It is repeated in the error, which should not be sixteen megabytes."""
+    name = "y" * NAME_CHARS_MAX
+
+    assert asking(outputs=[{"name": name}]).outputs == (name,)
+    for wrong in (name + "y", ""):
+        with pytest.raises(BadTensors, match="1 to 128"):
+            asking(outputs=[{"name": wrong}])
+
+
+@pytest.mark.parametrize("sequence", [1, "a"])
+def test_a_model_that_remembers_nothing_is_asked_for_no_sequence(sequence: int | str) -> None:
+    assert asking(parameters={"sequence_id": type(sequence)()}).inputs
+    with pytest.raises(BadTensors, match="sequence"):
+        asking(parameters={"sequence_id": sequence})

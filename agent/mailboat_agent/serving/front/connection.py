@@ -12,6 +12,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 from typing import cast
 
@@ -30,6 +31,7 @@ from mailboat_agent.serving.front.request import (
     Application,
     Patience,
     Request,
+    Welcome,
 )
 from mailboat_agent.serving.front.room import Room
 from mailboat_agent.serving.tensors import Buffer
@@ -39,6 +41,7 @@ BODY_STEP_BYTES_MAX = 1 << 20  # allocated ahead of what has come: an announceme
 JOIN_BYTES_MAX = 64 << 10  # a smaller answer is one segment
 IDLE_SECONDS_MAX = 75.0  # between two requests; longer than the usual client keeps one
 LINGER_BYTES_MAX = 4 * REQUEST_BYTES_MAX  # of a refused body, thrown away so the answer arrives
+_AGAIN = {"retry-after": "1"}
 
 _log = logging.getLogger(__name__)
 
@@ -60,15 +63,15 @@ class Connection(asyncio.BufferedProtocol):
         received: bytearray,
         patience: Patience,
         connections: "set[Connection]",
-        refuse: Callable[[], Response | None],
+        welcome: Callable[[], Welcome],
     ) -> None:
-        """``refuse`` gives what it is told whatever it wants, when too many are connected."""
+        """``welcome`` is asked once it is connected."""
         self._application = application
         self._room = room
         self._received = received
         self._patience = patience
         self._connections = connections
-        self._refuse_newcomer = refuse
+        self._welcome = welcome
         self._transport: asyncio.Transport
         self._waiting = bytearray()  # arrived and not yet looked at
         self._stage = Stage.HEAD
@@ -81,7 +84,7 @@ class Connection(asyncio.BufferedProtocol):
         self._unsent = room.lease()
         self._began = 0.0
         self._abandon: Callable[[], None] | None = None
-        self._advancing = self._writing = False
+        self._advancing = self._writing = self._ends = False
         self._discarded_bytes = 0
         self.expires = math.inf  # time.monotonic
 
@@ -89,11 +92,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        refusal = self._refuse_newcomer()
+        welcome = self._welcome()
         self._connections.add(self)
         self.expires = time.monotonic() + IDLE_SECONDS_MAX
-        if refusal is not None:
-            self._send(Response(refusal.status, refusal.body, refusal.headers, close=True))
+        if welcome is Welcome.REFUSED:
+            self._refuse(Problem(503, "Too many clients are connected.", _AGAIN))
+        elif welcome is Welcome.CUT_OFF:
+            self._transport.abort()
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         if self._stage is not Stage.BODY or self._chunks is not None:
@@ -151,6 +156,12 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(Problem(408, f"The headers did not come within {self._patience.head} s."))
         elif self._stage is Stage.BODY:
             self._refuse(Problem(408, f"The body did not come within {self._patience.body} s."))
+
+    def end_soon(self) -> None:
+        """Now if nothing is asked, else with the answer, which says so."""
+        self._ends = True
+        if self.idle:
+            self.cut()
 
     def cut(self) -> None:
         if self._writing:  # the kernel too shall forget what the client does not take
@@ -247,7 +258,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _hold(self, size_bytes: int) -> None:
         if not self._lease.grow_to(size_bytes):
-            raise Problem(503, "Too many large requests at once.", {"retry-after": "1"})
+            raise Problem(503, "Too many large requests at once.", _AGAIN)
 
     # --- answering -------------------------------------------------------------------------------
 
@@ -261,7 +272,7 @@ class Connection(asyncio.BufferedProtocol):
         except Problem as problem:
             self._reply(problem.response)
         except Exception:  # noqa: BLE001 - one request's failure is not the gateway's end
-            _log.exception("The gateway failed on %s", head.path)
+            _log.exception("The gateway failed on %r", head.path)
             self._reply(Problem(500, "The gateway failed; see the agent's log.").response)
         return True
 
@@ -280,7 +291,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _send(self, response: Response) -> None:
         head, self._head = self._head, None
-        keep = head is not None and head.keep_alive and not response.close
+        keep = head is not None and head.keep_alive and not (response.close or self._ends)
         headers = dict(response.headers)
         if not keep:
             headers["connection"] = "close"
@@ -305,8 +316,9 @@ class Connection(asyncio.BufferedProtocol):
         if keep:
             self._transport.resume_reading()
             return
-        if response.close and self._transport.can_write_eof():
-            self._transport.write_eof()  # what is still coming is read: a reset could overtake us
+        if response.close:
+            with suppress(OSError):  # it is gone already
+                self._transport.write_eof()  # what still comes is read: a reset could overtake us
             return
         self._stage = Stage.CLOSED
         self.expires = now + self._patience.answer

@@ -39,6 +39,7 @@ from mailboat_agent.serving.tensors import Buffer
 from mailboat_schemas.errors import MailboatError
 
 PARSE_IN_PLACE_BYTES_MAX = UNASKED_BYTES_MAX  # a larger body is parsed beside the event loop
+WRITE_IN_PLACE_BYTES_MAX = 16 << 10  # of tensors: a number has four bytes, as JSON up to twenty
 RELEASE_HEADER = "mailboat-release"
 _HEADER_CHARS_MAX = 300
 
@@ -120,7 +121,7 @@ class Exchange:
             case asyncio.CancelledError():  # the agent stops
                 self._finish(Problem(503, "The request was given up.").response)
             case _:
-                _log.error("The gateway failed on %s", self._request.head.path, exc_info=error)
+                _log.error("The gateway failed on %r", self._request.head.path, exc_info=error)
                 what = "The gateway failed; see the agent's log."
                 self._finish(Problem(500, what).response)
 
@@ -144,9 +145,9 @@ class Exchange:
             workload=self._options.workload or parsed.workload,
             hops=self._options.hops,
         )
-        response = await self._shared.answering.answer(asked, self._local, self._write)
+        response = await self._shared.answering.answer(asked, self._local, self._write_aside)
         self._remember(response)
-        return await self._packed(response)
+        return await self._packed(self._held(response))
 
     def _remember(self, response: Response) -> None:
         """Feedback may name the request later, and means the release that answered it."""
@@ -221,6 +222,21 @@ class Exchange:
             headers["content-type"] = "application/octet-stream"
             headers[JSON_BYTES_HEADER] = str(answer.json_bytes)
         return Response(200, answer.body, headers)
+
+    async def _write_aside(self, answered: Answered) -> Response:
+        if sum(len(tensor.data) for tensor in answered.outputs) <= WRITE_IN_PLACE_BYTES_MAX:
+            return self._write(answered)
+        return await self._aside(lambda: self._write(answered))
+
+    def _held(self, response: Response) -> Response:
+        """A small request may have a large answer, and its client may not take it.
+
+        Raises:
+            Problem: there are too many of them.
+        """
+        if not self._request.lease.answer(response.body_bytes):
+            raise Problem(503, "Too many large answers at once.", {"retry-after": "1"})
+        return response
 
     async def _packed(self, response: Response) -> Response:
         coding = wanted(self._request.head.headers)

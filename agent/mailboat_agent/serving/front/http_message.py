@@ -69,7 +69,7 @@ def parse_head(head: bytes) -> Head:
         method=method.decode(),
         path=_path(target),
         headers=headers,
-        length=_length(headers),
+        length=_length(headers, modern=modern),
         keep_alive="close" not in options if modern else "keep-alive" in options,
         expects_continue=modern and headers.get("expect", "").lower() == "100-continue",
     )
@@ -99,9 +99,11 @@ def _fields(lines: list[bytes]) -> dict[str, str]:
     return headers
 
 
-def _length(headers: Mapping[str, str]) -> int | None:
+def _length(headers: Mapping[str, str], *, modern: bool) -> int | None:
     coding, length = headers.get("transfer-encoding"), headers.get("content-length")
     if coding is not None:
+        if not modern:
+            raise BadMessage("A body in chunks is of HTTP/1.1.")
         if length is not None:
             raise BadMessage("A body has a length or comes in chunks, not both.")
         if coding.lower() != "chunked":

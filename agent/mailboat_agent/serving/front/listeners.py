@@ -16,6 +16,7 @@ BACKLOG = 1024  # a thousand clients that connect at once; the kernel may allow 
 PATH_BYTES_MAX = 107  # of a Unix socket: sockaddr_un has 108 with the final zero
 HIGH_DESCRIPTOR = 1024
 DESCRIPTORS_MAX = 4096
+OWN_DESCRIPTORS = 512  # kept for the agent: files, workers, its broker, and who is being refused
 _PROBE_SECONDS = 1
 
 
@@ -39,13 +40,22 @@ class HighListener(socket.socket):
         return duplicate, address
 
 
-def allow_descriptors() -> None:
-    """Raise the soft limit of open files, as far as the hard one and the service manager let us."""
+def allow_descriptors() -> int:
+    """Raise the soft limit of open files, as far as the hard one and the service manager let us.
+
+    Returns how many connections that leaves room for.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(OSError, ValueError):  # its unit may forbid the call, and set the limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return (
+        DESCRIPTORS_MAX
+        if soft == resource.RLIM_INFINITY
+        else max(soft // 4, soft - OWN_DESCRIPTORS)
+    )
 
 
 def listen_tcp(host: str, port: int) -> list[socket.socket]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Protocol
 
 from mailboat_agent.serving.front.answers import Response
@@ -20,6 +21,14 @@ class Patience:
     body: float = 10.0  # for the whole of it: a slow client holds memory that others need
     answer: float = 10.0  # until it has taken its answer
     linger: float = 2.0
+
+
+class Welcome(Enum):
+    """What becomes of a client that connects."""
+
+    SERVED = auto()
+    REFUSED = auto()  # it is told that too many are connected, whatever it wants
+    CUT_OFF = auto()  # and so many have to be told that it is not
 
 
 @dataclass(slots=True)

@@ -34,6 +34,15 @@ class Lease:
         self.set(size_bytes)
         return True
 
+    def answer(self, size_bytes: int) -> bool:
+        """Hold so much instead; False when there is no room for it. Alone one may be of any size:
+        it is there already, and would be no smaller the next time."""
+        others = self._room.held_bytes - self._bytes
+        if others and not self._room.has(size_bytes - self._bytes):
+            return False
+        self.set(size_bytes)
+        return True
+
     def set(self, size_bytes: int) -> None:
         """Hold just so much, room or not: it is there already."""
         self._room.held_bytes += size_bytes - self._bytes

@@ -7,12 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from mailboat_agent.serving.front.answers import Problem, Response
 from mailboat_agent.serving.front.connection import RECEIVE_BYTES, Connection
-from mailboat_agent.serving.front.request import Application, Patience
+from mailboat_agent.serving.front.listeners import BACKLOG
+from mailboat_agent.serving.front.request import Application, Patience, Welcome
 from mailboat_agent.serving.front.room import Room
 
 CONNECTIONS_MAX = 1500  # idle ones cost 2 KiB each; at the bound a newcomer gets 503
+REFUSED_MAX = (
+    128  # newcomers that are being told so; more are cut off, or descriptors would run out
+)
 SWEEP_SECONDS = 0.25  # how much later than allowed a slow client is cut off
 CLOSE_SECONDS_MAX = 10.0  # for requests under way when the server closes
 START_SECONDS_MAX = 10.0
@@ -41,7 +44,6 @@ class Server:
         self._connections_max = connections_max
         self._connections: set[Connection] = set()
         self._received = bytearray(RECEIVE_BYTES)
-        self._full = Problem(503, "Too many clients are connected.", {"retry-after": "1"}).response
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._started = threading.Event()
@@ -80,6 +82,8 @@ class Server:
             )
             for each in self._sockets
         ]
+        for each in self._sockets:
+            each.listen(BACKLOG)  # asyncio has set its own, and a thousand come at once
         self._started.set()
         sweep = asyncio.create_task(self._sweep())
         await self._stop.wait()
@@ -95,25 +99,30 @@ class Server:
             received=self._received,
             patience=self._patience,
             connections=self._connections,
-            refuse=self._refuse,
+            welcome=self._welcome,
         )
 
-    def _refuse(self) -> Response | None:
-        return self._full if len(self._connections) >= self._connections_max else None
+    def _welcome(self) -> Welcome:
+        too_many = len(self._connections) - self._connections_max
+        if too_many < 0:
+            return Welcome.SERVED
+        return Welcome.REFUSED if too_many < REFUSED_MAX else Welcome.CUT_OFF
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             now = time.monotonic()
             for connection in [each for each in self._connections if each.expires < now]:
-                connection.expire()
+                try:
+                    connection.expire()
+                except Exception:  # noqa: BLE001 - else no client would be cut off any more
+                    _log.exception("A connection could not be ended.")
 
     async def _let_finish(self) -> None:
         give_up = time.monotonic() + CLOSE_SECONDS_MAX
         while self._connections and time.monotonic() < give_up:
             for connection in tuple(self._connections):
-                if connection.idle:
-                    connection.cut()
+                connection.end_soon()
             await asyncio.sleep(_CLOSE_LOOK_SECONDS)
         for connection in tuple(self._connections):
             connection.cut()
