@@ -174,7 +174,7 @@ def test_what_decodes_a_patch_is_confined_in_the_agents_unit(device: Installed) 
     )
     held = {words[1]: words[2] for words in map(str.split, lines) if words[:1] == ["layer"]}
 
-    assert len(held) == 12
+    assert len(held) == 14
     assert set(held.values()) == {"True"}, held
 
 

@@ -28,11 +28,15 @@ _OPSET = 17
 @dataclass(frozen=True, slots=True)
 class Hostile:
     name: str
-    model: bytes
+    made: bytes | Callable[[], bytes]  # large ones when they are asked for
     reasons: frozenset[str]  # any of which tells what it is
     files: Mapping[str, tuple[FileRole, bytes]] = field(default_factory=dict)
     pipeline: Pipeline | None = None
     deadline_seconds: float = PATIENCE_SECONDS
+
+    @property
+    def model(self) -> bytes:
+        return self.made() if callable(self.made) else self.made
 
     def samples(self) -> bytes:
         return golden(in_x=_X, out_y=_X)
@@ -271,7 +275,7 @@ def _crash() -> list[Hostile]:
     }
     found = [
         # The deep ones may run out of memory before they run out of stack.
-        Hostile(name, make(), crashed | {"memory_exceeded"} if "deep" in name else crashed)
+        Hostile(name, make, crashed | {"memory_exceeded"} if "deep" in name else crashed)
         for name, make in models.items()
     ]
     wild = "np.lib.stride_tricks.as_strided(np.zeros(1), (9,), (1 << 40,))"

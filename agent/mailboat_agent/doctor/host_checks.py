@@ -27,12 +27,15 @@ _LAYERS = {
     "network": ("a model that breaks out can talk to the network", _UNIT),
     "system_calls": ("a model that breaks out can ask the whole kernel", _KERNEL),
     "memory": ("a model can take all memory", _KERNEL),
+    "lifeline": ("a model that breaks out can live on without the agent", _KERNEL),
+    "addresses": ("a model that breaks out can have the kernel keep endless tables", _KERNEL),
     "landlock": (
         "files are kept from it by limits and a filter alone",
         "boot with Landlock (Linux 5.13 or newer, lsm=landlock,…).",
     ),
     "code": ("a model that breaks out can make new code (needs Linux 6.3)", _KERNEL),
     "files": ("a model that breaks out can open files of its user", _KERNEL),
+    "threads": ("a release's code can start as many threads as its user may", _KERNEL),
 }
 
 

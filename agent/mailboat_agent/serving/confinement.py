@@ -3,7 +3,8 @@
 Every layer is tried, tells whether it holds and otherwise why not, and none depends on another:
 hosts differ. `at_start` comes once everything is imported; `before_the_model` when it is known
 which provider will run it, because a graphics card is reached through files. The model's bytes are
-read after that. Applied to the whole process, irrevocable, and a few milliseconds in all.
+read after that; `before_its_code` comes when the model stands and its release's code has not run.
+Applied to the whole process, irrevocable, and a few milliseconds in all.
 
 Source: prctl(2), credentials(7), capabilities(7), network_namespaces(7), landlock(7), seccomp(2).
 """
@@ -26,8 +27,14 @@ _PR_SET_MDWE, _PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _CAPABILITY_VERSION_3 = 0x20080522
 CAPABILITIES_MAX = 64  # of the kernel's bit set; numbers it does not know are refused
+SIGNALS_PENDING_MAX = 64  # and timers; the kernel counts them for the user, so others' too
+# What the mappings that no limit of memory counts may add up to. The kernel's own tables for them
+# take a 512th of it, 32 MiB; a thread's arena, which is reserved and not used, 64 MiB of it.
+UNCOUNTED_ADDRESSES_MAX = 16 << 30
 NOBODY = 65534  # Linux's overflow uid: owns nothing
 DETAIL_CHARS_MAX = 200
+_OPENS_DEVICES = "the model's provider opens device files"
+_WITHOUT_FILES = ("addresses", "files", "landlock", "code")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -65,25 +72,41 @@ def at_start(*, user: str | None, parent_uid: int | None) -> list[Layer]:
         _layer("no_new_privs", _gain_no_privileges),
         _layer("not_dumpable", lambda: _prctl_done(_PR_SET_DUMPABLE, 0)),
     ]
-    calls = _layer("system_calls", lambda: f"{seccomp.refuse(seccomp.REACHING_OUT)} refused")
+    calls = _layer("system_calls", lambda: f"{seccomp.refuse_reaching_out()} refused")
     if calls.holds and not namespace.holds:
         detail = f"sockets are refused by seccomp; no namespace of its own: {namespace.detail}"
         namespace = Layer("network", True, detail)
     return [*found, namespace, calls]
 
 
-def before_the_model(*, opens_files: bool, memory_limit_bytes: int) -> list[Layer]:
-    """What is left, once the provider is known. The memory limit is the caller's to name."""
-    found = [_layer("memory", lambda: _limit_memory(memory_limit_bytes))]
+def before_the_model(
+    *, opens_files: bool, memory_limit_bytes: int, lifeline: int | None = None
+) -> list[Layer]:
+    """What is left, once the provider is known. The memory limit is the caller's to name.
+
+    ``lifeline`` is the descriptor at whose end the kernel kills a worker that is nobody's child.
+    """
+    found = [
+        _layer("memory", lambda: _limit_memory(memory_limit_bytes)),
+        _layer("lifeline", lambda: _live_no_longer(lifeline)),
+    ]
     if opens_files:
-        why = "the model's provider opens device files"
-        return [*found, *(Layer(name, False, why) for name in ("files", "landlock", "code"))]
+        why = _OPENS_DEVICES
+        return [*found, *(Layer(name, False, why) for name in _WITHOUT_FILES)]
     return [
         *found,
+        _layer("addresses", lambda: _limit_addresses(memory_limit_bytes)),
         _layer("landlock", lambda: f"no path at all, ABI {landlock.reach_no_path()}"),
         _layer("code", lambda: _prctl_done(_PR_SET_MDWE, _PR_MDWE_REFUSE_EXEC_GAIN)),
         _layer("files", _open_no_more_files),
     ]
+
+
+def before_its_code(*, opens_files: bool) -> list[Layer]:
+    """What a session needs to come up and the code around it does not."""
+    if opens_files:
+        return [Layer("threads", False, _OPENS_DEVICES)]
+    return [_layer("threads", lambda: f"no new ones, {seccomp.refuse_threads()} call refused")]
 
 
 def die_with_parent() -> None:
@@ -125,11 +148,13 @@ def _write_nothing() -> str:
 
     RLIMIT_NPROC is left alone: it counts all processes of the user, those of other workers and
     services too, and would turn their number into a verdict on a model. New processes are refused
-    by the filter on system calls, threads are bounded by the memory limit.
+    by the filter on system calls, new threads once the model stands.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    return "no core file, no file grows"
+    resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_SIGPENDING, (SIGNALS_PENDING_MAX, SIGNALS_PENDING_MAX))
+    return "no core file, no file grows, no message waits"
 
 
 def _leave_the_network() -> str:
@@ -204,17 +229,31 @@ def _limit_memory(limit_bytes: int) -> str:
     return f"{limit_bytes} bytes"
 
 
-def _open_no_more_files() -> str:
-    """From here on open(2) fails, whatever the kernel: a model reads nothing but itself.
+def _live_no_longer(lifeline: int | None) -> str:
+    return f"dies with the agent, {seccomp.refuse_living_on(lifeline)} ways out of it refused"
 
-    The limit is on the number of a new descriptor, and every number below ``lowest`` is taken.
-    The filter comes on top for what needs no descriptor: modes, owners, names.
+
+def _limit_addresses(memory_bytes: int) -> str:
+    """What `_limit_memory` does not count is bounded too: pages that are only read have tables."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    mapped_bytes = pages * os.sysconf("SC_PAGE_SIZE")
+    limit_bytes = mapped_bytes + memory_bytes + UNCOUNTED_ADDRESSES_MAX
+    resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
+    return f"{limit_bytes} bytes of them"
+
+
+def _open_no_more_files() -> str:
+    """From here on open(2) fails: a model reads nothing but itself.
+
+    The limit is on the number of a new descriptor, and every number below ``lowest`` is taken. Code
+    that closes one of them would have a number again, so that takes the filter, or Landlock. The
+    filter is also there for what needs no descriptor: modes, owners, names.
     """
     lowest = os.dup(0)
     os.close(lowest)
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, lowest))
     try:
-        return f"none can be opened, {seccomp.refuse(seccomp.FILES)} calls refused"
+        return f"none can be opened, {seccomp.refuse_files()} calls refused"
     except OSError as error:
         return f"none can be opened; no filter: {error.strerror or error}"
 

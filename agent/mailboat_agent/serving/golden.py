@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
 from mailboat_agent.serving.tensors import (
     FLOATS,
@@ -31,6 +31,7 @@ from mailboat_schemas.errors import ReleaseRejected
 
 GOLDEN_BYTES_MAX = 64 << 20  # unpacked, all arrays together
 SAMPLES_MAX = 10_000
+TEXTS_MAX = 1 << 18  # of all samples; each is an object of the agent's for a moment
 _COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _HEADER_BYTES_MAX = 10_000  # numpy's own bound
 _MAGIC = b"\x93NUMPY"
@@ -135,9 +136,11 @@ def _read_array(name: str, stream: IO[bytes], size_bytes: int) -> Tensor:
     if dtype in _OIP_OF_NUMPY:
         item_bytes = int(dtype[2:])
         datatype = _OIP_OF_NUMPY[dtype]
-    elif match := re.fullmatch(r"<U(\d{1,6})", dtype):
+    elif match := re.fullmatch(r"<U([1-9]\d{0,5})", dtype):
         item_bytes = 4 * int(match[1])
         datatype = "BYTES"
+        if len(data) > TEXTS_MAX * item_bytes:
+            raise GoldenUnreadable(f"{name!r} holds more than {TEXTS_MAX} texts")
     else:
         raise GoldenUnreadable(f"{name!r} has the type {dtype!r}, which no tensor has")
     if len(data) != element_count(shape) * item_bytes:
@@ -162,7 +165,7 @@ def _read_header(name: str, header: bytes) -> tuple[str, tuple[int, ...]]:
 
 def _bytes_of_text(name: str, data: bytes, item_bytes: int) -> bytes:
     encoded = []
-    for start in range(0, len(data), item_bytes or 1):
+    for start in range(0, len(data), item_bytes):
         try:
             text = data[start : start + item_bytes].decode("utf-32-le").rstrip("\0").encode()
         except UnicodeError as error:
@@ -261,20 +264,25 @@ def _compare(sample: int, answer: Tensor | None, expected: Tensor, tolerance: fl
     elif answer.shape != expected.shape:
         problem = f"shape {list(answer.shape)}, golden {list(expected.shape)}"
     else:
-        got, wanted = answer.values(), expected.values()
-        if expected.datatype in FLOATS and any(map(math.isnan, (*got, *wanted))):
-            problem = f"{sum(map(math.isnan, got))} elements are NaN"
-            problem += f", {sum(map(math.isnan, wanted))} in golden"
+        got, wanted = _nans(answer), _nans(expected)
+        if got or wanted:
+            problem = f"{got} elements are NaN, {wanted} in golden"
         else:
-            largest = _largest_difference(got, wanted)
+            largest = _largest_difference(answer, expected)
     return Difference(
         tensor=expected.name, sample=sample, largest=largest, tolerance=tolerance, problem=problem
     )
 
 
-def _largest_difference(got: Sequence[Any], wanted: Sequence[Any]) -> float:
-    if got == wanted:  # also what keeps inf - inf out of the line below
+def _nans(tensor: Tensor) -> int:
+    return sum(map(math.isnan, tensor.iterate())) if tensor.datatype in FLOATS else 0
+
+
+def _largest_difference(answer: Tensor, expected: Tensor) -> float:
+    if answer.data == expected.data:
         return 0.0
-    if isinstance(got[0], (bytes, bool)):
-        return 1.0
-    return float(max(0 if a == b else abs(a - b) for a, b in zip(got, wanted, strict=True)))
+    pairs = zip(answer.iterate(), expected.iterate(), strict=True)
+    if expected.datatype in ("BYTES", "BOOL"):
+        return float(any(a != b for a, b in pairs))
+    # What is equal is looked at first: inf - inf is no number.
+    return float(max(0 if a == b else abs(a - b) for a, b in pairs))

@@ -1,6 +1,7 @@
 """What golden samples say of answers: each output is within its tolerance, or passes its metric."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 from mailboat_agent.serving.gate_failed import GateFailed
 from mailboat_agent.serving.golden import Difference, Golden, compare
@@ -108,6 +109,6 @@ def _told(tensors: Sequence[Tensor], name: str) -> dict[str, object] | None:
             value.decode(errors="replace")[:ELEMENT_CHARS_MAX]
             if isinstance(value, bytes)
             else value
-            for value in tensor.values()[:ELEMENTS_TOLD_MAX]
+            for value in islice(tensor.iterate(), ELEMENTS_TOLD_MAX)
         ],
     }

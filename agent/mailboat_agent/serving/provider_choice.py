@@ -12,6 +12,7 @@ from mailboat_agent.serving.requirements import usable_providers, worker_options
 from mailboat_schemas.documents.interface import Interface
 from mailboat_schemas.documents.release import Variant
 
+NOT_BUILT_IN = "this device's onnxruntime was built without it"
 _log = logging.getLogger(__name__)
 
 
@@ -52,30 +53,34 @@ def load_on_declared_provider(
 ) -> Loaded:
     """``started`` is told of each worker, which is its to end if this raises.
 
-    A provider that the runtime was built with may still not come up: no card, no driver. Then the
-    release's next one is taken, in a fresh worker, and it is said.
+    What the runtime was not built with is passed over. What it was built with may still not come
+    up: no card, no driver. Then the release's next one is taken, in a fresh worker. Either is said.
 
     Raises:
         WorkerNotStarted, WorkerDied, WorkerHung, InferenceFailed, RuntimeUnsupported
     """
-    passed_over: list[str] = []
+    failed: dict[str, str] = {}  # provider: why it did not come up
     while True:
         worker = Worker.start(release.model_fd, launch=launch, makes_way=makes_way)
         started(worker)
         usable = usable_providers(release.variant, worker.facts)
-        provider = usable[len(passed_over)]
+        provider = usable[len(failed)]
         options = worker_options(release.variant, release.interface, provider, release.memory_bytes)
         bundle = release.bundle.files if with_check else release.bundle.for_serving
         try:
             model = worker.load(options, bundle=bundle, deadline_seconds=remaining_seconds())
         except InferenceFailed as error:
-            passed_over.append(f"{provider}: {error.message}")
-            if error.kind != "provider_failed" or len(passed_over) == len(usable):
+            failed[provider] = error.message
+            if error.kind != "provider_failed" or len(failed) == len(usable):
                 raise
-            _log.warning("%s; the next provider is tried", passed_over[-1])
+            _log.warning("%s: %s; the next provider is tried", provider, error.message)
             worker.kill()
             continue
-        return Loaded(worker, model, _callers(release, model), provider, tuple(passed_over))
+        liked = release.variant.runtime.providers
+        passed_over = tuple(
+            f"{name}: {failed.get(name, NOT_BUILT_IN)}" for name in liked[: liked.index(provider)]
+        )
+        return Loaded(worker, model, _callers(release, model), provider, passed_over)
 
 
 def _callers(release: Loadable, model: Description) -> Description:

@@ -1,50 +1,30 @@
 """A filter on system calls: what a model's process never needs is refused, not killed.
 
-Two lists of refused calls, as classic BPF handed to seccomp(2). `REACHING_OUT` holds for every
-worker: no sockets, no programs, no other process, no kernel doors. `FILES` comes on top when the
-model's provider opens none. A refused call answers EPERM, so a library that merely tries goes on.
-Numbers a kernel may learn later, and those of another calling convention, are refused as unknown.
+Lists of refused calls, and of arguments that are refused. `REACHING_OUT` holds for every worker: no
+sockets, no programs, no other process, nothing that would outlive this one, no kernel doors.
+`FILES` comes on top when the model's provider opens none. A refused call answers EPERM, so a
+library that merely tries goes on.
 
-Source: seccomp(2), linux/filter.h, the system call tables of x86-64 and of asm-generic.
+Source: seccomp(2), the system call tables of x86-64 and of asm-generic.
 """
 
 import ctypes
 import os
-import platform
-import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from mailboat_agent.serving.seccomp_program import Refused, machine_of_this_host, program
+
 _SECCOMP_SET_MODE_FILTER, _TSYNC = 1, 1
-_ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
-_EPERM, _ENOSYS = 1, 38
-_LOAD, _JUMP_EQUAL, _JUMP_GREATER, _JUMP_SET, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
-_OFFSET_NUMBER, _OFFSET_ARCH, _OFFSET_ARGUMENT_0 = 0, 4, 16
 _CLONE_THREAD = 0x00010000
-NEWEST_KNOWN = 462  # mseal, Linux 6.10; later ones answer ENOSYS, as an older kernel would
+_F_SETOWN, _F_SETSIG, _F_SETOWN_EX, _F_SETLEASE, _F_NOTIFY = 8, 10, 15, 1024, 1026
+_FIOSETOWN, _SIOCSPGRP = 0x8901, 0x8902
+_PR_SET_PDEATHSIG = 1
+_MAP_SHARED, _MAP_ANONYMOUS, _MAP_GROWSDOWN = 0x01, 0x20, 0x100
+_WHOLE = 0xFFFFFFFF
 
-
-@dataclass(frozen=True, slots=True)
-class _Machine:
-    audit_arch: int  # linux/audit.h
-    column: int  # of the tables below
-    seccomp: int
-    clone: int
-    clone3: int
-    tgkill: int
-    prlimit: int
-
-
-_MACHINES: Mapping[str, _Machine] = MappingProxyType(
-    {
-        "x86_64": _Machine(0xC000003E, 0, 317, 56, 435, 234, 302),
-        "aarch64": _Machine(0xC00000B7, 1, 277, 220, 435, 131, 261),
-    }
-)
-
-# name: number on x86-64, number on aarch64 (None: it has no such call)
-_Table = Mapping[str, tuple[int | None, int | None]]
+_Numbers = tuple[int | None, int | None]  # on x86-64, on aarch64; None: it has no such call
+_Table = Mapping[str, _Numbers]
 REACHING_OUT: _Table = MappingProxyType(
     {
         # the network, and any other door to a socket
@@ -114,6 +94,22 @@ REACHING_OUT: _Table = MappingProxyType(
         "keyctl": (250, 219),
         "add_key": (248, 217),
         "request_key": (249, 218),
+        # what stays when this process is gone, and is counted against nobody
+        "shmget": (29, 194),
+        "shmat": (30, 196),
+        "shmctl": (31, 195),
+        "semget": (64, 190),
+        "semop": (65, 193),
+        "semtimedop": (220, 192),
+        "semctl": (66, 191),
+        "msgget": (68, 186),
+        "msgsnd": (69, 189),
+        "msgrcv": (70, 188),
+        "msgctl": (71, 187),
+        "mq_open": (240, 180),
+        "mq_unlink": (241, 181),
+        "sync": (162, 81),
+        "syncfs": (306, 267),
         "kexec_load": (246, 104),
         "kexec_file_load": (320, 294),
         "init_module": (175, 105),
@@ -142,6 +138,7 @@ FILES: _Table = MappingProxyType(
         "openat": (257, 56),
         "openat2": (437, 437),
         "memfd_create": (319, 279),
+        "memfd_secret": (447, 447),
         "truncate": (76, 45),
         "chmod": (90, None),
         "fchmod": (91, 52),
@@ -182,24 +179,92 @@ FILES: _Table = MappingProxyType(
 )
 
 
+# Every thread has a stack in the kernel that no limit of memory counts, and its share of the
+# processor. A CPU session has all of its threads once it stands; the release's code gets none.
+THREADS: _Table = MappingProxyType({"clone": (56, 220)})
+
+
+def _refused(
+    numbers: _Numbers, argument: int, value: int, mask: int = _WHOLE
+) -> tuple[_Numbers, Refused]:
+    return numbers, Refused(argument=argument, mask=mask, value=value)
+
+
+_FCNTL, _IOCTL, _MMAP = (72, 25), (16, 29), (9, 222)
+_OWNERS = (
+    # A file may send a signal to whoever is named here, SIGKILL too, at the next byte that comes.
+    *(_refused(_FCNTL, 1, command) for command in (_F_SETOWN, _F_SETSIG, _F_SETOWN_EX)),
+    *(_refused(_IOCTL, 1, command) for command in (_FIOSETOWN, _SIOCSPGRP)),
+    # Whoever opens the file next waits, for as long as 45 s.
+    *(_refused(_FCNTL, 1, command) for command in (_F_SETLEASE, _F_NOTIFY)),
+)
+# RLIMIT_DATA counts neither pages that could be shared nor stacks that grow downwards.
+_UNCOUNTED_MEMORY = (
+    _refused(_MMAP, 3, _MAP_SHARED | _MAP_ANONYMOUS, _MAP_SHARED | _MAP_ANONYMOUS),
+    _refused(_MMAP, 3, _MAP_GROWSDOWN, _MAP_GROWSDOWN),
+)
+_LIVING_ON = (_refused((157, 167), 0, _PR_SET_PDEATHSIG),)
+_F_SETFL, _FIOASYNC = 4, 0x5452
+
+
+def _cutting(lifeline: int) -> tuple[tuple[_Numbers, Refused], ...]:
+    """Every way to have a descriptor say no more that its other end has closed."""
+    return (
+        _refused((3, 57), 0, lifeline),  # close
+        _refused((33, None), 1, lifeline),  # dup2, onto it
+        _refused((292, 24), 1, lifeline),  # dup3
+        _refused((436, 436), 0, 0, mask=0),  # close_range, whatever the range
+        _refused(_FCNTL, 1, _F_SETFL),
+        _refused(_IOCTL, 1, _FIOASYNC),
+    )
+
+
+def refuse_reaching_out() -> int:
+    """No other process, no network. Signals and limits are for this process alone; a new thread,
+    yes, a new process, no.
+
+    Raises:
+        OSError: as `_install`, and so for all of them.
+    """
+    own = (
+        ((56, 220), Refused(argument=0, mask=_CLONE_THREAD, value=_CLONE_THREAD, unless=True)),
+        ((234, 131), Refused(argument=0, value=os.getpid(), unless=True)),  # tgkill, for abort()
+        ((302, 261), Refused(argument=0, value=0, unless=True)),  # prlimit
+    )
+    return _install(REACHING_OUT, (*own, *_OWNERS))
+
+
+def refuse_files() -> int:
+    """No file, and no memory that the limit of memory does not count."""
+    return _install(FILES, _UNCOUNTED_MEMORY)
+
+
+def refuse_living_on(lifeline: int | None) -> int:
+    """It was arranged that this process dies with the agent, and that stays so."""
+    return _install({}, (*_LIVING_ON, *(() if lifeline is None else _cutting(lifeline))))
+
+
+def refuse_threads() -> int:
+    return _install(THREADS, ())
+
+
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def refuse(calls: _Table) -> int:
-    """Refuse these calls to every thread of this process, for good; returns how many calls.
+def _install(calls: _Table, arguments: Sequence[tuple[_Numbers, Refused]]) -> int:
+    """Refuse these to every thread of this process, for good; returns how many.
 
     Needs ``no_new_privs``. Filters add up: a later one takes nothing back.
 
     Raises:
         OSError: no filter for this machine, or the kernel has none; nothing was refused.
     """
-    machine = _MACHINES.get(platform.machine())
-    if machine is None or struct.calcsize("P") != 8:
-        raise OSError(f"no list of system calls for {platform.machine()}")
-    numbers = [row[machine.column] for row in calls.values()]
-    refused = [number for number in numbers if number is not None]
-    code = program(refused, machine, pid=os.getpid())
+    machine = machine_of_this_host()
+    column = machine.column
+    refused = [number for row in calls.values() if (number := row[column]) is not None]
+    by_argument = [(number, what) for row, what in arguments if (number := row[column]) is not None]
+    code = program(refused, by_argument, machine)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
     result = libc.syscall(
@@ -212,45 +277,4 @@ def refuse(calls: _Table) -> int:
         error = ctypes.get_errno()
         reason = os.strerror(error) if result < 0 else f"thread {result} has a filter of its own"
         raise OSError(error, reason)
-    return len(refused)
-
-
-def program(refused: list[int], machine: _Machine, *, pid: int) -> bytes:
-    """The filter. Every check falls through to the next; the last word is allow."""
-    lines = [
-        _line(_LOAD, 0, 0, _OFFSET_ARCH),
-        _line(_JUMP_EQUAL, 1, 0, machine.audit_arch),
-        _line(_RETURN, 0, 0, _KILL_PROCESS),
-        _line(_LOAD, 0, 0, _OFFSET_NUMBER),
-        _line(_JUMP_GREATER, 0, 1, NEWEST_KNOWN),
-        _line(_RETURN, 0, 0, _ERRNO | _ENOSYS),
-        # glibc takes the hint and starts its threads with clone, whose flags can be looked at.
-        _line(_JUMP_EQUAL, 0, 1, machine.clone3),
-        _line(_RETURN, 0, 0, _ERRNO | _ENOSYS),
-    ]
-    for number in refused:
-        lines += [_line(_JUMP_EQUAL, 0, 1, number), _line(_RETURN, 0, 0, _ERRNO | _EPERM)]
-    lines += [
-        # A new thread, yes; a new process, no.
-        _line(_JUMP_EQUAL, 0, 3, machine.clone),
-        _line(_LOAD, 0, 0, _OFFSET_ARGUMENT_0),
-        _line(_JUMP_SET, 5, 0, _CLONE_THREAD),
-        _line(_RETURN, 0, 0, _ERRNO | _EPERM),
-        # abort() sends itself a signal; nobody else gets one.
-        _line(_JUMP_EQUAL, 0, 4, machine.tgkill),
-        _line(_LOAD, 0, 0, _OFFSET_ARGUMENT_0),
-        _line(_JUMP_EQUAL, 1, 0, pid),
-        _line(_RETURN, 0, 0, _ERRNO | _EPERM),
-        _line(_RETURN, 0, 0, _ALLOW),
-        # Limits of this process, yes; those of another one, no.
-        _line(_JUMP_EQUAL, 0, 3, machine.prlimit),
-        _line(_LOAD, 0, 0, _OFFSET_ARGUMENT_0),
-        _line(_JUMP_EQUAL, 1, 0, 0),
-        _line(_RETURN, 0, 0, _ERRNO | _EPERM),
-        _line(_RETURN, 0, 0, _ALLOW),
-    ]
-    return b"".join(lines)
-
-
-def _line(code: int, if_true: int, if_false: int, constant: int) -> bytes:
-    return struct.pack("=HBBI", code, if_true, if_false, constant)
+    return len(refused) + len(by_argument)

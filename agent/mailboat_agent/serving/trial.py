@@ -17,6 +17,7 @@ from mailboat_agent.serving.custom_check import judge_check, question
 from mailboat_agent.serving.gate_failed import EVIDENCE_ITEMS_MAX, GateFailed
 from mailboat_agent.serving.golden import Golden, GoldenUnreadable, read_golden
 from mailboat_agent.serving.golden_verdict import GoldenVerdict
+from mailboat_agent.serving.kept_answers import KeptAnswers
 from mailboat_agent.serving.launch import AS_CHILDREN, Launch
 from mailboat_agent.serving.provider_choice import Loadable, Loaded
 from mailboat_agent.serving.relative import Comparison, Measured, compared, refuse_worse
@@ -163,15 +164,15 @@ class _Trial:
 
     def _answer_all(self, loaded: Loaded, verdict: GoldenVerdict) -> list[Sequence[Tensor]]:
         """The answers, as far as a later stage looks at them."""
-        kept = self._bundle.check is not None or self._health.relative is not None
-        answers: list[Sequence[Tensor]] = []
+        wanted = self._bundle.check is not None or self._health.relative is not None
+        kept = KeptAnswers()
         for sample, inputs in enumerate(self._golden.inputs):
             _, outputs = self._workers.infer(loaded, inputs)
             verdict.add(sample, outputs)
-            if kept:
-                answers.append(outputs)
+            if wanted:
+                kept.keep(outputs)
         verdict.refuse()
-        return answers
+        return kept.answers
 
     def _time(self, workers: TrialWorkers, loaded: Loaded) -> Timing:
         """In rounds of the same inputs, between which its memory is looked at."""
@@ -212,7 +213,9 @@ class _Trial:
         self._workers.stage = "comparison"
         try:
             with workers.fresh("comparison") as (loaded, _):
-                answers = [workers.infer(loaded, inputs)[1] for inputs in self._golden.inputs]
+                kept = KeptAnswers()
+                for inputs in self._golden.inputs:
+                    kept.keep(workers.infer(loaded, inputs)[1])
                 measured = self._time(workers, loaded)
                 peak = loaded.worker.peak_memory_bytes()
         except GateFailed as error:
@@ -221,7 +224,7 @@ class _Trial:
                 f"The release that serves could not be compared with: {error.what}",
                 {"reason": error.reason, **error.evidence},
             ) from error
-        theirs = Measured(timing=measured, peak_memory_bytes=peak, answers=answers)
+        theirs = Measured(timing=measured, peak_memory_bytes=peak, answers=kept.answers)
         found = compared(mine, theirs, self._health)
         refuse_worse(found, gates)
         return found

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mailboat_agent.atomic_file import DiskFailing, replace_durably
-from mailboat_agent.serving.gate_failed import GateFailed
+from mailboat_agent.serving.gate_failed import EVIDENCE_ITEMS_MAX, GateFailed
+from mailboat_agent.serving.trial import TrialReport
 from mailboat_schemas.errors import DiskFull
 
 EVIDENCE_FILES_MAX = 16
+PASSED_OVER_CHARS_MAX = 200  # of why one provider was not taken
 EVIDENCE_FILE_BYTES_MAX = 64 << 10  # so that all of them are a megabyte
 _log = logging.getLogger(__name__)
 
@@ -53,6 +55,27 @@ class TrialEvidence:
         for old in files[:-EVIDENCE_FILES_MAX]:
             with suppress(OSError):
                 old.unlink()
+
+
+def trial_figures(report: TrialReport) -> dict[str, Any]:
+    """Of a trial that was passed, for the event of the release that begins to serve.
+
+    ``passed_over`` is there if the release does not run on the provider that it likes best.
+    """
+    figures: dict[str, Any] = {
+        "provider": report.provider,
+        "runtime": report.runtime_version,
+        "cold_start_ms": round(report.cold_start_ms, 1),
+        "latency_p50_ms": round(report.latency_p50_ms, 3),
+        "latency_p95_ms": round(report.latency_p95_ms, 3),
+        "latency_p99_ms": round(report.latency_p99_ms, 3),
+        "peak_memory_bytes": report.peak_memory_bytes,
+        "largest_difference": report.largest_difference,
+    }
+    if report.passed_over:
+        told = [why[:PASSED_OVER_CHARS_MAX] for why in report.passed_over[:EVIDENCE_ITEMS_MAX]]
+        figures["passed_over"] = told
+    return figures
 
 
 def _bounded(content: dict[str, Any], detail: Mapping[str, Any]) -> bytes:

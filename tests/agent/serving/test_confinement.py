@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import onnx
 import pytest
 
-from mailboat_agent.serving import landlock, seccomp
+from mailboat_agent.serving import landlock, seccomp, seccomp_program
 from mailboat_agent.serving.confinement import Layer, user_id
 from mailboat_agent.serving.external_data import refers_to_other_files
 from mailboat_agent.serving.process import InferenceFailed, ModelAltered, Worker, WorkerOptions
@@ -48,11 +49,28 @@ ATTACKS: dict[str, str] = {
     "load a kernel program": "raw_call(321 if MACHINE == 'x86_64' else 280, 0, 0, 0)",
     "use io_uring": "raw_call(425, 1, 0)",
     "use a call newer than the list": "raw_call(466, 0, 0, 0)",
+    "leave shared memory behind": "libc_call('shmget', 0, 4096, 0o1600)",
+    "leave a message queue behind": "libc_call('msgget', 0, 0o1600)",
+    "leave semaphores behind": "libc_call('semget', 0, 1, 0o1600)",
+    "leave a POSIX message queue behind": "libc_call('mq_open', b'/x', 0o102, 0o600, 0)",
+    "stall the disk": "raw_call(162 if MACHINE == 'x86_64' else 81)",
+    "name the agent as a socket's owner": "fcntl.fcntl(SOCKET, fcntl.F_SETOWN, PARENT)",
+    "name it by structure": "libc_call('fcntl', SOCKET.fileno(), 15, struct.pack('2i', 1, PARENT))",
+    "name it by ioctl": "fcntl.ioctl(SOCKET, 0x8901, struct.pack('i', PARENT))",
+    "name it by another ioctl": "fcntl.ioctl(SOCKET, 0x8902, struct.pack('i', PARENT))",
+    "choose the signal": "fcntl.fcntl(SOCKET, 10, 9)",
+    "hold a lease on a file": "fcntl.fcntl(FILE, fcntl.F_SETLEASE, fcntl.F_RDLCK)",
+    "live on without the agent": "libc_call('prctl', 1, 0, 0, 0, 0)",
+    "take memory that nobody counts": "mmap.mmap(-1, 1 << 20)",
+    "take a stack of any size": "mmap.mmap(-1, 1 << 20, flags=0x122)",
+    "have the kernel keep endless tables": "mmap.mmap(-1, 1 << 40, flags=0x4022, prot=1)",
+    "start a thread": "_thread.start_new_thread(int, ())",
 }
 
 _PRISONER = """
-import ctypes, errno, json, mmap, os, platform, resource, socket, sys
-from mailboat_agent.serving.confinement import at_start, before_the_model
+import _thread, ctypes, errno, fcntl, json, mmap, os, platform, resource, socket, struct, sys
+from mailboat_agent.serving.confinement import at_start, before_its_code, before_the_model
+SOCKET, FILE = socket.socketpair()[0], open(sys.argv[1])
 PARENT, KEY, MACHINE = os.getppid(), sys.argv[2], platform.machine()
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -67,13 +85,14 @@ attacks = json.load(open(sys.argv[1]))
 user = None if sys.argv[3] == "none" else sys.argv[3]
 layers = at_start(user=user, parent_uid=0)
 layers += before_the_model(opens_files=False, memory_limit_bytes=1 << 29)
+layers += before_its_code(opens_files=False)
 found = {}
 for name, code in attacks.items():
     try:
         exec(code)
     except OSError as error:
         found[name] = errno.errorcode[error.errno]
-    except ValueError:  # what the resource module makes of EPERM
+    except (ValueError, RuntimeError):  # what resource and _thread make of it
         found[name] = "EPERM"
     else:
         found[name] = "done"
@@ -107,7 +126,7 @@ def test_code_in_a_worker_cannot(attack: str, user: str, directory: Path) -> Non
     """Also without a user of its own: each layer stands on its own feet."""
     answer = imprisoned(directory, user)["attacks"][attack]
 
-    assert answer in ("EPERM", "EACCES", "EMFILE", "ENOSYS")
+    assert answer in ("EPERM", "EACCES", "EMFILE", "ENOSYS", "ENOMEM")
 
 
 ALONE: dict[str, tuple[str, str, str]] = {
@@ -118,18 +137,53 @@ ALONE: dict[str, tuple[str, str, str]] = {
     ),
     "limits": ("c._write_nothing()", "os.write(os.memfd_create('x'), b'x')", "EFBIG"),
     "files, by their number": (
-        "seccomp.refuse = lambda _: 0; c._open_no_more_files()",
+        "seccomp.refuse_files = lambda: 0; c._open_no_more_files()",
         "open('/etc/hostname')",
         "EMFILE",
     ),
     "files, by the filter": (
-        "c._gain_no_privileges(); seccomp.refuse(seccomp.FILES)",
+        "c._gain_no_privileges(); seccomp.refuse_files()",
         "os.chmod('/nonexistent', 0)",
         "EPERM",
     ),
     "system_calls": (
-        "c._gain_no_privileges(); seccomp.refuse(seccomp.REACHING_OUT)",
+        "c._gain_no_privileges(); seccomp.refuse_reaching_out()",
         "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+        "EPERM",
+    ),
+    "a signal by way of a file, by the filter": (
+        "mine = os.pipe()[0]; c._gain_no_privileges(); seccomp.refuse_reaching_out()",
+        "fcntl.fcntl(mine, fcntl.F_SETOWN, os.getppid())",
+        "EPERM",
+    ),
+    "lifeline": (
+        "c.die_with_parent(); c._gain_no_privileges(); c._live_no_longer(None)",
+        "c._prctl_done(c._PR_SET_PDEATHSIG, 0)",
+        "EPERM",
+    ),
+    "lifeline of a unit, closed": (
+        "mine = os.pipe()[0]; c._gain_no_privileges(); c._live_no_longer(mine)",
+        "os.close(mine)",
+        "EPERM",
+    ),
+    "lifeline of a unit, covered": (
+        "mine = os.pipe()[0]; c._gain_no_privileges(); c._live_no_longer(mine)",
+        "os.dup2(0, mine)",
+        "EPERM",
+    ),
+    "lifeline of a unit, made deaf": (
+        "mine = os.pipe()[0]; c._gain_no_privileges(); c._live_no_longer(mine)",
+        "fcntl.fcntl(mine, fcntl.F_SETFL, 0)",
+        "EPERM",
+    ),
+    "addresses": (
+        "c._limit_addresses(1 << 20)",
+        "mmap.mmap(-1, 1 << 40, flags=0x4022, prot=1)",
+        "ENOMEM",
+    ),
+    "memory that could be shared": (
+        "c._gain_no_privileges(); seccomp.refuse_files()",
+        "mmap.mmap(-1, 1 << 20)",
         "EPERM",
     ),
     "code": (
@@ -154,7 +208,7 @@ def test_each_layer_holds_alone(name: str) -> None:
         pytest.skip("only root has this to give up, or is sure to be able to")
     apply, attack, refusal = ALONE[name]
     script = (
-        "import errno, mmap, os, socket\n"
+        "import errno, fcntl, mmap, os, socket\n"
         "from mailboat_agent.serving import confinement as c, landlock, seccomp\n"
         f"{apply}\n"
         f"try: {attack}\n"
@@ -189,9 +243,12 @@ def test_every_layer_says_how_it_holds_or_why_not(directory: Path) -> None:
         "network",
         "system_calls",
         "memory",
+        "lifeline",
+        "addresses",
         "landlock",
         "code",
         "files",
+        "threads",
     ]
     assert all(layer.detail for layer in layers)
     if os.getuid() == 0:
@@ -209,7 +266,14 @@ def test_a_provider_that_opens_files_gives_up_the_rest_and_says_so() -> None:
     said = subprocess.check_output([sys.executable, "-c", script], text=True, timeout=30)
 
     assert said.strip() == str(
-        [("memory", True), ("files", False), ("landlock", False), ("code", False)]
+        [
+            ("memory", True),
+            ("lifeline", True),
+            ("addresses", False),
+            ("files", False),
+            ("landlock", False),
+            ("code", False),
+        ]
     )
 
 
@@ -235,6 +299,25 @@ def test_a_worker_is_one_thread_until_its_model_comes(bench: Any, models: Any) -
     assert threads == 1
 
 
+def test_a_session_with_threads_of_its_own_gets_no_more_of_them(bench: Any, models: Any) -> None:
+    worker = Worker.start(bench.open(models.affine()))
+    options = replace(CPU, threads=4)
+    worker.load(options, deadline_seconds=60)
+    layers = {layer.name: layer for layer in worker.facts.confinement}
+    threads = len(list(Path(f"/proc/{worker.pid}/task").iterdir()))
+    filters = {
+        line.split()[1]
+        for task in Path(f"/proc/{worker.pid}/task").iterdir()
+        for line in (task / "status").read_text(encoding="ascii").splitlines()
+        if line.startswith("Seccomp_filters:")
+    }
+    worker.close()
+
+    assert layers["threads"].holds
+    assert threads >= 4
+    assert len(filters) == 1  # every filter binds every thread, also those that came before it
+
+
 def test_a_device_knows_how_its_workers_are_confined() -> None:
     layers = {layer.name: layer for layer in runtime_facts().confinement}
 
@@ -255,12 +338,13 @@ def test_a_filter_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("platform.machine", lambda: "vax")
 
     with pytest.raises(OSError, match="no list of system calls for vax"):
-        seccomp.refuse(seccomp.FILES)
+        seccomp.refuse_files()
 
 
 def test_every_jump_of_the_filter_stays_inside_it() -> None:
-    for machine in seccomp._MACHINES.values():
-        code = seccomp.program([1, 2, 3], machine, pid=7)
+    refused = seccomp_program.Refused(argument=1, value=7)
+    for machine in seccomp_program.MACHINES.values():
+        code = seccomp_program.program([1, 2, 3], [(4, refused), (5, refused)], machine)
         lines = [code[at : at + 8] for at in range(0, len(code), 8)]
         for index, line in enumerate(lines):
             operation, if_true, if_false = line[0], line[2], line[3]

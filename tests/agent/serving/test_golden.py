@@ -1,5 +1,6 @@
 import io
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mailboat_agent.serving import golden as golden_module
+from mailboat_agent.serving import tensors as tensors_module
 from mailboat_agent.serving.golden import (
     GOLDEN_BYTES_MAX,
     SAMPLES_MAX,
@@ -139,6 +142,50 @@ def test_another_shape_type_or_nan_is_never_within(answer: list[Tensor]) -> None
     (difference,) = compare(0, answer, [fp32("y", [1, 2])], Health(tolerance=1e9))
 
     assert not difference.within
+
+
+def test_no_more_texts_are_read_than_the_bound(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(golden_module, "TEXTS_MAX", 6)
+    at_the_bound = bench.open(npz(**{"in.x": np.array([["a", "b", "c"]] * 2)}))
+    over = bench.open(npz(**{"in.x": np.array([["a", "b", "c", "d"]] * 2)}))
+
+    assert len(read_golden(at_the_bound)) == 2
+    with pytest.raises(GoldenUnreadable, match="more than 6 texts"):
+        read_golden(over)
+
+
+def test_texts_without_a_length_are_refused(bench: Any) -> None:
+    """A shape of any size would hold no byte."""
+    array, buffer = io.BytesIO(), io.BytesIO()
+    np.save(array, np.zeros((1, 0), "<U1"))
+    header = array.getvalue().replace(b"'<U1'", b"'<U0'").replace(b"(1, 0)", b"(1, 9)")
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("in.x.npy", header)
+
+    with pytest.raises(GoldenUnreadable, match="type '<U0'"):
+        read_golden(bench.open(buffer.getvalue()))
+
+
+def test_large_outputs_are_compared_without_being_held_as_objects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """65,536 numbers are 2 MiB as objects, twice."""
+    monkeypatch.setattr(tensors_module, "VALUES_AT_ONCE", 1 << 10)
+    size = 1 << 16
+    wanted = np.zeros((1, size), np.float32)
+    given = wanted.copy()
+    given[0, size - 1] = 0.5
+    pair = [Tensor("y", "FP32", (1, size), each.tobytes()) for each in (given, wanted)]
+
+    tracemalloc.start()
+    try:
+        [found] = compare(0, pair[:1], pair[1:], Health())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert found.largest == 0.5
+    assert peak < 1 << 20
 
 
 def test_equal_infinities_agree() -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -115,13 +116,21 @@ def test_one_of_each_kind_is_refused_with_its_reason(kind: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", list(ALL))
 def test_25_trials_of_a_kind_leave_agent_and_serving_release_untouched(
-    serving: Serving, kind: str
+    serving: Serving, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = psutil.Process()
     gc.collect()  # a failure holds the frames that hold its files
     descriptors, threads = own.num_fds(), own.num_threads()
     tried_ones = list(islice(cycle(ALL[kind]), TRIALS_OF_A_KIND))
     reasons = [(hostile, reason_of(hostile)) for hostile in tried_ones]
+
+    right = sum(reason in hostile.reasons for hostile, reason in reasons)
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n{kind}: {right} of {len(reasons)} trials of {len(ALL[kind])} models refused with "
+            f"their reason ({', '.join(sorted({reason for _, reason in reasons}))}); what serves "
+            f"answered {serving.answered} requests meanwhile, {serving.failed} failed\n"
+        )
 
     assert [(h.name, reason) for h, reason in reasons if reason not in h.reasons] == []
     assert serving.failed == 0

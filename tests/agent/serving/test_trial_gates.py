@@ -3,17 +3,22 @@
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from mailboat_agent.serving import kept_answers
+from mailboat_agent.serving.kept_answers import KeptAnswers
 from mailboat_agent.serving.metrics import MetricTally
 from mailboat_agent.serving.opsets import declared_opsets, too_new
 from mailboat_agent.serving.process import InferenceFailed, RuntimeFacts, Worker, WorkerOptions
+from mailboat_agent.serving.provider_choice import NOT_BUILT_IN
 from mailboat_agent.serving.requirements import RuntimeUnsupported, usable_providers
 from mailboat_agent.serving.served_release import ServedRelease
 from mailboat_agent.serving.tensors import Tensor
@@ -344,6 +349,69 @@ def test_a_provider_that_does_not_come_up_is_not_replaced_in_silence(models: Any
 
     assert failed.value.kind == "provider_failed"
     assert "CUDAExecutionProvider did not come up" in failed.value.message
+
+
+def test_a_provider_that_is_not_built_in_is_passed_over_and_said(models: Any) -> None:
+    liked = Runtime(providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
+
+    report = tried(models.affine(), SAMPLES, runtime=liked)
+
+    assert report.provider == "CPUExecutionProvider"
+    assert report.passed_over == ("CUDAExecutionProvider: " + NOT_BUILT_IN,)
+
+
+# onnxruntime was built with CUDA, says it; and there is no card. What it then does is its own.
+_WITHOUT_A_CARD = """
+import os
+if os.environ.get("ORT_DISABLE_TELEMETRY"):  # a worker, not the agent
+    import onnxruntime
+    onnxruntime.get_available_providers = lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+"""
+
+
+@pytest.fixture
+def without_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(_WITHOUT_A_CARD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+def test_a_provider_without_its_card_is_passed_over_in_a_fresh_worker_and_said(
+    without_a_card: None, models: Any
+) -> None:
+    liked = Runtime(providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
+
+    report = tried(models.affine(), SAMPLES, runtime=liked)
+
+    assert report.provider == "CPUExecutionProvider"
+    [why] = report.passed_over
+    assert why.startswith("CUDAExecutionProvider: CUDAExecutionProvider did not come up")
+    assert not psutil.Process().children()
+
+
+def test_a_provider_without_its_card_and_no_other_declared_is_unsupported(
+    without_a_card: None, models: Any
+) -> None:
+    failed = refused(
+        models.affine(), SAMPLES, runtime=Runtime(providers=("CUDAExecutionProvider",))
+    )
+
+    assert failed.reason == "runtime_unsupported"
+    assert "did not come up" in failed.what
+
+
+def test_answers_that_add_up_to_more_than_golden_ones_could_are_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kept_answers, "ANSWERS_BYTES_MAX", 32)
+    kept, answer = KeptAnswers(), (Tensor("y", "FP32", (1, 4), bytes(16)),)
+    kept.keep(answer)
+    kept.keep(answer)  # at the bound
+
+    with pytest.raises(GateFailed, match="3 golden samples are 48 bytes") as failed:
+        kept.keep(answer)
+
+    assert failed.value.reason == "golden_mismatch"
+    assert kept.answers == [answer, answer]
 
 
 # --- evidence ------------------------------------------------------------------------------------
