@@ -168,8 +168,10 @@ class ModelLoop:
                 self.because = self._errands.because or self.because
                 return
             self._results.collect(self.work, look)
-            if self.work is not None:
-                return
+        if self.work is None:
+            self._way_back.settle(look)
+        if self.work is not None or self._way_back.owes:
+            return
         situation = self._situation(look)
         self.step = step = decide(situation, look.now)
         self.because = step.because

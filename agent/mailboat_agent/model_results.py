@@ -58,7 +58,7 @@ class ModelResults:
             case Kind.STAGE:
                 self._staged(work, error, look)
             case Kind.TRIAL:
-                self._tried(error, look)
+                self._tried(work, error, look)
             case Kind.SHADOW:
                 self._shadowed(work, error, look)
             case Kind.ACTIVATE | Kind.SERVE:
@@ -84,8 +84,8 @@ class ModelResults:
             refusal = Refusal(candidate=work.step.candidate, check=check)
             self._ledger.tell_refusal(self._record.model, refusal, look.now)
 
-    def _tried(self, error: MailboatError | None, look: Look) -> None:
-        self._probation.ended_trial(passed=error is None)
+    def _tried(self, work: Work, error: MailboatError | None, look: Look) -> None:
+        self._probation.ended_trial(work.task.result() if error is None else None)
         if error is None:
             self._loading.forget()
         elif isinstance(error, GateFailed):
@@ -106,9 +106,9 @@ class ModelResults:
             kind = EventKind.TRIAL_FAILED  # it never served
             self._way_back.fail(kind, error.reason, error.what, error.evidence, look)
         else:
-            # Not the release's doing; its trial stands, and the shadow begins anew.
+            # Not the release's doing, mostly; its trial stands, and the shadow begins anew.
             _log.warning("%s: the shadow could not be run: %s", self._record.model, error)
-            self._loading.failed(look.monotonic)
+            self._load_failed(error, look)
 
     def _loaded(self, work: Work, error: MailboatError | None, look: Look) -> None:
         state = self._record.state
@@ -116,17 +116,24 @@ class ModelResults:
         if error is None:
             self._loading.forget()
             if work.kind is Kind.ACTIVATE and is_active and state.phase is ModelPhase.TRIAL:
-                evidence = self._probation.shadow_evidence
+                evidence = self._probation.evidence
                 self._record.make(moves.began_soak(state, tries=self._tries), look, evidence)
                 self._probation.forget()
                 self._probation.begin(self._errands.posted(work.digest))
             return
         _log.warning("%s: loading a release: %s", self._record.model, error)
+        if is_active:
+            self._load_failed(error, look)
+        else:
+            self._loading.failed(look.monotonic)
+
+    def _load_failed(self, error: MailboatError, look: Look) -> None:
+        """The active release, to serve or to be mirrored to: again later, or never."""
         self._loading.failed(look.monotonic)
         # decide() sees what is damaged; a worker that did not start says nothing about the release.
-        if not is_active or isinstance(error, SAYS_NOTHING):
+        if isinstance(error, SAYS_NOTHING):
             return
-        rejected = isinstance(error, ReleaseRejected)
-        kind = left_as(state.phase, attempts=self._loading.attempts, rejected=rejected)
+        phase, rejected = self._record.state.phase, isinstance(error, ReleaseRejected)
+        kind = left_as(phase, attempts=self._loading.attempts, rejected=rejected)
         if kind is not None:
             self._way_back.fail(kind, "load_failed", error.what, {}, look)

@@ -38,6 +38,7 @@ class ModelReturn:
         self._probation = probation
         self._loading = loading
         self._situation = situation
+        self._owed: tuple[GoBack, Mapping[str, Any]] | None = None  # done, and not recorded yet
 
     def go_back(self, step: GoBack, evidence: Mapping[str, Any], look: Look) -> None:
         """Serve the predecessor first, then record: there is always one that serves."""
@@ -55,7 +56,34 @@ class ModelReturn:
         situation = self._situation(look)
         if step.to is None or may_serve(situation, step.to):
             self._record_return(step, evidence, look)
-        elif step.kind in moves.VERDICTS:
+        else:
+            self._go_elsewhere(step, evidence, situation, look)
+
+    def settle(self, look: Look) -> None:
+        """Record a return that the disk did not take when it happened. Until it does, the record
+        still names the release that was left, and nobody may go by it.
+
+        Raises:
+            DiskFull, DiskFailing: not yet.
+        """
+        if self._owed is None:
+            return
+        step, evidence = self._owed
+        situation = self._situation(look)
+        if step.to is not None and not may_serve(situation, step.to):
+            self._go_elsewhere(step, evidence, situation, look)
+        elif self._loading.allows(look.monotonic):
+            self.go_back(step, evidence, look)
+
+    @property
+    def owes(self) -> bool:
+        return self._owed is not None
+
+    def _go_elsewhere(
+        self, step: GoBack, evidence: Mapping[str, Any], situation: Situation, look: Look
+    ) -> None:
+        self._owed = None
+        if step.kind in moves.VERDICTS:
             self.go_back(replace(step, to=refuge(situation)), evidence, look)
 
     def fail(
@@ -69,5 +97,7 @@ class ModelReturn:
         self.go_back(GoBack(to=to, kind=kind, code=code, because=because), evidence, look)
 
     def _record_return(self, step: GoBack, evidence: Mapping[str, Any], look: Look) -> None:
+        self._owed = (step, evidence)
         self._record.make(moves.went_back(self._record.state, step), look, evidence)
+        self._owed = None
         self._probation.forget()

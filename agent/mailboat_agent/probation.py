@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mailboat_agent.serving.feedback import Posted
+from mailboat_agent.serving.trial import TrialReport
+from mailboat_agent.serving.trial_evidence import trial_figures
 from mailboat_agent.serving.window import ServingStats
 from mailboat_agent.update.soak import Judgement, SoakStats, judge_soak
 from mailboat_schemas.documents.health import Soak
@@ -16,7 +18,7 @@ from mailboat_schemas.live_figures import Shift
 class Probation:
     def __init__(self) -> None:
         self.running = False
-        self.trial_passed = False
+        self._trial: TrialReport | None = None
         self._shadow: Judgement | None = None
         self._soak_began: float | None = None
         self._posted_before: Posted | None = None
@@ -31,15 +33,17 @@ class Probation:
         self._soak_began = None
         self._posted_before = posted
 
-    def ended_trial(self, *, passed: bool) -> None:
+    def ended_trial(self, report: TrialReport | None) -> None:
+        """None: it did not pass."""
         self.running = False
-        self.trial_passed = passed
+        self._trial = report
 
     def ended_shadow(self, judgement: Judgement) -> None:
         self._shadow = judgement
 
     def forget(self) -> None:
-        self.running = self.trial_passed = False
+        self.running = False
+        self._trial = None
         self._shadow = None
         self._soak_began = None
         self._posted_before = None
@@ -50,15 +54,22 @@ class Probation:
         return self.running or self.trial_passed
 
     @property
+    def trial_passed(self) -> bool:
+        return self._trial is not None
+
+    @property
     def shadow_over(self) -> bool:
         return self._shadow is not None
 
     @property
-    def shadow_evidence(self) -> Mapping[str, Any]:
-        """What came of the shadow, to be told as the release begins to serve."""
-        if self._shadow is None:
-            return {}
-        return {"shadow": {"because": self._shadow.because, **self._shadow.evidence}}
+    def evidence(self) -> Mapping[str, Any]:
+        """What came of trial and shadow, to be told as the release begins to serve."""
+        told: dict[str, Any] = {}
+        if self._trial is not None:
+            told["trial"] = trial_figures(self._trial)
+        if self._shadow is not None:
+            told["shadow"] = {"because": self._shadow.because, **self._shadow.evidence}
+        return told
 
     def judge(
         self,
@@ -79,6 +90,7 @@ class Probation:
             p95_ms=stats.latency_p95_ms,
             worker_restarts=stats.worker_restarts,
             ready=stats.ready,
+            errors_in_a_row=stats.errors_in_a_row,
             counters=since.counters,
             values=since.values,
             shifts=shifts,

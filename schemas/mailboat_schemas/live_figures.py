@@ -25,8 +25,8 @@ class CounterSum(WireModel):
         )
 
     def since(self, before: Self | None) -> Self:
-        if before is None:
-            return self
+        if before is None or self.total < before.total or self.good < before.good:
+            return self  # it began again from nothing
         return self.model_copy(
             update={"good": self.good - before.good, "total": self.total - before.total}
         )
@@ -41,7 +41,7 @@ class ValueSum(WireModel):
     """Of values that the application posted under one name."""
 
     count: int = Field(default=0, ge=0)
-    sum: float = 0.0
+    sum: float = Field(default=0.0, allow_inf_nan=False)
 
     def plus(self, other: Self) -> Self:
         return self.model_copy(
@@ -49,8 +49,8 @@ class ValueSum(WireModel):
         )
 
     def since(self, before: Self | None) -> Self:
-        if before is None:
-            return self
+        if before is None or self.count < before.count:
+            return self  # it began again from nothing
         return self.model_copy(
             update={"count": self.count - before.count, "sum": self.sum - before.sum}
         )
@@ -71,14 +71,14 @@ class Shift(WireModel):
     tensor: str = Field(min_length=1, max_length=128)
     side: Literal["input", "output"]
     requests: int = Field(ge=0, description="sampled")
-    shift: float = Field(ge=0)
+    shift: float = Field(ge=0, allow_inf_nan=False)
 
 
 class ShadowSum(WireModel):
     """Live requests that were mirrored to this release before it served."""
 
     mirrored: int = Field(default=0, ge=0)
-    dropped: int = Field(default=0, ge=0, description="chosen, and given up for want of room")
+    dropped: int = Field(default=0, ge=0, description="given up: for want of room, or in a pause")
     agreed: int = Field(default=0, ge=0)
     differed: int = Field(default=0, ge=0)
     failed: int = Field(default=0, ge=0, description="that only the candidate could not answer")

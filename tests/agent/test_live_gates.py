@@ -5,8 +5,7 @@ import hashlib
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,20 @@ from typing import Any
 import psutil
 import pytest
 
-from agent_box import AgentBox
-from mailboat_agent.errand import Kind
+from live_story import LiveDevice, Stage
 from mailboat_agent.journal.telemetry import Telemetry
-from mailboat_agent.serving.json_tensors import tensor_of_json
+from mailboat_agent.serving.lane import Lane
+from mailboat_agent.serving.runtime import Runtime
+from mailboat_agent.serving.served_release import ServedRelease
 from mailboat_schemas.documents.reference import Reference
-from mailboat_schemas.events import Event
 from mailboat_schemas.reports import ModelPhase
-from model_fleet import MODEL, ArtifactServer, Certificates, ModelFleet, golden, picky
+from model_fleet import MODEL, Certificates, golden, picky
 
 pytestmark = pytest.mark.slow  # each starts processes that load a model
 
-Story = Callable[[AgentBox], Coroutine[None, None, None]]
-Play = Callable[[Story], AgentBox]
-SHADOW = {"share": 1, "requests_min": 10, "seconds_max": 60}
+SHADOW: dict[str, Any] = {"share": 1, "requests_min": 10, "seconds_max": 60}
 COUNTED = {"seconds": 600, "counters": {"accuracy": {"good_rate_min": 0.9, "total_min": 10}}}
-PATIENCE_SECONDS = 30
+SAMPLED_EVERY_SECONDS = 0.21  # no more often is a request sampled
 
 
 @pytest.fixture(scope="module")
@@ -38,402 +35,356 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> ModelFleet:
-    return ModelFleet(tmp_path / "ceremony")
-
-
-@pytest.fixture
-def play(tmp_path: Path, fleet: ModelFleet, certificates: Certificates) -> Iterator[Play]:
-    """Runs a story on a fresh device and leaves nothing behind."""
-    server = ArtifactServer(certificates, fleet.artifacts)
-
-    def run(story: Story) -> AgentBox:
-        async def play() -> AgentBox:
-            box = AgentBox(tmp_path / "data", fleet, server, certificates)
-            try:
-                await story(box)
-            finally:
-                await box.stop()
-            return box
-
-        return asyncio.run(play())
-
-    yield run
-    server.close()
-
-
-def ask(box: AgentBox, *values: float) -> list[float]:
-    """One live request, and what its caller gets."""
-    row = list(values) or [0.0, 1.0, 2.0, 3.0]
-    x = tensor_of_json({"name": "x", "datatype": "FP32", "shape": [1, 4], "data": row})
-    future = box.runtime.submit(
-        MODEL,
-        None,
-        [x],
-        [],
-        deadline=time.monotonic() + 5,
-        encode=lambda _release, inference: list(inference.outputs[0].values()),
-    )
-    return future.result(5)
-
-
-def post(box: AgentBox, **content: Any) -> dict[str, Any]:
-    body = json.dumps({"model": MODEL, **content}).encode()
-    return box.runtime.live.feedback.post(body, time.monotonic())
-
-
-async def under_load(box: AgentBox, condition: Callable[[], bool]) -> list[list[float]]:
-    """Turn the loop and ask what serves, until it is so; returns every answer."""
-    answers, give_up = [], time.monotonic() + PATIENCE_SECONDS
-    while not (condition() and not box.reconciler.busy):
-        assert time.monotonic() < give_up, f"{box.told()} {box.state}"
-        await box.step()
-        answers.append(await asyncio.to_thread(ask, box))
-        await asyncio.sleep(0.005)
-    return answers
-
-
-def shadowing(box: AgentBox) -> bool:
-    loop = box.reconciler.loops.get(MODEL)
-    return loop is not None and loop.work is not None and loop.work.kind is Kind.SHADOW
-
-
-async def until_it_shadows(box: AgentBox) -> None:
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while not (shadowing(box) and box.reconciler.loops[MODEL].because.startswith("shadowing")):
-        assert time.monotonic() < give_up, f"{box.told()} {box.state}"
-        await box.step()
-        await asyncio.sleep(0.01)
-
-
-def last(box: AgentBox, kind: str) -> Event:
-    return [event for event in box.events() if event.kind == kind][-1]
+def stage(tmp_path: Path, certificates: Certificates) -> Iterator[Stage]:
+    stage = Stage(tmp_path, certificates)
+    yield stage
+    stage.close()
 
 
 # --- shadow ------------------------------------------------------------------------------------
 
 
-def test_a_candidate_that_answers_otherwise_never_serves(play: Play, fleet: ModelFleet) -> None:
-    a = fleet.model_release("1.0.0")
-    other = fleet.model_release("1.1.0", factor=3.0, health={"shadow": SHADOW})
-
-    async def story(box: AgentBox) -> None:
-        await box.install(fleet.current(a), "1.0.0")
-        box.take(fleet.offered(other, a))
-        answers = await under_load(box, lambda: "trial_failed 1.1.0" in box.told())
+def test_a_candidate_that_answers_otherwise_never_serves(stage: Stage) -> None:
+    async def story(device: LiveDevice) -> None:
+        answers = await device.under_load(lambda: "trial_failed 1.1.0" in device.told())
 
         assert {tuple(answer) for answer in answers} == {(1.0, 3.0, 5.0, 7.0)}
-        failed = last(box, "trial_failed")
+        failed = device.last("trial_failed")
         assert (failed.code, failed.serving_version) == ("shadow_disagreement", "1.0.0")
         assert failed.evidence["differed"] >= 1
         assert failed.evidence["differences"][0] == "output 'y': off by 3, 0.001 is allowed"
-        assert "soak_started 1.1.0" not in box.told()
+        assert "soak_started 1.1.0" not in device.told()
+        # What came of it is kept beside the failures of other trials.
+        kept = device.directory / "evidence" / failed.evidence["kept"]
+        assert json.loads(kept.read_text())["reason"] == "shadow_disagreement"
 
-    play(story)
+    stage.tell_of_candidate(story, factor=3.0, health={"shadow": SHADOW})
 
 
-@pytest.mark.slow
-def test_a_candidate_that_answers_alike_serves_and_says_what_was_compared(
-    play: Play, fleet: ModelFleet
-) -> None:
-    a = fleet.model_release("1.0.0")
-    b = fleet.model_release("1.1.0", health={"shadow": SHADOW | {"comparison": "cosine"}})
+def test_a_candidate_that_answers_alike_serves_and_says_what_was_compared(stage: Stage) -> None:
+    async def story(device: LiveDevice) -> None:
+        await device.under_load(lambda: device.committed("1.1.0"))
 
-    async def story(box: AgentBox) -> None:
-        await box.install(fleet.current(a), "1.0.0")
-        box.take(fleet.offered(b, a))
-        await under_load(box, lambda: box.committed("1.1.0"))
-
-        shadow = last(box, "soak_started").evidence["shadow"]
+        shadow = device.last("soak_started").evidence["shadow"]
         assert shadow["agreed"] >= 10
         assert shadow["because"].endswith("mirrored requests were answered alike")
-        assert last(box, "committed").evidence["requests_error"] == 0
+        assert device.last("committed").evidence["requests_error"] == 0
         # What was mirrored is told of the candidate, and once.
-        telemetry = Telemetry(box.runtime, box.journal, box.now())
-        telemetry.drain([MODEL], box.now(), 60)
-        telemetry.drain([MODEL], box.now(), 60)
-        windows = box.journal.windows_after(0, 10, 1 << 20)
-        told = [w.shadow for w in windows if w.shadow is not None and w.digest == b.digest]
+        telemetry = Telemetry(device.runtime, device.journal, device.now())
+        telemetry.drain([MODEL], device.now(), 60)
+        telemetry.drain([MODEL], device.now(), 60)
+        windows = device.journal.windows_after(0, 10, 1 << 20)
+        digest = stage.candidate.digest
+        told = [w.shadow for w in windows if w.shadow is not None and w.digest == digest]
         assert [shadow.agreed for shadow in told] == [shadow["agreed"]]
 
-    play(story)
+    stage.tell_of_candidate(story, health={"shadow": SHADOW | {"comparison": "cosine"}})
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("unproven", ["pass", "fail"])
-def test_without_live_load_the_document_decides(
-    play: Play, fleet: ModelFleet, unproven: str
-) -> None:
-    a = fleet.model_release("1.0.0")
-    shadow = SHADOW | {"seconds_max": 0.5, "when_unproven": unproven}
-    b = fleet.model_release("1.1.0", health={"shadow": shadow})
-
-    async def story(box: AgentBox) -> None:
-        await box.install(fleet.current(a), "1.0.0")
-        box.take(fleet.offered(b, a))
+def test_without_live_load_the_document_decides(stage: Stage, unproven: str) -> None:
+    async def story(device: LiveDevice) -> None:
         if unproven == "pass":
-            await box.until(lambda: box.committed("1.1.0"))
-            told = last(box, "soak_started").evidence["shadow"]
+            await device.until(lambda: device.committed("1.1.0"))
+            told = device.last("soak_started").evidence["shadow"]
             assert told["not_shadowed"] == "0.5 s have passed"
         else:
-            await box.until(lambda: "trial_failed 1.1.0" in box.told())
-            assert last(box, "trial_failed").code == "not_shadowed"
-            assert box.committed("1.0.0")
+            await device.until(lambda: "trial_failed 1.1.0" in device.told())
+            assert device.last("trial_failed").code == "not_shadowed"
+            assert device.committed("1.0.0")
 
-    play(story)
-
-
-@pytest.mark.slow
-def test_a_first_release_has_nothing_to_be_compared_with(play: Play, fleet: ModelFleet) -> None:
-    a = fleet.model_release("1.0.0", health={"shadow": SHADOW})
-
-    async def story(box: AgentBox) -> None:
-        await box.install(fleet.current(a), "1.0.0")
-        assert last(box, "soak_started").evidence == {}
-
-    play(story)
+    shadow = SHADOW | {"seconds_max": 0.5, "when_unproven": unproven}
+    stage.tell_of_candidate(story, health={"shadow": shadow})
 
 
-@pytest.mark.slow
-def test_a_candidate_that_dies_on_live_requests_fails_its_trial(
-    play: Play, fleet: ModelFleet
-) -> None:
-    a = fleet.model_release("1.0.0")
-    b = fleet.model_release("1.1.0", health={"shadow": SHADOW})
+def test_a_first_release_has_nothing_to_be_compared_with(stage: Stage) -> None:
+    async def story(device: LiveDevice) -> None:
+        assert "shadow" not in device.last("soak_started").evidence
 
-    async def story(box: AgentBox) -> None:
-        await box.install(fleet.current(a), "1.0.0")
-        box.take(fleet.offered(b, a))
-        await until_it_shadows(box)
-        serving = box.runtime.worker_pid(MODEL)
+    stage.tell_of_candidate(story, before={"health": {"shadow": SHADOW}})
+
+
+def test_a_candidate_that_dies_on_live_requests_fails_its_trial(stage: Stage) -> None:
+    async def story(device: LiveDevice) -> None:
+        await device.until_it_shadows()
+        serving = device.runtime.worker_pid(MODEL)
         for child in psutil.Process().children():
             if child.pid != serving:
                 os.kill(child.pid, signal.SIGKILL)
-        await under_load(box, lambda: "trial_failed 1.1.0" in box.told())
+        await device.under_load(lambda: "trial_failed 1.1.0" in device.told())
 
-        assert last(box, "trial_failed").code == "crashed"
-        assert box.runtime.worker_pid(MODEL) == serving
+        assert device.last("trial_failed").code == "crashed"
+        assert device.runtime.worker_pid(MODEL) == serving
 
-    play(story)
+    stage.tell_of_candidate(story, health={"shadow": SHADOW})
 
 
-@pytest.mark.slow
-def test_a_candidate_that_cannot_answer_live_requests_fails(play: Play, fleet: ModelFleet) -> None:
-    a = fleet.model_release("1.0.0", factor=1.0, samples=golden(1.0))
-    bad = fleet.model_release(
-        "1.1.0", model=picky(), samples=golden(1.0, 0.0), health={"shadow": SHADOW}
-    )
-
-    async def story(box: AgentBox) -> None:
-        await box.install(fleet.current(a), "1.0.0")
-        box.take(fleet.offered(bad, a))
-        await until_it_shadows(box)
+def test_a_candidate_that_cannot_answer_live_requests_fails(stage: Stage) -> None:
+    async def story(device: LiveDevice) -> None:
+        await device.until_it_shadows()
         for _ in range(40):  # the first twenty say what is usual here
-            await asyncio.to_thread(ask, box, 9, 9, 9, 9)
-        await box.until(lambda: "trial_failed 1.1.0" in box.told())
+            await asyncio.to_thread(device.ask, 9, 9, 9, 9)
+        await device.until(lambda: "trial_failed 1.1.0" in device.told())
 
-        failed = last(box, "trial_failed")
+        failed = device.last("trial_failed")
         assert failed.code == "shadow_disagreement"
         assert failed.evidence["failed"] >= 1
         assert "the candidate failed" in failed.evidence["differences"][0]
 
-    play(story)
+    stage.tell_of_candidate(
+        story,
+        before={"factor": 1.0},
+        model=picky(),
+        samples=golden(1.0, 0.0),
+        health={"shadow": SHADOW},
+    )
 
 
-@pytest.mark.slow
-def test_a_shadow_cut_by_a_restart_begins_again_with_its_trial(
-    play: Play, fleet: ModelFleet
+def test_a_candidate_that_cannot_be_mirrored_to_is_given_up_after_a_few_tries(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a = fleet.model_release("1.0.0")
-    b = fleet.model_release("1.1.0", health={"shadow": SHADOW})
+    """It would be tried for ever, and no release after it would come either."""
 
-    async def story(box: AgentBox) -> None:
-        await box.install(fleet.current(a), "1.0.0")
-        box.take(fleet.offered(b, a))
-        await until_it_shadows(box)
-        assert (box.state.phase, box.state.tries) == (ModelPhase.TRIAL, 2)
-        assert box.serving == "1.0.0"
-        box.clock_offset = timedelta(hours=5)  # clocks may jump; a shadow goes by another
-        await box.restart()
-        await until_it_shadows(box)
-        assert (box.serving, box.state.tries) == ("1.0.0", 1)
-        await under_load(box, lambda: box.committed("1.1.0"))
+    def broken(self: Runtime, release: ServedRelease) -> Lane:
+        raise ArithmeticError("what nobody foresaw")
 
-        assert last(box, "soak_started").evidence["shadow"]["agreed"] >= 10
+    monkeypatch.setattr(Runtime, "candidate", broken)
 
-    play(story)
+    async def story(device: LiveDevice) -> None:
+        await device.until(lambda: "trial_failed 1.1.0" in device.told())
+
+        failed = device.last("trial_failed")
+        assert failed.code == "load_failed"
+        assert "what nobody foresaw" in failed.because
+        assert device.committed("1.0.0")
+
+    stage.tell_of_candidate(story, health={"shadow": SHADOW})
 
 
-@pytest.mark.slow
-def test_an_agent_told_to_stop_in_a_shadow_gives_the_attempt_back(
-    play: Play, fleet: ModelFleet
-) -> None:
-    a = fleet.model_release("1.0.0")
-    b = fleet.model_release("1.1.0", health={"shadow": SHADOW})
+def test_a_shadow_cut_by_a_restart_begins_again_with_its_trial(stage: Stage) -> None:
+    async def story(device: LiveDevice) -> None:
+        await device.until_it_shadows()
+        assert (device.state.phase, device.state.tries) == (ModelPhase.TRIAL, 2)
+        assert device.serving == "1.0.0"
+        device.clock_offset = timedelta(hours=5)  # clocks may jump; a shadow goes by another
+        await device.restart()
+        await device.until_it_shadows()
+        assert (device.serving, device.state.tries) == ("1.0.0", 1)
+        await device.under_load(lambda: device.committed("1.1.0"))
 
-    async def story(box: AgentBox) -> None:
-        await box.install(fleet.current(a), "1.0.0")
-        box.take(fleet.offered(b, a))
-        await until_it_shadows(box)
-        box.reconciler.give_back_attempts()
-        await box.restart()
+        assert device.last("soak_started").evidence["shadow"]["agreed"] >= 10
 
-        assert (box.state.phase, box.state.tries) == (ModelPhase.TRIAL, 3)
-
-    play(story)
+    stage.tell_of_candidate(story, health={"shadow": SHADOW})
 
 
-@pytest.mark.slow
-def test_a_candidate_withdrawn_in_its_shadow_is_dropped(play: Play, fleet: ModelFleet) -> None:
-    a = fleet.model_release("1.0.0")
-    b = fleet.model_release("1.1.0", health={"shadow": SHADOW})
+def test_an_agent_told_to_stop_in_a_shadow_gives_the_attempt_back(stage: Stage) -> None:
+    async def story(device: LiveDevice) -> None:
+        await device.until_it_shadows()
+        device.reconciler.give_back_attempts()
+        await device.restart()
 
-    async def story(box: AgentBox) -> None:
-        await box.install(fleet.current(a), "1.0.0")
-        box.take(fleet.offered(b, a))
-        await until_it_shadows(box)
-        fleet.withdraw("1.1.0")
-        box.take(fleet.offered(b, a))
-        await box.until(lambda: "returned 1.1.0" in box.told())
+        assert (device.state.phase, device.state.tries) == (ModelPhase.TRIAL, 3)
 
-        assert last(box, "returned").code == "withdrawn"
-        assert box.committed("1.0.0")
-        await asyncio.sleep(0.5)
-        serving = box.runtime.worker_pid(MODEL)
-        alive = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
-        assert [child.pid for child in alive] == [serving]
-
-    play(story)
+    stage.tell_of_candidate(story, health={"shadow": SHADOW})
 
 
-@pytest.mark.slow
-def test_when_what_serves_is_withdrawn_nobody_waits_for_the_shadow(
-    play: Play, fleet: ModelFleet
-) -> None:
-    a = fleet.model_release("1.0.0")
-    b = fleet.model_release("1.1.0", health={"shadow": SHADOW})
+def test_a_candidate_withdrawn_in_its_shadow_is_dropped(stage: Stage) -> None:
+    async def story(device: LiveDevice) -> None:
+        await device.until_it_shadows()
+        stage.fleet.withdraw("1.1.0")
+        device.take(stage.fleet.offered(stage.candidate, stage.before))
+        await device.until(lambda: "returned 1.1.0" in device.told())
 
-    async def story(box: AgentBox) -> None:
-        await box.install(fleet.current(a), "1.0.0")
-        box.take(fleet.offered(b, a))
-        await until_it_shadows(box)
-        fleet.withdraw("1.0.0")
-        box.take(fleet.offered(b, None))
-        await box.until(lambda: box.committed("1.1.0"))
+        assert device.last("returned").code == "withdrawn"
+        assert device.committed("1.0.0")
+        await device.until(lambda: worker_pids() == [device.runtime.worker_pid(MODEL)])
 
-        assert last(box, "soak_started").evidence == {}
+    stage.tell_of_candidate(story, health={"shadow": SHADOW})
 
-    play(story)
+
+def worker_pids() -> list[int]:
+    children = psutil.Process().children()
+    return [child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_when_what_serves_is_withdrawn_nobody_waits_for_the_shadow(stage: Stage) -> None:
+    async def story(device: LiveDevice) -> None:
+        await device.until_it_shadows()
+        stage.fleet.withdraw("1.0.0")
+        device.take(stage.fleet.offered(stage.candidate, None))
+        await device.until(lambda: device.committed("1.1.0"))
+
+        assert "shadow" not in device.last("soak_started").evidence
+
+    stage.tell_of_candidate(story, health={"shadow": SHADOW})
 
 
 # --- soak --------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_what_the_application_says_rolls_back_and_late_words_of_the_old_do_not(
-    play: Play, fleet: ModelFleet
+    stage: Stage,
 ) -> None:
-    a = fleet.model_release("1.0.0")
-    b = fleet.model_release("1.1.0", factor=3.0, soak=COUNTED)
-
-    async def story(box: AgentBox) -> None:
-        await box.install(fleet.current(a), "1.0.0")
-        ask(box)
-        box.take(fleet.offered(b, a))
-        await box.until(lambda: box.state.phase is ModelPhase.SOAK)
-        ask(box)
-        late = post(box, release=a.digest, counters={"accuracy": {"good": 0, "total": 50}})
+    async def story(device: LiveDevice) -> None:
+        device.ask()
+        await device.until(lambda: device.state.phase is ModelPhase.SOAK)
+        device.ask()
+        accuracy = {"good": 0, "total": 50}
+        late = device.post(release=stage.before.digest, counters={"accuracy": accuracy})
         assert late["version"] == "1.0.0"
-        await box.step()
-        assert box.state.phase is ModelPhase.SOAK
-        post(box, release="1.1.0", counters={"accuracy": {"good": 8, "total": 10}})
-        await box.until(lambda: "rolled_back 1.1.0" in box.told())
+        await device.step()
+        assert device.state.phase is ModelPhase.SOAK
+        device.post(release="1.1.0", counters={"accuracy": {"good": 8, "total": 10}})
+        await device.until(lambda: "rolled_back 1.1.0" in device.told())
 
-        failed = last(box, "rolled_back")
+        failed = device.last("rolled_back")
         assert (failed.code, failed.serving_version) == ("counter_breach", "1.0.0")
         assert failed.evidence["posted"] == {"accuracy": {"good": 8, "total": 10}}
 
-    play(story)
+    stage.tell_of_candidate(story, factor=3.0, soak=COUNTED)
 
 
-@pytest.mark.slow
-def test_answers_that_have_shifted_from_the_reference_roll_back(
-    play: Play, fleet: ModelFleet
-) -> None:
-    a = fleet.model_release("1.0.0")
-    reference = Reference.model_validate(
-        {
-            "samples": 100,
-            "tensors": [
-                {"name": "y", "side": "output", "elements": 400, "edges": [2, 4, 6],
-                 "counts": [100, 100, 100, 100]}
-            ],
-        }
-    )  # fmt: skip
-    soak = {"seconds": 600, "drift": {"outputs_max": 0.25, "requests_min": 10}}
-    b = fleet.model_release("1.1.0", soak=soak, reference=reference.canonical_bytes())
+OF_ANSWERS = Reference.model_validate(
+    {
+        "samples": 100,
+        "tensors": [
+            {
+                "name": "y",
+                "side": "output",
+                "elements": 400,
+                "edges": [2, 4, 6],
+                "counts": [100, 100, 100, 100],
+            }
+        ],
+    }
+).canonical_bytes()
+DRIFTING = {"seconds": 600, "drift": {"outputs_max": 0.25, "requests_min": 10}}
 
-    async def story(box: AgentBox) -> None:
-        await box.install(fleet.current(a), "1.0.0")
-        box.take(fleet.offered(b, a))
-        await box.until(lambda: box.state.phase is ModelPhase.SOAK)
+
+async def drifts(device: LiveDevice, version: str) -> None:
+    """Answers that the reference does not know, until that is noticed."""
+
+    async def ask() -> None:
+        if device.serving == version:
+            await asyncio.to_thread(device.ask, 9, 9, 9, 9)
+            await asyncio.sleep(SAMPLED_EVERY_SECONDS)
+
+    await device.turn(lambda: f"rolled_back {version}" in device.told(), ask)
+
+
+def test_answers_that_have_shifted_from_the_reference_roll_back(stage: Stage) -> None:
+    async def story(device: LiveDevice) -> None:
+        await device.until(lambda: device.state.phase is ModelPhase.SOAK)
         for _ in range(12):  # 1 3 5 7: as the reference
-            ask(box)
-            await asyncio.sleep(0.21)  # no more often are they sampled
-            await box.step()
-        assert box.state.phase is ModelPhase.SOAK
-        assert box.runtime.live.shifts(MODEL, b.digest)[0].shift == 0
-        while "rolled_back 1.1.0" not in box.told() and box.serving == "1.1.0":
-            ask(box, 9, 9, 9, 9)
-            await asyncio.sleep(0.21)
-            await box.step()
-        await box.until(lambda: "rolled_back 1.1.0" in box.told())
+            device.ask()
+            await asyncio.sleep(SAMPLED_EVERY_SECONDS)
+            await device.step()
+        assert device.state.phase is ModelPhase.SOAK
+        shifts = device.runtime.live.shifts(MODEL, stage.candidate.digest)
+        assert shifts
+        assert shifts[0].shift == 0
+        await drifts(device, "1.1.0")
 
-        failed = last(box, "rolled_back")
+        failed = device.last("rolled_back")
         assert failed.code == "drift"
         assert failed.evidence["shifts"][0]["tensor"] == "y"
 
-    play(story)
+    stage.tell_of_candidate(story, soak=DRIFTING, reference=OF_ANSWERS)
 
 
-@pytest.mark.slow
+def test_what_was_sampled_in_an_earlier_stay_is_not_held_against_the_next(stage: Stage) -> None:
+    a = stage.fleet.model_release("1.0.0", soak=DRIFTING, reference=OF_ANSWERS)
+
+    async def story(device: LiveDevice) -> None:
+        device.take(stage.fleet.current(a))
+        await device.until(lambda: device.state.phase is ModelPhase.SOAK)
+        await drifts(device, "1.0.0")
+        await device.until(lambda: device.serving is None)
+        device.take(stage.fleet.current(a, retry_epoch=1))
+        await device.until(lambda: device.state.phase is ModelPhase.SOAK)
+        await device.step()
+
+        assert device.state.phase is ModelPhase.SOAK
+        assert device.runtime.live.shifts(MODEL, a.digest) == ()
+
+    stage.tell(story)
+
+
 def test_a_reference_damaged_in_the_soak_lets_nothing_pass_and_blames_nobody(
-    play: Play, fleet: ModelFleet
+    stage: Stage,
 ) -> None:
-    a = fleet.model_release("1.0.0")
     reference = Reference.model_validate(
-        {"samples": 1, "tensors": [{"name": "y", "side": "output", "elements": 1}]}
+        {
+            "samples": 1,
+            "tensors": [
+                {"name": "y", "side": "output", "elements": 1, "edges": [1], "counts": [1, 0]}
+            ],
+        }
     ).canonical_bytes()
-    soak = {"seconds": 1, "requests_min": 1, "drift": {}}
-    b = fleet.model_release("1.1.0", soak=soak, reference=reference)
 
-    async def story(box: AgentBox) -> None:
-        await box.install(fleet.current(a), "1.0.0")
-        box.take(fleet.offered(b, a))
-        await box.until(lambda: box.state.phase is ModelPhase.SOAK)
-        path = box.store.path(hashlib.sha256(reference).hexdigest())
+    async def story(device: LiveDevice) -> None:
+        await device.until(lambda: device.state.phase is ModelPhase.SOAK)
+        path = device.store.path(hashlib.sha256(reference).hexdigest())
         path.chmod(0o644)
         path.write_bytes(reference.replace(b"output", b"input_"))
-        await box.restart()
-        await box.until(lambda: "returned 1.1.0" in box.told())
+        await device.restart()
+        await device.until(lambda: "returned 1.1.0" in device.told())
 
-        assert last(box, "returned").code == "storage_damaged"
-        assert box.state.failed == {}
-        await box.until(lambda: box.serving == "1.0.0")
+        assert device.last("returned").code == "storage_damaged"
+        assert device.state.failed == {}
+        await device.until(lambda: device.serving == "1.0.0")
 
-    play(story)
+    soak = {"seconds": 1, "requests_min": 1, "drift": {}}
+    stage.tell_of_candidate(story, soak=soak, reference=reference)
 
 
-@pytest.mark.slow
-def test_reference_statistics_that_cannot_be_read_fail_the_trial(
-    play: Play, fleet: ModelFleet
+@pytest.mark.parametrize(
+    "reference",
+    [
+        b'{"format": "another"}',
+        Reference.model_validate(  # of inputs alone, where the gate is on outputs
+            {
+                "samples": 1,
+                "tensors": [
+                    {"name": "x", "side": "input", "elements": 1, "edges": [1], "counts": [1, 0]}
+                ],
+            }
+        ).canonical_bytes(),
+    ],
+    ids=["another format", "nothing to judge by"],
+)
+def test_reference_statistics_of_no_use_fail_the_trial(stage: Stage, reference: bytes) -> None:
+    a = stage.fleet.model_release("1.0.0", soak={"seconds": 0, "drift": {}}, reference=reference)
+
+    async def story(device: LiveDevice) -> None:
+        device.take(stage.fleet.current(a))
+        await device.until(lambda: "trial_failed 1.0.0" in device.told())
+
+        assert device.last("trial_failed").code == "reference_unreadable"
+
+    stage.tell(story)
+
+
+def test_a_soak_cut_by_power_cuts_begins_anew_and_remembers_nothing_good_or_bad(
+    stage: Stage,
 ) -> None:
-    a = fleet.model_release("1.0.0", reference=b'{"format": "another"}')
+    async def story(device: LiveDevice) -> None:
+        for tries in (2, 1, 0):
+            await device.until(lambda: device.state.phase is ModelPhase.SOAK)
+            await device.until(lambda: device.serving == "1.1.0")
+            assert device.state.tries == tries
+            device.ask()
+            # One short of a verdict, each time: what was seen goes with the process.
+            device.post(release="1.1.0", counters={"accuracy": {"good": 0, "total": 9}})
+            await device.step()
+            assert (device.serving, device.state.phase) == ("1.1.0", ModelPhase.SOAK)
+            device.clock_offset += timedelta(days=-400 if tries else 400)
+            await device.restart()
+        await device.until(lambda: "rolled_back 1.1.0" in device.told())
 
-    async def story(box: AgentBox) -> None:
-        box.take(fleet.current(a))
-        await box.until(lambda: "trial_failed 1.0.0" in box.told())
+        failed = device.last("rolled_back")
+        assert failed.code == "tries_exhausted"
+        assert "cut short by a restart each time" in failed.because
+        assert device.committed("1.0.0")
 
-        assert last(box, "trial_failed").code == "reference_unreadable"
-
-    play(story)
+    stage.tell_of_candidate(story, soak=COUNTED)

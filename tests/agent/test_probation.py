@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from mailboat_agent.probation import Probation
 from mailboat_agent.serving.feedback import Posted
+from mailboat_agent.serving.trial import TrialReport
 from mailboat_agent.serving.window import ServingStats
 from mailboat_agent.update.soak import Judgement, Verdict
 from mailboat_schemas.documents.health import Soak
@@ -27,6 +28,20 @@ SERVES = ServingStats(
     last_ok_at=None,
     peak_memory_bytes=1,
     ready=True,
+)
+
+
+TRIED = TrialReport(
+    cold_start_ms=400,
+    latency_p50_ms=1,
+    latency_p95_ms=2,
+    latency_p99_ms=3,
+    inferences=32,
+    samples=1,
+    largest_difference=0,
+    peak_memory_bytes=1 << 26,
+    provider="CPUExecutionProvider",
+    runtime_version="1.31",
 )
 
 
@@ -58,12 +73,32 @@ def test_a_soak_counts_from_its_first_look_whatever_clock_it_is() -> None:
 def test_another_attempt_is_shadowed_anew() -> None:
     probation = Probation()
     probation.begin()
-    probation.ended_trial(passed=True)
+    probation.ended_trial(TRIED)
     probation.ended_shadow(Judgement(Verdict.PASSED, "alike", evidence={"agreed": 9}))
     assert probation.shadow_over
-    assert probation.shadow_evidence == {"shadow": {"because": "alike", "agreed": 9}}
+    assert probation.evidence["shadow"] == {"because": "alike", "agreed": 9}
+    assert probation.evidence["trial"]["provider"] == "CPUExecutionProvider"
 
     probation.begin()
 
     assert not probation.shadow_over
-    assert probation.shadow_evidence == {}
+    assert "shadow" not in probation.evidence
+
+
+def test_what_was_forgotten_is_not_told() -> None:
+    probation = Probation()
+    probation.ended_trial(TRIED)
+    assert probation.trial_passed
+
+    probation.forget()
+
+    assert not probation.trial_passed
+    assert probation.evidence == {}
+
+
+def test_a_trial_that_failed_has_no_figures() -> None:
+    probation = Probation()
+    probation.ended_trial(None)
+
+    assert not probation.trial_passed
+    assert probation.evidence == {}

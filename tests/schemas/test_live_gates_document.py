@@ -11,6 +11,7 @@ from mailboat_schemas.documents.live_gates import COUNTERS_MAX, CounterGate, Dri
 from mailboat_schemas.documents.release import ReleaseDocument
 from trust_fleet import document
 
+NAN, INF = float("nan"), float("inf")
 FILE = {"path": "m.onnx", "role": "model", "sha256": "ab" * 32, "length": 4}
 REFERENCE = {"path": "r.json", "role": "reference", "sha256": "cd" * 32, "length": 4}
 
@@ -69,3 +70,27 @@ def test_there_are_only_so_many_counters() -> None:
     assert Soak(counters={f"c{n}": gate for n in range(COUNTERS_MAX)})
     with pytest.raises(ValidationError):
         Soak(counters={f"c{n}": gate for n in range(COUNTERS_MAX + 1)})
+
+
+@pytest.mark.parametrize(
+    "health",
+    [
+        {"soak": {"counters": {"a": {"mean_min": NAN}}}},
+        {"soak": {"counters": {"a": {"mean_max": INF}}}},
+        {"soak": {"counters": {"a": {"mean_min": 2, "mean_max": 1}}}},
+        {"soak": {"latency_p95_ms_max": INF}},
+        {"soak": {"error_rate_max": NAN}},
+        {"shadow": {"tolerance": INF}},
+        {"shadow": {"agreement_min": NAN}},
+        {"tolerance": INF},
+        {"tolerances": {"y": NAN}},
+        {"tolerances": {"y": -1}},
+        {"check": {"measures": {"wer": {"at_most": NAN}}}},
+    ],
+    ids=str,
+)
+def test_a_bound_that_nothing_could_break_or_keep_is_refused(health: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Health.model_validate(health)
+
+    assert refused.value.errors()[0]["type"] != "extra_forbidden"

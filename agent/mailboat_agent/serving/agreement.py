@@ -14,7 +14,7 @@ from mailboat_agent.serving.tensor_samples import (
 from mailboat_agent.serving.tensors import Tensor
 from mailboat_schemas.documents.live_gates import Comparison, Shadow
 
-ELEMENTS_COMPARED_MAX = 4096  # of one output: about a millisecond beside live traffic
+ELEMENTS_COMPARED_MAX = 4096  # of all outputs: about a millisecond beside live traffic
 
 
 def difference(
@@ -25,15 +25,18 @@ def difference(
     Of large outputs `ELEMENTS_COMPARED_MAX` elements are compared, spread over the whole.
     """
     by_name = {tensor.name: tensor for tensor in answered}
-    for tensor in given:
-        if shadow.outputs and tensor.name not in shadow.outputs:
-            continue
-        if problem := _difference(tensor, by_name.get(tensor.name), shadow, rng):
+    count = [each for each in given if not shadow.outputs or each.name in shadow.outputs]
+    most = max(1, ELEMENTS_COMPARED_MAX // max(1, len(count)))
+    for tensor in count:
+        if problem := _difference(tensor, by_name.get(tensor.name), shadow, most, rng):
             return f"output {tensor.name!r}: {problem}"
     return ""
 
 
-def _difference(given: Tensor, answer: Tensor | None, shadow: Shadow, rng: random.Random) -> str:
+def _difference(
+    given: Tensor, answer: Tensor | None, shadow: Shadow, most: int, rng: random.Random
+) -> str:
+    """``most`` elements are compared."""
     if answer is None:
         return "the candidate does not answer it"
     if (answer.datatype, answer.shape) != (given.datatype, given.shape):
@@ -48,17 +51,17 @@ def _difference(given: Tensor, answer: Tensor | None, shadow: Shadow, rng: rando
     width = given.shape[-1] if given.shape else 1
     match shadow.comparison:
         case Comparison.ARGMAX if width > 1:
-            return _other_places(given, answer, width, rng)
+            return _other_places(given, answer, width, most, rng)
         case Comparison.COSINE:
-            return _other_direction(given, answer, shadow.cosine_min, rng)
+            return _other_direction(_pairs(given, answer, most, rng), shadow.cosine_min)
         case Comparison.TOLERANCE | Comparison.ARGMAX:
             # Of a single element the largest is always the same one, which would prove nothing.
-            return _too_far(given, answer, shadow.tolerance, rng)
+            return _too_far(_pairs(given, answer, most, rng), shadow.tolerance)
 
 
-def _too_far(given: Tensor, answer: Tensor, tolerance: float, rng: random.Random) -> str:
+def _too_far(pairs: Sequence[tuple[float, float]], tolerance: float) -> str:
     worst = 0.0
-    for a, b in _pairs(given, answer, rng):
+    for a, b in pairs:
         if a == b or (math.isnan(a) and math.isnan(b)):
             continue  # also what keeps inf - inf out of the line below
         apart = abs(a - b)
@@ -66,21 +69,23 @@ def _too_far(given: Tensor, answer: Tensor, tolerance: float, rng: random.Random
     return "" if worst <= tolerance else f"off by {worst:.6g}, {tolerance:.6g} is allowed"
 
 
-def _other_direction(given: Tensor, answer: Tensor, least: float, rng: random.Random) -> str:
-    pairs = _pairs(given, answer, rng)
+def _other_direction(pairs: Sequence[tuple[float, float]], least: float) -> str:
+    if not all(math.isfinite(a) and math.isfinite(b) for a, b in pairs):
+        return "an element is not finite"
+    # Scaled first: the squares of large finite numbers are not finite.
+    most_a = max((abs(a) for a, _ in pairs), default=0) or 1
+    most_b = max((abs(b) for _, b in pairs), default=0) or 1
+    pairs = [(a / most_a, b / most_b) for a, b in pairs]
     product = math.fsum(a * b for a, b in pairs)
     lengths = math.sqrt(math.fsum(a * a for a, _ in pairs) * math.fsum(b * b for _, b in pairs))
-    if not math.isfinite(product) or not math.isfinite(lengths):
-        return "an element is not finite"
     if lengths == 0:  # nothing has a direction: the same only if both are nothing
-        return "" if all(a == b for a, b in pairs) else "one of the two is zero"
+        return "" if not any(map(any, pairs)) else "one of the two is zero"
     cosine = product / lengths
     return "" if cosine >= least else f"cosine {cosine:.6g}, {least:.6g} is asked for"
 
 
-def _other_places(given: Tensor, answer: Tensor, width: int, rng: random.Random) -> str:
-    most = max(1, ELEMENTS_COMPARED_MAX // width)
-    for row in sampled_places(element_count(given) // width, most, rng):
+def _other_places(given: Tensor, answer: Tensor, width: int, most: int, rng: random.Random) -> str:
+    for row in sampled_places(element_count(given) // width, max(1, most // width), rng):
         a, b = row_at(given, row, width), row_at(answer, row, width)
         if any(map(math.isnan, (*a, *b))):
             return f"row {row} holds NaN"
@@ -89,6 +94,8 @@ def _other_places(given: Tensor, answer: Tensor, width: int, rng: random.Random)
     return ""
 
 
-def _pairs(given: Tensor, answer: Tensor, rng: random.Random) -> list[tuple[float, float]]:
-    places = sampled_places(element_count(given), ELEMENTS_COMPARED_MAX, rng)
+def _pairs(
+    given: Tensor, answer: Tensor, most: int, rng: random.Random
+) -> list[tuple[float, float]]:
+    places = sampled_places(element_count(given), most, rng)
     return list(zip(numbers_at(given, places), numbers_at(answer, places), strict=True))

@@ -21,10 +21,11 @@ from mailboat_agent.serving.tensor_samples import (
 )
 from mailboat_agent.serving.tensors import Tensor
 from mailboat_schemas.documents.reference import Reference, TensorReference
-from mailboat_schemas.live_figures import SHIFTS_MAX, Shift
+from mailboat_schemas.live_figures import Shift
 
 ELEMENTS_PER_REQUEST_MAX = 1024  # of one tensor: a third of a millisecond
-ROW_ELEMENTS_PER_REQUEST_MAX = 4096  # of a classifier's answer, whole rows
+ELEMENTS_OF_ALL_TENSORS_MAX = 4096  # of one request: a model may have 64 of them
+ROW_ELEMENTS_RATIO = 4  # of a classifier's answer so many times more, in whole rows: one at least
 SHARE_MIN = 1e-4  # what an empty bin counts as: the index has no value for nothing
 
 
@@ -66,24 +67,26 @@ class _Counted:
         self._bins = [0] * (len(reference.counts) + 1)  # the last for NaN
         self._classes = [0] * len(reference.classes)
 
-    def add(self, tensor: Tensor, rng: random.Random) -> None:
+    def add(self, tensor: Tensor, most: int, rng: random.Random) -> None:
+        """``most`` elements are looked at."""
+        if not tensor.data:
+            return  # nothing was found: no element has a value that could have shifted
         self.requests += 1
         if self._reference.edges:
-            self._add_values(tensor, rng)
+            self._add_values(tensor, most, rng)
         if len(self._classes) > 1 and tensor.shape and tensor.shape[-1] == len(self._classes):
-            self._add_classes(tensor, rng)
+            self._add_classes(tensor, ROW_ELEMENTS_RATIO * most, rng)
 
-    def _add_values(self, tensor: Tensor, rng: random.Random) -> None:
-        places = sampled_places(element_count(tensor), ELEMENTS_PER_REQUEST_MAX, rng)
+    def _add_values(self, tensor: Tensor, most: int, rng: random.Random) -> None:
+        places = sampled_places(element_count(tensor), most, rng)
         edges, bins = self._reference.edges, self._bins
         for value in numbers_at(tensor, places):
             bins[-1 if math.isnan(value) else bisect_left(edges, value)] += 1
 
-    def _add_classes(self, tensor: Tensor, rng: random.Random) -> None:
+    def _add_classes(self, tensor: Tensor, most: int, rng: random.Random) -> None:
         width = len(self._classes)
         rows = element_count(tensor) // width
-        most = max(1, ROW_ELEMENTS_PER_REQUEST_MAX // width)
-        for row in sampled_places(rows, most, rng):
+        for row in sampled_places(rows, max(1, most // width), rng):
             values = row_at(tensor, row, width)
             if not any(map(math.isnan, values)):
                 self._classes[values.index(max(values))] += 1
@@ -117,6 +120,8 @@ class DriftStatistics:
             for each in reference.tensors
             if each.edges or each.classes
         }
+        of_each = ELEMENTS_OF_ALL_TENSORS_MAX // max(1, len(self._counted))
+        self._most = min(ELEMENTS_PER_REQUEST_MAX, of_each)
 
     def add(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """One request. Tensors that the reference does not know are passed over."""
@@ -124,14 +129,14 @@ class DriftStatistics:
             for tensor in tensors:
                 counted = self._counted.get((side, tensor.name))
                 if counted is not None and has_numbers(tensor):
-                    counted.add(tensor, self._rng)
+                    counted.add(tensor, self._most, self._rng)
 
     def shifts(self) -> tuple[Shift, ...]:
         """Of each tensor that was seen, the furthest first."""
         found = [counted.shift(self._reference.samples) for counted in self._counted.values()]
         seen = [shift for shift in found if shift is not None]
         seen.sort(key=lambda shift: (-shift.shift, shift.side, shift.tensor))
-        return tuple(seen[:SHIFTS_MAX])
+        return tuple(seen)
 
     def fresh(self) -> "DriftStatistics":
         """The same reference, and nothing counted."""

@@ -167,9 +167,10 @@ class Feedback:
         Raises:
             FeedbackRefused, FeedbackUnattributed, FeedbackBusy: nothing was counted.
         """
+        with self._lock:
+            self._take_room(monotonic)  # first: reading costs more than refusing
         post = _read(body)
         with self._lock:
-            self._take_room(monotonic)
             digest, release = self._attribute(post, monotonic)
             _refuse_more_names(release, post)
             for name, counter in post.counters.items():
@@ -218,9 +219,10 @@ class Feedback:
     def _settled(self, model: str, known: Mapping[str, _Release], monotonic: float) -> str:
         digest = self._newest[model]
         answers_since = known[digest].answers_since if digest in known else monotonic
-        if len(known) > 1 and monotonic - answers_since < SETTLED_SECONDS:
+        # Also of the first that answers in this process: it may have been another's turn before.
+        if monotonic - answers_since < SETTLED_SECONDS:
             raise FeedbackUnattributed(
-                f"Two releases of {model!r} have answered within {SETTLED_SECONDS:g} s."
+                f"No release of {model!r} has answered alone for {SETTLED_SECONDS:g} s."
             )
         return digest
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mailboat_agent.serving.drift_statistics import DriftStatistics
 from mailboat_agent.serving.feedback import Feedback, Posted
@@ -20,7 +20,7 @@ from mailboat_agent.serving.served_release import ServedRelease
 from mailboat_agent.serving.shadow import Mirror
 from mailboat_agent.serving.tensors import Tensor
 from mailboat_schemas.documents.reference import Reference
-from mailboat_schemas.live_figures import ShadowSum, Shift
+from mailboat_schemas.live_figures import SHIFTS_MAX, ShadowSum, Shift
 
 DRIFT_SAMPLES_PER_SECOND_MAX = 5.0  # of one model: about a hundredth of a core
 DRIFT_WAITING_MAX = 8  # samples that are copied and not yet counted
@@ -41,8 +41,9 @@ class LiveFigures:
 class _Watched:
     """Drift of the release that serves one model: in all, and since the last drain."""
 
-    def __init__(self, digest: str, reference: Reference) -> None:
+    def __init__(self, digest: str, stay: int, reference: Reference) -> None:
         self.digest = digest
+        self.stay = stay
         # The same device draws the same requests again: there is nobody to be unpredictable to.
         self.total = DriftStatistics(reference, random.Random(digest))  # noqa: S311
         self.window = self.total.fresh()
@@ -62,7 +63,8 @@ class LiveView:
         )
         self._counting: threading.Thread | None = None
         self._told_posted: dict[str, dict[str, Posted]] = {}  # at the last drain, as `of_model`
-        self._ended: dict[str, Mirror] = {}  # and not drained since
+        # Version and counts of candidates whose shadow is over, and not drained since, by digest.
+        self._ended: dict[str, dict[str, tuple[str, ShadowSum]]] = {}
 
     def __call__(
         self,
@@ -103,24 +105,37 @@ class LiveView:
         mirror = self._mirrors.get(model)
         return None if mirror is None else mirror.release.version
 
-    def end_mirror(self, model: str) -> None:
-        mirror = self._mirrors.pop(model, None)
-        if mirror is not None:
-            mirror.close()
-            self._ended[model] = mirror
+    def end_mirror(self, mirror: Mirror) -> None:
+        """Mirror to it no more. One that has taken its place goes on."""
+        model = mirror.release.model
+        with self._lock:
+            if self._mirrors.get(model) is mirror:
+                del self._mirrors[model]
+        mirror.close()
+        counts = mirror.drain()
+        with self._lock:
+            ended = self._ended.setdefault(model, {})
+            _, before = ended.get(mirror.release.digest, ("", ShadowSum()))
+            ended[mirror.release.digest] = (mirror.release.version, before.plus(counts))
 
     # --- drift -----------------------------------------------------------------------------------
 
-    def compare_with(self, model: str, digest: str, reference: Reference | None) -> None:
-        """This release serves the model from now on; None: it has no reference statistics."""
+    def compare_with(
+        self, model: str, digest: str, reference: Reference | None, *, stay: int = 0
+    ) -> None:
+        """This release serves the model from now on; None: it has no reference statistics.
+
+        ``stay`` tells two stays of one release apart: what was sampled in one says nothing of the
+        next.
+        """
         with self._lock:
             watched = self._watched.get(model)
-            if watched is not None and watched.digest == digest:
+            if watched is not None and (watched.digest, watched.stay) == (digest, stay):
                 return
             if reference is None:
                 self._watched.pop(model, None)
                 return
-            self._watched[model] = _Watched(digest, reference)
+            self._watched[model] = _Watched(digest, stay, reference)
             if self._counting is None:
                 self._counting = threading.Thread(target=self._count, name="drift", daemon=True)
                 self._counting.start()
@@ -170,11 +185,18 @@ class LiveView:
             since = posted.since(told.get(digest))
             if not since.nothing or digest in shifts:
                 found[digest] = LiveFigures(posted.version, since, shifts.get(digest, ()))
-        for mirror in (self._ended.pop(model, None), self._mirrors.get(model)):
-            if mirror is not None and (counts := mirror.drain()) != ShadowSum():
-                version = mirror.release.version
-                figures = LiveFigures(version, Posted(version), (), counts)
-                found[mirror.release.digest] = figures
+        for digest, (version, counts) in self._drain_shadows(model).items():
+            of_release = found.get(digest, LiveFigures(version, Posted(version)))
+            if counts != ShadowSum():
+                found[digest] = replace(of_release, shadow=counts)
+        return found
+
+    def _drain_shadows(self, model: str) -> dict[str, tuple[str, ShadowSum]]:
+        with self._lock:
+            found, mirror = self._ended.pop(model, {}), self._mirrors.get(model)
+        if mirror is not None:
+            _, before = found.get(mirror.release.digest, ("", ShadowSum()))
+            found[mirror.release.digest] = (mirror.release.version, before.plus(mirror.drain()))
         return found
 
     def _drain_shifts(self, model: str) -> dict[str, tuple[Shift, ...]]:
@@ -183,5 +205,5 @@ class LiveView:
             if watched is None:
                 return {}
             window, watched.window = watched.window, watched.window.fresh()
-        shifts = window.shifts()
+        shifts = window.shifts()[:SHIFTS_MAX]
         return {watched.digest: shifts} if shifts else {}

@@ -1,10 +1,12 @@
 """How well an output agrees with its golden values, as one number over all samples. Pure."""
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
-from mailboat_agent.serving.tensors import FLOATS, Tensor
+from mailboat_agent.serving.tensors import FLOATS, Tensor, element_count
 from mailboat_schemas.documents.trial_gates import GoldenMetric, MetricGate
 
 ROW_ELEMENTS_MIN = 2  # of one element the largest is always the same, which would prove nothing
@@ -27,25 +29,23 @@ class MetricTally:
         if answer is None or problem:
             self.problem = f"sample {sample}: {problem}"
             return
-        got, wanted = answer.values(), expected.values()
         match self.gate.metric:
             case GoldenMetric.ACCURACY:
-                self._good += sum(map(_equal, got, wanted))
-                self._total += len(wanted)
+                self._good += sum(map(operator.eq, answer.iterate(), expected.iterate()))
+                self._total += element_count(expected.shape)
             case GoldenMetric.TOP1:
                 width = expected.shape[-1] if expected.shape else 1
                 if width < ROW_ELEMENTS_MIN:
                     self.problem = f"top1 needs rows of two or more, they have {width}"
                     return
-                rows = range(0, len(wanted), width)
-                self._good += sum(
-                    _top(got[row : row + width]) == _top(wanted[row : row + width]) for row in rows
-                )
-                self._total += len(rows)
+                tops = zip(_tops(answer, width), _tops(expected, width), strict=True)
+                for got, wanted in tops:
+                    self._good += got == wanted
+                    self._total += 1
             case GoldenMetric.COSINE:
-                self._keep_worst(_cosine(got, wanted), min)
+                self._keep_worst(_cosine(answer, expected), min)
             case GoldenMetric.RELATIVE_ERROR:
-                self._keep_worst(_relative_error(got, wanted), max)
+                self._keep_worst(_relative_error(answer, expected), max)
 
     @property
     def value(self) -> float | None:
@@ -82,41 +82,65 @@ def _unlike(answer: Tensor | None, expected: Tensor) -> str:
             f"{answer.datatype} {list(answer.shape)}, golden is {expected.datatype} "
             f"{list(expected.shape)}"
         )
-    if expected.datatype in FLOATS and any(map(math.isnan, (*answer.values(), *expected.values()))):
-        return "an element is NaN"
+    if expected.datatype in FLOATS:
+        for tensor in (answer, expected):
+            if any(map(math.isnan, tensor.iterate())):
+                return "an element is NaN"
     return ""
 
 
-def _equal(one: object, other: object) -> bool:
-    return one == other
+# Each of these goes through the elements as often as it needs to, and keeps none.
 
 
-def _top(row: Sequence[Any]) -> int:
-    return max(range(len(row)), key=row.__getitem__)
+def _tops(tensor: Tensor, width: int) -> Iterator[int]:
+    """Of each row the place of its largest element, the first of several."""
+    values = tensor.iterate()
+    for _ in range(element_count(tensor.shape) // width):
+        place, largest = 0, next(values)
+        for index, value in enumerate(islice(values, width - 1), start=1):
+            if value > largest:
+                place, largest = index, value
+        yield place
 
 
-def _cosine(got: Sequence[Any], wanted: Sequence[Any]) -> float:
-    if isinstance(wanted[0] if wanted else 0, bytes):
+def _cosine(got: Tensor, wanted: Tensor) -> float:
+    if wanted.datatype == "BYTES":
         return math.nan
-    # Scaled first: the squares of large finite numbers are not finite.
-    got, wanted = _scaled(got), _scaled(wanted)
-    product = math.fsum(a * b for a, b in zip(got, wanted, strict=True))
-    lengths = math.sqrt(math.fsum(a * a for a in got) * math.fsum(b * b for b in wanted))
-    if lengths == 0:  # nothing has a direction: the same only if both are nothing
-        return 1.0 if not any(got) and not any(wanted) else 0.0
-    return product / lengths
+    # Scaled by it first: the squares of large finite numbers are not finite.
+    a, b = _largest(got), _largest(wanted)
+    if not a or not b:  # nothing has a direction: the same only if both are nothing
+        return 1.0 if a == b else 0.0
+    product = math.fsum(
+        float(x / a) * float(y / b) for x, y in zip(got.iterate(), wanted.iterate(), strict=True)
+    )
+    return product / math.sqrt(_squares(got.iterate(), a) * _squares(wanted.iterate(), b))
 
 
-def _scaled(values: Sequence[Any]) -> list[float]:
-    largest = max((abs(value) for value in values), default=0)
-    return [float(value / largest) if largest else 0.0 for value in values]
-
-
-def _relative_error(got: Sequence[Any], wanted: Sequence[Any]) -> float:
-    if isinstance(wanted[0] if wanted else 0, bytes):
+def _relative_error(got: Tensor, wanted: Tensor) -> float:
+    if wanted.datatype == "BYTES":
         return math.nan
-    if got == wanted:
+    if got.data == wanted.data:
         return 0.0
-    error = math.hypot(*(float(a) - float(b) for a, b in zip(got, wanted, strict=True)))
-    size = math.hypot(*map(float, wanted))
-    return error / size if size else math.inf
+    size, error = _length(wanted.iterate, _largest(wanted)), 0.0
+
+    def apart() -> Iterator[float]:
+        return (float(x) - float(y) for x, y in zip(got.iterate(), wanted.iterate(), strict=True))
+
+    error = _length(apart, max(map(abs, apart()), default=0.0))
+    if size:
+        return error / size
+    return math.inf if error else 0.0
+
+
+def _largest(tensor: Tensor) -> Any:
+    return max(map(abs, tensor.iterate()), default=0)
+
+
+def _length(values: Callable[[], Iterator[Any]], largest: Any) -> float:
+    if not largest or math.isinf(largest):
+        return float(largest)
+    return float(largest) * math.sqrt(_squares(values(), largest))
+
+
+def _squares(values: Iterator[Any], largest: Any) -> float:
+    return math.fsum(float(value / largest) ** 2 for value in values)

@@ -10,12 +10,15 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
+from mailboat_agent.serving.admission import Refused
 from mailboat_agent.serving.agreement import difference
 from mailboat_agent.serving.lane import INFERENCE_SECONDS_MAX, Lane
 from mailboat_agent.serving.live_guard import LiveGuard
 from mailboat_agent.serving.observing import Observed, keep, size_bytes
 from mailboat_agent.serving.process import Inference
+from mailboat_agent.serving.residency import NoRoom
 from mailboat_agent.serving.served_release import ServedRelease
 from mailboat_agent.serving.tensors import Tensor
 from mailboat_agent.serving.window import LatencyWindow
@@ -93,8 +96,7 @@ class Mirror:
 
     def stats(self) -> ShadowStats:
         lane = self._lane.stats()
-        available = self._available_bytes()
-        scarce = available is not None and available < MEMORY_AVAILABLE_MIN_BYTES
+        impossible = self._impossible()
         with self._lock:
             return ShadowStats(
                 counts=self._counts.model_copy(update={"pauses": self._guard.pauses}),
@@ -102,18 +104,29 @@ class Mirror:
                 live_p95_ms=self._live_latency.quantile_ms(0.95),
                 worker_deaths=lane.worker_restarts,
                 differences=tuple(self._differences),
-                impossible="the machine's memory is short" if scarce else "",
+                impossible=impossible,
             )
+
+    def _impossible(self) -> str:
+        if not self._lane.worker_pid:  # asked again, it would take the room of one that serves
+            return "another model needed its memory"
+        available = self._available_bytes()
+        scarce = available is not None and available < MEMORY_AVAILABLE_MIN_BYTES
+        return "the machine's memory is short" if scarce else ""
 
     def drain(self) -> ShadowSum:
         """What came since the last drain."""
-        counts = self.stats().counts
-        since, self._drained = counts.since(self._drained), counts
+        with self._lock:
+            counts = self._counts.model_copy(update={"pauses": self._guard.pauses})
+            since, self._drained = counts.since(self._drained), counts
         return since
 
     def close(self) -> None:
-        """Mirror nothing more. What waits is forgotten."""
+        """Mirror nothing more. What waits is forgotten, and its bytes are free."""
         self._closed.set()
+        with suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
         self._queue.put(None)
         self._thread.join(LOOK_SECONDS)  # it may be waiting for the candidate; its lane ends that
 
@@ -126,6 +139,9 @@ class Mirror:
                 return
             with self._lock:
                 self._waiting_bytes -= observed.size_bytes
+                if not (self._guard.allows(time.monotonic()) and self._lane.worker_pid):
+                    self._count(dropped=1)  # it was chosen before the pause began
+                    continue
             try:
                 self._ask_and_compare(observed)
             except Exception:  # noqa: BLE001 - one request's failure is not the shadow's end
@@ -146,6 +162,10 @@ class Mirror:
             problem = difference(
                 observed.outputs, inference.outputs, self._shadow, self._places_rng
             )
+        except (NoRoom, Refused):
+            with self._lock:  # another model needs the memory, or it is being started again
+                self._count(dropped=1)
+            return
         except (MailboatError, TimeoutError) as error:
             if self._closed.is_set():
                 return  # the lane was taken away; that is no failure of the candidate

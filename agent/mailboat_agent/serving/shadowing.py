@@ -114,7 +114,7 @@ def _watch(
             if stop.wait(LOOK_SECONDS):
                 return _NOBODY_WANTS_IT
     finally:
-        runtime.live.end_mirror(release.model)
+        runtime.live.end_mirror(mirror)
 
 
 def _settled(judgement: Judgement) -> Judgement:

@@ -24,16 +24,19 @@ def sampled_places(count: int, most: int, rng: random.Random) -> Sequence[int]:
 
 
 def numbers_at(tensor: Tensor, places: Sequence[int]) -> list[float]:
-    """The elements at these places of a tensor that has numbers or bools."""
+    """The elements at these places of a tensor that has numbers or bools.
+
+    Integers stay what they are: as floats, two large ones (ids, hashes) could be the same.
+    """
     if isinstance(places, range) and len(places) * _item_bytes(tensor) == len(tensor.data):
-        return [float(value) for value in tensor.values()]
+        return list(tensor.values())
     if tensor.datatype == "BF16":
         halves = struct.Struct("<H")
         bits = [halves.unpack_from(tensor.data, 2 * place)[0] << 16 for place in places]
         return list(struct.unpack(f"<{len(bits)}f", struct.pack(f"<{len(bits)}I", *bits)))
     element = struct.Struct(f"<{DATATYPES[tensor.datatype].code}")
     size = element.size
-    return [float(element.unpack_from(tensor.data, size * place)[0]) for place in places]
+    return [element.unpack_from(tensor.data, size * place)[0] for place in places]
 
 
 def row_at(tensor: Tensor, row: int, width: int) -> list[float]:

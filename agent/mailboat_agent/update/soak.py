@@ -32,6 +32,7 @@ class SoakStats:
     p95_ms: float | None
     worker_restarts: int
     ready: bool = True  # whether its worker stands
+    errors_in_a_row: int = 0  # the newest requests
     counters: Mapping[str, CounterSum] = field(default_factory=dict)
     values: Mapping[str, ValueSum] = field(default_factory=dict)
     shifts: tuple[Shift, ...] = ()
@@ -97,18 +98,41 @@ def judge_soak(soak: Soak, stats: SoakStats, elapsed_seconds: float) -> Judgemen
         posted, _ = _posted(name, gate, stats)
         if gate.required and posted < gate.total_min:
             return Judgement(Verdict.WAIT, f"{posted} of at least {gate.total_min} {name} posted")
-    return Judgement(
-        Verdict.PASSED,
+    because = (
         f"{stats.requests_ok} of {stats.requests} requests were answered in "
-        f"{elapsed_seconds:.0f} s of soak",
-        evidence=stats.evidence(),
+        f"{elapsed_seconds:.0f} s of soak"
     )
+    evidence, unjudged = stats.evidence(), _not_judged(soak, stats)
+    if unjudged:
+        because += f"; too little was seen to judge {', '.join(unjudged)}"
+        evidence["not_judged"] = list(unjudged)
+    return Judgement(Verdict.PASSED, because, evidence=evidence)
+
+
+def _not_judged(soak: Soak, stats: SoakStats) -> tuple[str, ...]:
+    """The gates that the document asks for and nothing came through: said, never silent."""
+    names = [
+        name
+        for name, gate in sorted(soak.counters.items())
+        if _posted(name, gate, stats)[0] < gate.total_min
+    ]
+    gate = soak.drift
+    if gate is not None:
+        seen = {each.side for each in stats.shifts if each.requests >= gate.requests_min}
+        asked = {"input": gate.inputs_max, "output": gate.outputs_max}
+        names += [
+            f"drift of {s}s" for s, most in asked.items() if most is not None and s not in seen
+        ]
+    return tuple(names)
 
 
 def _breach(soak: Soak, stats: SoakStats, elapsed_seconds: float) -> Breach | None:
     """What the device sees by itself."""
     if stats.worker_restarts >= RESTARTS_FAIL:
         return Breach("crashed", f"its worker process died {stats.worker_restarts} times")
+    if stats.errors_in_a_row >= soak.breach_requests_min and soak.error_rate_max < 1:
+        # After a million good answers the rate would take ten thousand errors to say so.
+        return Breach("error_rate", f"the newest {stats.errors_in_a_row} requests failed")
     enough = stats.requests >= soak.breach_requests_min or elapsed_seconds >= soak.seconds
     if stats.requests == 0 or not enough:
         return None

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import (
     Field,
@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from mailboat_schemas.documents.document import SizeBytes, Strict
-from mailboat_schemas.documents.interface import TENSORS_MAX, Interface, Tensor
+from mailboat_schemas.documents.interface import TENSORS_MAX, Interface, Tensor, TensorType
 
 VALUES_MAX = 4096  # of one output of a fallback rule: a row of class scores, not an image
 CACHE_BYTES_MAX = 64 << 20
@@ -63,21 +63,7 @@ class FallbackOutput(Strict):
     request's."""
 
     name: str = Field(min_length=1, max_length=128)
-    dtype: Literal[
-        "float32",
-        "float64",
-        "float16",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "uint8",
-        "uint16",
-        "uint32",
-        "uint64",
-        "bool",
-        "string",
-    ]
+    dtype: TensorType
     shape: tuple[int, ...] = Field(max_length=8)
     values: tuple[Scalar, ...] = Field(min_length=1, max_length=VALUES_MAX)
 

@@ -13,9 +13,13 @@ _BYTES_PER |= {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 class Strict(BaseModel):
-    """A part of a document. An unknown key is a spelling mistake, so it is refused."""
+    """A part of a document. An unknown key is a spelling mistake, so it is refused.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    So is a number that is not finite: no figure is below NaN or above infinity, and a gate with
+    such a bound would let everything pass.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Document(Strict):

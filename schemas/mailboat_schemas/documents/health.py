@@ -1,6 +1,6 @@
 """The gates a release must pass on the device itself: in its trial, and on live traffic."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -19,6 +19,8 @@ from mailboat_schemas.documents.trial_gates import (
     MetricGate,
     RelativeGates,
 )
+
+NonNegative = Annotated[float, Field(ge=0)]
 
 
 class Soak(Strict):
@@ -45,7 +47,9 @@ class Health(Strict):
     """The gates a release must pass on the device itself before it is committed."""
 
     tolerance: float = Field(default=1e-3, ge=0, description="largest |output - golden| allowed")
-    tolerances: dict[str, float] = Field(default_factory=dict, description="per output tensor")
+    tolerances: dict[str, NonNegative] = Field(
+        default_factory=dict, description="per output tensor"
+    )
     cold_start_ms_max: float = Field(default=30_000, gt=0, le=600_000)
     latency_p95_ms_max: float | None = Field(default=None, gt=0, le=600_000)
     deadline_seconds: float = Field(default=60, gt=0, le=3600, description="of the whole trial")

@@ -8,26 +8,28 @@ from mailboat_schemas.documents.document import Strict
 
 TENSORS_MAX = 64
 
+TensorType = Literal[
+    "float32",
+    "float64",
+    "float16",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "bool",
+    "string",
+]
+
 
 class Tensor(Strict):
     """One input or output. A dimension of -1 may vary from request to request."""
 
     name: str = Field(min_length=1, max_length=128)
-    dtype: Literal[
-        "float32",
-        "float64",
-        "float16",
-        "int8",
-        "int16",
-        "int32",
-        "int64",
-        "uint8",
-        "uint16",
-        "uint32",
-        "uint64",
-        "bool",
-        "string",
-    ]
+    dtype: TensorType
     shape: tuple[int, ...] = Field(max_length=8)
 
 

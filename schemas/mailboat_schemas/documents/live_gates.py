@@ -65,6 +65,9 @@ class CounterGate(Strict):
         of_values = self.mean_min is not None or self.mean_max is not None
         if (self.good_rate_min is not None) == of_values:
             raise ValueError("a counter has a good_rate_min, or a mean_min or mean_max")
+        least, most = self.mean_min, self.mean_max
+        if least is not None and most is not None and least > most:
+            raise ValueError("no mean is at least mean_min and at most mean_max")
         return self
 
 

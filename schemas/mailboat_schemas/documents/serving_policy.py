@@ -25,7 +25,10 @@ class Load(StrEnum):
 
 class ServingPolicy(Strict):
     batch_size_max: int = Field(
-        default=1, ge=1, le=BATCH_SIZE_MAX, description="requests that run as one; 1 for never"
+        default=1,
+        ge=1,
+        le=BATCH_SIZE_MAX,
+        description="rows of different requests that run as one; 1 for never",
     )
     batch_delay_ms_max: float = Field(
         default=0, ge=0, le=1000, description="that a request may wait for others to come"

@@ -33,7 +33,8 @@ def load_document(path: Path, kind: type[Kind]) -> Kind:
         DocumentInvalid: unreadable, too large, not YAML, or not a document of this kind.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(DOCUMENT_BYTES_MAX + 1)  # one more is enough to be refused for
     except OSError as error:
         raise DocumentInvalid(
             str(path), f"cannot be read: {error.strerror}", next_step="check the path."
@@ -46,7 +47,7 @@ def parse_document(content: bytes, kind: type[Kind], *, source: str) -> Kind:
     if len(content) > DOCUMENT_BYTES_MAX:
         raise DocumentInvalid(
             source,
-            f"{len(content)} bytes is over the limit of {DOCUMENT_BYTES_MAX}",
+            f"is over the limit of {DOCUMENT_BYTES_MAX} bytes",
             next_step="a document describes files, it does not contain them.",
         )
     root = _compose(content, source)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailboat_agent.serving.agreement import difference
+from mailboat_agent.serving.agreement import ELEMENTS_COMPARED_MAX, difference
 from mailboat_agent.serving.tensors import Tensor
 from mailboat_schemas.documents.live_gates import Comparison, Shadow
 
@@ -88,3 +88,47 @@ def test_outputs_that_do_not_count_may_differ() -> None:
 )
 def test_an_answer_agrees_with_itself(values: list[float], comparison: Comparison) -> None:
     assert differs(row(*values), row(*values), comparison) == ""
+
+
+def test_what_is_not_finite_has_no_direction_whatever_its_signs() -> None:
+    for one, other in (([INF, -INF], [INF, INF]), ([NAN, 1], [1, 1]), ([1, 2], [-INF, INF])):
+        found = differs(row(*one), row(*other), "cosine")
+        assert found == "output 'y': an element is not finite"
+
+
+def test_large_finite_numbers_have_a_direction() -> None:
+    def doubles(*values: float) -> list[Tensor]:
+        return [Tensor("y", "FP64", (1, len(values)), struct.pack(f"<{len(values)}d", *values))]
+
+    assert differs(doubles(1e300, 2e300), doubles(2e300, 4e300), "cosine") == ""
+    assert "cosine" in differs(doubles(1e300, 2e300), doubles(2e300, -4e300), "cosine")
+
+
+def test_large_integers_that_are_the_same_as_floats_differ() -> None:
+    def ids(*values: int) -> list[Tensor]:
+        return [Tensor("y", "INT64", (1, len(values)), struct.pack(f"<{len(values)}q", *values))]
+
+    assert differs(ids(2**53, 5), ids(2**53 + 1, 5), tolerance=0) != ""
+    assert differs(ids(2**53, 5), ids(2**53, 5), tolerance=0) == ""
+
+
+class Draws(random.Random):
+    """Counts them: one for each element that is looked at in a tensor too large for all."""
+
+    count = 0
+
+    def random(self) -> float:
+        self.count += 1
+        return super().random()
+
+
+@pytest.mark.parametrize("comparison", [Comparison.TOLERANCE, Comparison.COSINE])
+def test_of_many_large_outputs_no_more_is_compared_than_of_one(comparison: Comparison) -> None:
+    large = [0.5] * (ELEMENTS_COMPARED_MAX + 1)
+    given = [each for n in range(64) for each in row(*large, name=f"y{n}")]
+    answered = [each for n in range(64) for each in row(*large[1:], 0.5001, name=f"y{n}")]
+    draws = Draws(1)
+
+    assert difference(given, answered, Shadow(comparison=comparison), draws) == ""
+
+    assert draws.count <= ELEMENTS_COMPARED_MAX

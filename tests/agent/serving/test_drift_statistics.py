@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailboat_agent.serving.drift_statistics import (
+    ELEMENTS_OF_ALL_TENSORS_MAX,
     DriftStatistics,
     beyond_chance,
     population_stability,
@@ -163,3 +164,51 @@ def test_elements_of_every_width_are_read_at_their_place(
 
     assert numbers_at(tensor, range(2)) == expected
     assert numbers_at(tensor, [1]) == expected[1:]
+
+
+def test_requests_in_which_nothing_was_found_are_no_evidence() -> None:
+    statistics = watched()
+    for _ in range(199):
+        statistics.add([floats("x", shape=(0, 4))], [])
+    assert statistics.shifts() == ()
+    statistics.add([floats("x", 9)], [])
+
+    (shift,) = statistics.shifts()
+
+    assert shift.requests == 1
+
+
+def test_a_request_of_nothing_but_nan_is_another_population() -> None:
+    statistics = watched()
+    for _ in range(20):
+        statistics.add([floats("x", *[float("nan")] * 4)], [floats("y", *[float("nan")] * 2)])
+
+    (shift,) = statistics.shifts()
+
+    assert (shift.tensor, shift.requests) == ("x", 20)
+    assert shift.shift > 1
+
+
+class Draws(random.Random):
+    """Counts them: one for each element that is looked at in a tensor too large for all."""
+
+    count = 0
+
+    def random(self) -> float:
+        self.count += 1
+        return super().random()
+
+
+def test_of_many_large_tensors_no_more_is_looked_at_than_of_a_few() -> None:
+    names = [f"x{n}" for n in range(64)]
+    tensor = {"side": "input", "elements": 2, "edges": [0], "counts": [1, 1]}
+    tensors = [{"name": name, **tensor} for name in names]
+    draws = Draws(1)
+    statistics = DriftStatistics(
+        Reference.model_validate({"samples": 1, "tensors": tensors}), draws
+    )
+
+    statistics.add([floats(name, *([1.0] * 1024)) for name in names], [])
+
+    assert {each.requests for each in statistics.shifts()} == {1}
+    assert draws.count == ELEMENTS_OF_ALL_TENSORS_MAX

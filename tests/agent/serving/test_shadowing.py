@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -27,6 +29,7 @@ from mailboat_agent.serving.trial import GateFailed
 from mailboat_agent.update.soak import Judgement, Verdict
 from mailboat_schemas.documents.live_gates import Shadow
 from mailboat_schemas.documents.reference import Reference
+from mailboat_schemas.live_figures import SHIFTS_MAX
 
 X = Tensor("x", "FP32", (1, 4), struct.pack("<4f", 0, 1, 2, 3))
 MUCH = 1 << 40
@@ -194,6 +197,104 @@ def test_a_candidate_that_does_not_follow_costs_live_answers_nothing(
     assert candidate.join(30)
 
 
+@pytest.mark.slow
+def test_what_waits_when_a_pause_begins_is_not_asked_any_more(
+    runtime: Runtime, bench: Any, models: Any
+) -> None:
+    """The candidate is why live answers are slow: sixteen more requests would keep them so."""
+    candidate = runtime.candidate(bench.release(models.looping(20_000), version="1.1.0"))
+    mirror = Mirror(
+        candidate, SHADOW, live_p95_ms=1, available_bytes=lambda: MUCH, rng=random.Random(1)
+    )
+    now = time.monotonic()
+    for _ in range(MIRRORED_REQUESTS_MAX):
+        mirror.saw([X], [Tensor("y", "FP32", (1, 4), X.data)], 1, now)
+    for _ in range(100):
+        mirror.saw([X], [Tensor("y", "FP32", (1, 4), X.data)], 1000, now)
+
+    until(lambda: mirror.stats().counts.dropped >= MIRRORED_REQUESTS_MAX - 4)
+
+    counts = mirror.stats().counts
+    assert counts.pauses == 1
+    assert counts.compared <= 4  # those that were with the candidate before
+    mirror.close()
+    candidate.cut_off()
+    assert candidate.join(30)
+
+
+@pytest.mark.slow
+def test_a_candidate_that_gave_way_to_another_model_is_not_loaded_again(
+    bench: Any, models: Any
+) -> None:
+    """Its own reload would have a model that serves unloaded; and it did not disagree either."""
+    a = bench.release(models.affine())
+    runtime = Runtime(
+        clock=lambda: datetime.now(UTC),
+        residency=Residency(2 * a.memory_bytes, available_bytes=lambda: MUCH),
+        pinned=frozenset({"m"}),
+    )
+    runtime.serve(a)
+    serving = runtime.worker_pid("m")
+    candidate = runtime.candidate(replace(bench.release(models.affine()), model="n"))
+    mirror = Mirror(
+        candidate, SHADOW, live_p95_ms=1, available_bytes=lambda: MUCH, rng=random.Random(1)
+    )
+    try:
+        runtime.serve(replace(bench.release(models.affine()), model="o"))
+        until(lambda: not candidate.worker_pid)
+        mirror.saw([X], [Tensor("y", "FP32", (1, 4), X.data)], 1, time.monotonic())
+        until(lambda: mirror.stats().counts.dropped == 1)
+
+        stats = mirror.stats()
+        assert stats.impossible == "another model needed its memory"
+        assert (stats.counts.compared, stats.worker_deaths) == (0, 0)
+        assert runtime.worker_pid("m") == serving
+        assert runtime.worker_pid("o")
+    finally:
+        mirror.close()
+        candidate.retire()
+        runtime.close()
+    assert candidate.join(30)
+
+
+@pytest.mark.slow
+def test_a_shadow_that_ends_late_leaves_the_next_one_alone(
+    runtime: Runtime, bench: Any, models: Any
+) -> None:
+    candidate = runtime.candidate(bench.release(models.affine(), version="1.1.0"))
+    first, second = (
+        Mirror(candidate, SHADOW, live_p95_ms=1, available_bytes=lambda: MUCH, rng=random.Random(1))
+        for _ in range(2)
+    )
+    live = runtime.live
+    live.begin_mirror(first)
+    first.saw([X], [Tensor("y", "FP32", (1, 4), X.data)], 1, time.monotonic())
+    until(lambda: first.stats().counts.compared == 1)
+    live.begin_mirror(second)
+    live.end_mirror(first)
+    assert live.in_shadow("m") == "1.1.0"
+    second.saw([X], [Tensor("y", "FP32", (1, 4), X.data)], 1, time.monotonic())
+    until(lambda: second.stats().counts.compared == 1)
+
+    (figures,) = live.drain("m").values()
+
+    # Neither's figures are lost, nor what the application said of the same release.
+    assert figures.shadow is not None
+    assert figures.shadow.mirrored == 2
+    live.end_mirror(second)
+    assert live.in_shadow("m") is None
+    assert live.drain("m") == {}
+    candidate.retire()
+    assert candidate.join(30)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
 # --- what else looks at live traffic -------------------------------------------------------------
 
 
@@ -203,10 +304,7 @@ def reference() -> Reference:
 
 
 def settle(live: LiveView, digest: str, requests: int) -> None:
-    give_up = time.monotonic() + 5
-    while not (shifts := live.shifts("m", digest)) or shifts[0].requests < requests:
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
+    until(lambda: any(each.requests >= requests for each in live.shifts("m", digest) or ()))
 
 
 def test_live_traffic_is_sampled_and_only_that_of_the_release_with_the_reference(
@@ -242,6 +340,35 @@ def test_windows_are_drained_once_and_the_total_stays(bench: Any, models: Any) -
     live.close()
 
 
+def test_a_window_tells_of_so_many_tensors_and_a_gate_sees_them_all(
+    bench: Any, models: Any
+) -> None:
+    """Thirty-two inputs that have shifted, which nobody bounds, hide no output that has."""
+    live, release = LiveView(), bench.release(models.affine())
+    counted = {"elements": 1000, "edges": [1]}
+    names = [f"x{n}" for n in range(SHIFTS_MAX)]
+    tensors = [
+        {"name": name, "side": "input", "counts": [1000, 0], **counted} for name in names
+    ] + [{"name": "y", "side": "output", "counts": [500, 500], **counted}]
+    of_all = Reference.model_validate({"samples": 1000, "tensors": tensors})
+    live.compare_with("m", release.digest, of_all)
+    five = struct.pack("<4f", 5, 5, 5, 5)
+    live(
+        release,
+        [Tensor(name, "FP32", (1, 4), five) for name in names],
+        [Tensor("y", "FP32", (1, 4), five)],
+        1.0,
+    )
+    settle(live, release.digest, 1)
+
+    (figures,) = live.drain("m").values()
+
+    assert len(figures.shifts) == SHIFTS_MAX
+    assert "y" not in {shift.tensor for shift in figures.shifts}
+    assert "y" in {shift.tensor for shift in live.shifts("m", release.digest) or ()}
+    live.close()
+
+
 def test_what_goes_wrong_beside_an_answer_is_logged_and_no_more(
     bench: Any, models: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -261,3 +388,17 @@ def test_what_is_kept_of_an_answer_has_bytes_of_its_own() -> None:
     buffer[:] = b"\xff" * 4
 
     assert kept.inputs[0].values() == (1.0,)
+
+
+def test_a_release_that_serves_again_is_sampled_anew(bench: Any, models: Any) -> None:
+    live, release = LiveView(), bench.release(models.affine())
+    live.compare_with("m", release.digest, reference(), stay=1)
+    live(release, [X], [], 1.0)
+    settle(live, release.digest, 1)
+
+    live.compare_with("m", release.digest, reference(), stay=1)  # told twice: it goes on
+    assert live.shifts("m", release.digest)
+    live.compare_with("m", release.digest, reference(), stay=2)
+
+    assert live.shifts("m", release.digest) == ()
+    live.close()

@@ -1,9 +1,12 @@
 """Does a release hold on live traffic?"""
 
+from dataclasses import replace
+
 import pytest
 
 from mailboat_agent.update.soak import SoakStats, Verdict, judge_soak
 from mailboat_schemas.documents.health import Soak
+from mailboat_schemas.documents.live_gates import DriftGate
 from mailboat_schemas.live_figures import CounterSum, Shift, ValueSum
 
 
@@ -168,3 +171,30 @@ def test_a_shift_beyond_its_bound_fails() -> None:
     assert shifted("input", 0.51) is Verdict.FAILED
     assert shifted("output", 0.26) is Verdict.FAILED  # 0.25 unless the document says otherwise
     assert shifted("output", 0.26, requests=9) is Verdict.WAIT
+
+
+def test_a_release_that_stops_answering_late_in_a_long_soak_fails_at_once() -> None:
+    def late(errors: int) -> Verdict:
+        stats = SoakStats(
+            requests_ok=10**6,
+            requests_error=errors,
+            p95_ms=1,
+            worker_restarts=0,
+            errors_in_a_row=errors,
+        )
+        return judge_soak(HUNDRED_SECONDS, stats, 99).verdict
+
+    assert late(19) is Verdict.WAIT  # fewer than `breach_requests_min`
+    assert late(20) is Verdict.FAILED
+
+
+def test_a_gate_that_nothing_came_through_is_named_by_the_verdict() -> None:
+    soak = COUNTED.model_copy(update={"drift": DriftGate(inputs_max=1, requests_min=10)})
+    seen = Shift(tensor="x", side="input", requests=10, shift=0)
+    stats = replace(posted(good=20, total=20), shifts=(seen,))
+
+    judgement = judge_soak(soak, stats, 100)
+
+    assert judgement.verdict is Verdict.PASSED
+    assert judgement.evidence["not_judged"] == ["order_eur", "drift of outputs"]
+    assert judgement.because.endswith("too little was seen to judge order_eur, drift of outputs")
