@@ -5,7 +5,9 @@ import each other. One order a line as JSON on stdin, one answer a line as JSON 
 stdin ends:
 
 ```text
-{"op": "open", "model": path, "providers", "threads", "memory_bytes", "seconds_max"}
+{"op": "open", "model": path, "providers", "threads", "memory_bytes", "seconds_max",
+ "pipeline": null or {"preprocess", "postprocess", "outputs": [[name, datatype, shape]]},
+ "files": [{"path", "role", "source"}] that its functions are given}
     -> {"runtime", "provider", "inputs": [[name, datatype, shape]], "outputs": [...]}
 {"op": "infer", "inputs": path of .npz, "answers": path to write, "seconds_max"}
     -> {"samples", "run_ms": [...], "peak_memory_bytes"}
@@ -18,19 +20,21 @@ A trial here is `Workbench.run_trial`, the call that the device makes, on a stor
 """
 
 import asyncio
+import ctypes
 import dataclasses
 import hashlib
 import json
 import os
 import platform
-import shutil
+import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import msgpack
 
@@ -38,6 +42,8 @@ from mailboat_agent.artifacts.content_keys import ContentKeys
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.facts import Device
 from mailboat_agent.sealed_memory import in_memory
+from mailboat_agent.serving.bundle import BundleFile
+from mailboat_agent.serving.descriptor_passing import BUNDLE_BYTES_MAX
 from mailboat_agent.serving.golden import GOLDEN_BYTES_MAX, read_golden
 from mailboat_agent.serving.process import (
     InferenceFailed,
@@ -49,18 +55,27 @@ from mailboat_agent.serving.process import (
 from mailboat_agent.serving.requirements import hard_limit_bytes
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.serving.trial import GateFailed
+from mailboat_agent.serving.worker_values import PipelineOptions, Port
 from mailboat_agent.work import Workbench
-from mailboat_schemas.documents.release import ReleaseDocument, Variant
+from mailboat_schemas.documents.release import File, FileRole, ReleaseDocument, Variant
 from mailboat_schemas.errors import MailboatError, OperatorNeeded, ReleaseRejected
 
 # Nothing is served and nothing is reported here, so no time has to be right.
 _NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+_PR_SET_PDEATHSIG = 1
+_COPY_BYTES = 1 << 20
 
 
 class AnswersTooLarge(ReleaseRejected):
     """The outputs of all samples are more than a file of golden samples may hold."""
 
     code = "E-GOLDEN-TOO-LARGE"
+
+
+class BundleTooLarge(ReleaseRejected):
+    """The files that a release's own code is given are more than a worker takes."""
+
+    code = "E-BUNDLE-TOO-LARGE"
 
 
 class Trier:
@@ -91,7 +106,7 @@ class Trier:
     def _open(self, order: dict[str, Any]) -> dict[str, Any]:
         self.close()
         path = Path(order["model"])
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        sha256 = _sha256(path)
         model_fd = in_memory(os.open(path, os.O_RDONLY | os.O_CLOEXEC), sha256)
         try:
             self._worker = worker = Worker.start(model_fd)
@@ -110,8 +125,13 @@ class Trier:
             threads=order["threads"],
             memory_limit_bytes=hard_limit_bytes(order["memory_bytes"], order["threads"]),
             model_sha256=sha256,
+            pipeline=_pipeline_options(order.get("pipeline")),
         )
-        session = worker.load(options, deadline_seconds=order["seconds_max"])
+        session = worker.load(
+            options,
+            bundle=_bundle_files(order.get("files", ())),
+            deadline_seconds=order["seconds_max"],
+        )
         return {
             "runtime": worker.facts.version,
             "provider": provider,
@@ -136,7 +156,7 @@ class Trier:
             if size_bytes > GOLDEN_BYTES_MAX:
                 raise AnswersTooLarge(
                     f"The outputs of {len(answers) + 1} samples are over {GOLDEN_BYTES_MAX} bytes.",
-                    next_step="build with fewer samples: --samples N.",
+                    next_step="build with fewer samples: --samples N, or less data.",
                 )
             answers.append([tensor.to_wire() for tensor in answer.outputs])
             run_ms.append(answer.run_ms)
@@ -146,6 +166,43 @@ class Trier:
             "run_ms": run_ms,
             "peak_memory_bytes": self._worker.peak_memory_bytes(),
         }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _pipeline_options(told: dict[str, Any] | None) -> PipelineOptions | None:
+    if told is None:
+        return None
+    outputs = (Port(name, datatype, tuple(shape)) for name, datatype, shape in told["outputs"])
+    return PipelineOptions(told["preprocess"], told["postprocess"], tuple(outputs))
+
+
+def _bundle_files(told: Sequence[dict[str, str]]) -> tuple[BundleFile, ...]:
+    """What the release's own code is given, as after a download: sealed, and of this digest.
+
+    Raises:
+        BundleTooLarge
+    """
+    sizes = sum(Path(each["source"]).stat().st_size for each in told)
+    if sizes > BUNDLE_BYTES_MAX:
+        raise BundleTooLarge(
+            f"The release's own code is given files of {sizes} bytes; {BUNDLE_BYTES_MAX} are "
+            "allowed.",
+            next_step="leave out what it does not read.",
+        )
+    return tuple(_bundle_file(each) for each in told)
+
+
+def _bundle_file(told: dict[str, str]) -> BundleFile:
+    source = Path(told["source"])
+    sha256 = _sha256(source)
+    descriptor = in_memory(os.open(source, os.O_RDONLY | os.O_CLOEXEC), sha256)
+    length = os.fstat(descriptor).st_size
+    file = File(path=told["path"], role=FileRole(told["role"]), sha256=sha256, length=length)
+    return BundleFile(file, descriptor)
 
 
 def _try(order: dict[str, Any]) -> dict[str, Any]:
@@ -181,8 +238,17 @@ def _try(order: dict[str, Any]) -> dict[str, Any]:
 def _admit_files(store: ReleaseStore, variant: Variant | None, places: dict[str, str]) -> None:
     """As after a download: hashed, durable, read-only. The build's own files are left alone."""
     for file in variant.files if variant is not None else ():
-        shutil.copyfile(places[file.sha256], store.staging_path(file.sha256))
+        staged = store.staging_path(file.sha256)
+        with open(places[file.sha256], "rb") as source, staged.open("wb") as target:  # noqa: PTH123
+            # One byte more than it may have is enough to be refused for; a terabyte is not copied.
+            _copy(source, target, file.length + 1)
         store.admit(file.sha256, file.length)
+
+
+def _copy(source: IO[bytes], target: IO[bytes], bytes_max: int) -> None:
+    while bytes_max > 0 and (chunk := source.read(min(_COPY_BYTES, bytes_max))):
+        target.write(chunk)
+        bytes_max -= len(chunk)
 
 
 def _device(hardware_class: str, memory_budget_bytes: int) -> Device:
@@ -205,7 +271,8 @@ def _no_source() -> NoReturn:
 
 
 def main() -> None:
-    """Answer orders until stdin ends."""
+    """Answer orders until stdin ends, or whoever asks is no more."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # What a library or a worker prints must not be taken for an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -351,6 +351,20 @@ def test_a_bundle_that_is_none_says_what_to_name(tmp_path: Path, model: Path) ->
         assert "next step: name" in said.err
 
 
+def test_a_model_that_is_no_bundle_yet_says_how_to_make_one(model: Path) -> None:
+    said = mailboat("model", "try", model)
+
+    assert said.code == output.EXIT_FAILURE
+    assert f"mailboat model build {model}" in said.err
+
+
+def test_a_description_without_an_end_is_not_read_to_it(bundle: Path) -> None:
+    said = mailboat("model", "try", bundle / "build", "--class-file", "/dev/zero")
+
+    assert said.code == output.EXIT_FAILURE
+    assert "over the limit" in said.err
+
+
 def test_a_class_must_be_one_of_the_releases(bundle: Path) -> None:
     said = mailboat("model", "try", bundle / "build", "--class", "other")
 

@@ -326,12 +326,29 @@ def test_deciles_hold_a_tenth_of_the_elements_each() -> None:
 
 
 def test_values_that_repeat_make_fewer_bins_and_every_element_is_in_one() -> None:
-    values = np.array([[0.0] * 9 + [5.0]] * 4, np.float32)
+    values = np.array([[0.0] * 36 + [1.0, 2.0, 3.0, 4.0]], np.float32)
 
     (tensor,) = reference({"x": values}, {}).tensors
 
     assert tensor.edges == (0.0,)
     assert tensor.counts == (36, 4)
+
+
+def test_each_of_a_few_values_has_a_bin_and_so_has_what_was_never_seen() -> None:
+    """Deciles would put the rare 0 into one bin with 1, and -1 into one bin with the constant."""
+    categories = np.array([[0]] * 3 + [[1]] * 57, np.int64)
+    ones = np.full((60, 1), 1.0, np.float32)
+    zeros = np.zeros((60, 1), np.float32)
+
+    found = reference({"c": categories, "d": np.full((60, 1), 7), "e": ones, "z": zeros}, {})
+
+    by_name = {tensor.name: (tensor.edges, tensor.counts) for tensor in found.tensors}
+    assert by_name == {
+        "c": ((-0.5, 0.5, 1.5), (0, 3, 57, 0)),
+        "d": ((6.5, 7.5), (0, 60, 0)),
+        "e": ((0.999, 1.001), (0, 60, 0)),
+        "z": ((-1e-6, 1e-6), (0, 60, 0)),
+    }
 
 
 def test_nan_is_counted_and_in_no_bin() -> None:

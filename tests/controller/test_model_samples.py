@@ -5,17 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mailboat_controller.bundles import samples
+from mailboat_controller.bundles import given
 from mailboat_controller.bundles.device_process import ModelRefused
+from mailboat_controller.bundles.given import SAMPLES_MAX, given_samples
 from mailboat_controller.bundles.npz import npz_bytes, stacked
 from mailboat_controller.bundles.ports import OpenedModel, Port
 from mailboat_controller.bundles.samples import (
     FREE_SIZES,
     INTEGERS_BELOW,
-    SAMPLES_MAX,
     Guess,
     Recipe,
-    given_samples,
     guesses,
     seeded_inputs,
 )
@@ -175,10 +174,10 @@ def test_data_over_its_bound_is_refused_packed_and_unpacked(
     np.savez_compressed(path, x=np.zeros((100, 1, 2), np.float32))
     assert path.stat().st_size < 800
 
-    monkeypatch.setattr(samples, "DATA_BYTES_MAX", 800)
+    monkeypatch.setattr(given, "DATA_BYTES_MAX", 800)
     with pytest.raises(ConfigurationInvalid, match="unpacks to more"):
         given_samples(path, [X])
-    monkeypatch.setattr(samples, "DATA_BYTES_MAX", 100)
+    monkeypatch.setattr(given, "DATA_BYTES_MAX", 100)
     with pytest.raises(ConfigurationInvalid, match="over 100 bytes"):
         given_samples(path, [X])
 
@@ -205,24 +204,22 @@ def test_answers_become_arrays_with_the_samples_first() -> None:
     assert found["w"][2].tolist() == ["ok", "ét"]
 
 
-def test_a_free_dimension_is_declared_as_free() -> None:
-    opened = OpenedModel(
-        runtime_version="1.31.1",
-        provider="CPU",
-        inputs=(IMAGE,),
-        outputs=(Port("y", "INT64", (None,)),),
-    )
+def opened(inputs: list[Port], outputs: list[Port]) -> OpenedModel:
+    """As the agent's process tells of a model."""
+    told = {
+        side: [[port.name, port.datatype, list(port.shape)] for port in ports]
+        for side, ports in (("inputs", inputs), ("outputs", outputs))
+    }
+    return OpenedModel.of_answer({"runtime": "1.31.1", "provider": "CPU", **told})
 
-    interface = opened.interface()
+
+def test_a_free_dimension_is_declared_as_free() -> None:
+    interface = opened([IMAGE], [Port("y", "INT64", (None,))]).interface()
 
     assert interface.inputs[0].shape == (-1, 3, -1, -1)
     assert interface.outputs[0].dtype == "int64"
 
 
 def test_a_type_that_no_release_declares_is_refused_by_name() -> None:
-    opened = OpenedModel(
-        runtime_version="", provider="", inputs=(Port("x", "tensor(bfloat16)", (1,)),), outputs=(X,)
-    )
-
     with pytest.raises(ModelRefused, match="bfloat16"):
-        opened.interface()
+        opened([Port("x", "tensor(bfloat16)", (1,))], [X])

@@ -1,8 +1,8 @@
 """A model's answers from the agent's confined worker, sample by sample, as arrays."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,16 @@ import numpy as np
 
 from mailboat_controller.bundles.device_process import DeviceProcess, ModelRefused
 from mailboat_controller.bundles.npz import Arrays, npz_bytes, stacked
+from mailboat_controller.bundles.own_code import NO_CODE, OwnCode
 from mailboat_controller.bundles.ports import OpenedModel
 from mailboat_controller.bundles.samples import Recipe, guesses, seeded_inputs
 
 MODEL_MEMORY_BYTES = 8 << 30  # while nothing is declared yet; what it takes is measured
 INFERENCE_SECONDS_MAX = 60.0  # of one sample, and of loading
 CHUNK_BYTES_MAX = 16 << 20  # of inputs in one order
+ANSWERS_BYTES_MAX = 512 << 20  # of all samples; they are compared as a whole
 HUNG = "E-WORKER-HUNG"
-_AT_FAULT_MAYBE_INPUT = ("run_failed", "out_of_memory", "protocol", "")
+_AT_FAULT_MAYBE_INPUT = ("run_failed", "pipeline_failed", "out_of_memory", "protocol", "")
 
 Say = Callable[[str], None]
 
@@ -37,6 +39,13 @@ class Asked:
 class RuntimeWish:
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     threads: int = 1
+    own_code: OwnCode = NO_CODE
+
+    @classmethod
+    def of(cls, providers: Sequence[str] | None, threads: int, own_code: OwnCode) -> "RuntimeWish":
+        """``providers`` are the CPU's where none are named."""
+        wish = cls(threads=threads, own_code=own_code)
+        return replace(wish, providers=tuple(providers)) if providers else wish
 
 
 def open_model(device: DeviceProcess, model: Path, wish: RuntimeWish) -> OpenedModel:
@@ -44,17 +53,22 @@ def open_model(device: DeviceProcess, model: Path, wish: RuntimeWish) -> OpenedM
     Raises:
         ModelRefused: no device would load it.
     """
-    answer = device.ask(
-        {
-            "op": "open",
-            "model": str(model),
-            "providers": list(wish.providers),
-            "threads": wish.threads,
-            "memory_bytes": MODEL_MEMORY_BYTES,
-            "seconds_max": INFERENCE_SECONDS_MAX,
-        }
-    )
-    return OpenedModel.of_answer(answer)
+    own = wish.own_code
+    order = {
+        "op": "open",
+        "model": str(model),
+        "providers": list(wish.providers),
+        "threads": wish.threads,
+        "memory_bytes": MODEL_MEMORY_BYTES,
+        "seconds_max": INFERENCE_SECONDS_MAX,
+    }
+    if not own.has_pipeline:
+        return OpenedModel.of_answer(device.ask(order))
+    outputs = own.outputs
+    if not outputs:  # the model's own, which are not known yet
+        outputs = OpenedModel.of_answer(device.ask(order)).model.outputs
+    order |= {"files": own.files_order(), "pipeline": own.pipeline_order(outputs)}
+    return OpenedModel.of_answer(device.ask(order), own.inputs, own.outputs)
 
 
 def ask(device: DeviceProcess, inputs: Arrays) -> Asked:
@@ -65,7 +79,7 @@ def ask(device: DeviceProcess, inputs: Arrays) -> Asked:
     """
     answers: list[Any] = []
     run_ms: list[float] = []
-    peak = 0
+    peak = size_bytes = 0
     with tempfile.TemporaryDirectory(prefix="mailboat-samples-") as scratch:
         question, reply = Path(scratch) / "inputs.npz", Path(scratch) / "answers"
         for chunk in _chunks(inputs):
@@ -78,14 +92,25 @@ def ask(device: DeviceProcess, inputs: Arrays) -> Asked:
                     "seconds_max": INFERENCE_SECONDS_MAX,
                 }
             )
+            size_bytes += reply.stat().st_size
+            if size_bytes > ANSWERS_BYTES_MAX:
+                raise ModelRefused(
+                    f"The outputs of {len(run_ms) + told['samples']} samples are over "
+                    f"{ANSWERS_BYTES_MAX} bytes.",
+                    "ask fewer: --samples N, or less data.",
+                )
             answers += msgpack.unpackb(reply.read_bytes(), strict_map_key=False)
             run_ms += told["run_ms"]
             peak = max(peak, told["peak_memory_bytes"])
     try:
         outputs = stacked(answers)
+    except UnicodeDecodeError as error:
+        raise ModelRefused(
+            f"It answers text that is not UTF-8: {error.reason}.", "export it with UTF-8 text."
+        ) from error
     except ValueError as error:
         raise ModelRefused(
-            f"Its outputs have different shapes for different samples: {error}.",
+            f"Its outputs cannot be compared sample by sample: {error}.",
             "give samples that it answers in one shape (--data, --shape).",
         ) from error
     return Asked(inputs=inputs, outputs=outputs, run_ms=tuple(run_ms), peak_memory_bytes=peak)
@@ -141,7 +166,7 @@ def same_bits(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def largest_difference(one: Arrays, other: Arrays) -> float:
-    """Over all outputs that are numbers; infinite where shapes differ."""
+    """Over all outputs that are numbers; infinite where shapes differ, or one alone is NaN."""
     worst = 0.0
     for name, array in one.items():
         if array.dtype.kind not in "fiub":
@@ -149,8 +174,11 @@ def largest_difference(one: Arrays, other: Arrays) -> float:
         if array.shape != other[name].shape:
             return float("inf")
         if array.size:
-            gap = np.abs(array.astype(np.float64) - other[name].astype(np.float64))
-            worst = max(worst, float(np.nanmax(gap)))
+            ours, theirs = array.astype(np.float64), other[name].astype(np.float64)
+            same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
+            with np.errstate(invalid="ignore"):  # inf - inf, which `same` has answered
+                gaps = np.where(same, 0.0, np.abs(ours - theirs))
+            worst = max(worst, float(np.nan_to_num(gaps, nan=np.inf, posinf=np.inf).max()))
     return worst
 
 

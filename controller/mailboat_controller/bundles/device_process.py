@@ -6,6 +6,7 @@ worker of that process, confined as on a device.
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -59,9 +60,15 @@ class ModelRefused(ReleaseRejected):
 class DeviceProcess:
     """One conversation with the agent's code; use it as a context manager."""
 
-    def __init__(self, process: "subprocess.Popen[str]", stderr: IO[bytes]) -> None:
+    def __init__(
+        self,
+        process: "subprocess.Popen[str]",
+        stderr: IO[bytes],
+        scratch: "tempfile.TemporaryDirectory[str]",
+    ) -> None:
         self._process = process
         self._stderr = stderr
+        self._scratch = scratch
 
     @classmethod
     def start(cls) -> Self:
@@ -73,20 +80,27 @@ class DeviceProcess:
         if missing:
             raise AgentMissing(missing)
         stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
+        # Its temporary files go with this, however it ends.
+        scratch = tempfile.TemporaryDirectory(prefix="mailboat-device-")
         process = subprocess.Popen(
             [sys.executable, "-m", MODULE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
+            env=os.environ | {"TMPDIR": scratch.name},
+            # Ctrl-C is for the command, which ends it: a worker that dies of one has no verdict.
+            start_new_session=True,
         )
-        return cls(process, stderr)
+        return cls(process, stderr, scratch)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Ends it, and its workers, which die with it. What is idle tidies up by itself."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Ends it, and its workers, which die with it: at once if the command was interrupted."""
+        if kind is not None and not issubclass(kind, Exception):
+            self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with suppress(OSError):  # it is gone, with an order unread
@@ -97,6 +111,7 @@ class DeviceProcess:
             self._process.kill()
             self._process.wait()
         self._stderr.close()
+        self._scratch.cleanup()
 
     def ask(
         self, order: Mapping[str, Any], *, seconds_max: float = ANSWER_SECONDS_MAX

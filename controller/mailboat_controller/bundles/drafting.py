@@ -3,26 +3,30 @@
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
+from mailboat_controller.bundles.own_code import NO_CODE, OwnCode
 from mailboat_controller.bundles.proposal import Declared
 from mailboat_controller.bundles.trying import with_open_gates
 from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
 from mailboat_controller.releases.build import DOCUMENT_NAME, Build, build_release
 from mailboat_schemas.documents.document import API_VERSION
 from mailboat_schemas.documents.interface import Interface
+from mailboat_schemas.documents.live_gates import DriftGate
 from mailboat_schemas.documents.release import FileRole, ReleaseSource, Runtime
+from mailboat_schemas.documents.trial_gates import MetricGate
 from mailboat_schemas.documents.yaml_source import load_document
-from mailboat_schemas.errors import DocumentInvalid
+from mailboat_schemas.errors import ConfigurationInvalid, DocumentInvalid
 
 MODEL, GOLDEN, REFERENCE = "model.onnx", "golden.npz", "reference.json"
 RELEASE, BUILD = "release.yaml", "build"
 REQUESTS_MIN_PROPOSED = 20  # of a soak: silence is not health
-_OPEN = Declared(
+OPEN = Declared(
     peak_memory_bytes=8 << 30,
     latency_p95_ms_max=600_000.0,
     cold_start_ms_max=600_000.0,
@@ -42,16 +46,20 @@ class Draft:
     version: str
     classes: tuple[str, ...]
     interface: Interface
+    model: Interface  # the model's own, where code stands around it
     runtime: Runtime
     tolerances: Mapping[str, float]  # by output
     with_reference: bool
     batches: tuple[int, ...] = ()
+    metrics: Mapping[str, MetricGate] = field(default_factory=dict)  # by output
+    watches_drift: bool = False
+    own_code: OwnCode = NO_CODE
 
 
 def build_draft(directory: Path, draft: Draft, declared: Declared) -> Build:
     """Write the YAML and build it; the other files are in ``directory`` already."""
     path = directory / RELEASE
-    replace_durably(path, _yaml(draft, declared), mode=PUBLIC_MODE)
+    replace_durably(path, draft_yaml(draft, declared), mode=PUBLIC_MODE)
     return build_release(path, directory / BUILD)
 
 
@@ -60,7 +68,7 @@ def open_build(directory: Path, draft: Draft) -> Iterator[Build]:
     """The same with open gates, to measure with; gone afterwards."""
     source, folder = directory / f"{RELEASE}.part", directory / f"{BUILD}.part"
     try:
-        source.write_bytes(_yaml(draft, _OPEN))
+        source.write_bytes(draft_yaml(draft, OPEN))
         build = build_release(source, folder)
         document = with_open_gates(build.document)
         (folder / DOCUMENT_NAME).write_bytes(document.canonical_bytes())
@@ -90,7 +98,11 @@ def earlier_declarations(directory: Path, classes: tuple[str, ...]) -> Declared 
     )
 
 
-def _yaml(draft: Draft, declared: Declared) -> bytes:
+def draft_yaml(draft: Draft, declared: Declared) -> bytes:
+    """
+    Raises:
+        ConfigurationInvalid: no release can be that.
+    """
     content = {
         "apiVersion": API_VERSION,
         "kind": "Release",
@@ -100,15 +112,45 @@ def _yaml(draft: Draft, declared: Declared) -> bytes:
             "variants": [_variant(draft, declared)],
         },
     }
-    ReleaseSource.model_validate(content)
+    try:
+        ReleaseSource.model_validate(content)
+    except ValidationError as error:
+        raise unfit(error) from error
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None)
     return (_HEADER + text).encode()
+
+
+_OPTIONS = {
+    "name": "--name (small letters, digits and dashes)",
+    "version": "--version (1.2.3)",
+    "hardware_classes": "--class (small letters, digits and dashes)",
+    "peak_memory": "--peak-memory",
+    "latency_p95_ms_max": "--latency-p95-ms-max",
+    "providers": "--provider",
+    "batches": "--batch",
+    "batch_size_max": "--batch",
+    "pipeline": "--preprocess and --postprocess, --input and --output",
+}
+
+
+def unfit(error: ValidationError) -> ConfigurationInvalid:
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    option = next((_OPTIONS[part] for part in reversed(place) if part in _OPTIONS), "the options")
+    what = first["msg"]
+    if first["type"] == "string_pattern_mismatch":
+        what = f"{first['input']!r} is none"
+    return ConfigurationInvalid(
+        f"No release can be that: {'.'.join(place)}: {what}.",
+        next_step=f"correct {option}.",
+    )
 
 
 def _variant(draft: Draft, declared: Declared) -> dict[str, Any]:
     roles = {MODEL: FileRole.MODEL, GOLDEN: FileRole.GOLDEN}
     if draft.with_reference:
         roles[REFERENCE] = FileRole.REFERENCE
+    roles |= {path.name: role for role, path in draft.own_code.files()}
     content: dict[str, Any] = {
         "hardware_classes": list(draft.classes),
         "files": [
@@ -127,6 +169,16 @@ def _variant(draft: Draft, declared: Declared) -> dict[str, Any]:
             },
         },
     }
+    if (pipeline := draft.own_code.pipeline(draft.model)) is not None:
+        content["pipeline"] = pipeline.model_dump(mode="json", exclude_none=True)
+    if draft.metrics:
+        content["health"]["metrics"] = {
+            name: gate.model_dump(mode="json", exclude_none=True)
+            for name, gate in draft.metrics.items()
+        }
+    if draft.watches_drift:
+        drift = DriftGate()
+        content["health"]["soak"]["drift"] = drift.model_dump(mode="json", exclude_none=True)
     if draft.batches:
         content["health"]["batches"] = [
             {"size": size, "latency_p95_ms_max": declared.batches[size]}

@@ -276,6 +276,11 @@ class Latency:
     p95: float
     p99: float
 
+    @property
+    def told(self) -> dict[str, Any]:
+        quantiles = {"p50_ms": self.p50, "p95_ms": self.p95, "p99_ms": self.p99}
+        return {"inputs": self.label, "batch_size": self.batch_size} | quantiles
+
 
 def latencies(outcomes: Sequence[Outcome]) -> tuple[Latency, ...]:
     """By trial and batch size, as far as they were measured."""

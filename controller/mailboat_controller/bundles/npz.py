@@ -11,6 +11,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 
+TEXT_BYTES_MAX = 256 << 20  # numpy gives each text the room of the longest
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest a zip file can say
 _UNIX = 3
 _MODE_0644 = 0o100644 << 16
@@ -54,18 +55,28 @@ def stacked(answers: Sequence[Sequence[Sequence[Any]]]) -> Arrays:
     ``answers[i]`` holds ``[name, datatype, shape, data]`` of each output of sample i.
 
     Raises:
-        ValueError: an output has another shape for another sample.
+        ValueError: an output has another shape for another sample, or is text that is too long.
     """
     by_name: dict[str, list[Array]] = {}
     for outputs in answers:
         for name, datatype, shape, data in outputs:
             by_name.setdefault(name, []).append(_array(datatype, shape, data))
+    for arrays in by_name.values():
+        if arrays[0].dtype.kind == "U":
+            _refuse_wide(max(a.itemsize for a in arrays), sum(a.size for a in arrays))
     return {name: np.stack(arrays) for name, arrays in by_name.items()}
+
+
+def _refuse_wide(widest_bytes: int, count: int) -> None:
+    if widest_bytes * count > TEXT_BYTES_MAX:
+        raise ValueError(f"texts of up to {widest_bytes} bytes would take over {TEXT_BYTES_MAX}")
 
 
 def _array(datatype: str, shape: Sequence[int], data: bytes) -> Array:
     if datatype == "BYTES":
-        return np.array(_texts(data), dtype=np.str_).reshape(shape)
+        texts = _texts(data)
+        _refuse_wide(4 * max(map(len, texts), default=0), len(texts))
+        return np.array(texts, dtype=np.str_).reshape(shape)
     return np.frombuffer(data, dtype=_NUMPY_OF_OIP[datatype]).reshape(shape)
 
 

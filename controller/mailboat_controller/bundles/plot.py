@@ -1,4 +1,4 @@
-"""Latencies as an SVG: a row for each batch size, p50 to p99, and the limit.
+"""Latencies as an SVG, and for a terminal: a row for each batch size, p50 to p99, and the limit.
 
 Written by hand: a picture of a dozen lines needs no plotting library. Pure.
 """
@@ -11,6 +11,7 @@ from mailboat_controller.bundles.gates import Latency, figure
 ROWS_MAX = 64  # the first so many trials and batch sizes; more are no picture
 WIDTH, LEFT, RIGHT, TOP, ROW, BOTTOM = 860, 190, 40, 70, 30, 44
 TICKS = 5
+COLUMNS = 48  # of a bar in a terminal
 INK, PALE, BAR, LIMIT = "#292524", "#d6d3d1", "#2563eb", "#c2410c"
 STYLE = 'font-family="sans-serif" font-size="12" role="img"'
 _ROOM = 1.08  # beyond the largest value
@@ -41,6 +42,30 @@ def latency_plot(title: str, rows: Sequence[Latency], limit_ms: float | None) ->
             ' stroke-width="2" stroke-dasharray="5 3"/>'
         )
     return "\n".join([*parts, "</svg>", ""])
+
+
+def text_plot(rows: Sequence[Latency], limit_ms: float | None) -> str:
+    """The same for a terminal: a bar to p50, a lighter one to p95, a line to p99."""
+    shown = rows[:ROWS_MAX]
+    largest = max((row.p99 for row in shown), default=0.0) or 1.0
+    near = limit_ms is not None and limit_ms <= 4 * largest
+    end = max(largest, limit_ms) if near and limit_ms is not None else largest
+    width = max(len(row.label) for row in shown)
+    lines = [_text_row(row, width, end, limit_ms if near else None) for row in shown]
+    words = f"{'':<{width}}  █ p50  ▒ p95  ─ p99"
+    if limit_ms is not None:
+        words += f"  │ p95 may be {figure(limit_ms)} ms{'' if near else ', far right of this'}"
+    return "\n".join([*lines, words])
+
+
+def _text_row(row: Latency, width: int, end: float, limit_ms: float | None) -> str:
+    cells = [" "] * COLUMNS
+    for sign, ms in (("─", row.p99), ("▒", row.p95), ("█", row.p50)):
+        until = max(1, round(ms / end * COLUMNS))
+        cells[:until] = [sign] * until
+    if limit_ms is not None:
+        cells[min(COLUMNS - 1, int(limit_ms / end * COLUMNS))] = "│"
+    return f"{row.label:<{width}}  {''.join(cells).rstrip()}"
 
 
 def _place(ms: float, end: float) -> float:

@@ -7,9 +7,12 @@ fp16 is the converter that comes with onnxruntime, its own version of onnxconver
 dependency less, and kept beside the runtime that has to load what it makes.
 """
 
+import ctypes
 import json
 import logging
 import os
+import resource
+import signal
 import sys
 import tempfile
 import warnings
@@ -40,7 +43,16 @@ class _Samples(quantization.CalibrationDataReader):  # type: ignore[misc]
         return next(self._rows, None)
 
 
+# Of what it may allocate: more than any model of 2 GiB takes, less than a machine falls over with.
+MEMORY_BYTES_MAX = 16 << 30
+_PR_SET_PDEATHSIG = 1
+
+
 def main() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # it outlives nobody
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    allowed = MEMORY_BYTES_MAX if hard == resource.RLIM_INFINITY else min(hard, MEMORY_BYTES_MAX)
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
     order = json.loads(sys.stdin.readline())
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")

@@ -1,14 +1,13 @@
-"""Inputs to ask a model: drawn from a seed by type and shape, or given by whoever knows better.
+"""Inputs to ask a model, drawn from a seed by type and shape. `given` has those that were given.
 
 Golden samples are a promise about the model, not about the world: any input will do that the model
 takes. What a random number cannot be (an index within a vocabulary, a sample rate) is told with a
 recipe or comes from data.
 """
 
-import zipfile
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -18,11 +17,11 @@ from mailboat_controller.bundles.ports import Port
 from mailboat_schemas.errors import ConfigurationInvalid
 
 SAMPLES_DEFAULT = 16
-SAMPLES_MAX = 4096  # of given data: enough to calibrate with, and to draw a histogram of
-DATA_BYTES_MAX = 512 << 20
+DRAWN_BYTES_MAX = 512 << 20  # of all samples of all inputs
 SAMPLE_BYTES_MAX = 32 << 20  # of one tensor, as a worker takes it
 FREE_SIZES = (64, 224, 16, 1)  # tried for free dimensions behind the first, in this order
 INTEGERS_BELOW = (100, 2, 1)  # tried for integer inputs, likewise: 100 is within any vocabulary
+_EXACT_MAX = 2.0**53  # whole numbers that a float holds
 _BOUNDS = {"UINT8": 256, "INT8": 128}  # pixels are all of their type
 
 
@@ -81,10 +80,13 @@ def seeded_inputs(ports: Sequence[Port], recipe: Recipe, guess: Guess) -> Arrays
     _refuse_strangers(ports, recipe)
     rng = np.random.default_rng(recipe.seed)
     batch_names = {size for port in ports for size in port.shape[:1] if isinstance(size, str)}
-    return {
-        port.name: _drawn(port, _shape(port, recipe, guess, batch_names), recipe, guess, rng)
-        for port in ports
-    }
+    shapes = {port.name: _shape(port, recipe, guess, batch_names) for port in ports}
+    if 8 * recipe.samples * sum(map(math.prod, shapes.values())) > DRAWN_BYTES_MAX:
+        raise ConfigurationInvalid(
+            f"{recipe.samples} samples of these inputs would be over {DRAWN_BYTES_MAX} bytes.",
+            next_step="draw fewer with --samples, or name smaller ones with --shape.",
+        )
+    return {port.name: _drawn(port, shapes[port.name], recipe, guess, rng) for port in ports}
 
 
 def _refuse_strangers(ports: Sequence[Port], recipe: Recipe) -> None:
@@ -118,7 +120,7 @@ def _shape(port: Port, recipe: Recipe, guess: Guess, batch_names: set[str]) -> t
             f"Input {port.name!r} has the shape {port.shown_shape}, not {list(shape)}.",
             next_step=f"write --shape {port.name}=1x3x224x224, say, with its own dimensions.",
         )
-    if 8 * int(np.prod(shape)) > SAMPLE_BYTES_MAX:
+    if 8 * math.prod(shape) > SAMPLE_BYTES_MAX:
         raise ConfigurationInvalid(
             f"One sample of input {port.name!r} would be over {SAMPLE_BYTES_MAX} bytes.",
             next_step=f"name a smaller one with --shape {port.name}=…",
@@ -131,16 +133,25 @@ def _drawn(
 ) -> Array:
     whole = (recipe.samples, *shape)
     if port.datatype == "BYTES":
-        words = np.array([f"sample {number}" for number in range(int(np.prod(whole)))])
+        if port.name in recipe.values or port.name in recipe.ranges:
+            raise ConfigurationInvalid(
+                f"Input {port.name!r} is text: there are no numbers to give it.",
+                next_step="give samples with --data.",
+            )
+        words = np.array([f"sample {number}" for number in range(math.prod(whole))])
         return words.reshape(whole)
     dtype = dtype_of(port)
     if port.name in recipe.values:
+        _refuse_numbers(port, dtype, recipe.values[port.name])
         return np.full(whole, recipe.values[port.name], dtype)
     if port.name in recipe.ranges:
         low, high = recipe.ranges[port.name]
+        _refuse_numbers(port, dtype, low, high)
         if dtype.kind in "iu":
-            return rng.integers(int(low), int(high), whole, endpoint=True).astype(dtype)
-        return rng.uniform(low, high, whole).astype(dtype)
+            return rng.integers(int(low), int(high), whole, endpoint=True, dtype=dtype)
+        # Between two ends, and not low + (high - low) * share: the difference may be infinite.
+        share = rng.random(whole)
+        return (low * (1 - share) + high * share).astype(dtype)
     if dtype.kind == "b":
         return rng.integers(0, 2, whole).astype(dtype)
     if dtype.kind in "iu":
@@ -150,6 +161,29 @@ def _drawn(
     return rng.standard_normal(whole).astype(dtype)
 
 
+def _refuse_numbers(port: Port, dtype: np.dtype[np.generic], *numbers: float) -> None:
+    """
+    Raises:
+        ConfigurationInvalid: one of them is none that the input can have.
+    """
+    if dtype.kind == "b":
+        low, high, whole = 0.0, 1.0, True
+    elif dtype.kind in "iu":
+        whole_numbers = np.iinfo(dtype.str)
+        low, high, whole = float(whole_numbers.min), float(whole_numbers.max), True
+    else:
+        bounds = np.finfo(dtype.str)
+        low, high, whole = float(bounds.min), float(bounds.max), False
+    for number in numbers:
+        # As a float the largest of 64 bits is one more than an integer may be.
+        over = whole and high > _EXACT_MAX and number >= high
+        if not low <= number <= high or over or (whole and number != int(number)):
+            raise ConfigurationInvalid(
+                f"Input {port.name!r} is {port.datatype} and cannot be {number:g}.",
+                next_step="write a number that it can have with --value or --range.",
+            )
+
+
 def dtype_of(port: Port) -> np.dtype[np.generic]:
     """Of an input that is not text."""
     sizes = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "BOOL": "?"}
@@ -157,102 +191,3 @@ def dtype_of(port: Port) -> np.dtype[np.generic]:
         return np.dtype(sizes[port.datatype])
     kind = "u" if port.datatype.startswith("U") else "i"
     return np.dtype(f"<{kind}{int(port.datatype.lstrip('UINT')) // 8}")
-
-
-# --- given data ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """``outputs`` are what the data promises; empty where the model's own answers are taken."""
-
-    inputs: Arrays
-    outputs: Arrays
-
-
-def given_samples(path: Path, ports: Sequence[Port]) -> Given:
-    """Read data: an ``.npz`` of arrays ``in.<tensor>`` (or ``<tensor>``) and perhaps
-    ``out.<tensor>``, first axis = sample; or a directory with one such file for each sample,
-    without that axis, as ``.npz`` or, for a model of one input, ``.npy``.
-
-    Raises:
-        ConfigurationInvalid: says which file, and what is wrong with it.
-    """
-    arrays = _read_directory(path, ports) if path.is_dir() else _read(path, ports)
-    inputs, outputs = _sides(path, arrays, ports)
-    counts = {len(array) for array in (*inputs.values(), *outputs.values()) if array.ndim}
-    if len(counts) != 1 or not 1 <= next(iter(counts)) <= SAMPLES_MAX:
-        raise _unusable(path, f"its arrays must have one and the same length, up to {SAMPLES_MAX}")
-    return Given(
-        {port.name: _fitted(path, port, inputs[port.name]) for port in ports},
-        {name: np.ascontiguousarray(array) for name, array in outputs.items()},
-    )
-
-
-def _read_directory(path: Path, ports: Sequence[Port]) -> Arrays:
-    files = sorted(file for file in path.iterdir() if file.suffix in (".npz", ".npy"))
-    if not 1 <= len(files) <= SAMPLES_MAX:
-        raise _unusable(path, f"it has {len(files)} files .npz or .npy, 1 to {SAMPLES_MAX} may be")
-    samples = [_read(file, ports) for file in files]
-    if odd := [
-        file
-        for file, sample in zip(files, samples, strict=True)
-        if sample.keys() != samples[0].keys()
-    ]:
-        raise _unusable(odd[0], f"it has other arrays than {files[0].name}")
-    try:
-        return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
-    except ValueError as error:
-        raise _unusable(path, f"its files have different shapes: {error}") from error
-
-
-def _read(path: Path, ports: Sequence[Port]) -> Arrays:
-    try:
-        if path.stat().st_size > DATA_BYTES_MAX:
-            raise _unusable(path, f"it is over {DATA_BYTES_MAX} bytes")
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            if len(ports) != 1:
-                raise _unusable(path, f"the model has {len(ports)} inputs, an .npy is one")
-            return {ports[0].name: content}
-        with content:
-            if sum(info.file_size for info in content.zip.infolist()) > DATA_BYTES_MAX:
-                raise _unusable(path, f"it unpacks to more than {DATA_BYTES_MAX} bytes")
-            return {name: content[name] for name in content.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise _unusable(path, f"it does not read as numpy arrays: {error}") from error
-
-
-def _sides(path: Path, arrays: Arrays, ports: Sequence[Port]) -> tuple[Arrays, Arrays]:
-    names = {port.name for port in ports}
-    inputs: Arrays = {}
-    outputs: Arrays = {}
-    for name, array in arrays.items():
-        bare = name.removeprefix("in.")
-        if bare in names:
-            inputs[bare] = array
-        elif name.startswith("out."):
-            outputs[name.removeprefix("out.")] = array
-        else:
-            raise _unusable(path, f"{name!r} is no input of the model: {', '.join(sorted(names))}")
-    if missing := sorted(names - inputs.keys()):
-        raise _unusable(path, f"input {missing[0]!r} is not in it")
-    return inputs, outputs
-
-
-def _fitted(path: Path, port: Port, array: Array) -> Array:
-    """In the model's type, if nothing is lost by that."""
-    if port.datatype == "BYTES":
-        return array.astype(np.str_)
-    dtype = dtype_of(port)
-    if array.dtype.kind in "OUS" or not np.can_cast(array.dtype, dtype, "same_kind"):
-        raise _unusable(path, f"input {port.name!r} is {array.dtype}, the model takes {dtype}")
-    return np.ascontiguousarray(array.astype(dtype))
-
-
-def _unusable(path: Path, problem: str) -> ConfigurationInvalid:
-    return ConfigurationInvalid(
-        f"{path} cannot be used as data: {problem}.",
-        next_step="give an .npz with an array for each input, first axis = sample "
-        "(docs/models.md).",
-    )

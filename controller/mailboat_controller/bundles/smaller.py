@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,8 +17,10 @@ import numpy as np
 from mailboat_controller.bundles.asking import Asked, RuntimeWish, ask, ask_seeded, open_model
 from mailboat_controller.bundles.comparison import OutputComparison, compare, worst_drop
 from mailboat_controller.bundles.device_process import DeviceProcess, ModelRefused
+from mailboat_controller.bundles.given import given_samples
 from mailboat_controller.bundles.npz import Arrays, npz_bytes
-from mailboat_controller.bundles.samples import Recipe, given_samples
+from mailboat_controller.bundles.promising import model_bytes
+from mailboat_controller.bundles.samples import Recipe
 from mailboat_schemas.errors import OperatorNeeded
 
 ONNX = "onnx"  # of the extra `model`
@@ -135,6 +138,7 @@ def make_smaller(
     Raises:
         OnnxMissing, NotQuantized, ModelRefused, ConfigurationInvalid
     """
+    model_bytes(model)  # what is no ONNX model, or too large for one, is told before anything
     if importlib.util.find_spec(ONNX) is None:
         raise OnnxMissing
     with (
@@ -150,6 +154,9 @@ def make_smaller(
         original = _cost(device, model, asked)
         made = Path(scratch) / "smaller.onnx"
         calibrated = data is not None and to is To.INT8 and not weights_only
+        if calibrated and wish.own_code.preprocess is not None:
+            say("Calibration takes the model's own inputs, the data has callers': only weights.")
+            calibrated = False
         samples = _calibration(Path(scratch), asked.inputs) if calibrated else None
         say(f"Rewriting it as {to.value}{' with calibration' if samples else ''}.")
         method, again = _rewritten(device, model, made, to, samples, asked, wish, say)
@@ -235,6 +242,9 @@ def _rewrite(model: Path, to: To, target: Path, samples: Path | None, *, per_cha
             text=True,
             timeout=QUANTIZE_SECONDS_MAX,
             check=False,
+            # Its tools leave files behind; they go with this directory.
+            env=os.environ | {"TMPDIR": str(target.parent)},
+            start_new_session=True,  # Ctrl-C is for the command, which ends it
         )
     except subprocess.TimeoutExpired:
         raise NotQuantized(

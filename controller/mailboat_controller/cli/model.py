@@ -1,13 +1,17 @@
 """``mailboat model``: a developer's tools, before anything is signed: try, build, quantize."""
 
+import hashlib
 import platform
+import signal
+import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mailboat_controller.cli import model_report, options, output
+from mailboat_controller.cli import model_options, model_report, options, output
 from mailboat_schemas.errors import ConfigurationInvalid
 
 if TYPE_CHECKING:
@@ -15,8 +19,10 @@ if TYPE_CHECKING:
     from mailboat_controller.bundles.trying import Outcome
     from mailboat_controller.releases.build import Build
     from mailboat_schemas.documents.hardware_class import HardwareClass
+    from mailboat_schemas.documents.release import File
 
 RUNS_MAX = 1000
+_SIGNALLED = 128  # plus its number, as a shell says it
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,14 +56,14 @@ def try_bundle(
     runs: Annotated[
         int, typer.Option(min=1, max=RUNS_MAX, help="So many trials; the worst of them counts.")
     ] = 1,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write the latencies as an SVG.", metavar="FILE")
-    ] = None,
+    plot: model_options.Plot = None,
     as_json: options.Json = False,
 ) -> None:
     """The device's own trial on this machine: same code, same limits. Exit code 10 if it fails."""
     from mailboat_controller.bundles import trying  # these load numpy, the command line should not
 
+    end_tidily()
+    model_options.writable(plot)
     with tempfile.TemporaryDirectory(prefix="mailboat-try-") as scratch:
         build = open_bundle(bundle, Path(scratch))
         described = described_class(class_file)
@@ -72,13 +78,22 @@ def try_bundle(
         budget = trying.memory_budget_bytes(variant, described)
         outcomes = trying.run_trials(build, name, budget, runs, model_report.say_if(not as_json))
         rows = gate_rows(build, name, described, outcomes)
-        title = f"{build.document.model} {build.document.version} for {name}"
-        limit_ms = variant.health.latency_p95_ms_max
+        trial = model_report.Trial(
+            build=build, hardware_class=name, gates=rows, outcomes=tuple(outcomes)
+        )
         if plot is not None:
-            model_report.write_plot(plot, title, outcomes, limit_ms)
-        model_report.show_trial(title, rows, outcomes, as_json=as_json)
+            model_report.write_plot(plot, trial)
+        model_report.show_trial(trial, as_json=as_json)
     if any(gate.passed is False for gate in rows):
         raise typer.Exit(output.EXIT_TRIAL)
+
+
+def end_tidily() -> None:
+    """Being told to end is being interrupted: processes and temporary files go, too."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, lambda number, _frame: sys.exit(_SIGNALLED + number))
 
 
 def open_bundle(bundle: Path, scratch: Path) -> "Build":
@@ -96,6 +111,11 @@ def open_bundle(bundle: Path, scratch: Path) -> "Build":
                 f"{bundle} lacks {len(missing)} files of the release, {missing[0].path} for one.",
                 next_step="run `mailboat release build` again into this directory.",
             )
+        if altered := [f for f in build.document.files() if _differs(build.blob(f), f)]:
+            raise ConfigurationInvalid(
+                f"{bundle} has another {altered[0].path} than its document says.",
+                next_step="run `mailboat release build` again into this directory.",
+            )
         return build
     source = bundle / "release.yaml" if bundle.is_dir() else bundle
     if not source.is_file():
@@ -103,7 +123,20 @@ def open_bundle(bundle: Path, scratch: Path) -> "Build":
             f"There is no bundle at {bundle}.",
             next_step="name a directory of `mailboat release build`, or a release YAML.",
         )
+    if source.suffix in (".onnx", ".tflite"):
+        raise ConfigurationInvalid(
+            f"{source} is a model, and a trial needs a bundle: golden samples and limits, too.",
+            next_step=f"make one: mailboat model build {source} --class CLASS --out DIRECTORY.",
+        )
     return build_release(source, scratch / "build")
+
+
+def _differs(blob: Path, file: "File") -> bool:
+    """By length or by digest, of what would be uploaded."""
+    if blob.stat().st_size != file.artifact_length:
+        return True
+    with blob.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest() != file.artifact_digest
 
 
 def described_class(path: Path | None) -> "HardwareClass | None":

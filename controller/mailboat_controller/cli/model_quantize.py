@@ -5,32 +5,23 @@ from typing import Annotated
 
 import typer
 
-from mailboat_controller.cli import model_build, model_report, options, output
-from mailboat_controller.cli.model_build import (
-    Data,
-    MaxDrop,
-    Ranges,
-    Samples,
-    Seed,
-    Shapes,
-    Values,
-    WeightsOnly,
-)
+from mailboat_controller.cli import model, model_options, model_report, options, output
+from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
 
 
 def quantize(
-    model_file: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.")],
+    model_file: model_options.Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="The smaller ONNX file.")],
     to: Annotated[str, typer.Option(help="int8 or fp16.", metavar="int8|fp16")] = "int8",
-    data: Data = None,
-    samples: Samples = 16,
-    seed: Seed = 0,
-    shape: Shapes = None,
-    value: Values = None,
-    number_range: Ranges = None,
-    threads: Annotated[int, typer.Option(min=1, max=256, help="Of onnxruntime.")] = 1,
-    weights_only: WeightsOnly = False,
-    max_drop: MaxDrop = None,
+    data: model_options.Data = None,
+    samples: model_options.Samples = 16,
+    seed: model_options.Seed = 0,
+    shape: model_options.Shapes = None,
+    value: model_options.Values = None,
+    number_range: model_options.Ranges = None,
+    threads: model_options.Threads = 1,
+    weights_only: model_options.WeightsOnly = False,
+    max_drop: model_options.MaxDrop = None,
     as_json: options.Json = False,
 ) -> None:
     """Write the model in int8 or fp16; show what that does to outputs, latency, memory and size.
@@ -40,19 +31,23 @@ def quantize(
     from mailboat_controller.bundles.asking import RuntimeWish
     from mailboat_controller.bundles.smaller import make_smaller
 
+    model.end_tidily()
+    model_options.writable(out)
     smaller = make_smaller(
-        model_build.existing(model_file),
-        model_build.format_named(to),
-        recipe=model_build.recipe(samples, seed, shape, value, number_range),
+        model_options.existing(model_file),
+        model_options.format_named(to),
+        recipe=model_options.recipe(samples, seed, shape, value, number_range),
         data=data,
         wish=RuntimeWish(threads=threads),
         weights_only=weights_only,
         say=model_report.say_if(not as_json),
     )
+    kept = max_drop is None or smaller.drop <= max_drop
+    if kept:
+        replace_durably(out, smaller.content, mode=PUBLIC_MODE)
     if as_json:
-        output.show_json({"model": str(out)} | smaller.told)
+        output.show_json({"model": str(out), "written": kept} | smaller.told)
     else:
         model_report.show_smaller(smaller)
     smaller.refuse_drop(max_drop)
-    out.write_bytes(smaller.content)
     output.say(f"Written: {out}", as_json=as_json)

@@ -1,6 +1,7 @@
 """What `mailboat model` shows: gates, latencies and comparisons, for people and for programs."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from mailboat_controller.bundles.gates import Gate
     from mailboat_controller.bundles.smaller import Smaller
     from mailboat_controller.bundles.trying import Outcome
+    from mailboat_controller.releases.build import Build
+    from mailboat_schemas.documents.release import Variant
 
 MIB = 1 << 20
 _GATES = {
@@ -31,28 +34,76 @@ _OUTPUTS = {
 _LATENCIES = {"inputs": "INPUTS", "p50": "P50 MS", "p95": "P95 MS", "p99": "P99 MS"}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One or more trials of one build, and what came of them."""
+
+    build: "Build"
+    hardware_class: str
+    gates: "Sequence[Gate]"
+    outcomes: "Sequence[Outcome]"
+
+    @property
+    def title(self) -> str:
+        document = self.build.document
+        return f"{document.model} {document.version} for {self.hardware_class}"
+
+    @property
+    def variant(self) -> "Variant":
+        variant = self.build.document.variant_for(self.hardware_class)
+        assert variant is not None  # noqa: S101 - it was tried
+        return variant
+
+    @property
+    def limit_ms(self) -> float | None:
+        return self.variant.health.latency_p95_ms_max
+
+    @property
+    def passed(self) -> bool:
+        shut = any(gate.passed is False for gate in self.gates)
+        return not shut and all(outcome.passed for outcome in self.outcomes)
+
+
 def say_if(shown: bool) -> Callable[[str], None]:
     """Progress, on standard error."""
     return output.remark if shown else lambda _text: None
 
 
-def show_trial(
-    title: str, gates: "Sequence[Gate]", outcomes: "Sequence[Outcome]", *, as_json: bool
-) -> None:
+def told(trial: Trial) -> dict[str, Any]:
+    """All of it, for programs: what is declared, and every trial's outcome and evidence."""
     from mailboat_controller.bundles.gates import latencies
 
+    document, variant = trial.build.document, trial.variant
+    return {
+        "release": trial.title,
+        "model": document.model,
+        "version": document.version,
+        "digest": trial.build.digest,
+        "hardware_class": trial.hardware_class,
+        "passed": trial.passed,
+        "interface": document.interface.model_dump(mode="json"),
+        "files": [file.model_dump(mode="json") for file in variant.files],
+        "declared": {
+            "runtime": variant.runtime.model_dump(mode="json"),
+            "peak_memory_bytes": variant.peak_memory,
+            "health": variant.health.model_dump(mode="json"),
+        },
+        "trials": [outcome.told for outcome in trial.outcomes],
+        "gates": [gate.told for gate in trial.gates],
+        "latencies": [latency.told for latency in latencies(trial.outcomes)],
+    }
+
+
+def show_trial(trial: Trial, *, as_json: bool) -> None:
+    from mailboat_controller.bundles.gates import latencies
+    from mailboat_controller.bundles.plot import text_plot
+
+    gates, outcomes = trial.gates, trial.outcomes
     failures = [outcome for outcome in outcomes if not outcome.passed]
     closed = [gate for gate in gates if gate.passed is False]
     passed = len(outcomes) - len(failures)
     if as_json:
-        output.show_json(
-            {
-                "release": title,
-                "passed": not failures and not closed,
-                "trials": [outcome.told for outcome in outcomes],
-                "gates": [gate.told for gate in gates],
-            }
-        )
+        output.show_json(told(trial))
         return
     output.show_rows([gate_row(gate) for gate in gates], _GATES, as_json=False)
     rows = latencies(outcomes)
@@ -66,6 +117,8 @@ def show_trial(
             _LATENCIES,
             as_json=False,
         )
+        print()
+        print(text_plot(rows, trial.limit_ms))
     print()
     if more := also_measured(outcomes):
         output.show_fields(more, as_json=False)
@@ -74,7 +127,7 @@ def show_trial(
         print(f"Failed with {outcome.reason}: {output.plain_text(outcome.what)}")
         for key, value in outcome.evidence.items():
             print(f"  {key}: {output.plain_text(str(value))}")
-    print(_verdict(title, passed, len(outcomes), [gate.name for gate in closed]))
+    print(_verdict(trial.title, passed, len(outcomes), [gate.name for gate in closed]))
 
 
 def also_measured(outcomes: "Sequence[Outcome]") -> dict[str, Any]:
@@ -120,13 +173,12 @@ def ms(value: float) -> str:
     return f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
-def write_plot(
-    path: Path, title: str, outcomes: "Sequence[Outcome]", limit_ms: float | None
-) -> None:
+def write_plot(path: Path, trial: Trial) -> None:
     from mailboat_controller.bundles.gates import latencies
     from mailboat_controller.bundles.plot import latency_plot
 
-    path.write_text(latency_plot(f"Latency of {title}", latencies(outcomes), limit_ms))
+    title = f"Latency of {trial.title}"
+    path.write_text(latency_plot(title, latencies(trial.outcomes), trial.limit_ms))
 
 
 def show_smaller(smaller: "Smaller") -> None:

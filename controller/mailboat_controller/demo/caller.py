@@ -6,12 +6,20 @@ from typing import Any
 
 import numpy as np
 
+from mailboat_controller.demo.application import infer_as_application
 from mailboat_controller.demo.fleet import Fleet
-from mailboat_controller.demo.models import VERSIONS, Series, live_request, reference_outputs
+from mailboat_controller.demo.models import (
+    MODEL_NAME,
+    VERSIONS,
+    Series,
+    live_request,
+    reference_outputs,
+)
 from mailboat_controller.demo.narrator import Narrator
 from mailboat_controller.demo.traffic import InferenceFailed, infer
 
 OUTPUT_TOLERANCE = 1e-5
+MIB = 1 << 20
 BEFORE, DURING, AFTER = "before the outage", "during the outage", "after the rollback"
 
 
@@ -44,6 +52,30 @@ class Caller:
                 continue
             self._served.append(f"{name} {when}: {version}")
             self._narrator.say(f"{name} answers {when}: version {version}, equal to onnxruntime")
+
+    def introduce(self, name: str) -> None:
+        """Say how a device tried what it serves, and let an application ask it."""
+        device = self._fleet.devices[name]
+        url = f"http://127.0.0.1:{device.serving_port}"
+        if (figures := self._trial_of(name)) is not None:
+            self._narrator.say(
+                f"{name} tried it in a process of its own: p95 {figures['latency_p95_ms']:.1f} ms, "
+                f"{figures['peak_memory_bytes'] / MIB:.0f} MiB at most"
+            )
+        try:
+            answer = infer_as_application(url, MODEL_NAME, live_request(self._rng, loud=False))
+        except (OSError, ValueError) as error:
+            self._problems.append(f"{name}, asked with mailboat_agent.client: {error}")
+            return
+        self._narrator.say(
+            f"an application asks {url}/v2/models/{MODEL_NAME} with mailboat_agent.client: "
+            f"version {answer['version']} answers"
+        )
+
+    def _trial_of(self, name: str) -> dict[str, Any] | None:
+        """As the device has told of the release that serves, if it has by now."""
+        told = [e for e in self._fleet.events(name) if e["kind"] == "soak_started"]
+        return told[-1]["content"].get("evidence", {}).get("trial") if told else None
 
     def conclude(self) -> None:
         """Tell the step ``device_serves``."""

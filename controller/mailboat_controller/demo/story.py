@@ -90,6 +90,7 @@ class Story:
                 devices=sorted(everybody),
                 version=VERSIONS["A"],
             )
+            self._caller.introduce(PILOTS[0])
             self._caller.ask(PILOTS, "A", BEFORE)
 
     # --- B ---------------------------------------------------------------------------------------

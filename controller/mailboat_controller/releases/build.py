@@ -27,6 +27,7 @@ from mailboat_controller.durable_file import PUBLIC_MODE, fsync_directory, repla
 from mailboat_controller.releases.blobs import Progress, copy_file, seal_file
 from mailboat_schemas import cohort
 from mailboat_schemas.documents.release import (
+    DOCUMENT_BYTES_MAX,
     File,
     ReleaseDocument,
     ReleaseSource,
@@ -131,7 +132,8 @@ def read_build(directory: Path) -> Build:
     """
     path = directory / DOCUMENT_NAME
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(DOCUMENT_BYTES_MAX + 1)  # one more is enough to be refused for
     except OSError as error:
         raise ConfigurationInvalid(
             f"There is no build in {directory}.",
