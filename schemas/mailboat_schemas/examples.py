@@ -14,8 +14,10 @@ from mailboat_schemas.desired import (
     OfferWave,
     ReleaseRef,
 )
+from mailboat_schemas.documents.serving_policy import Workload
 from mailboat_schemas.envelope import Envelope, EnvelopeSignature, PayloadType
 from mailboat_schemas.events import Event, EventBatch, EventKind
+from mailboat_schemas.host_figures import Gauge, HostFigures
 from mailboat_schemas.live_figures import CounterSum, Shift, ValueSum
 from mailboat_schemas.reports import (
     Ack,
@@ -136,6 +138,8 @@ TELEMETRY_BATCH = TelemetryBatch(
             seconds=60.0,
             requests_ok=118,
             requests_error=0,
+            requests_refused=2,
+            workload=Workload.REAL_TIME,
             peak_memory_bytes=91_226_112,
             last_ok_at=_NOON_MS + 59_800,
             latency=LatencySketch(
@@ -150,6 +154,14 @@ TELEMETRY_BATCH = TelemetryBatch(
             counters={"accuracy": CounterSum(good=57, total=60)},
             values={"order_eur": ValueSum(count=2, sum=31.5)},
             shifts=(Shift(tensor="output", side="output", requests=118, shift=0.04),),
+            host=HostFigures(
+                cpu_percent=Gauge(count=6, sum=72.6, min=9.5, max=17.0),
+                memory_available_bytes=Gauge.of(3 << 30),
+                memory_total_bytes=8 << 30,
+                celsius=Gauge(count=6, sum=312.0, min=51.0, max=53.0),
+                energy_joules=288.0,
+                energy_seconds=60.0,
+            ),
         ),
     ),
 )

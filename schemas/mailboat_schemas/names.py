@@ -36,9 +36,17 @@ Version = Annotated[str, StringConstraints(pattern=VERSION_PATTERN, max_length=6
 
 DIRECT_SITE = "-"
 # Certificate names with a meaning of their own; no device or pipeline may be called so.
-RESERVED_NAMES = frozenset(
-    {"controller", "grafana", "operator", "broker", "api", "root", "self", "pending"}
-)
+INGEST_NAMES = frozenset(f"ingest-{n}" for n in range(16))  # of processes beside the controller
+RESERVED_NAMES = INGEST_NAMES | {
+    "controller",
+    "grafana",
+    "operator",
+    "broker",
+    "api",
+    "root",
+    "self",
+    "pending",
+}
 
 _LABEL = re.compile(LABEL_PATTERN)
 

@@ -7,6 +7,8 @@ from pydantic import Field, StringConstraints
 
 from mailboat_schemas.codec import WireModel
 from mailboat_schemas.documents.live_gates import COUNTERS_MAX, CounterName
+from mailboat_schemas.documents.serving_policy import Workload
+from mailboat_schemas.host_figures import HostFigures
 from mailboat_schemas.live_figures import SHIFTS_MAX, CounterSum, ShadowSum, Shift, ValueSum
 from mailboat_schemas.names import (
     ClassName,
@@ -144,6 +146,8 @@ class LatencySketch(WireModel):
 
 
 class TelemetryWindow(WireModel):
+    """Of one release and one workload class. Every figure merges, so windows can be made one."""
+
     sequence: int = Field(ge=1, lt=1 << 63)
     model: ModelName
     version: Version
@@ -152,6 +156,13 @@ class TelemetryWindow(WireModel):
     seconds: float = Field(ge=0)
     requests_ok: int = Field(ge=0)
     requests_error: int = Field(ge=0)
+    requests_refused: int = Field(
+        default=0, ge=0, description="not run: the queue was full, or no worker was ready in time"
+    )
+    workload: Workload | None = Field(default=None, description="of the requests; null: of any")
+    merged: int = Field(
+        default=1, ge=1, description="windows of the device that this one stands for"
+    )
     worker_restarts: int = Field(default=0, ge=0)
     peak_memory_bytes: int = Field(default=0, ge=0)
     last_ok_at: int | None = None
@@ -168,6 +179,9 @@ class TelemetryWindow(WireModel):
         default_factory=dict,
         max_length=DEGRADED_MODES_MAX,
         description="answers that were not the release's own at its best, by how they came about",
+    )
+    host: HostFigures | None = Field(
+        default=None, description="of the whole device; in one of the windows of a drain alone"
     )
 
 

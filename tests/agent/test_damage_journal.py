@@ -147,8 +147,8 @@ def test_a_journal_that_contradicts_itself_is_set_aside(device: Path, statement:
     [
         "UPDATE events SET sequence = -sequence",
         "UPDATE events SET sequence = 9223372036854775807 WHERE sequence = 5",
-        "INSERT INTO windows VALUES (-7, 'x', x'00', x'00', 1e308)",
-        "INSERT INTO windows VALUES (9223372036854775807, 'x', x'00', x'00', 0)",
+        "INSERT INTO windows VALUES (-7, 'x', 9, -1, 1e308, -5, -7, x'00', x'00')",
+        "INSERT INTO windows VALUES (9223372036854775807, 'x', 0, 0, 0, 1, 9, x'00', x'00')",
     ],
 )
 def test_rows_with_impossible_numbers_are_no_end(device: Path, statement: str) -> None:

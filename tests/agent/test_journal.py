@@ -16,7 +16,6 @@ from mailboat_agent.journal.database import DAMAGED_KEPT_MAX
 from mailboat_agent.journal.event_journal import (
     EVENT_IDS_KEPT,
     EVENTS_ROWS_MAX,
-    TELEMETRY_ROWS_MAX,
     Journal,
 )
 from mailboat_agent.journal.rows import EVENTS_GIVEN, set_meta
@@ -80,6 +79,7 @@ def test_an_empty_outbox_says_which_sequence_comes_next(journal: Journal) -> Non
 
     journal.record_event(event("a"))
     journal.record_window(window(0))
+    journal.windows_to_send(0, 10, BYTES_MAX)
     journal.acknowledge(1, 1)
 
     assert journal.span_events() == Span(first=2, last=1)
@@ -224,16 +224,6 @@ def test_vanished_events_at_either_end_are_told_too(tmp_path: Path, journal: Jou
     assert [each.sequence for each in events] == [1, 2, 3]
     assert {each.kind for each in events} == {EventKind.STORAGE_DAMAGED}
     assert journal.span_events() == Span(first=1, last=3)
-
-
-def test_a_damaged_window_is_dropped_and_counted(tmp_path: Path, journal: Journal) -> None:
-    for minute in range(3):
-        journal.record_window(window(minute))
-    edit(tmp_path, "UPDATE windows SET content = x'00' WHERE sequence = 2")
-
-    assert [each.sequence for each in journal.windows_after(0, 10, BYTES_MAX)] == [1, 3]
-    assert [each.sequence for each in journal.windows_after(0, 10, BYTES_MAX)] == [1, 3]
-    assert journal.damaged_rows == 1
 
 
 @pytest.mark.parametrize(
@@ -453,93 +443,3 @@ def test_a_full_disk_is_said_and_nothing_recorded_is_lost(tmp_path: Path) -> Non
         assert journal.events_after(recorded, 5, 99999)[0].event_id == f"e{recorded}"
         """,
     )
-
-
-# --- telemetry in a full buffer -------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_buffer(monkeypatch: pytest.MonkeyPatch) -> int:
-    assert TELEMETRY_ROWS_MAX >= 1440, "a day of minutes"
-    monkeypatch.setattr(journal_module, "TELEMETRY_ROWS_MAX", 20)
-    return 20
-
-
-def test_a_full_buffer_loses_resolution_but_no_request(journal: Journal, small_buffer: int) -> None:
-    for minute in range(150):
-        journal.record_window(window(minute))
-
-    windows = journal.windows_after(0, 500, BYTES_MAX)
-
-    assert len(windows) == small_buffer
-    assert sum(each.requests_ok for each in windows) == 150
-    assert sum(each.seconds for each in windows) == 150 * 60
-    assert sum(each.latency.count for each in windows if each.latency) == 150
-    assert [each.started_at for each in windows] == sorted(each.started_at for each in windows)
-    assert [each.sequence for each in windows] == sorted(each.sequence for each in windows)
-    assert windows[-1].sequence == 150
-    # Nothing is coarser than ten minutes before everything is as coarse as that.
-    assert max(each.seconds for each in windows) == 600
-    assert windows[-1].seconds == 60
-
-
-def test_when_ten_minutes_are_not_enough_the_oldest_become_hours(
-    journal: Journal, small_buffer: int
-) -> None:
-    for minute in range(600):
-        journal.record_window(window(minute))
-
-    seconds = [each.seconds for each in journal.windows_after(0, 500, BYTES_MAX)]
-
-    assert sum(seconds) == 600 * 60
-    assert seconds[0] > 600
-    assert max(seconds) <= 3600
-    assert seconds[-1] == 60
-
-
-def test_windows_of_different_releases_are_not_mixed(journal: Journal, small_buffer: int) -> None:
-    for minute in range(small_buffer):
-        journal.record_window(window(minute, model=("vad", "wakeword")[minute % 2]))
-    journal.record_window(window(99))
-
-    counts = {"vad": 0, "wakeword": 0}
-    for each in journal.windows_after(0, 500, BYTES_MAX):
-        counts[each.model] += each.requests_ok
-    assert counts == {"vad": 11, "wakeword": 10}
-
-
-def test_windows_on_their_way_to_the_controller_are_merged_last(
-    journal: Journal, small_buffer: int
-) -> None:
-    for minute in range(small_buffer):
-        journal.record_window(window(minute))
-    sent = journal.windows_after(0, 10, BYTES_MAX)
-
-    journal.record_window(window(20))
-
-    assert journal.windows_after(0, 10, BYTES_MAX) == sent
-
-
-def test_with_a_release_per_row_the_oldest_window_is_dropped_and_counted(
-    journal: Journal, small_buffer: int
-) -> None:
-    for minute in range(small_buffer + 1):
-        journal.record_window(window(minute, model=f"m{minute}"))
-
-    windows = journal.windows_after(0, 500, BYTES_MAX)
-    assert [each.model for each in windows] == [f"m{n}" for n in range(1, small_buffer + 1)]
-    assert journal.windows_dropped == 1
-
-
-def test_merging_passes_over_a_damaged_window(
-    tmp_path: Path, journal: Journal, small_buffer: int
-) -> None:
-    for minute in range(small_buffer):
-        journal.record_window(window(minute))
-    edit(tmp_path, "UPDATE windows SET content = x'00' WHERE sequence = 1")
-
-    journal.record_window(window(20))
-
-    windows = journal.windows_after(0, 500, BYTES_MAX)
-    assert [each.sequence for each in windows] == list(range(2, 22))
-    assert journal.damaged_rows == 1

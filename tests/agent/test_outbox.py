@@ -1,8 +1,10 @@
 """Every row arrives exactly once and in order, whatever is lost, doubled, late or restarted."""
 
 import random
+import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,15 +13,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mailboat_agent.atomic_file import DiskFailing
+from mailboat_agent.journal import outbox as outbox_module
 from mailboat_agent.journal.event_journal import Journal
 from mailboat_agent.journal.outbox import (
     BATCHES_IN_FLIGHT_MAX,
     HELLO_AFTER_SECONDS,
+    HISTORY_BEGINS_SECONDS_MAX,
+    HISTORY_SECONDS,
     REWIND_AGAIN_AFTER_SECONDS,
     Outbox,
     Outgoing,
 )
 from mailboat_schemas.codec import decode
+from mailboat_schemas.errors import DiskFull
 from mailboat_schemas.events import EVENTS_PER_BATCH_MAX, Event, EventBatch, EventKind
 from mailboat_schemas.reports import Ack, Hello, TelemetryBatch, TelemetryWindow
 from mailboat_schemas.topics import Channel
@@ -77,10 +83,11 @@ class Controller:
                         self.events_acked += 1
             case Channel.TELEMETRY:
                 telemetry = decode(TelemetryBatch, message.payload)
+                rewind = telemetry.first > self.telemetry_acked + 1
                 for row in telemetry.windows:
-                    if row.sequence > self.telemetry_acked:
-                        self.windows.append(row.sequence)
-                        self.telemetry_acked = row.sequence
+                    if row.sequence == self.telemetry_acked + 1:
+                        self.windows.append(row.started_at)
+                        self.telemetry_acked += 1
         return self.ack(rewind=rewind)
 
     def ack(self, *, rewind: bool = False) -> Ack:
@@ -351,7 +358,7 @@ class Network:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(moves=st.lists(st.sampled_from(MOVES), min_size=5, max_size=60))
-def test_every_row_arrives_exactly_once_and_in_order(moves: list[str]) -> None:
+def test_every_row_arrives_exactly_once_and_events_in_order(moves: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         journal = Journal(Path(directory) / "journal.db", random.Random(1))
         network = Network(journal)
@@ -363,7 +370,7 @@ def test_every_row_arrives_exactly_once_and_in_order(moves: list[str]) -> None:
 
         arrived = network.controller
         assert arrived.events == [f"e:{number + 1}" for number in range(network.events)]
-        assert arrived.windows == list(range(1, network.windows + 1))
+        assert sorted(arrived.windows) == list(range(1, network.windows + 1))
         assert depth == 0
 
 
@@ -388,3 +395,121 @@ def test_what_a_full_disk_did_not_let_go_goes_with_the_next_answer(
 
     outbox.on_ack(ack, 2.0)
     assert outbox.depth == 0
+
+
+# --- what goes first, and how fast ----------------------------------------------------------------
+
+
+def minutes(outgoing: list[Outgoing]) -> list[int]:
+    """Of the windows in the one telemetry batch, if there is one."""
+    batches = [o for o in outgoing if o.channel is Channel.TELEMETRY]
+    return [w.started_at for o in batches for w in decode(TelemetryBatch, o.payload).windows]
+
+
+def reported(outbox: Outbox, controller: Controller, at: float) -> list[int]:
+    """What is sent at this time and confirmed at once."""
+    outgoing = outbox.due(at)
+    for message in outgoing:
+        outbox.on_ack(controller.receive(message), at)
+    return minutes(outgoing)
+
+
+def test_the_newest_telemetry_goes_first_and_history_at_a_bounded_rate(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "TELEMETRY_WINDOWS_PER_BATCH_MAX", 10)
+    for number in range(60):
+        journal.record_window(window(number))
+    outbox, controller = outbox_of(journal), Controller()
+    connected(outbox, journal)
+    controller.epoch = journal.epoch
+
+    sent = {at / 10: reported(outbox, controller, at / 10) for at in range(300)}
+
+    batches = [(at, found) for at, found in sent.items() if found]
+    assert [found[-1] for _, found in batches] == [59, 49, 39, 29, 19, 9]
+    times = [at for at, _ in batches]
+    assert times[0] == 0
+    assert times[1] <= HISTORY_BEGINS_SECONDS_MAX + 0.1
+    gaps = [later - earlier for earlier, later in pairwise(times[1:])]
+    assert all(HISTORY_SECONDS / 2 <= gap <= 1.6 * HISTORY_SECONDS for gap in gaps)
+    assert len(set(gaps)) > 1  # a site of devices does not come in step
+    assert outbox.depth == 0
+
+
+def test_what_is_recorded_meanwhile_does_not_wait_for_history(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "TELEMETRY_WINDOWS_PER_BATCH_MAX", 10)
+    for number in range(50):
+        journal.record_window(window(number))
+    outbox, controller = outbox_of(journal), Controller()
+    connected(outbox, journal)
+    controller.epoch = journal.epoch
+    assert reported(outbox, controller, 0.0)[-1] == 49
+
+    journal.record_window(window(50))
+
+    assert reported(outbox, controller, 0.0) == [50]
+    assert reported(outbox, controller, 0.0) == []  # history is not due yet
+
+
+def test_what_was_on_its_way_before_a_restart_is_no_reason_to_hurry(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "TELEMETRY_WINDOWS_PER_BATCH_MAX", 10)
+    for number in range(50):
+        journal.record_window(window(number))
+    first = outbox_of(journal)
+    connected(first, journal)
+    assert minutes(first.due(0.0))[0] == 40  # and the device restarts
+
+    outbox, controller = outbox_of(journal), Controller()
+    connected(outbox, journal)
+    controller.epoch = journal.epoch
+
+    assert reported(outbox, controller, 0.0)[0] == 40  # as it was handed out
+    assert reported(outbox, controller, 0.0)[-1] == 39  # the newest of what waits
+    assert reported(outbox, controller, 0.0) == []
+
+
+def test_a_window_damaged_on_its_way_is_passed_over_with_a_hello(
+    journal: Journal, tmp_path: Path
+) -> None:
+    """The controller waits for its number, until the device says that it has it no more."""
+    for number in range(4):
+        journal.record_window(window(number))
+    outbox = outbox_of(journal)
+    connected(outbox, journal)
+    outbox.due(0.0)
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as database, database:
+        database.execute("UPDATE windows SET content = x'00' WHERE sequence = 2")
+    outbox.on_disconnected()
+    connected(outbox, journal, at=5.0)
+    assert minutes(outbox.due(5.0)) == [0]
+    one = Ack(device="kiosk-1", epoch=journal.epoch, events_acked=0, telemetry_acked=1)
+    outbox.on_ack(one, 5.0)
+
+    outbox.due(5.0)  # the event that tells of the damage
+    (hello,) = (o for o in outbox.due(5.0) if o.channel is Channel.HELLO)
+
+    assert decode(Hello, hello.payload).telemetry.first == 3
+    two = Ack(device="kiosk-1", epoch=journal.epoch, events_acked=1, telemetry_acked=2)
+    outbox.on_ack(two, 5.0)
+    assert minutes(outbox.due(5.0)) == [2, 3]
+
+
+def test_on_a_full_disk_events_go_out_although_telemetry_cannot(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.record_event(event(1))
+    journal.record_window(window(1))
+    outbox = outbox_of(journal)
+    connected(outbox, journal)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise DiskFull("full", next_step="none")
+
+    monkeypatch.setattr(journal, "windows_to_send", refuse)
+
+    assert [item.channel for item in outbox.due(0.0)] == [Channel.EVENTS]

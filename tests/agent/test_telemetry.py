@@ -11,10 +11,10 @@ import pytest
 from mailboat_agent.journal.event_journal import Journal
 from mailboat_agent.journal.live_windows import LiveWindows
 from mailboat_agent.journal.telemetry import STAYS_KEPT_MAX, Telemetry, sketch_by_value
-from mailboat_agent.journal.telemetry_merge import merge_sketches
-from mailboat_agent.serving.runtime import Runtime
+from mailboat_agent.serving.runtime import Absence, Runtime
 from mailboat_agent.serving.window import LatencyWindow, ServingCounters, ServingWindow
 from mailboat_schemas.live_figures import CounterSum
+from mailboat_schemas.window_merge import merge_sketches
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 GAMMA = 1.01 / 0.99
@@ -36,7 +36,7 @@ class OneRelease(Runtime):
         self.serial = 1
 
     def drain_window(self, model: str) -> tuple[ServingWindow, ...]:
-        latency = self.counters.swap_window()
+        latencies = self.counters.swap_windows()
         stats = self.counters.stats(
             model=model,
             version="1.0.0",
@@ -45,7 +45,7 @@ class OneRelease(Runtime):
             peak_memory_bytes=5,
             ready=True,
         )
-        return (ServingWindow(stats, latency),)
+        return (ServingWindow(stats, latencies),)
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_only_so_many_stays_are_remembered(journal: Journal) -> None:
     telemetry = Telemetry(runtime, journal, NOON)
     for serial in range(STAYS_KEPT_MAX + 5):
         runtime.serial = serial
-        telemetry._remember(runtime.drain_window("vad")[0].stats)
+        telemetry._seen_of(runtime.drain_window("vad")[0].stats)
 
     assert len(telemetry._seen) == STAYS_KEPT_MAX
 
@@ -186,3 +186,28 @@ def test_a_range_no_latency_has_collapses_into_the_lowest_bucket() -> None:
     assert sketch is not None
     assert len(sketch.bins) <= 4096
     assert sum(sketch.bins) == 3
+
+
+class NothingServed(OneRelease):
+    """Its rule answers meanwhile."""
+
+    def drain_window(self, _model: str) -> tuple[ServingWindow, ...]:
+        return ()
+
+    def absences(self) -> dict[str, Absence]:
+        return {"vad": Absence("it is being loaded", 1, version="1.1.0", digest="b" * 64)}
+
+
+def test_degraded_answers_while_nothing_serves_are_told_of_the_release_that_should(
+    journal: Journal,
+) -> None:
+    answers = [{"fallback-rule": 3}, {}, {"fallback-rule": 2}]
+    telemetry = Telemetry(NothingServed(), journal, NOON, lambda _: answers.pop(0))
+
+    for minute in (1, 2, 3):
+        telemetry.drain(["vad"], NOON + timedelta(minutes=minute), 60)
+
+    told = journal.windows_after(0, 10, 1 << 20)
+    assert [window.degraded for window in told] == [{"fallback-rule": 3}, {"fallback-rule": 2}]
+    assert {(window.version, window.digest) for window in told} == {("1.1.0", "b" * 64)}
+    assert {window.requests_ok for window in told} == {0}

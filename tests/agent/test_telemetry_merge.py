@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailboat_agent.journal.telemetry_merge import SKETCH_BINS_MAX, merge_sketches, merge_windows
 from mailboat_schemas.live_figures import CounterSum, ShadowSum, Shift, ValueSum
 from mailboat_schemas.reports import LatencySketch, TelemetryWindow
+from mailboat_schemas.window_merge import SKETCH_BINS_MAX, merge_sketches, merge_windows
 
 OLDER = TelemetryWindow(
     sequence=3, model="vad", version="1.0.0", digest="a" * 64, started_at=1000, seconds=60,

@@ -7,6 +7,7 @@ wrote survives a power cut once it has returned (with NORMAL, acknowledged rows 
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,8 @@ BUSY_AGAIN_SECONDS_MAX = 0.05
 # goes to rows, not to copies of pages.
 WAL_PAGES_MAX = 64
 WAL_BYTES_KEPT_MAX = 512 * 1024
+CACHE_KIB_MAX = 512  # of pages in memory: what one look at a full buffer needs
+LOOK_STEPS = 10_000  # of SQLite's machine, from one look at the time to the next: below 1 ms
 
 Connection = sqlite3.Connection
 Result = TypeVar("Result")
@@ -156,6 +159,7 @@ class JournalDatabase:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES_MAX}")
             connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT_MAX}")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB_MAX}")
             self._check_or_begin(connection)
         except BaseException:
             connection.close()
@@ -252,6 +256,28 @@ class JournalDatabase:
                     self._path.with_name(f"{prefix}{number}{suffix}").unlink(missing_ok=True)
             fsync_directory(self._path.parent)
         self.was_lost = True
+
+
+SQLITE_ERRORS = (sqlite3.Error, sqlite3.Warning)
+
+
+def open_to_look(path: Path, seconds_max: float) -> Connection:
+    """For one answer to a person, beside an agent that writes: nothing can be changed through it.
+
+    After ``seconds_max`` what is still being asked is interrupted. Raises `SQLITE_ERRORS`.
+    """
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1, isolation_level=None
+    )
+    connection.execute("PRAGMA query_only = ON")
+    until = time.monotonic() + seconds_max
+    connection.set_progress_handler(lambda: time.monotonic() > until, LOOK_STEPS)
+    connection.set_authorizer(_read_only_of_this_file)
+    return connection
+
+
+def _read_only_of_this_file(action: int, *_: object) -> int:
+    return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_ATTACH else sqlite3.SQLITE_OK
 
 
 def quick_check(path: Path) -> str | None:

@@ -5,8 +5,8 @@ epoch begins, and the state says which events to tell again.
 
 Sequences are given here, one after the other, and never reused. The outbox sends in order and
 cannot pass over a number, so an event whose row is damaged or gone is handed out as a
-STORAGE_DAMAGED event. The controller has seen a window when it has seen a higher one, so windows
-may vanish in between.
+STORAGE_DAMAGED event. A damaged window is deleted, and an event tells of it. What telemetry is held
+is in `telemetry_buffer`.
 """
 
 import random
@@ -22,33 +22,29 @@ from mailboat_agent.journal.rows import (
     EVENTS_ACKNOWLEDGED,
     EVENTS_FROM,
     EVENTS_GIVEN,
-    PAIR_TO_MERGE,
     SCHEMA,
-    WINDOWS_FROM,
     WINDOWS_GIVEN,
+    WINDOWS_RECORDED,
     acknowledged,
     content_bytes,
     insert_event,
-    insert_window,
     is_whole,
     last_event,
-    last_window,
     read_meta,
     sequence_of,
     set_meta,
 )
-from mailboat_agent.journal.telemetry_merge import merge_windows
+from mailboat_agent.journal.telemetry_buffer import HandedOut, Held, TelemetryBuffer
+from mailboat_agent.journal.thinning import Bounds
 from mailboat_schemas.codec import decode
 from mailboat_schemas.errors import DiskFull, MalformedPayload
 from mailboat_schemas.events import Event, EventKind
 from mailboat_schemas.reports import Span, TelemetryWindow
 
 EVENTS_ROWS_MAX = 50_000  # an alarm, not a wall: a week offline at five a minute, about 20 MB
-TELEMETRY_ROWS_MAX = 5_000  # three days of minutes for one model, about 5 MB; then they are merged
 SEQUENCE_MAX = 1 << 53  # an event every millisecond for 285,000 years
+TELEMETRY_BOUNDS = Bounds()
 EVENT_IDS_KEPT = 10_000  # of acknowledged events, so that none is recorded a second time
-# A full buffer merges the oldest pair that stays within the first of these, else the next.
-MERGED_SECONDS = (600, 3600, 86_400)
 
 
 class Journal:
@@ -58,14 +54,16 @@ class Journal:
     changed then, and what serves goes on.
     """
 
-    def __init__(self, path: Path, rng: random.Random) -> None:
+    def __init__(
+        self, path: Path, rng: random.Random, telemetry: Bounds = TELEMETRY_BOUNDS
+    ) -> None:
         """Opens or begins the journal. When the disk refuses, the next operation tries again."""
         self._rng = rng
         self._epoch = ""
         self._damaged_events: set[int] = set()
-        self._windows_handed_out = 0
         self.damaged_rows = 0
-        self.windows_dropped = 0
+        self.telemetry_bounds = telemetry
+        self._telemetry = TelemetryBuffer(self._note_damaged_windows, telemetry)
         self._lost_rows = False  # the controller has rows of this epoch that are not here
         self._database = JournalDatabase(path, begin=self._begin, resume=self._resume)
         with suppress(DiskFull, DiskFailing):
@@ -75,24 +73,26 @@ class Journal:
         for statement in SCHEMA.split(";"):
             connection.execute(statement)
         set_meta(connection, EPOCH, self._new_epoch())
-        for name in (EVENTS_ACKNOWLEDGED, EVENTS_GIVEN, WINDOWS_GIVEN):
+        for name in (EVENTS_ACKNOWLEDGED, EVENTS_GIVEN):
             set_meta(connection, name, "0")
+        self._telemetry.begin(connection)
 
     def _new_epoch(self) -> str:
         return f"{self._rng.getrandbits(64):016x}"
 
     def _resume(self, connection: Connection) -> None:
+        self._telemetry.forget()
         self._hold_epoch(read_meta(connection, EPOCH))
         # Every number is looked at now: one that does not hold is met before the first event is.
         if not 0 <= acknowledged(connection) <= last_event(connection) <= SEQUENCE_MAX:
             raise Damaged("its sequences contradict each other")
-        if not 0 <= last_window(connection) <= SEQUENCE_MAX:
-            raise Damaged("its last window has an impossible number")
+        for name in (WINDOWS_GIVEN, WINDOWS_RECORDED):
+            if not 0 <= int(read_meta(connection, name)) <= SEQUENCE_MAX:
+                raise Damaged("its last window has an impossible number")
 
     def _hold_epoch(self, epoch: str) -> None:
         self._epoch = epoch
         self._damaged_events.clear()
-        self._windows_handed_out = 0
 
     @property
     def epoch(self) -> str:
@@ -192,81 +192,62 @@ class Journal:
     # --- telemetry -----------------------------------------------------------------------------
 
     def record_window(self, window: TelemetryWindow) -> int:
-        """Durable when it returns; the sequence it was given. A full buffer merges older ones.
+        """Durable when it returns; the number it was given. A full buffer merges older ones.
 
         Raises:
             DiskFull: at once; the ballast is for what must not be lost.
         """
+        return self._database.run(
+            lambda connection: self._telemetry.record(connection, window), worth_the_ballast=False
+        )
 
-        def record(connection: Connection) -> int:
-            (rows,) = connection.execute("SELECT count(*) FROM windows").fetchone()
-            if rows >= TELEMETRY_ROWS_MAX:
-                self._make_room(connection)
-            sequence = last_window(connection) + 1
-            insert_window(connection, window.model_copy(update={"sequence": sequence}))
-            set_meta(connection, WINDOWS_GIVEN, str(sequence))
-            return sequence
+    def windows_after(self, number: int, limit: int, bytes_max: int) -> list[TelemetryWindow]:
+        """What is held, as it was recorded one after the other; bounds as for events."""
+        return self._database.run(
+            lambda connection: self._telemetry.look(connection, number, limit, bytes_max)
+        )
 
-        return self._database.run(record, worth_the_ballast=False)
+    def windows_to_send(
+        self, after: int, limit: int, bytes_max: int, *, newer_than: int = 0
+    ) -> HandedOut:
+        """Those that were handed out under a sequence above ``after``; when there are none, the
+        newest that were recorded under a number above ``newer_than``, each with its sequence now.
 
-    def _make_room(self, connection: Connection) -> None:
-        pair = connection.execute(
-            PAIR_TO_MERGE, (self._windows_handed_out, *MERGED_SECONDS)
-        ).fetchone()
-        if pair is None:  # a release per row: nothing can be merged
-            connection.execute(
-                "DELETE FROM windows WHERE sequence = (SELECT min(sequence) FROM windows)"
-            )
-            self.windows_dropped += 1
-            return
-        whole = []
-        for sequence in pair:
-            row = connection.execute(WINDOWS_FROM, (sequence, 1)).fetchone()
-            window = self._window_of(row)
-            whole += [] if window is None else [window]
-        connection.execute("DELETE FROM windows WHERE sequence IN (?, ?)", pair)
-        if whole:
-            merged = whole[0] if len(whole) == 1 else merge_windows(*whole)
-            insert_window(connection, merged)
-
-    def windows_after(self, sequence: int, limit: int, bytes_max: int) -> list[TelemetryWindow]:
-        """Windows in ascending sequence, with gaps where some were merged; bounds as for events."""
-
-        def read(connection: Connection) -> list[TelemetryWindow]:
-            windows: list[TelemetryWindow] = []
-            bytes_used = 0
-            for row in connection.execute(WINDOWS_FROM, (sequence + 1, limit)).fetchall():
-                bytes_used += content_bytes(row)
-                if windows and bytes_used > bytes_max:
-                    break
-                window = self._window_of(row)
-                if window is None:
-                    connection.execute("DELETE FROM windows WHERE sequence = ?", (row[0],))
-                else:
-                    windows.append(window)
-            handed_out = windows[-1].sequence if windows else 0
-            self._windows_handed_out = max(self._windows_handed_out, handed_out)
-            return windows
-
-        return self._database.run(read)
-
-    def _window_of(self, row: Sequence[Any]) -> TelemetryWindow | None:
-        if is_whole(row):
-            with suppress(MalformedPayload):
-                return decode(TelemetryWindow, row[2])
-        self.damaged_rows += 1
-        return None
+        Raises:
+            DiskFull: at once; they are sent when there is room to note it.
+        """
+        return self._database.run(
+            lambda connection: self._telemetry.hand_out(
+                connection, after, limit, bytes_max, newer_than
+            ),
+            worth_the_ballast=False,
+        )
 
     def span_telemetry(self) -> Span:
-        """The lowest waiting sequence and the last one given. Empty: last is first - 1."""
+        """What was handed out and not confirmed. Empty: last is first - 1."""
+        return self._database.run(self._telemetry.span)
 
-        def read(connection: Connection) -> Span:
-            last = last_window(connection)
-            query = "SELECT min(sequence) FROM windows WHERE sequence BETWEEN 1 AND ?"
-            (first,) = connection.execute(query, (last,)).fetchone()
-            return Span(first=last + 1 if first is None else first, last=last)
+    def held_telemetry(self) -> Held:
+        """What resolution is held of what time, and what it has cost."""
+        return self._database.run(self._telemetry.held)
 
-        return self._database.run(read)
+    def _note_damaged_windows(self, connection: Connection, count: int) -> None:
+        """One event for all that one look has found."""
+        self.damaged_rows += count
+        sequence = last_event(connection) + 1
+        insert_event(
+            connection,
+            Event(
+                event_id=f"{self._epoch}:{sequence}:windows-damaged",
+                sequence=sequence,
+                kind=EventKind.STORAGE_DAMAGED,
+                observed_at=0,  # found now; when it happened nobody knows
+                code="journal_window",
+                because=f"{count} telemetry windows were damaged on the device's disk; what they "
+                "counted is lost.",
+            ),
+        )
+        set_meta(connection, EVENTS_GIVEN, str(sequence))
 
     # --- the watermark -------------------------------------------------------------------------
 
@@ -288,7 +269,7 @@ class Journal:
                 connection.execute("DELETE FROM events WHERE sequence <= ?", (upto,))
                 forgotten = upto - EVENT_IDS_KEPT
                 connection.execute("DELETE FROM told WHERE sequence <= ?", (forgotten,))
-            connection.execute("DELETE FROM windows WHERE sequence <= ?", (telemetry,))
+            self._telemetry.confirm(connection, telemetry)
 
         self._database.run(delete)
 
@@ -303,24 +284,16 @@ class Journal:
             given = last_event(connection)
             rows = {row[0]: row for row in connection.execute(EVENTS_FROM, (acked + 1, -1))}
             events = [self._event_of(each, rows.get(each)) for each in range(acked + 1, given + 1)]
-            windows = [
-                window
-                for row in connection.execute(WINDOWS_FROM, (1, -1)).fetchall()
-                if (window := self._window_of(row)) is not None
-            ]
-            for table in ("events", "windows"):
-                connection.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
+            connection.execute("DELETE FROM events")
             # What was told before stays known, under numbers before the first.
             connection.execute("UPDATE told SET sequence = sequence - ?", (acked,))
             for number, event in enumerate(events, start=1):
                 insert_event(connection, event.model_copy(update={"sequence": number}))
-            for number, window in enumerate(windows, start=1):
-                insert_window(connection, window.model_copy(update={"sequence": number}))
             epoch = self._new_epoch()
             set_meta(connection, EPOCH, epoch)
             set_meta(connection, EVENTS_ACKNOWLEDGED, "0")
             set_meta(connection, EVENTS_GIVEN, str(len(events)))
-            set_meta(connection, WINDOWS_GIVEN, str(len(windows)))
+            self._telemetry.take_back(connection)
             return epoch
 
         self._hold_epoch(self._database.run(renumber))

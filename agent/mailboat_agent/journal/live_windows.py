@@ -2,10 +2,10 @@
 
 from datetime import datetime
 
-from mailboat_agent.journal.telemetry_merge import merge_windows
 from mailboat_agent.serving.live_view import LiveFigures, LiveView
 from mailboat_agent.update.events import milliseconds
 from mailboat_schemas.reports import TelemetryWindow
+from mailboat_schemas.window_merge import merge_windows
 
 
 class LiveWindows:

@@ -5,19 +5,24 @@ controller's watermark. After a (re)connect, and when nothing has moved for a wh
 for the watermark; the answer says where to send from. Whatever is lost, doubled or late, every row
 arrives exactly once and in order, because the controller stores only the row after its watermark.
 
+State events go first. Of telemetry the newest goes next, and what is recorded meanwhile; history
+follows at a bounded rate, with jitter: a site whose link heals brings a week of many devices.
+
 Source: MQTT.md section 3, measured over broker, controller and device kills.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from mailboat_agent.journal.event_journal import Journal
 from mailboat_agent.update.retry import retry_delay_seconds
 from mailboat_schemas.codec import WireModel, encode
 from mailboat_schemas.envelope import PayloadType
+from mailboat_schemas.errors import DiskFull
 from mailboat_schemas.events import EVENTS_PER_BATCH_MAX, EventBatch
-from mailboat_schemas.reports import Ack, Hello, Span, TelemetryBatch, TelemetryWindow
+from mailboat_schemas.reports import Ack, Hello, Span, TelemetryBatch
 from mailboat_schemas.topics import Channel
 
 Seal = Callable[[str, bytes], bytes]  # payload type, payload -> bytes of the signed envelope
@@ -26,12 +31,13 @@ HELLO_AFTER_SECONDS = 3.0  # without progress while rows wait
 HELLO_AFTER_SECONDS_MAX = 60.0
 REWIND_AGAIN_AFTER_SECONDS = 1.0  # one gap makes the controller ask once for each batch behind it
 BATCHES_IN_FLIGHT_MAX = 8  # of events; a link of 1 s round trip still moves 800 of them a second
-# Windows have gaps where some were merged, so the controller cannot see that a batch is missing:
-# one at a time.
+# One at a time: what is on its way cannot be merged any more, and waits for an answer.
 TELEMETRY_BATCHES_IN_FLIGHT_MAX = 1
 EVENT_BATCH_BYTES_MAX = 96 * 1024  # of rows; leaves room for the envelope under 112 KiB
 TELEMETRY_WINDOWS_PER_BATCH_MAX = 200
 TELEMETRY_BATCH_BYTES_MAX = 192 * 1024
+HISTORY_SECONDS = 1.0  # between two batches of history on average, half of it jitter either way
+HISTORY_BEGINS_SECONDS_MAX = 10.0  # after the newest was sent, drawn anew for each connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,14 @@ class _Stream:
         self.in_flight.append(last)
 
 
+@dataclass(slots=True)
+class _History:
+    """Of one connection: what was recorded up to the number ``upto`` goes when it is due."""
+
+    upto: int | None = None  # nothing was sent yet, and the newest goes at once
+    due_at: float = 0.0
+
+
 class Outbox:
     """Ask `due` for what to publish; tell it what happens. Times are of a monotonic clock."""
 
@@ -110,11 +124,12 @@ class Outbox:
         self._undeleted = False  # rows that are acknowledged and still on the disk
         self._hello_due_at = 0.0
         self._hellos = 0  # in a row, without any progress
+        self._history = _History()
 
     @property
     def depth(self) -> int:
         """Rows that the controller has not confirmed."""
-        return self.events_depth + _length(self._rows.span_telemetry())
+        return self.events_depth + self._rows.held_telemetry().windows
 
     @property
     def events_depth(self) -> int:
@@ -124,6 +139,7 @@ class Outbox:
     def on_connected(self, now: float) -> None:
         self._connected = True
         self._hellos = 0
+        self._history = _History()
         self._ask(now)
 
     def on_disconnected(self) -> None:
@@ -182,7 +198,8 @@ class Outbox:
         outgoing = self._due_events()
         # State events first; history only when they are all on their way.
         if self._events.sent >= self._rows.span_events().last:
-            outgoing += self._due_telemetry()
+            with suppress(DiskFull):  # what is handed out has to be noted first
+                outgoing += self._due_telemetry(now)
         for stream in idle:
             stream.patience_until = now + self._hello_delay_seconds()
         return outgoing
@@ -251,23 +268,44 @@ class Outbox:
             self._events.note_sent(events[-1].sequence)
         return outgoing
 
-    def _due_telemetry(self) -> list[Outgoing]:
-        outgoing = []
-        while len(self._telemetry.in_flight) < TELEMETRY_BATCHES_IN_FLIGHT_MAX:
-            windows: Sequence[TelemetryWindow] = self._rows.windows_after(
-                self._telemetry.sent, TELEMETRY_WINDOWS_PER_BATCH_MAX, TELEMETRY_BATCH_BYTES_MAX
+    def _due_telemetry(self, now: float) -> list[Outgoing]:
+        outgoing: list[Outgoing] = []
+        stream, history = self._telemetry, self._history
+        while len(stream.in_flight) < TELEMETRY_BATCHES_IN_FLIGHT_MAX:
+            handed_out = self._rows.windows_to_send(
+                stream.sent,
+                TELEMETRY_WINDOWS_PER_BATCH_MAX,
+                TELEMETRY_BATCH_BYTES_MAX,
+                newer_than=0 if now >= history.due_at else history.upto or 0,
             )
+            windows = handed_out.windows
             if not windows:
                 break
+            stream.sent_ever = max(stream.sent_ever, self._rows.span_telemetry().last)
+            if windows[0].sequence > stream.sent + 1:
+                # A row was damaged after it had its sequence. Only a hello gets us past that.
+                self._ask(now)
+                break
+            if not handed_out.again:
+                self._pace_history(handed_out.oldest, now)
             batch = TelemetryBatch(
                 device=self._device,
                 epoch=self._epoch,
                 first=windows[0].sequence,
-                windows=tuple(windows),
+                windows=windows,
             )
             outgoing.append(self._sealed(Channel.TELEMETRY, PayloadType.TELEMETRY_BATCH, batch))
-            self._telemetry.note_sent(windows[-1].sequence)
+            stream.note_sent(windows[-1].sequence)
         return outgoing
+
+    def _pace_history(self, oldest: int, now: float) -> None:
+        """A batch that reaches back to the number ``oldest`` was handed out."""
+        history = self._history
+        if history.upto is None:
+            history.upto = self._rows.held_telemetry().newest
+            history.due_at = now + HISTORY_BEGINS_SECONDS_MAX * self._rng.random()
+        elif oldest <= history.upto:
+            history.due_at = now + HISTORY_SECONDS * (0.5 + self._rng.random())
 
     def _sealed(self, channel: Channel, payload_type: str, payload: WireModel) -> Outgoing:
         return Outgoing(channel, self._seal(payload_type, encode(payload)))

@@ -11,12 +11,13 @@ from mailboat_agent.journal.database import Connection, Damaged
 from mailboat_schemas.codec import encode
 from mailboat_schemas.errors import PayloadTooLarge
 from mailboat_schemas.events import Event
-from mailboat_schemas.reports import TelemetryWindow
 
 # Names in `meta`.
 EPOCH = "epoch"
 EVENTS_ACKNOWLEDGED = "events_acknowledged"
 EVENTS_GIVEN, WINDOWS_GIVEN = "events_given", "windows_given"  # the last sequence that was given
+WINDOWS_RECORDED = "windows_recorded"  # the last number that a window was recorded under
+WINDOWS_MERGED, WINDOWS_DROPPED = "windows_merged", "windows_dropped"  # counts, of this epoch
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, hash BLOB NOT NULL) STRICT;
 CREATE TABLE events (
@@ -24,24 +25,14 @@ CREATE TABLE events (
     content BLOB NOT NULL, hash BLOB NOT NULL) STRICT;
 CREATE TABLE told (sequence INTEGER PRIMARY KEY, event_id TEXT NOT NULL UNIQUE) STRICT;
 CREATE TABLE windows (
-    sequence INTEGER PRIMARY KEY, series TEXT NOT NULL,
-    content BLOB NOT NULL, hash BLOB NOT NULL, seconds REAL NOT NULL) STRICT
+    number INTEGER PRIMARY KEY, series TEXT NOT NULL, level INTEGER NOT NULL,
+    started_at INTEGER NOT NULL, seconds REAL NOT NULL, bytes INTEGER NOT NULL,
+    sequence INTEGER UNIQUE, content BLOB NOT NULL, hash BLOB NOT NULL) STRICT;
+CREATE INDEX windows_by_level ON windows (level, number, bytes);
+CREATE INDEX windows_by_series ON windows (series, level, started_at)
 """
 EVENTS_FROM = """
 SELECT sequence, event_id, content, hash FROM events WHERE sequence >= ? ORDER BY sequence LIMIT ?
-"""
-WINDOWS_FROM = """
-SELECT sequence, series, content, hash FROM windows WHERE sequence >= ? ORDER BY sequence LIMIT ?
-"""
-# Neighbours of one release that may become one window, the oldest first; last those on their way to
-# the controller, which may count a window twice that changes under its number.
-PAIR_TO_MERGE = """
-SELECT sequence, following FROM (
-    SELECT sequence, LEAD(sequence) OVER neighbours AS following,
-           seconds + LEAD(seconds) OVER neighbours AS seconds
-    FROM windows WINDOW neighbours AS (PARTITION BY series ORDER BY sequence))
-WHERE following IS NOT NULL
-ORDER BY sequence <= ?, (seconds > ?) + (seconds > ?) + (seconds > ?), sequence LIMIT 1
 """
 
 
@@ -61,16 +52,6 @@ def insert_event(connection: Connection, event: Event) -> None:
     )
 
 
-def insert_window(connection: Connection, window: TelemetryWindow) -> None:
-    series = f"{window.model}/{window.digest}"
-    content = encode(window)
-    digest = row_hash(window.sequence, series, content)
-    connection.execute(
-        "INSERT INTO windows VALUES (?, ?, ?, ?, ?)",
-        (window.sequence, series, content, digest, window.seconds),
-    )
-
-
 def sequence_of(connection: Connection, event_id: str) -> int | None:
     row = connection.execute(
         "SELECT sequence FROM events WHERE event_id = ? "
@@ -84,10 +65,6 @@ def last_event(connection: Connection) -> int:
     """The last sequence that was given, also when every row is gone. SQLite would remember it for
     AUTOINCREMENT, but nothing would say whether that number is still what it was."""
     return int(read_meta(connection, EVENTS_GIVEN))
-
-
-def last_window(connection: Connection) -> int:
-    return int(read_meta(connection, WINDOWS_GIVEN))
 
 
 def acknowledged(connection: Connection) -> int:

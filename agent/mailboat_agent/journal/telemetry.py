@@ -5,9 +5,10 @@ by value, bucket by bucket, so that the controller can merge what thousands of d
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from ddsketch import DDSketch
 
@@ -16,22 +17,43 @@ from mailboat_agent.journal.live_windows import LiveWindows
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.serving.window import (
     LATENCY_RELATIVE_ACCURACY,
+    Counts,
     LatencyWindow,
     ServingStats,
     ServingWindow,
 )
+from mailboat_agent.telemetry.detail import REQUESTS_MIN, Signs
 from mailboat_agent.update.events import milliseconds
+from mailboat_schemas.documents.serving_policy import Workload
 from mailboat_schemas.reports import LatencySketch, TelemetryWindow
+
+if TYPE_CHECKING:
+    from mailboat_agent.telemetry.host import Host  # brings psutil
 
 BINS_MAX = 4096  # of the contract; the lowest buckets are collapsed beyond it
 STAYS_KEPT_MAX = 256  # releases whose last counters are remembered
 
 
-@dataclass(frozen=True, slots=True)
+NEWEST_WEIGHT = 0.2  # of the newest window, in what the p95 of a release is expected to be
+
+
+@dataclass(slots=True)
 class _Seen:
-    requests_ok: int = 0
-    requests_error: int = 0
+    """Counters at the last drain, and at the last glance."""
+
+    by_workload: dict[Workload, Counts] = field(default_factory=dict)
     worker_restarts: int = 0
+    glanced: tuple[int, int, int, int] = (0, 0, 0, 0)  # ok, error, refused, restarts
+    usual_p95_ms: float | None = None
+    compared_p95_ms: tuple[float, float] | None = None  # of the last window, and usual before it
+
+    def compare(self, p95_ms: float) -> None:
+        usual = self.usual_p95_ms
+        if usual is None:
+            self.usual_p95_ms = p95_ms
+        else:
+            self.compared_p95_ms = (p95_ms, usual)
+            self.usual_p95_ms = usual + NEWEST_WEIGHT * (p95_ms - usual)
 
 
 class Telemetry:
@@ -43,6 +65,7 @@ class Telemetry:
         journal: Journal,
         now: datetime,
         degraded: Callable[[str], Mapping[str, int]] = lambda _: {},
+        host: "Host | None" = None,
     ) -> None:
         """``degraded`` gives a model's degraded answers since it was last asked, by mode."""
         self._runtime = runtime
@@ -50,11 +73,40 @@ class Telemetry:
         self._untold: dict[str, Counter[str]] = {}  # degraded answers that are in no window yet
         self._live = LiveWindows(runtime.live)
         self._journal = journal
+        self._host = host
         self._began = now
         self._seen: dict[tuple[str, int], _Seen] = {}  # by model and stay
 
+    def glance(self, models: Iterable[str]) -> Iterator[Signs]:
+        """How each release does since the last glance, without taking anything away."""
+        for model in models:
+            stats = self._runtime.snapshot(model)
+            if stats is None:
+                continue
+            seen = self._seen_of(stats)
+            now = (
+                stats.requests_ok,
+                stats.requests_error,
+                stats.requests_refused,
+                stats.worker_restarts,
+            )
+            ok, error, refused, restarts = (a - b for a, b in zip(now, seen.glanced, strict=True))
+            seen.glanced = now
+            compared, seen.compared_p95_ms = seen.compared_p95_ms, None  # it speaks once
+            yield Signs(
+                ok=ok,
+                error=error,
+                refused=refused,
+                worker_restarts=restarts,
+                p95_ms=None if compared is None else compared[0],
+                p95_before_ms=None if compared is None else compared[1],
+            )
+
     def drain(self, models: Iterable[str], now: datetime, seconds: float) -> int:
-        """Write one window per model and release; returns how many. ``seconds`` is monotonic.
+        """Write one window per model, release and workload; returns how many.
+
+        Args:
+            seconds: that the window took, by a monotonic clock.
 
         Raises:
             DiskFull, DiskFailing: this window is lost, the counters go into the next one.
@@ -64,45 +116,114 @@ class Telemetry:
         drained = [item for model in models for item in self._runtime.drain_window(model)]
         for model in models:
             self._live.take(model, began)
+        count = 0
         for item in drained:
-            model = item.stats.model
-            degraded = self._untold.setdefault(model, Counter())
-            degraded.update(self._degraded(model))
-            window = self._live.put_into(self._window(item, began, seconds))
-            self._journal.record_window(window.model_copy(update={"degraded": dict(degraded)}))
-            self._remember(item.stats)
-            self._live.told(window)
-            del self._untold[model]
+            for window in self._windows(item, began, seconds):
+                self._tell(item.stats, window)
+                count += 1
+            if item.latency.count >= REQUESTS_MIN:
+                p95_ms = item.latency.quantile_ms(0.95)
+                self._seen_of(item.stats).compare(0.0 if p95_ms is None else p95_ms)
+        served = {item.stats.model for item in drained}
+        count += sum(self._tell_unserved(m, began, seconds) for m in models if m not in served)
         for window in (rest := self._live.rest(seconds)):
-            self._journal.record_window(window)
+            self._record(window)
             self._live.told(window)
-        return len(drained) + len(rest)
+        return count + len(rest)
 
-    def _window(self, item: ServingWindow, began: datetime, seconds: float) -> TelemetryWindow:
-        stats = item.stats
-        before = self._seen.get((stats.model, stats.serial), _Seen())
-        return TelemetryWindow(
+    def _tell_unserved(self, model: str, began: datetime, seconds: float) -> int:
+        """Degraded answers while no release served, as those of the one that should have."""
+        degraded = self._untold.setdefault(model, Counter())
+        degraded.update(self._degraded(model))
+        absence = self._runtime.absences().get(model) if degraded else None
+        if absence is None or not absence.digest:
+            return 0
+        window = TelemetryWindow(
             sequence=1,  # the journal gives the real one
-            model=stats.model,
-            version=stats.version,
-            digest=stats.digest,
+            model=model,
+            version=absence.version,
+            digest=absence.digest,
             started_at=milliseconds(began),
             seconds=seconds,
-            requests_ok=stats.requests_ok - before.requests_ok,
-            requests_error=stats.requests_error - before.requests_error,
-            worker_restarts=stats.worker_restarts - before.worker_restarts,
-            peak_memory_bytes=stats.peak_memory_bytes,
-            last_ok_at=None if stats.last_ok_at is None else milliseconds(stats.last_ok_at),
-            latency=sketch_by_value(item.latency),
+            requests_ok=0,
+            requests_error=0,
+            degraded=dict(degraded),
         )
+        self._record(window)
+        del self._untold[model]
+        return 1
 
-    def _remember(self, stats: ServingStats) -> None:
-        self._seen.pop((stats.model, stats.serial), None)
-        self._seen[stats.model, stats.serial] = _Seen(
-            stats.requests_ok, stats.requests_error, stats.worker_restarts
+    def _tell(self, stats: ServingStats, window: TelemetryWindow) -> None:
+        """What has been written is remembered at once: the next window may meet a full disk."""
+        seen, workload = self._seen_of(stats), window.workload or stats.workload
+        is_first = workload is stats.workload
+        if is_first:
+            degraded = self._untold.setdefault(stats.model, Counter())
+            degraded.update(self._degraded(stats.model))
+            window = self._live.put_into(window)
+            window = window.model_copy(update={"degraded": dict(degraded)})
+        self._record(window)
+        seen.by_workload[workload] = stats.by_workload.get(workload, Counts())
+        if is_first:
+            seen.worker_restarts = stats.worker_restarts
+            self._live.told(window)
+            del self._untold[stats.model]
+
+    def _record(self, window: TelemetryWindow) -> None:
+        """The first of a drain tells of the machine too."""
+        host = None if self._host is None else self._host.take()
+        try:
+            self._journal.record_window(window.model_copy(update={"host": host}))
+        except Exception:
+            if self._host is not None:
+                self._host.put_back(host)
+            raise
+
+    def _windows(
+        self, item: ServingWindow, began: datetime, seconds: float
+    ) -> list[TelemetryWindow]:
+        """That of the release's own workload first, and one for each other that was asked for."""
+        stats = item.stats
+        before = self._seen_of(stats)
+        others = [each for each in stats.by_workload if each is not stats.workload]
+        windows = []
+        for workload in (stats.workload, *others):
+            now = stats.by_workload.get(workload, Counts())
+            then = before.by_workload.get(workload, Counts())
+            if workload is not stats.workload and now == then:
+                continue
+            windows.append(
+                TelemetryWindow(
+                    sequence=1,  # the journal gives the real one
+                    model=stats.model,
+                    version=stats.version,
+                    digest=stats.digest,
+                    started_at=milliseconds(began),
+                    seconds=seconds,
+                    workload=workload,
+                    requests_ok=now.ok - then.ok,
+                    requests_error=now.error - then.error,
+                    requests_refused=now.refused - then.refused,
+                    latency=sketch_by_value(item.latencies.get(workload, LatencyWindow())),
+                )
+            )
+        # What the process of the release did is told once.
+        windows[0] = windows[0].model_copy(
+            update={
+                "worker_restarts": stats.worker_restarts - before.worker_restarts,
+                "peak_memory_bytes": stats.peak_memory_bytes,
+                "last_ok_at": None if stats.last_ok_at is None else milliseconds(stats.last_ok_at),
+            }
         )
+        return windows
+
+    def _seen_of(self, stats: ServingStats) -> _Seen:
+        key = (stats.model, stats.serial)
+        seen = self._seen.pop(key, None) or _Seen()
+        self._seen[key] = seen  # the last that was looked at is forgotten last
         while len(self._seen) > STAYS_KEPT_MAX:
             self._seen.pop(next(iter(self._seen)))
+        return seen
 
 
 def sketch_by_value(window: LatencyWindow) -> LatencySketch | None:

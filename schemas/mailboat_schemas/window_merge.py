@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from mailboat_schemas.documents.live_gates import COUNTERS_MAX
+from mailboat_schemas.host_figures import HostFigures
 from mailboat_schemas.live_figures import SHIFTS_MAX, CounterSum, ShadowSum, Shift, ValueSum
 from mailboat_schemas.reports import LatencySketch, TelemetryWindow
 
@@ -14,7 +15,7 @@ Posted = TypeVar("Posted", CounterSum, ValueSum)
 
 
 def merge_windows(older: TelemetryWindow, newer: TelemetryWindow) -> TelemetryWindow:
-    """One window for both, under the newer sequence. Both are of one model and digest."""
+    """One window for both, under the newer sequence. Both are of one model, digest and workload."""
     last_ok = [at for at in (older.last_ok_at, newer.last_ok_at) if at is not None]
     return newer.model_copy(
         update={
@@ -22,6 +23,8 @@ def merge_windows(older: TelemetryWindow, newer: TelemetryWindow) -> TelemetryWi
             "seconds": older.seconds + newer.seconds,
             "requests_ok": older.requests_ok + newer.requests_ok,
             "requests_error": older.requests_error + newer.requests_error,
+            "requests_refused": older.requests_refused + newer.requests_refused,
+            "merged": older.merged + newer.merged,
             "worker_restarts": older.worker_restarts + newer.worker_restarts,
             "peak_memory_bytes": max(older.peak_memory_bytes, newer.peak_memory_bytes),
             "last_ok_at": max(last_ok, default=None),
@@ -31,6 +34,7 @@ def merge_windows(older: TelemetryWindow, newer: TelemetryWindow) -> TelemetryWi
             "shifts": _merge_shifts(older.shifts, newer.shifts),
             "shadow": _merge_shadows(older.shadow, newer.shadow),
             "degraded": dict(Counter(older.degraded) + Counter(newer.degraded)),
+            "host": _merge_hosts(older.host, newer.host),
         }
     )
 
@@ -63,6 +67,12 @@ def _merge_shadows(older: ShadowSum | None, newer: ShadowSum | None) -> ShadowSu
     if older is None or newer is None:
         return newer or older
     return newer.plus(older)
+
+
+def _merge_hosts(older: HostFigures | None, newer: HostFigures | None) -> HostFigures | None:
+    if older is None or newer is None:
+        return newer or older
+    return older.plus(newer)
 
 
 def merge_sketches(
