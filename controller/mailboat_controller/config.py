@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mailboat_controller.artifacts.settings import ArtifactSettings
+from mailboat_controller.ingest.settings import IngestSettings, RetentionSettings
 from mailboat_schemas.errors import ConfigurationInvalid
 from mailboat_schemas.names import FleetId
 
@@ -87,6 +88,8 @@ class ControllerSettings(BaseSettings):
     delta_build_memory_mib: int = Field(
         default=2048, ge=256, le=1 << 20, description="of one build, beside the files it reads"
     )
+    ingest: IngestSettings = IngestSettings()
+    retention: RetentionSettings = RetentionSettings()
     tick_seconds: float = Field(default=1.0, gt=0, le=60)
     log_format: Literal["auto", "console", "json"] = "auto"
 

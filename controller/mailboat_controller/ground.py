@@ -14,6 +14,7 @@ from mailboat_controller.config import ControllerSettings
 from mailboat_controller.content.kek import KekUnusable
 from mailboat_controller.content.keys import ContentKeys
 from mailboat_controller.ingest import batch_reading
+from mailboat_controller.ingest.partition import client_name
 from mailboat_controller.pki.issuing import Authority, TlsFiles
 from mailboat_controller.reconcile import Reconciler
 from mailboat_controller.store.engine import Store
@@ -21,6 +22,16 @@ from mailboat_controller.trust import held_trust
 from mailboat_schemas.errors import ConfigurationInvalid
 
 _log = structlog.get_logger(__name__)
+
+
+class PartitionsNeedPostgres(ConfigurationInvalid):
+    """One file has one writer; several processes would only wait for each other."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "ingest.partitions is set, and the database is SQLite.",
+            next_step="set database_url to a PostgreSQL, or ingest.partitions to 0.",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +62,9 @@ def open_ground(settings: ControllerSettings, now: datetime) -> Ground:
     """
     try:
         store = Store(settings.store_url)
+        if settings.ingest.partitions and store.is_sqlite:
+            store.close()
+            raise PartitionsNeedPostgres
         try:
             return _open(settings, store, now)
         except BaseException:
@@ -78,6 +92,8 @@ def _open(settings: ControllerSettings, store: Store, now: datetime) -> Ground:
     reconciler.run(now)
     server = authority.server_files(settings.certificate_names(), now=now)
     client = authority.controller_files(now=now)
+    for partition in range(settings.ingest.partitions):
+        authority.ingest_files(client_name(partition), now=now)
     artifacts = open_store(settings.artifacts, settings.artifacts_dir)
     content_keys = ContentKeys.of(settings, store)
     _look_at_content_keys(content_keys)
@@ -86,6 +102,7 @@ def _open(settings: ControllerSettings, store: Store, now: datetime) -> Ground:
         authority=authority,
         directory=settings.broker_dir,
         reload_command=settings.broker_reload_command,
+        partitions=settings.ingest.partitions,
     )
     guard.write_files(now)
     return Ground(

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from mailboat_controller.artifacts import artifact_metrics
 from mailboat_controller.ingest.batch import Ingested
+from mailboat_controller.live_metrics import LiveMetrics
 from mailboat_controller.stats import RollUp
 from mailboat_controller.store import (
     deliveries,
@@ -60,6 +61,7 @@ class Metrics:
             "Messages pushed out of the quarantine by newer ones.",
             registry=self._registry,
         )
+        self._ignored, self._doubled = _about_devices(self._registry)
         self._acks = Counter(
             "mailboat_acks_sent", "Acknowledgements sent to devices.", registry=self._registry
         )
@@ -94,7 +96,13 @@ class Metrics:
         self.broker_connected = Gauge(
             "mailboat_broker_connected", "1 while connected.", registry=self._registry
         )
+        self._live = self._register_live_figures()
         self._registry.register(_StoreCollector(store, roll_ups))
+
+    def _register_live_figures(self) -> LiveMetrics:
+        live = LiveMetrics()
+        self._registry.register(live)
+        return live
 
     def count_batch(self, ingested: Ingested, seconds: float) -> None:
         for kind, count in ingested.events.items():
@@ -102,8 +110,13 @@ class Metrics:
         for code, count in ingested.quarantined.items():
             self._quarantined.labels(code).inc(count)
         self._windows.inc(ingested.windows)
+        self._live.count(ingested.live)
         self._dropped.inc(ingested.dropped)
+        self._doubled.inc(ingested.doubled)
         self._batches.observe(seconds)
+
+    def count_ignored(self, messages: int) -> None:
+        self._ignored.inc(messages)
 
     def count_acks(self, sent: int, rewinds: int) -> None:
         self._acks.inc(sent)
@@ -122,6 +135,20 @@ class Metrics:
     def render(self) -> bytes:
         """Text exposition format 0.0.4."""
         return generate_latest(self._registry)
+
+
+def _about_devices(registry: CollectorRegistry) -> tuple[Counter, Counter]:
+    ignored = Counter(
+        "mailboat_device_messages_ignored",
+        "Messages of devices that say more than they may; events come again.",
+        registry=registry,
+    )
+    doubled = Counter(
+        "mailboat_devices_doubled",
+        "Times it was told that two devices seem to have one id.",
+        registry=registry,
+    )
+    return ignored, doubled
 
 
 class _StoreCollector(Collector):

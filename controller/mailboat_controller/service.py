@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from mailboat_controller import logs, stats
+from mailboat_controller import leading, logs, stats
 from mailboat_controller.access.artifact_tokens import ArtifactTokens
 from mailboat_controller.api.app import build_app
 from mailboat_controller.api.context import ApiContext
@@ -31,20 +31,23 @@ from mailboat_controller.delta_builds.loops import DeltaLoops, open_loops
 from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
 from mailboat_controller.ground import Ground, open_ground
 from mailboat_controller.https_server import HttpsServer
+from mailboat_controller.ingest.flood import FloodGate
 from mailboat_controller.metrics import Metrics
-from mailboat_controller.mqtt.link import Link
+from mailboat_controller.mqtt.link import EVERY_CHANNEL, Link
 from mailboat_controller.mqtt.receiving import Receiver
 from mailboat_controller.mqtt.sending import Sender
 from mailboat_controller.pki.issuing import TlsFiles
 from mailboat_controller.releases.admission import Admission
 from mailboat_controller.rollout.state import Trigger
-from mailboat_controller.store import telemetry, trust_roles
-from mailboat_controller.trust import expiry
+from mailboat_controller.store import locks
+from mailboat_controller.store.locks import HeldLock
 from mailboat_controller.trust.role_admission import RoleAdmission
 from mailboat_controller.trust.role_intake import TakenRoles
+from mailboat_controller.upkeep import Upkeep
 from mailboat_controller.wake import Wake
 from mailboat_schemas.errors import MailboatError, Transient
 from mailboat_schemas.submission import SubmissionReply
+from mailboat_schemas.topics import Channel
 
 # Nothing depends on this: it repairs lost wake-ups and notices hours that have come.
 LOOK_SECONDS = 15.0
@@ -55,7 +58,6 @@ STATS_SECONDS_MIN = 1.0
 STATS_SECONDS_MAX = 30.0
 BROKER_LOOK_SECONDS = 2.0
 ACCESS_LOOK_SECONDS = 2.0  # until a credential that was revoked on this disk is cut off
-FORGET_SECONDS = 3600.0
 READY_SECONDS_MAX = 10.0  # then others are told where we are, broker or not
 
 _log = structlog.get_logger(__name__)
@@ -79,20 +81,23 @@ async def serve(settings: ControllerSettings, *, stop: asyncio.Event | None = No
         # Not in the main thread (tests, the demo): whoever runs us sets the event.
         with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
             loop.add_signal_handler(number, stopped.set)
-    ground = await asyncio.to_thread(open_ground, settings, now())
-    try:
-        await _Controller(settings, ground).run(stopped)
-    except* MailboatError as group:
-        raise _first(group) from None
-    finally:
-        settings.serving_file.unlink(missing_ok=True)
-        await asyncio.shield(asyncio.to_thread(ground.close))
+    async with leading.holding(settings.store_url, locks.LEADER, stopped) as held:
+        if held is None:
+            return
+        ground = await asyncio.to_thread(open_ground, settings, now())
+        try:
+            await _Controller(settings, ground, held).run(stopped)
+        except* MailboatError as group:
+            raise _first(group) from None
+        finally:
+            settings.serving_file.unlink(missing_ok=True)
+            await asyncio.shield(asyncio.to_thread(ground.close))
 
 
 class _Controller:
     """The loops, and what they are woken by."""
 
-    def __init__(self, settings: ControllerSettings, ground: Ground) -> None:
+    def __init__(self, settings: ControllerSettings, ground: Ground, held: HeldLock) -> None:
         self._settings = settings
         self._ground = ground
         self._changed = Wake()  # a rollout may decide otherwise
@@ -117,6 +122,10 @@ class _Controller:
             queued=self._queued,
             sign_ack=ground.reconciler.sign_ack,
             now=now,
+            gate=FloodGate(settings.ingest.flood_limits),
+        )
+        self._upkeep = Upkeep(
+            store=store, settings=settings, held=held, changed=self._wake_all, now=now
         )
         self._sender = Sender(
             store=store,
@@ -133,6 +142,7 @@ class _Controller:
             fleet=self._settings.fleet,
             tls=_client_context(self._ground.client),
             rng=random.Random(),  # noqa: S311  spreads reconnects, hides nothing
+            channels=(Channel.SUBMIT,) if self._settings.ingest.partitions else EVERY_CHANNEL,
         )
         server, addresses = self._listen()
         loops = {
@@ -142,7 +152,7 @@ class _Controller:
             "send": self._sender.run(link),
             "reconcile": self._reconcile(),
             "stats": self._publish_stats(link),
-            "forget": self._forget(),
+            "upkeep": self._upkeep.run(link),
             "broker": self._watch_broker(),
             "access": self._guard_broker(),
             "artifacts": look_after(self._care),
@@ -199,6 +209,9 @@ class _Controller:
                 access_changed=self._access_changed,
                 artifact_tokens=ArtifactTokens(settings.artifact_token_keys),
                 roll_ups=lambda: self._stats.latest,
+                reach=lambda: self._upkeep.reach.now,
+                leads=self._upkeep.leads,
+                absent_partitions=self._upkeep.absent_partitions,
                 api_url=addresses.api_url,
                 mqtt_host=addresses.mqtt_host,
                 mqtt_port=addresses.mqtt_port,
@@ -275,20 +288,6 @@ class _Controller:
     def _roll_ups(self) -> dict[str, stats.RollUp]:
         with self._ground.store.read() as tx:
             return stats.roll_ups(tx, self._settings.fleet, now())
-
-    async def _forget(self) -> None:
-        while True:
-            try:
-                await asyncio.to_thread(self._forget_telemetry)
-            except MailboatError as error:
-                _log.warning("old telemetry stays for now", problem=str(error))
-            await asyncio.sleep(FORGET_SECONDS)
-
-    def _forget_telemetry(self) -> None:
-        with self._ground.store.transaction() as tx:
-            telemetry.forget(tx, now())
-            roles = trust_roles.newest(tx)
-        expiry.warn(roles, now())  # as good a place as any for what is said once an hour
 
     def _access_changed(self) -> None:
         try:

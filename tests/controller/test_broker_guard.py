@@ -329,6 +329,19 @@ def test_a_site_speaks_for_its_own_devices_alone() -> None:
     assert "ci/" not in section
 
 
+def test_a_process_that_takes_messages_in_reads_devices_and_writes_acknowledgements_alone() -> None:
+    rules = access_files.access_rules(NOBODY, "demo", 2)
+
+    for name in ("ingest-0", "ingest-1"):
+        section = rules.split(f"user {name}\n")[1].split("user ")[0].strip().splitlines()
+        assert section == [
+            "topic read mb/1/demo/site/+/dev/+/up/#",
+            "topic read mb/1/demo/site/+/dev/+/st",
+            "topic write mb/1/demo/site/+/dev/+/dn/ack",
+        ]
+    assert "ingest-" not in access_files.access_rules(NOBODY, "demo")
+
+
 def test_the_broker_is_told_of_superseded_certificates_every_few_hours_and_of_revoked_ones_at_once(
     guarded: GuardedSite, tmp_path: Path
 ) -> None:

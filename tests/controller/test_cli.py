@@ -6,13 +6,12 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from command_line import Said
 from mailboat_controller import cli
 from mailboat_controller.access.people import Role
 from running_api import RunningApi, running_api
@@ -28,17 +27,6 @@ spec:
   memory_budget: 64MiB
   disk_budget: 256MiB
 """
-
-
-@dataclass
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +234,7 @@ class TestDevices:
         plain = alice.run("device", "list", "--class", CLASS)
         header, row = plain.out.splitlines()
         assert header.split("\t")[:2] == ["DEVICE", "CLASS"]
-        assert row.split("\t")[:4] == ["dev-1", CLASS, "-", "-"]  # never heard of: not "no"
+        assert row.split("\t")[:4] == ["dev-1", CLASS, "-", "unknown"]  # never heard of
 
         assert alice.run("device", "list", "--json").json[0]["online"] is None
 

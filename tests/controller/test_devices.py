@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mailboat_controller.store import credentials, devices, tokens
+from mailboat_controller.store import credentials, device_signs, devices, tokens
 from mailboat_controller.store.engine import Store
 from mailboat_schemas.errors import Conflict, NotFound, NotPermitted
 from mailboat_schemas.reports import ReportedState
@@ -87,25 +87,25 @@ class TestPresence:
         enrol(store, "dev-1")
         assert row(store).online is None
         with store.transaction() as tx:
-            assert devices.set_presence(tx, "dev-1", session=7, online=True)
-            assert not devices.set_presence(tx, "dev-1", session=6, online=False)
+            assert device_signs.set_presence(tx, "dev-1", session=7, online=True, at=NOON)
+            assert not device_signs.set_presence(tx, "dev-1", session=6, online=False, at=NOON)
 
         assert row(store).online is True
 
     def test_the_will_of_the_same_session_counts(self, store: Store) -> None:
         enrol(store, "dev-1")
         with store.transaction() as tx:
-            devices.set_presence(tx, "dev-1", session=7, online=True)
-            assert devices.set_presence(tx, "dev-1", session=7, online=False)
+            device_signs.set_presence(tx, "dev-1", session=7, online=True, at=NOON)
+            assert device_signs.set_presence(tx, "dev-1", session=7, online=False, at=NOON)
 
         assert row(store).online is False
 
     def test_last_seen_never_moves_backwards(self, store: Store) -> None:
         enrol(store, "dev-1")
         with store.transaction() as tx:
-            devices.mark_seen(tx, "dev-1", NOON)
-            devices.mark_seen(tx, "dev-1", NOON - timedelta(hours=1))
-            devices.mark_seen_many(tx, {})
+            device_signs.mark_seen(tx, "dev-1", NOON)
+            device_signs.mark_seen(tx, "dev-1", NOON - timedelta(hours=1))
+            device_signs.mark_seen_many(tx, {})
 
         assert row(store).last_seen_at == NOON
 
@@ -114,11 +114,11 @@ class TestReports:
     def test_the_newest_by_session_and_time_wins_in_whatever_order(self, store: Store) -> None:
         enrol(store, "dev-1")
         with store.transaction() as tx:
-            assert devices.set_report(tx, report(session=2, observed_at=50))
+            assert device_signs.set_report(tx, report(session=2, observed_at=50), at=NOON)
             # A clock that was set back does not make an old session's report newer.
-            assert not devices.set_report(tx, report(session=1, observed_at=99))
-            assert not devices.set_report(tx, report(session=2, observed_at=49))
-            assert devices.set_report(tx, report(session=3, observed_at=1))
+            assert not device_signs.set_report(tx, report(session=1, observed_at=99), at=NOON)
+            assert not device_signs.set_report(tx, report(session=2, observed_at=49), at=NOON)
+            assert device_signs.set_report(tx, report(session=3, observed_at=1), at=NOON)
 
         held = row(store).report
         assert held is not None
@@ -127,14 +127,14 @@ class TestReports:
     def test_the_manifest_a_device_has_seen_never_counts_down(self, store: Store) -> None:
         enrol(store, "dev-1")
         with store.transaction() as tx:
-            devices.set_report(tx, report(session=1, observed_at=1, counter=9))
-            devices.set_report(tx, report(session=2, observed_at=2, counter=4))
+            device_signs.set_report(tx, report(session=1, observed_at=1, counter=9), at=NOON)
+            device_signs.set_report(tx, report(session=2, observed_at=2, counter=4), at=NOON)
 
         assert row(store).manifest_counter == 9
 
     def test_nobody_reports_for_a_device_that_is_not_enrolled(self, store: Store) -> None:
         with store.transaction() as tx:
-            assert not devices.set_report(tx, report(session=1, observed_at=1))
+            assert not device_signs.set_report(tx, report(session=1, observed_at=1), at=NOON)
 
 
 class TestLists:
@@ -158,8 +158,8 @@ class TestLists:
         for number in range(1, 5):
             enrol(store, f"dev-{number}")
         with store.transaction() as tx:
-            devices.set_presence(tx, "dev-1", session=1, online=True)
-            devices.set_presence(tx, "dev-2", session=1, online=False)
+            device_signs.set_presence(tx, "dev-1", session=1, online=True, at=NOON)
+            device_signs.set_presence(tx, "dev-2", session=1, online=False, at=NOON)
             devices.revoke(tx, "dev-4")
         with store.read() as tx:
             (count,) = devices.count_by_class(tx)

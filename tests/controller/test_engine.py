@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ from mailboat_schemas.errors import ConfigurationInvalid, ServerUnavailable
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store(f"sqlite:///{tmp_path / 'deep' / 'mailboat.db'}")
-    store.migrate()
-    return store
+def store(database_url: str) -> Iterator[Store]:
+    store = Store(database_url)
+    yield store
+    store.close()
 
 
 def count(store: Store) -> int:
@@ -26,10 +27,21 @@ ADD = text(
 )
 
 
-def test_an_acknowledged_commit_survives_a_power_cut_because_sqlite_syncs_fully(
+def test_a_database_file_is_made_with_the_directories_above_it(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'deep' / 'mailboat.db'}")
+    store.migrate()
+
+    assert count(store) == 0
+    store.close()
+
+
+def test_an_acknowledged_commit_survives_a_power_cut_because_the_database_syncs(
     store: Store,
 ) -> None:
     with store.transaction() as tx:
+        if not store.is_sqlite:
+            assert tx.execute(text("SHOW synchronous_commit")).scalar_one() == "on"
+            return
         assert tx.execute(text("PRAGMA synchronous")).scalar_one() == 2
         assert tx.execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
         assert tx.execute(text("PRAGMA foreign_keys")).scalar_one() == 1

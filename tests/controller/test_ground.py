@@ -94,6 +94,14 @@ def test_what_cannot_be_served_is_told_in_one_sentence(
     assert raised.value.next_step
 
 
+def test_partitions_on_a_file_that_has_one_writer_are_refused(data: Path) -> None:
+    with (data / "controller.toml").open("a") as settings:
+        settings.write("\n[ingest]\npartitions = 2\n")
+
+    with pytest.raises(OperatorNeeded, match="the database is SQLite"):
+        open_ground(load(data / "controller.toml"), datetime.now(UTC))
+
+
 def test_a_port_that_somebody_has_is_told_and_no_broker_is_left(data: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         setting("mqtt_port", taken.getsockname()[1])(data)

@@ -104,6 +104,16 @@ def test_nothing_is_signed_while_everything_is_fresh(core: Core) -> None:
         assert held_trust.renew(tx, core.trust.online, later) == ("timestamp",)
 
 
+def test_the_snapshot_is_signed_anew_at_half_of_its_life_although_nothing_changed(
+    core: Core,
+) -> None:
+    half = core.now + held_trust.SNAPSHOT_AGE_MAX
+    with core.store.transaction() as tx:
+        assert held_trust.renew(tx, core.trust.online, half) == ("timestamp",)
+        later = half + timedelta(seconds=1)
+        assert held_trust.renew(tx, core.trust.online, later) == ("snapshot", "timestamp")
+
+
 def actions(core: Core) -> list[tuple[str, str]]:
     with core.store.read() as tx:
         return [(row.action, row.subject) for row in audit.page(tx) if row.action[:5] == "trust"]

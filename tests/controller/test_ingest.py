@@ -31,14 +31,14 @@ from mailboat_controller.store import (
 )
 from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.envelope import Envelope, PayloadType, sign_as_device
-from mailboat_schemas.events import Event, EventKind
+from mailboat_schemas.events import Event, EventBatch, EventKind
 from mailboat_schemas.reports import Ack, Hello, Presence, Span
 from mailboat_schemas.topics import Channel
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[EnrolledFleet]:
-    fleet = EnrolledFleet(tmp_path)
+def fleet(tmp_path: Path, database_url: str) -> Iterator[EnrolledFleet]:
+    fleet = EnrolledFleet(tmp_path, database_url)
     yield fleet
     fleet.store.close()
 
@@ -235,6 +235,21 @@ class TestEpochs:
         fleet.take(device.numbered(1, 1))
 
         assert actions(fleet) == []
+
+    @pytest.mark.parametrize("epoch", ["A" * 16, "g" * 16])
+    def test_what_is_no_epoch_is_set_aside(
+        self, fleet: EnrolledFleet, device: EnrolledDevice, epoch: str
+    ) -> None:
+        batch = EventBatch(device=device.name, epoch=EPOCH, first=1, events=(device.event(1),))
+        packed = encode(batch).replace(EPOCH.encode(), epoch.encode())
+        assert packed != encode(batch)
+        sealed = sign_as_device(PayloadType.EVENT_BATCH, packed, device.key, device.name)
+
+        fleet.take(Incoming(topic=device.topic(Channel.EVENTS), payload=encode(sealed)))
+
+        assert quarantined(fleet) == ["E-PAYLOAD-MALFORMED"]
+        with fleet.store.read() as tx:
+            assert watermarks.of_device(tx, device.name) == {}
 
     def test_a_device_that_keeps_losing_its_journal_does_not_fill_the_table(
         self, fleet: EnrolledFleet, device: EnrolledDevice, monkeypatch: pytest.MonkeyPatch

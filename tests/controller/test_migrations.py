@@ -15,12 +15,8 @@ from mailboat_controller.store.engine import Store
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
-def test_migrations_lead_to_exactly_the_tables_of_the_metadata(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'mailboat.db'}"
-    store = Store(url)
-    store.migrate()
-    store.close()
-    made = create_engine(url)
+def test_migrations_lead_to_exactly_the_tables_of_the_metadata(database_url: str) -> None:
+    made = create_engine(database_url)
 
     with made.connect() as connection:
         context = MigrationContext.configure(
@@ -31,7 +27,7 @@ def test_migrations_lead_to_exactly_the_tables_of_the_metadata(tmp_path: Path) -
     made.dispose()
 
     assert differences == []
-    assert revision == "0007"
+    assert revision == "0008"
 
 
 def test_enrolment_numbers_and_audit_sequences_are_never_given_twice(tmp_path: Path) -> None:
@@ -56,9 +52,10 @@ def test_enrolment_numbers_and_audit_sequences_are_never_given_twice(tmp_path: P
     assert names == {*all_tables.metadata.tables, "alembic_version"}
 
 
-def test_a_database_of_the_first_version_is_brought_here_with_what_it_holds(tmp_path: Path) -> None:
-    store = Store(f"sqlite:///{tmp_path / 'mailboat.db'}")
-    store.migrate()
+def test_a_database_of_the_first_version_is_brought_here_with_what_it_holds(
+    database_url: str,
+) -> None:
+    store = Store(database_url)
     config = Config()
     config.set_main_option("script_location", str(engine.MIGRATIONS))
     with store.transaction() as tx:
@@ -70,5 +67,5 @@ def test_a_database_of_the_first_version_is_brought_here_with_what_it_holds(tmp_
 
     with store.read() as tx:
         assert quarantine.count(tx) == 1
-        assert tx.execute(text("SELECT version_num FROM alembic_version")).scalar() == "0007"
+        assert tx.execute(text("SELECT version_num FROM alembic_version")).scalar() == "0008"
     store.close()

@@ -271,6 +271,45 @@ def test_a_full_inbox_stops_the_reading_and_loses_nothing(
     assert asyncio.run(story()) == [b"%d" % n for n in range(100)]
 
 
+def test_a_session_that_heard_everything_hears_only_what_it_is_told_to(broker: PlainBroker) -> None:
+    """`mailboat serve` after partitions have been set: devices are somebody else's from then on."""
+    hello = build(Channel.HELLO, fleet=FLEET, site="-", device="dev-1")
+
+    async def story() -> list[bytes]:
+        async with connected(broker.port):
+            pass
+        link = Link(
+            host="127.0.0.1",
+            port=broker.port,
+            fleet=FLEET,
+            tls=None,
+            rng=random.Random(1),
+            channels=(Channel.SUBMIT,),
+        )
+        task = asyncio.create_task(link.run(lambda: None))
+        peer = Peer(broker.port, "dev-1")
+        async with asyncio.timeout(SECONDS):
+            await link.until_connected()
+            heard: list[bytes] = []
+            for n in range(1000):  # the broker takes a moment to forget the other subscriptions
+                peer.publish(hello, b"not ours")
+                peer.publish(SUBMIT, b"%d" % n)
+                batch = await receive(link, 1)
+                while payloads(batch)[-1] != b"%d" % n:
+                    batch += await receive(link, 1)
+                link.acknowledge(batch)
+                heard = payloads(batch)
+                if heard == [b"%d" % n]:
+                    break
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await asyncio.to_thread(peer.close)
+        return heard
+
+    assert b"not ours" not in asyncio.run(story())
+
+
 @pytest.mark.slow
 def test_kill_9_in_the_middle_of_a_stream_loses_nothing_and_doubles_nothing(
     tmp_path: Path, broker: PlainBroker

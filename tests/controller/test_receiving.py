@@ -1,3 +1,5 @@
+import asyncio
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -5,14 +7,20 @@ import pytest
 
 from controller_core import Core, plan
 from enrolled_fleet import FLEET
-from mailboat_controller.ingest.batch import ingest
+from mailboat_controller.ingest.batch import FLOODING_ACTION, ingest
+from mailboat_controller.ingest.flood import FloodGate, FloodLimits
 from mailboat_controller.metrics import Metrics
 from mailboat_controller.mqtt import receiving
 from mailboat_controller.mqtt.incoming import Incoming
+from mailboat_controller.mqtt.link import Link
 from mailboat_controller.mqtt.receiving import UNEXPECTED_CODE, Receiver
-from mailboat_controller.store import events, quarantine
+from mailboat_controller.store import audit, events, quarantine
+from mailboat_schemas.codec import decode
+from mailboat_schemas.envelope import Envelope
 from mailboat_schemas.errors import DiskFull
+from mailboat_schemas.reports import Ack
 from mailboat_schemas.topics import Channel, build
+from plain_broker import Peer, plain_broker
 
 
 class Counted:
@@ -32,7 +40,7 @@ def core(tmp_path: Path) -> Iterator[Core]:
     core.store.close()
 
 
-def receiver(core: Core) -> Receiver:
+def receiver(core: Core, gate: FloodGate | None = None) -> Receiver:
     return Receiver(
         store=core.store,
         admission=core.admission,
@@ -42,6 +50,7 @@ def receiver(core: Core) -> Receiver:
         queued=Counted(),  # type: ignore[arg-type]
         sign_ack=core.reconciler.sign_ack,
         now=lambda: core.now,
+        gate=gate,
     )
 
 
@@ -82,6 +91,81 @@ def test_one_message_that_breaks_us_is_set_aside_and_the_others_are_taken(
     assert stored(core) == [1, 2]
     with core.store.read() as tx:
         assert [row["code"] for row in quarantine.page(tx)] == [UNEXPECTED_CODE]
+
+
+def test_a_device_that_floods_is_not_heard_and_the_broker_is_rid_of_its_messages(
+    core: Core, tmp_path: Path
+) -> None:
+    """Through a real broker. The other device's messages stand between those of the flood."""
+    loud, quiet = core.fleet.enrol("dev-1"), core.fleet.enrol("dev-2")
+    limits = FloodLimits(messages_per_second=0.001, messages_burst=5)
+
+    async def story(port: int) -> tuple[int, int]:
+        taker = receiver(core, gate=FloodGate(limits))
+        link = Link(host="127.0.0.1", port=port, fleet=FLEET, tls=None, rng=random.Random(1))
+        tasks = [asyncio.create_task(link.run(lambda: None))]
+        await link.until_connected()
+        tasks.append(asyncio.create_task(taker.run(link)))
+        peer = Peer(port, "devices")
+        for n in range(1, 21):
+            for device in (loud, quiet) if n <= 5 else (loud,):
+                message = device.numbered(n, n)
+                peer.publish(message.topic, message.payload)
+        message = core.fleet.enrol("dev-3").numbered(1, 1)  # the last one that the broker has
+        peer.publish(message.topic, message.payload)
+        await asyncio.to_thread(peer.until, lambda: len(stored(core)) == 11)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(peer.close)
+        with core.store.read() as tx:
+            rows = events.page(tx)
+        return tuple(sum(row.device == d.name for row in rows) for d in (loud, quiet))  # type: ignore[return-value]
+
+    with plain_broker(tmp_path) as broker:
+        assert asyncio.run(story(broker.port)) == (5, 5)
+    with core.store.read() as tx:
+        assert [row.subject for row in audit.page(tx) if row.action == FLOODING_ACTION] == ["dev-1"]
+
+
+@pytest.mark.slow
+def test_what_a_full_queue_at_the_broker_drops_is_sent_again(core: Core, tmp_path: Path) -> None:
+    """mosquitto confirms what it drops. Nobody takes messages in while 60 events come; 20 fit."""
+    device, total = core.fleet.enrol("dev-1"), 60
+
+    async def story(port: int) -> None:
+        link = Link(host="127.0.0.1", port=port, fleet=FLEET, tls=None, rng=random.Random(1))
+        absent = asyncio.create_task(link.run(lambda: None))
+        await link.until_connected()  # the session is there from here on
+        absent.cancel()
+        await asyncio.gather(absent, return_exceptions=True)
+        peer = Peer(port, "dev-1", device.topic(Channel.ACK))
+        for n in range(1, total + 1):
+            message = device.numbered(n, n)
+            await asyncio.to_thread(peer.publish, message.topic, message.payload)
+        link = Link(host="127.0.0.1", port=port, fleet=FLEET, tls=None, rng=random.Random(1))
+        tasks = [
+            asyncio.create_task(link.run(lambda: None)),
+            asyncio.create_task(receiver(core).run(link)),
+        ]
+        await asyncio.to_thread(peer.until, lambda: len(stored(core)) > 0)
+        while len(stored(core)) < total:  # as an outbox: ask, then go on from the answer
+            answered = len(peer.heard)
+            message = device.hello(1, total)
+            await asyncio.to_thread(peer.publish, message.topic, message.payload)
+            await asyncio.to_thread(peer.until, lambda n=answered: len(peer.heard) > n)
+            ack = decode(Ack, decode(Envelope, bytes(peer.heard[-1].payload)).payload)
+            message = device.numbered(ack.events_acked + 1, min(ack.events_acked + 10, total))
+            await asyncio.to_thread(peer.publish, message.topic, message.payload)
+            await asyncio.to_thread(peer.until, lambda n=answered: len(peer.heard) > n + 1)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(peer.close)
+
+    with plain_broker(tmp_path, queued_messages_max=20) as broker:
+        asyncio.run(asyncio.wait_for(story(broker.port), 120))
+    assert stored(core) == list(range(1, total + 1))
 
 
 def test_a_full_disk_is_no_reason_to_set_anything_aside(

@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from command_line import Said, forget_settings, mailboat
 from mailboat_controller.access.people import Role
 from mailboat_controller.authority.ceremony import Quorum
-from mailboat_controller.cli.demo import run_here
 from mailboat_controller.store import audit, manifests
 from mailboat_schemas.codec import decode
 from mailboat_schemas.desired import DesiredState, ManifestBundle
@@ -21,29 +20,9 @@ from trust_fleet import CLASS, TrustFleet
 TENSOR = {"name": "x", "dtype": "float32", "shape": [-1, 4]}
 
 
-@dataclass
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Standard output is one JSON value and nothing else."""
-        return json.loads(self.out)
-
-
-def mailboat(*words: str | Path) -> Said:
-    said = Said(*run_here([str(word) for word in words]))
-    assert "Traceback" not in said.err
-    return said
-
-
 @pytest.fixture(autouse=True)
 def _no_connection_of_mine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in ("MAILBOAT_CONNECTION", "MAILBOAT_KEY_PASSPHRASE"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    forget_settings(monkeypatch, tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mailboat_controller.cli.demo import run_here
+from command_line import Said, forget_settings, mailboat
 from mailboat_controller.demo.processes import program
 from mailboat_schemas.codec import decode
 from mailboat_schemas.documents.release import document_digest
@@ -23,31 +23,9 @@ from trust_fleet import CLASS, FLEET
 TENSOR = {"name": "x", "dtype": "float32", "shape": [-1, 4]}
 
 
-@dataclass
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """Standard output is one JSON value and nothing else."""
-        return json.loads(self.out)
-
-
-def mailboat(*words: str | Path) -> Said:
-    said = Said(*run_here([str(word) for word in words]))
-    assert "Traceback" not in said.err
-    if said.code not in (0, 2) and not said.out:
-        assert "next step:" in said.err
-    return said
-
-
 @pytest.fixture(autouse=True)
 def _no_connection_of_mine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("MAILBOAT_CONNECTION", raising=False)
-    monkeypatch.delenv("MAILBOAT_KEY_PASSPHRASE", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    forget_settings(monkeypatch, tmp_path)
 
 
 @pytest.fixture(scope="module")

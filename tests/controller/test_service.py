@@ -30,7 +30,7 @@ from mailboat_controller.artifacts.directory import DirectoryStore
 from mailboat_controller.config import ControllerSettings, load
 from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.service import serve
-from mailboat_controller.store import classes, devices, events, telemetry
+from mailboat_controller.store import classes, devices, events, retention
 from mailboat_controller.store.engine import Store
 from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.desired import ManifestBundle
@@ -234,11 +234,11 @@ def test_a_disk_that_is_full_for_a_while_stops_nothing(
 ) -> None:
     asked = threading.Event()
 
-    def full(*_args: object) -> int:
+    def full(*_args: object, **_more: object) -> int:
         asked.set()
         raise DiskFull("The disk is full.", next_step="free space.")
 
-    monkeypatch.setattr(telemetry, "forget", full)
+    monkeypatch.setattr(retention, "strip_events", full)
     monkeypatch.setattr(stats, "roll_ups", full)
     with served(installed.settings):
         serving = installed.serving()

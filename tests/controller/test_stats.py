@@ -10,7 +10,7 @@ from controller_core import Core, plan
 from enrolled_fleet import CLASS, FLEET
 from mailboat_controller import stats
 from mailboat_controller.metrics import Metrics
-from mailboat_controller.store import devices
+from mailboat_controller.store import device_signs
 from mailboat_schemas.events import EventKind
 
 
@@ -64,7 +64,7 @@ def test_only_what_changed_is_sent_again(core: Core) -> None:
     assert publisher.news(roll_ups(core), core.now) == []
 
     with core.store.transaction() as tx:
-        devices.set_presence(tx, device.name, session=1, online=True)
+        device_signs.set_presence(tx, device.name, session=1, online=True, at=core.now)
 
     assert len(publisher.news(roll_ups(core), core.now)) == 2
     publisher.forget()

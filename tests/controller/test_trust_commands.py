@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from command_line import forget_settings, mailboat
 from mailboat_controller.access.people import Role
-from mailboat_controller.cli.demo import run_here
 from mailboat_controller.metrics import Metrics
 from mailboat_controller.store import audit
 from mailboat_schemas.enrolment import Kind
@@ -20,30 +19,9 @@ from signing_room import held_by
 from trust_fleet import TrustFleet
 
 
-@dataclass
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-def mailboat(*words: str | Path) -> Said:
-    said = Said(*run_here([str(word) for word in words]))
-    assert "Traceback" not in said.err
-    if said.code not in (0, 2, 3):
-        assert "next step:" in said.err
-    return said
-
-
 @pytest.fixture(autouse=True)
 def _nothing_of_mine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("CONNECTION", "KEY_PASSPHRASE", "KEY_PASSPHRASE_FILE", "CONFIG"):
-        monkeypatch.delenv(f"MAILBOAT_{name}", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    forget_settings(monkeypatch, tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from mailboat_controller.artifacts.care import ArtifactCare
 from mailboat_controller.config import ControllerSettings
 from mailboat_controller.content.keys import ContentKeys
 from mailboat_controller.pki.issuing import Authority
+from mailboat_controller.presence import Reach
 from mailboat_controller.rollout.state import Trigger
 from mailboat_controller.store.engine import Store
 from mailboat_controller.trust.role_intake import TakenRoles
@@ -44,6 +45,9 @@ class ApiContext:
     metrics: the Prometheus exposition.
     refused: counts a request that was turned away, by the error's code.
     access_changed: has the broker go by the registry as it is now, before it returns.
+    reach: whether news of devices can come to us.
+    leads: whether the lock in the database is still ours.
+    absent_partitions: whose messages nobody takes in.
     roll_ups: the newest of what is published on stats/, by scope/name.
     """
 
@@ -69,6 +73,9 @@ class ApiContext:
     artifact_tokens: ArtifactTokens
     token: Callable[[], str] = new_token
     refused: Callable[[str], None] = lambda _code: None
+    reach: Callable[[], Reach] = Reach
+    leads: Callable[[], bool] = lambda: True
+    absent_partitions: Callable[[], Sequence[int]] = tuple
     access_changed: Callable[[], None] = lambda: None
     artifact_threads: WorkerThreads = field(
         default_factory=lambda: WorkerThreads("artifact-api", ARTIFACT_THREADS)

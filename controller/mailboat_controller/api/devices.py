@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.identity import Operator, Reader
 from mailboat_controller.api.limits import NUMBER_MAX, OptionalReason, Reason
+from mailboat_controller.presence import Presence, Reach, standing
 from mailboat_controller.store import audit, devices, enrolment_requests, events
 from mailboat_controller.store.device_certificates import key_sha256
 from mailboat_controller.store.enrolment_requests import EnrolmentRequestRow, State
@@ -35,7 +36,14 @@ class Device(BaseModel):
     labels: dict[str, str]
     fingerprint: str  # of its key
     revoked: bool
-    online: bool | None  # null: never heard of, which is not offline
+    online: bool | None  # as last told; null: never heard of, which is not offline
+    presence: Presence  # what we can say of now
+    presence_since: datetime | None
+    presence_because: str
+    clock_offset_seconds: float | None  # the device's clock less the controller's
+    clock_seen_at: datetime | None
+    doubled_at: datetime | None  # it last showed that two devices seem to have this id
+    doubled_by: str | None
     enrolled_at: datetime
     last_seen_at: datetime | None
     certificate_expires_at: datetime
@@ -50,7 +58,8 @@ class DeviceEvent(BaseModel):
     kind: str
     model: str | None
     version: str | None
-    received_at: datetime
+    received_at: datetime  # by the controller's clock
+    observed_at_ms: int  # by the device's, since 1970 UTC; it decides nothing
     content: dict[str, Any]
 
 
@@ -96,7 +105,8 @@ def list_devices(
         rows = devices.list_page(
             tx, after=after, limit=limit, hardware_class=hardware_class, site=site
         )
-    return [_shown(row) for row in rows]
+    reach = context.reach()
+    return [_shown(row, reach) for row in rows]
 
 
 @router.get("/pending")
@@ -136,7 +146,7 @@ def reject_device(
 @router.get("/{device}")
 def get_device(device: DeviceId, _reader: Reader, context: Context) -> Device:
     with context.store.read() as tx:
-        return _shown(devices.get(tx, device))
+        return _shown(devices.get(tx, device), context.reach())
 
 
 @router.get("/{device}/events")
@@ -156,6 +166,7 @@ def list_events(
             model=row.model,
             version=row.version,
             received_at=row.received_at,
+            observed_at_ms=row.observed_at_ms,
             content=dict(row.content),
         )
         for row in rows
@@ -181,10 +192,12 @@ def revoke_device(
         row = devices.get(tx, device)
     context.access_changed()
     context.wake()
-    return _shown(row)
+    return _shown(row, context.reach())
 
 
-def _shown(row: devices.DeviceRow) -> Device:
+def _shown(row: devices.DeviceRow, reach: Reach) -> Device:
+    stands = standing(row, reach)
+    offset_ms = row.clock_offset_ms
     return Device(
         device=row.device,
         enrolment_number=row.enrolment_number,
@@ -194,6 +207,13 @@ def _shown(row: devices.DeviceRow) -> Device:
         fingerprint=fingerprint(row.public_key),
         revoked=row.revoked,
         online=row.online,
+        presence=stands.presence,
+        presence_since=stands.since,
+        presence_because=stands.because,
+        clock_offset_seconds=None if offset_ms is None else offset_ms / 1000,
+        clock_seen_at=row.clock_seen_at,
+        doubled_at=row.doubled_at,
+        doubled_by=row.doubled_by,
         enrolled_at=row.enrolled_at,
         last_seen_at=row.last_seen_at,
         certificate_expires_at=row.certificate_expires_at,

@@ -30,13 +30,17 @@ class Health(BaseModel):
 class HealthNote(BaseModel):
     """``trust`` and ``certificates`` are about what expires, ``content_keys`` about whether those
     of encrypted releases can be opened here, ``artifacts`` about files that were found damaged or
-    cannot be reached. None of it stops devices from serving."""
+    cannot be reached, ``leader`` about the lock in the database without which this controller
+    ends, ``ingest`` about processes that take messages in and were not heard of. None of it stops
+    devices from serving."""
 
     status: Literal["ok", "attention"]
     trust: Level
     certificates: Level
     content_keys: Literal["ok", "unusable"]
     artifacts: Literal["ok", "damaged", "unreachable"]
+    leader: Literal["held", "lost"]
+    ingest: Literal["ok", "absent"]
 
 
 class _HealthNotes:
@@ -73,13 +77,23 @@ def _note(context: ApiContext) -> HealthNote:
     except KekUnusable:
         usable = False
     artifacts = context.artifact_care.health()
-    good = usable and artifacts == "ok" and roles is Level.OK and certificates is Level.OK
+    leads, absent = context.leads(), context.absent_partitions()
+    good = (
+        usable
+        and leads
+        and not absent
+        and artifacts == "ok"
+        and roles is Level.OK
+        and certificates is Level.OK
+    )
     return HealthNote(
         status="ok" if good else "attention",
         trust=roles,
         certificates=certificates,
         content_keys="ok" if usable else "unusable",
         artifacts=artifacts,
+        leader="held" if leads else "lost",
+        ingest="absent" if absent else "ok",
     )
 
 

@@ -141,16 +141,18 @@ class OnlineKeys:
 
     def sign_desired(self, desired: DesiredState) -> bytes:
         """An encoded `Envelope` of the desired state, signed by the director key."""
-        return self._sign_as_director(PayloadType.DESIRED_STATE, encode(desired))
+        return seal(self.director, PayloadType.DESIRED_STATE, encode(desired))
 
     def sign_ack(self, ack: Ack) -> bytes:
         """Likewise of an acknowledgement: a device forgets its events on it."""
-        return self._sign_as_director(PayloadType.ACK, encode(ack))
+        return seal(self.director, PayloadType.ACK, encode(ack))
 
-    def _sign_as_director(self, kind: str, payload: bytes) -> bytes:
-        signature = self.director.sign(pre_authentication_encoding(kind, payload))
-        sealed = EnvelopeSignature(keyid=signature.keyid, sig=bytes.fromhex(signature.signature))
-        return encode(Envelope(payload_type=kind, payload=payload, signatures=(sealed,)))
+
+def seal(director: Signer, kind: str, payload: bytes) -> bytes:
+    """An encoded `Envelope`, signed."""
+    signature = director.sign(pre_authentication_encoding(kind, payload))
+    sealed = EnvelopeSignature(keyid=signature.keyid, sig=bytes.fromhex(signature.signature))
+    return encode(Envelope(payload_type=kind, payload=payload, signatures=(sealed,)))
 
 
 def make_next(directory: Path) -> Path:

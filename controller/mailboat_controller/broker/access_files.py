@@ -14,6 +14,7 @@ from cryptography import x509
 
 from mailboat_controller.broker.embedded import fill_in, template_directory
 from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
+from mailboat_controller.ingest.partition import client_name
 from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.store.broker_access import Access
 from mailboat_schemas.topics import ROOT
@@ -42,15 +43,24 @@ class Written:
 
 
 def write(
-    directory: Path, access: Access, *, fleet: str, authority: Authority, now: datetime
+    directory: Path,
+    access: Access,
+    *,
+    fleet: str,
+    authority: Authority,
+    now: datetime,
+    partitions: int = 0,
 ) -> Written:
     """Bring both files to what the registry says; each is replaced as a whole or left alone.
+
+    Args:
+        partitions: how many processes take in what devices say, each under a name of its own.
 
     Raises:
         OSError: the old file is as it was.
     """
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    rules = access_rules(access, fleet)
+    rules = access_rules(access, fleet, partitions)
     path = directory / ACL_FILE
     changed = not path.is_file() or path.read_text() != rules
     if changed:
@@ -59,11 +69,11 @@ def write(
     return Written(rules=changed, revocations=revoked)
 
 
-def access_rules(access: Access, fleet: str) -> str:
+def access_rules(access: Access, fleet: str, partitions: int = 0) -> str:
     """The content of the broker's ``acl_file``."""
     template = (template_directory() / ACL_FILE).read_text()
     text = fill_in(template, {"FLEET": fleet})
-    return text + "\n" + "\n".join(_sections(access, f"{ROOT}/{fleet}")) + "\n"
+    return text + "\n" + "\n".join(_sections(access, f"{ROOT}/{fleet}", partitions)) + "\n"
 
 
 def per_class(access: Access) -> bool:
@@ -71,7 +81,7 @@ def per_class(access: Access) -> bool:
     return len(access.devices) <= SECTIONS_MAX
 
 
-def _sections(access: Access, root: str) -> Iterator[str]:
+def _sections(access: Access, root: str, partitions: int) -> Iterator[str]:
     yield "# From here on: derived from the registry by `mailboat serve`. Changes are overwritten."
     if per_class(access):
         for device, hardware_class in access.devices:
@@ -80,6 +90,11 @@ def _sections(access: Access, root: str) -> Iterator[str]:
     else:
         yield f"# More than {SECTIONS_MAX} devices: manifests of all classes are open to each."
         yield f"pattern read {root}/class/#"
+    for partition in range(partitions):
+        yield f"user {client_name(partition)}"
+        yield f"topic read {root}/site/+/dev/+/up/#"
+        yield f"topic read {root}/site/+/dev/+/st"
+        yield f"topic write {root}/site/+/dev/+/dn/ack"
     for pipeline in access.pipelines:
         # The patterns for devices hold for everybody.
         yield f"user {pipeline}"

@@ -52,11 +52,13 @@ class BrokerGuard:
         authority: Authority,
         directory: Path,
         reload_command: Sequence[str] = (),
+        partitions: int = 0,
     ) -> None:
         self._store = store
         self._authority = authority
         self._directory = directory
         self._command = tuple(reload_command)
+        self._partitions = partitions
         self._lock = threading.Lock()
         self._asking = threading.Lock()
         self._asked = self._done = 0
@@ -91,6 +93,7 @@ class BrokerGuard:
             fleet=self._authority.fleet,
             authority=self._authority,
             now=now,
+            partitions=self._partitions,
         )
         self._loaded = self._loaded and not written
         return written

@@ -14,6 +14,7 @@ from mailboat_controller.cli import (
     demo,
     device,
     hardware_class,
+    ingest,
     model,
     model_build,
     model_quantize,
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.command("init")(data.init)
 app.command("serve")(data.serve)
+app.command("ingest")(ingest.ingest)
 app.command("demo")(demo.demo)
 for name, command in (
     ("make-key", trust_keys.make_key),

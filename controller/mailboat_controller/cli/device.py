@@ -23,7 +23,7 @@ _COLUMNS = {
     "device": "DEVICE",
     "hardware_class": "CLASS",
     "site": "SITE",
-    "online": "ONLINE",
+    "presence": "PRESENCE",
     "last_seen_at": "LAST SEEN",
     "revoked": "REVOKED",
 }

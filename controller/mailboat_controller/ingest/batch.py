@@ -12,14 +12,18 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
 
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_der_public_key
-
+from mailboat_controller.ingest import doubles
 from mailboat_controller.ingest.batch_reading import UNREAD_CODE, read_events, read_telemetry
+from mailboat_controller.ingest.doubles import DeviceDoubled
+from mailboat_controller.ingest.live_windows import LiveWindow, LiveWindows
+from mailboat_controller.ingest.opening import open_payload, require_own
+from mailboat_controller.ingest.partition import device_of
 from mailboat_controller.ingest.watermark_rule import DeviceStreams
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.store import (
+    audit,
     deliveries,
+    device_signs,
     devices,
     events,
     manifests,
@@ -33,7 +37,7 @@ from mailboat_controller.store.events import UnreadRow
 from mailboat_controller.store.savepoint import savepoint
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.codec import decode
-from mailboat_schemas.envelope import Envelope, PayloadType, open_from_device
+from mailboat_schemas.envelope import PayloadType
 from mailboat_schemas.errors import (
     MailboatError,
     NotPermitted,
@@ -41,8 +45,11 @@ from mailboat_schemas.errors import (
     WrongTopic,
 )
 from mailboat_schemas.events import Event
+from mailboat_schemas.names import is_label
 from mailboat_schemas.reports import Ack, Hello, Presence, ReportedState, TelemetryWindow
 from mailboat_schemas.topics import TOPICS, Channel, Topic, parse
+
+FLOODING_ACTION = "device.flooding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,26 +63,50 @@ class Ingested:
     windows: int
     quarantined: Mapping[str, int]  # by error code
     dropped: int = 0  # of older messages in the quarantine
+    doubled: int = 0  # devices of which it was told anew that there seem to be two
+    live: tuple[LiveWindow, ...] = ()  # of releases that were accepted here
 
 
-def ingest(tx: Transaction, messages: Iterable[Incoming], *, fleet: str, now: datetime) -> Ingested:
-    """Take a batch into the caller's transaction. Never raises for what a message says."""
-    batch = _Batch(tx, fleet, now)
-    for message in messages:
+def ingest(
+    tx: Transaction,
+    messages: Iterable[Incoming],
+    *,
+    fleet: str,
+    now: datetime,
+    flooding: Mapping[str, int] = MappingProxyType({}),
+) -> Ingested:
+    """Take a batch into the caller's transaction. Never raises for what a message says.
+
+    Args:
+        flooding: how many messages of a device were ignored because it says too much, to be told.
+    """
+    wanted = tuple(messages)
+    batch = _Batch(tx, fleet, now, wanted)
+    for device, count in flooding.items():
+        batch.tell_flooding(device, count)
+    for message in wanted:
         batch.take(message)
     return batch.finish()
 
 
 class _Batch:
-    def __init__(self, tx: Transaction, fleet: str, now: datetime) -> None:
+    def __init__(
+        self, tx: Transaction, fleet: str, now: datetime, messages: Iterable[Incoming]
+    ) -> None:
         self._tx = tx
         self._fleet = fleet
         self._now = now
+        # Locked once, in one order, so that two processes that take in the same device's messages
+        # (a take-over, a change of the partitions) wait for each other.
+        named = {device_of(message.topic) for message in messages} - {None}
+        self._rows = devices.lock(tx, {name for name in named if name and is_label(name)})
         self._devices: dict[str, DeviceStreams] = {}
+        self._doubled = 0
         self._submissions: list[Incoming] = []
         self._changed = False
         self._events: Counter[str] = Counter()
         self._windows = 0
+        self._live = LiveWindows()
         self._quarantined: Counter[str] = Counter()
         self._poisoned: set[str] = set()
         self._counters: dict[str, int] = {}
@@ -100,12 +131,32 @@ class _Batch:
             try:
                 with savepoint(self._tx):
                     self._take[topic.channel](device, message)
-            except MailboatError:
+            except MailboatError as error:
                 # What was undone in the database is undone here too.
                 self._devices[topic["device"]] = before
+                if isinstance(error, DeviceDoubled):
+                    self._tell_doubled(before, doubles.OTHER_EVENTS)
                 raise
         except MailboatError as error:
             self._set_aside(message, error.code, error.what)
+
+    def tell_flooding(self, device: str, count: int) -> None:
+        """Into the audit log, if the device is one of ours."""
+        if devices.by_name(self._tx, device) is not None:
+            audit.append(
+                self._tx,
+                at=self._now,
+                actor="controller",
+                action=FLOODING_ACTION,
+                subject=device,
+                reason=f"it says more than it may: {count} messages were not heard; they stay in "
+                "its outbox and come again",
+                details={"ignored": count},
+            )
+
+    def _tell_doubled(self, device: DeviceStreams, sign: str) -> None:
+        self._doubled += doubles.tell(self._tx, device.row, sign, self._now)
+        device.row = replace(device.row, doubled_at=self._now, doubled_by=sign)
 
     def _set_aside(self, message: Incoming, code: str, problem: str) -> None:
         self._quarantined[code] += 1
@@ -127,7 +178,7 @@ class _Batch:
             counter = self._manifest_counter(device.row.hardware_class)
             acks += [device.ack(self._fleet, epoch, counter) for epoch in sorted(device.to_ack)]
         seen = {name: self._now for name, device in self._devices.items() if device.seen}
-        devices.mark_seen_many(self._tx, seen)
+        device_signs.mark_seen_many(self._tx, seen)
         return Ingested(
             acks=tuple(acks),
             changed=self._changed,
@@ -136,6 +187,8 @@ class _Batch:
             windows=self._windows,
             quarantined=dict(self._quarantined),
             dropped=quarantine.trim(self._tx, self._poisoned),
+            doubled=self._doubled,
+            live=self._live.accepted(self._tx),
         )
 
     def _manifest_counter(self, hardware_class: str) -> int:
@@ -162,7 +215,7 @@ class _Batch:
         name = topic["device"]
         known = self._devices.get(name)
         if known is None:
-            row = devices.by_name(self._tx, name)
+            row = self._rows.get(name)
             if row is None:
                 raise NotPermitted(
                     f"Device {name} is not enrolled here.",
@@ -183,11 +236,12 @@ class _Batch:
 
     def _take_events(self, device: DeviceStreams, message: Incoming) -> None:
         name = device.row.device
-        payload = _open(device, message, PayloadType.EVENT_BATCH)
+        payload = open_payload(device, message, PayloadType.EVENT_BATCH)
         batch = read_events(payload)
-        _require_own(name, batch.device)
+        require_own(name, batch.device)
         mark = device.mark(self._tx, batch.epoch, self._now)
         fresh = device.unstored(batch.epoch, batch.rows, batch.first, mark.events)
+        doubles.refuse_other_events(self._tx, device, batch, mark.events)
         if fresh:
             stored = fresh
             if len(device.marks) > 1:
@@ -203,21 +257,32 @@ class _Batch:
             self._events.update(event.kind.value for event in read)
             self._events.update([tables.UNKNOWN_KIND] * (len(stored) - len(read)))
             self._note_unread(message, stored)
+            sign = doubles.sign_of_two(batch.epoch, device.marks, fresh)
+            if sign is not None:
+                self._tell_doubled(device, sign)
             device.advance(batch.epoch, replace(mark, events=fresh[-1].sequence))
         device.to_ack.add(batch.epoch)
         device.seen = True
 
     def _take_telemetry(self, device: DeviceStreams, message: Incoming) -> None:
-        payload = _open(device, message, PayloadType.TELEMETRY_BATCH)
+        payload = open_payload(device, message, PayloadType.TELEMETRY_BATCH)
         batch = read_telemetry(payload)
-        _require_own(device.row.device, batch.device)
+        require_own(device.row.device, batch.device)
         mark = device.mark(self._tx, batch.epoch, self._now)
         fresh = device.unstored(batch.epoch, batch.rows, batch.first, mark.telemetry)
         if fresh:
             # A window that cannot be read is passed over: the next one tells how things stand.
             read = [window for window in fresh if isinstance(window, TelemetryWindow)]
-            telemetry.append(self._tx, device.row.device, batch.epoch, read, self._now)
+            telemetry.append(
+                self._tx,
+                device.row.device,
+                batch.epoch,
+                read,
+                self._now,
+                clock_offset_ms=device.row.clock_offset_ms or 0,
+            )
             self._windows += len(read)
+            self._live.add(device.row.hardware_class, read)
             self._note_unread(message, fresh)
             device.advance(batch.epoch, replace(mark, telemetry=fresh[-1].sequence))
         device.to_ack.add(batch.epoch)
@@ -231,24 +296,24 @@ class _Batch:
             self._set_aside(message, UNREAD_CODE, problem)
 
     def _take_hello(self, device: DeviceStreams, message: Incoming) -> None:
-        hello = decode(Hello, _open(device, message, PayloadType.HELLO))
-        _require_own(device.row.device, hello.device)
+        hello = decode(Hello, open_payload(device, message, PayloadType.HELLO))
+        require_own(device.row.device, hello.device)
         mark = device.mark(self._tx, hello.epoch, self._now)
         device.pass_over_lost(self._tx, hello, mark, self._now)
         device.to_ack.add(hello.epoch)
         device.seen = True
 
     def _take_report(self, device: DeviceStreams, message: Incoming) -> None:
-        report = decode(ReportedState, _open(device, message, PayloadType.REPORTED_STATE))
+        report = decode(ReportedState, open_payload(device, message, PayloadType.REPORTED_STATE))
         row = device.row
-        _require_own(row.device, report.device)
+        require_own(row.device, report.device)
         if (report.fleet, report.hardware_class) != (self._fleet, row.hardware_class):
             raise WrongTopic(
                 f"The report of {row.device} speaks of {report.fleet}/{report.hardware_class}; "
                 f"it is enrolled in {self._fleet}/{row.hardware_class}.",
                 next_step="enrol the device anew in its right class.",
             )
-        if not devices.set_report(self._tx, report):
+        if not device_signs.set_report(self._tx, report, at=self._now):
             return
         # Brokers and bridges deliver retained reports again and again: only news is a sign of life.
         held = row.report
@@ -259,30 +324,17 @@ class _Batch:
         if newer:
             device.seen = device.seen or not message.retain
             self._changed = True
+        if not message.retain:
+            device_signs.measure_clock(self._tx, row, report, at=self._now)
+        device.row = devices.get(self._tx, row.device)
 
     def _take_status(self, device: DeviceStreams, message: Incoming) -> None:
-        presence = decode(Presence, _open(device, message, PayloadType.PRESENCE))
-        _require_own(device.row.device, presence.device)
-        devices.set_presence(
-            self._tx, device.row.device, session=presence.session, online=presence.online
-        )
-
-
-def _open(device: DeviceStreams, message: Incoming, payload_type: str) -> bytes:
-    """The payload, once the signature by the device's registered key held."""
-    envelope = decode(Envelope, message.payload)
-    key = load_der_public_key(device.row.public_key)
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise NotPermitted(
-            f"Device {device.row.device} is enrolled with a key that cannot sign messages.",
-            next_step="enrol it anew with a P-256 key.",
-        )
-    return open_from_device(envelope, payload_type, key, device.row.device)
-
-
-def _require_own(device: str, named: str) -> None:
-    if named != device:
-        raise WrongTopic(
-            f"A message on the topic of {device} speaks for {named[:63]}.",
-            next_step="look at the broker's access rules: devices write to their own topics only.",
+        presence = decode(Presence, open_payload(device, message, PayloadType.PRESENCE))
+        require_own(device.row.device, presence.device)
+        device_signs.set_presence(
+            self._tx,
+            device.row.device,
+            session=presence.session,
+            online=presence.online,
+            at=self._now,
         )

@@ -44,6 +44,8 @@ class DeviceStreams:
     rewind: set[str] = field(default_factory=set)
     to_ack: set[str] = field(default_factory=set)
     seen: bool = False
+    # What is stored, by epoch and sequence, as it was when first asked for in this batch.
+    stored: dict[str, dict[int, tuple[str, int]]] = field(default_factory=dict)
 
     def copy(self) -> "DeviceStreams":
         return replace(
@@ -67,7 +69,8 @@ class DeviceStreams:
                 "the device began a new outbox; what the old one still held is lost",
                 {"epoch": epoch},
             )
-        self.advance(epoch, Watermark())
+        newest = max((mark.number for mark in self.marks.values()), default=0)
+        self.advance(epoch, Watermark(number=newest + 1))
         return self.marks[epoch]
 
     def advance(self, epoch: str, mark: Watermark) -> None:
@@ -103,8 +106,9 @@ class DeviceStreams:
             stream: self._reached(tx, hello.epoch, stream, span, getattr(mark, stream), now)
             for stream, span in spans.items()
         }
-        if Watermark(**reached) != mark:
-            self.advance(hello.epoch, Watermark(**reached))
+        passed = replace(mark, **reached)
+        if passed != mark:
+            self.advance(hello.epoch, passed)
 
     def ack(self, fleet: str, epoch: str, manifest_counter: int) -> tuple[str, Ack]:
         """Topic and payload. ``manifest_counter``: of the device's class."""

@@ -18,12 +18,12 @@ from typing import Any
 import structlog
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from mailboat_controller.mqtt.inbox import Delivery, Inbox
 from mailboat_controller.mqtt.incoming import Incoming
+from mailboat_controller.mqtt.properties import answering, kept_session
 from mailboat_schemas.errors import NotPermitted, ServerUnavailable
 from mailboat_schemas.topics import Channel, subscription
 
@@ -39,14 +39,14 @@ RECONNECT_SECONDS_MIN = 0.5
 RECONNECT_SECONDS_MAX = 30.0
 _REFUSED = 0x80  # reason codes from here on are refusals
 
-_SUBSCRIPTIONS = (
+DEVICE_CHANNELS = (
     Channel.EVENTS,
     Channel.TELEMETRY,
     Channel.HELLO,
     Channel.REPORT,
     Channel.STATUS,
-    Channel.SUBMIT,
 )
+EVERY_CHANNEL = (*DEVICE_CHANNELS, Channel.SUBMIT)
 
 _log = structlog.get_logger(__name__)
 
@@ -63,9 +63,11 @@ class Link:
         tls: ssl.SSLContext | None,
         rng: random.Random,
         client_id: str = CLIENT_ID,
+        channels: Sequence[Channel] = EVERY_CHANNEL,
     ) -> None:
         """
         Args:
+            channels: what we hear; a session that heard others before is told to stop that.
             tls: with the controller's certificate; None speaks plainly, for tests on loopback.
             rng: for the jitter of reconnects.
         """
@@ -75,6 +77,7 @@ class Link:
         self._tls = tls
         self._rng = rng
         self._client_id = client_id
+        self._channels = tuple(channels)
         self._loop = asyncio.get_running_loop()
         self._inbox = Inbox(self._loop)
         self._client: Client | None = None
@@ -84,6 +87,7 @@ class Link:
         self._window = asyncio.Semaphore(INFLIGHT_MESSAGES_MAX)
         self._on_connected: Callable[[], None] = lambda: None
         self.connections = 0
+        self.sessions_lost = 0  # connects at which the broker had no session of ours
 
     @property
     def connected(self) -> bool:
@@ -155,7 +159,7 @@ class Link:
             if client is None or not self.connected:
                 raise _unavailable("the broker is not connected")
             info = client.publish(
-                topic, payload, qos=qos, retain=retain, properties=_answering(correlation_data)
+                topic, payload, qos=qos, retain=retain, properties=answering(correlation_data)
             )
             if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 raise _unavailable(f"the message for {topic} was not taken: {info.rc!s}")
@@ -197,15 +201,12 @@ class Link:
         return client
 
     def _connect(self, client: Client) -> None:
-        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.SessionExpiryInterval = SESSION_EXPIRY_SECONDS
-        properties.ReceiveMaximum = RECEIVE_MAXIMUM
         client.connect(
             self._host,
             self._port,
             keepalive=KEEPALIVE_SECONDS,
             clean_start=False,  # paho's default would delete the session at every start
-            properties=properties,
+            properties=kept_session(SESSION_EXPIRY_SECONDS, RECEIVE_MAXIMUM),
         )
         self._client = client
 
@@ -227,7 +228,12 @@ class Link:
             return
         _log.info("broker connected", session_present=flags.session_present)
         # Always: the broker may have lost the session while saying otherwise.
-        client.subscribe([(subscription(c, fleet=self._fleet), 1) for c in _SUBSCRIPTIONS])
+        client.subscribe([(subscription(c, fleet=self._fleet), 1) for c in self._channels])
+        others = [c for c in EVERY_CHANNEL if c not in self._channels]
+        if others and flags.session_present:
+            client.unsubscribe([subscription(c, fleet=self._fleet) for c in others])
+        if not flags.session_present:
+            self.sessions_lost += 1
 
     def _on_disconnect(
         self,
@@ -254,7 +260,7 @@ class Link:
         _properties: Properties | None,
     ) -> None:
         """Connected counts from here: before, nobody's message would reach us."""
-        for channel, reason in zip(_SUBSCRIPTIONS, reasons, strict=False):
+        for channel, reason in zip(self._channels, reasons, strict=False):
             if reason.value >= _REFUSED:
                 _log.error(
                     "broker refused a subscription",
@@ -328,14 +334,6 @@ def _stop(client: Client) -> None:
     """End a client and its thread; blocks until the thread is gone."""
     client.disconnect()
     client.loop_stop()
-
-
-def _answering(correlation_data: bytes | None) -> Properties | None:
-    if correlation_data is None:
-        return None
-    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    properties.CorrelationData = correlation_data
-    return properties
 
 
 def _unavailable(what: str) -> ServerUnavailable:

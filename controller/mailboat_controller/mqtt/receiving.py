@@ -2,12 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 import structlog
 
 from mailboat_controller.ingest.batch import Ingested, ingest
+from mailboat_controller.ingest.flood import Admitted, FloodGate, FloodLimits
 from mailboat_controller.metrics import Metrics
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.mqtt.link import Link
@@ -31,16 +33,21 @@ class Receiver:
         self,
         *,
         store: Store,
-        admission: Admission,
+        admission: Admission | None,
         fleet: str,
         metrics: Metrics,
         changed: Wake,
         queued: Wake,
         sign_ack: Callable[[Ack], bytes],
         now: Callable[[], datetime],
+        gate: FloodGate | None = None,
+        owns: Callable[[str], bool] = lambda _topic: True,
     ) -> None:
         """
         Args:
+            admission: None where no submissions are heard.
+            gate: how much one device may say; by default the usual limits.
+            owns: whether the messages of a topic are ours; the others are acknowledged alone.
             sign_ack: the envelope's bytes, signed by the director.
             changed: set when a rollout may decide otherwise.
             queued: set when something waits in the outbox.
@@ -53,11 +60,19 @@ class Receiver:
         self._queued = queued
         self._sign_ack = sign_ack
         self._now = now
+        self._gate = FloodGate(FloodLimits()) if gate is None else gate
+        self._owns = owns
+        self.changes = 0  # batches that a rollout may decide otherwise on
 
     async def run(self, link: Link) -> None:
         while True:
             deliveries = await link.batch()
-            results = await self._committed([delivery.message for delivery in deliveries])
+            heard = [each.message for each in deliveries if self._owns(each.message.topic)]
+            admitted = self._gate.admit(heard, self._now())
+            self._metrics.count_ignored(admitted.ignored)
+            results = []
+            if admitted.messages or admitted.flooding:
+                results = await self._committed(admitted)
             # A crash before this line brings the batch again; taking it twice changes nothing.
             link.acknowledge(deliveries)
             acks = [each for result in results for each in result.acks]
@@ -70,21 +85,26 @@ class Receiver:
             self._metrics.count_acks(len(sent), sum(ack.rewind for ack in sent))
             for result in results:
                 if result.changed:
+                    self.changes += 1
                     self._changed.set()
 
     def _signed(self, acks: Sequence[Ack]) -> list[bytes]:
         return [self._sign_ack(ack) for ack in acks]
 
-    async def _committed(self, messages: Sequence[Incoming]) -> list[Ingested]:
+    async def _committed(self, admitted: Admitted) -> list[Ingested]:
         """Take a batch, again and again while the database cannot."""
         while True:
             try:
-                return await asyncio.to_thread(self.take, messages)
+                return await asyncio.to_thread(self.take, admitted.messages, admitted.flooding)
             except Transient as error:
                 _log.warning("messages wait for the database", problem=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
 
-    def take(self, messages: Sequence[Incoming]) -> list[Ingested]:
+    def take(
+        self,
+        messages: Sequence[Incoming],
+        flooding: Mapping[str, int] = MappingProxyType({}),
+    ) -> list[Ingested]:
         """Commit a batch and answer its submissions. One message that breaks us is set aside, or
         it would come again for ever and nothing behind it.
 
@@ -93,7 +113,7 @@ class Receiver:
         """
         started = time.monotonic()
         try:
-            results = [self._take(messages)]
+            results = [self._take(messages, flooding)]
         except Transient:
             raise
         except Exception:  # noqa: BLE001  see above; whatever it is, it is found message by message
@@ -103,10 +123,16 @@ class Receiver:
             self._metrics.count_batch(result, time.monotonic() - started)
         return results
 
-    def _take(self, messages: Sequence[Incoming]) -> Ingested:
-        with self._store.transaction() as tx:
-            ingested = ingest(tx, messages, fleet=self._fleet, now=self._now())
+    def _take(
+        self,
+        messages: Sequence[Incoming],
+        flooding: Mapping[str, int] = MappingProxyType({}),
+    ) -> Ingested:
+        with self._store.device_transaction() as tx:
+            ingested = ingest(tx, messages, fleet=self._fleet, now=self._now(), flooding=flooding)
         for message in ingested.submissions:
+            if self._admission is None:
+                continue  # not subscribed to; a broker that sends it all the same changes nothing
             self._admission.submit_message(message, self._now())
             self._changed.set()
             self._queued.set()
@@ -118,7 +144,7 @@ class Receiver:
         except Transient:
             raise
         except Exception as error:  # noqa: BLE001  whatever it is, it must not come again for ever
-            with self._store.transaction() as tx:
+            with self._store.device_transaction() as tx:
                 quarantine.put(
                     tx,
                     topic=message.topic,

@@ -23,7 +23,7 @@ from mailboat_controller.pki import profile
 from mailboat_controller.pki.certificates import load_request, serial_of, single_value
 from mailboat_schemas.enrolment import Kind
 from mailboat_schemas.errors import ConfigurationInvalid
-from mailboat_schemas.names import RESERVED_NAMES, is_label
+from mailboat_schemas.names import INGEST_NAMES, RESERVED_NAMES, is_label
 
 CA_LIFETIME = timedelta(days=20 * 365)  # a new one means visiting every device
 CREDENTIAL_DAYS = 365
@@ -53,6 +53,15 @@ class TlsFiles:
     ca: Path
     certificate: Path
     key: Path
+
+
+def files_of(directory: Path, name: str) -> TlsFiles:
+    """Where a certificate of our own is, in the directory of the CA."""
+    return TlsFiles(
+        ca=directory / _CA_FILE,
+        certificate=directory / f"{name}.pem",
+        key=directory / f"{name}.key",
+    )
 
 
 class Authority:
@@ -217,12 +226,16 @@ class Authority:
             self._keep(files, self.issue_credential(Kind.CONTROLLER, CONTROLLER_NAME, now=now))
         return files
 
+    def ingest_files(self, name: str, *, now: datetime) -> TlsFiles:
+        """Likewise of a process that takes in what devices say; the API does not know it."""
+        files = self._files(name)
+        held = _held(files)
+        if held is None or held.not_valid_after_utc - now <= RENEW_SERVER_WITHIN:
+            self._keep(files, self.issue_credential(Kind.CONTROLLER, name, now=now))
+        return files
+
     def _files(self, name: str) -> TlsFiles:
-        return TlsFiles(
-            ca=self.ca_path,
-            certificate=self._directory / f"{name}.pem",
-            key=self._directory / f"{name}.key",
-        )
+        return files_of(self._directory, name)
 
     @staticmethod
     def _keep(files: TlsFiles, issued: Issued) -> None:
@@ -275,8 +288,8 @@ class Authority:
 
 
 def _refuse_name(kind: Kind, name: str) -> None:
-    own = {Kind.CONTROLLER: CONTROLLER_NAME, Kind.DASHBOARD: "grafana"}
-    if not is_label(name) or (name in RESERVED_NAMES and own.get(kind) != name):
+    own = {Kind.CONTROLLER: {CONTROLLER_NAME, *INGEST_NAMES}, Kind.DASHBOARD: {"grafana"}}
+    if not is_label(name) or (name in RESERVED_NAMES and name not in own.get(kind, ())):
         raise ConfigurationInvalid(
             f"{name!r} cannot be the name of a {kind}.",
             next_step="use lower-case letters, digits and inner hyphens, at most 63 characters, "

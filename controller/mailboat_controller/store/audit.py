@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select
 
-from mailboat_controller.store import tables
+from mailboat_controller.store import locks, tables
 from mailboat_controller.store.instants import from_ms, to_ms
 
 FIRST_PREVIOUS_HASH = "0" * 64
@@ -50,8 +50,9 @@ def append(
 ) -> int:
     """Add one entry in the caller's transaction; returns its sequence.
 
-    Only one writer at a time may do so, which `Store.transaction` sees to.
+    One writer at a time: the chain is ours from here to the end of the transaction.
     """
+    locks.hold_until_commit(tx, locks.AUDIT_KEY)
     last_sequence, last_hash = head(tx)
     row: dict[str, Any] = {
         "sequence": last_sequence + 1,
@@ -124,6 +125,13 @@ def count_since(tx: Connection, subject: str, *, actor: str, since: datetime) ->
     c = _audit.c
     those = (c.subject == subject, c.actor == actor, c.at >= to_ms(since))
     return tx.execute(select(func.count()).select_from(_audit).where(*those)).scalar_one()
+
+
+def newest(tx: Connection, subject: str, action: str) -> AuditRow | None:
+    c = _audit.c
+    query = select(_audit).where(c.subject == subject, c.action == action)
+    row = tx.execute(query.order_by(c.sequence.desc()).limit(1)).first()
+    return None if row is None else _read(row)
 
 
 def _seal(content: Mapping[str, Any]) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, select
 
 from mailboat_controller.store import releases
 from mailboat_controller.store.delta_tables import deliveries
+from mailboat_controller.store.upsert import upsert
 from mailboat_schemas.deltas import Delivery, DeliveryOutcome, delivery_of
 from mailboat_schemas.events import Event, EventKind
 
@@ -104,17 +105,17 @@ def _add(
         "hardware_class": hardware_class,
         "outcome": told.outcome.value,
     }
-    held = update(deliveries).where(*(deliveries.c[name] == value for name, value in key.items()))
-    changed = tx.execute(
-        held.values(
-            count=_c.count + 1,
-            fetched_bytes=_c.fetched_bytes + fetched_bytes,
-            whole_bytes=_c.whole_bytes + whole_bytes,
+    # One statement: several take in what devices tell at the same time.
+    row = upsert(tx, deliveries).values(
+        **key, count=1, fetched_bytes=fetched_bytes, whole_bytes=whole_bytes
+    )
+    tx.execute(
+        row.on_conflict_do_update(
+            index_elements=list(key),
+            set_={
+                "count": _c.count + 1,
+                "fetched_bytes": _c.fetched_bytes + fetched_bytes,
+                "whole_bytes": _c.whole_bytes + whole_bytes,
+            },
         )
     )
-    if not changed.rowcount:
-        tx.execute(
-            insert(deliveries).values(
-                **key, count=1, fetched_bytes=fetched_bytes, whole_bytes=whole_bytes
-            )
-        )

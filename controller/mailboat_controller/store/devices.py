@@ -1,7 +1,7 @@
 """The registry: which devices there are, whose keys they hold, and when they were last heard of."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -13,12 +13,10 @@ from sqlalchemy import (
     Row,
     Text,
     and_,
-    bindparam,
     case,
     cast,
     func,
     insert,
-    or_,
     select,
     update,
 )
@@ -26,11 +24,19 @@ from sqlalchemy import (
 from mailboat_controller.store import tables
 from mailboat_controller.store.instants import from_ms, to_ms
 from mailboat_schemas.errors import Conflict, NotFound
-from mailboat_schemas.reports import ModelPhase, ReportedState
+from mailboat_schemas.reports import ModelPhase
 
 NAMES_AT_ONCE = 500  # in one query; databases bound the number of parameters
 
 _devices = tables.devices
+_INSTANTS = (
+    "certificate_expires_at",
+    "enrolled_at",
+    "last_seen_at",
+    "presence_at",
+    "clock_seen_at",
+    "doubled_at",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +55,11 @@ class DeviceRow:
     last_seen_at: datetime | None
     online: bool | None  # None: never heard of, which is not offline
     session: int
+    presence_at: datetime | None  # when ``online`` was told
+    clock_offset_ms: int | None  # the device's clock less ours
+    clock_seen_at: datetime | None
+    doubled_at: datetime | None  # when it last showed that two devices seem to have this id
+    doubled_by: str | None
     manifest_counter: int
     report: Mapping[str, Any] | None
 
@@ -144,6 +155,18 @@ def set_certificate(tx: Connection, device: str, *, serial: str, expires_at: dat
 def by_name(tx: Connection, device: str) -> DeviceRow | None:
     row = tx.execute(select(_devices).where(_devices.c.device == device)).first()
     return None if row is None else _read(row)
+
+
+def lock(tx: Connection, names: Collection[str]) -> dict[str, DeviceRow]:
+    """The devices of these names that there are, nobody else's to change before this transaction
+    ends. In one order for everybody, so that no two wait for each other."""
+    found: dict[str, DeviceRow] = {}
+    ordered = sorted(names)
+    for first in range(0, len(ordered), NAMES_AT_ONCE):
+        some = _devices.c.device.in_(ordered[first : first + NAMES_AT_ONCE])
+        query = select(_devices).where(some).order_by(_devices.c.device).with_for_update()
+        found |= {row.device: _read(row) for row in tx.execute(query)}
+    return found
 
 
 def get(tx: Connection, device: str) -> DeviceRow:
@@ -245,51 +268,6 @@ def count_by_class(tx: Connection) -> tuple[ClassCount, ...]:
     return tuple(ClassCount(**row._mapping) for row in rows)
 
 
-def mark_seen(tx: Connection, device: str, at: datetime) -> None:
-    mark_seen_many(tx, {device: at})
-
-
-def mark_seen_many(tx: Connection, seen: Mapping[str, datetime]) -> None:
-    """When devices were last heard of, by the controller's clock; never moves backwards."""
-    if not seen:
-        return
-    c = _devices.c
-    tx.execute(
-        update(_devices)
-        .where(c.device == bindparam("of_device"))
-        .where(or_(c.last_seen_at.is_(None), c.last_seen_at < bindparam("seen_at")))
-        .values(last_seen_at=bindparam("seen_at")),
-        [{"of_device": device, "seen_at": to_ms(at)} for device, at in seen.items()],
-    )
-
-
-def set_presence(tx: Connection, device: str, *, session: int, online: bool) -> bool:
-    """Take a birth or a last will; one of an older session changes nothing and gives False."""
-    c = _devices.c
-    result = tx.execute(
-        update(_devices)
-        .where(c.device == device, c.session <= session)
-        .values(online=online, session=session)
-    )
-    return result.rowcount > 0
-
-
-def set_report(tx: Connection, report: ReportedState) -> bool:
-    """Keep a verified report unless a newer one, by session and then by time, is held."""
-    known = by_name(tx, report.device)
-    if known is None or _order(known.report) > (report.session, report.observed_at):
-        return False
-    tx.execute(
-        update(_devices)
-        .where(_devices.c.device == report.device)
-        .values(
-            report=report.model_dump(mode="json"),
-            manifest_counter=max(known.manifest_counter, report.manifest_counter),
-        )
-    )
-    return True
-
-
 def revoke(tx: Connection, device: str) -> bool:
     """Cut a device off for good; False when it was revoked already.
 
@@ -309,16 +287,12 @@ def _labels(text: str) -> Mapping[str, str]:
     return MappingProxyType(json.loads(text))
 
 
-def _order(report: Mapping[str, Any] | None) -> tuple[int, int]:
-    return (-1, 0) if report is None else (report["session"], report["observed_at"])
-
-
 def _instant(instant_ms: int | None) -> datetime | None:
     return None if instant_ms is None else from_ms(instant_ms)
 
 
 def _read(row: Row[Any]) -> DeviceRow:
     content = dict(row._mapping)
-    for name in ("certificate_expires_at", "enrolled_at", "last_seen_at"):
+    for name in _INSTANTS:
         content[name] = _instant(content[name])
     return DeviceRow(**content)

@@ -1,8 +1,9 @@
 """The database: opening it, migrating it, and the two ways to use it.
 
-`Store.transaction` is the only way to write and lets one writer in at a time; `Store.read` never
-waits for it (WAL on SQLite, MVCC on PostgreSQL). Rows are read and written by plain functions in
-the modules beside this one, each taking the `Connection` first.
+`Store.transaction` lets one writer in at a time; `Store.read` never waits for it (WAL on SQLite,
+MVCC on PostgreSQL). `Store.device_transaction` is for what devices tell: on PostgreSQL several run
+beside each other and beside the one writer. Rows are read and written by plain functions in the
+modules beside this one, each taking the `Connection` first.
 """
 
 import threading
@@ -11,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from mailboat_controller.store import all_tables
+from mailboat_controller.store import all_tables, locks
+from mailboat_controller.store.locks import HeldLock
 from mailboat_schemas.errors import (
     ConfigurationInvalid,
     DiskFull,
@@ -30,7 +32,15 @@ CONNECTIONS_MAX = 40
 CONNECTION_WAIT_SECONDS = 15
 MIGRATIONS = Path(__file__).parent / "migrations"
 _WRITES = "mailboat_writes"
-_WRITER_LOCK_KEY = 0x6D61696C626F6174  # "mailboat": PostgreSQL's advisory lock for writers
+# How long PostgreSQL lets one of us wait for another; a large fleet's decisions take seconds.
+LOCK_WAIT_SECONDS = 30
+CONNECT_SECONDS_MAX = 10
+# A server or network that is gone without a word is noticed after so long.
+SILENCE_SECONDS_MAX = 30
+# PostgreSQL's words for what passes: no connection, shutting down, too much of everything, a
+# deadlock or a lock that was not given in time.
+_PASSING_STATES = ("08", "40", "53", "57", "55P03")
+_DISK_FULL_STATE = "53100"
 
 
 class Store:
@@ -70,13 +80,38 @@ class Store:
             ServerUnavailable: another process held the database for too long.
             DiskFull: nothing of this transaction is kept.
         """
-        with self._writer, _translated(), self._engine.connect() as connection:
+        with self._writer, self._writing() as connection:
+            locks.hold_until_commit(connection, locks.WRITER_KEY)
+            yield connection
+
+    @contextmanager
+    def device_transaction(self) -> Iterator[Connection]:
+        """One write transaction about what devices tell of themselves. On SQLite the same as
+        `transaction`; on PostgreSQL it waits for nobody but those who touch the same devices.
+
+        So a block in it begins with `devices.lock`, adds to what others may add to as well with
+        one statement alone, and reads nothing twice that must not have changed between. The audit
+        chain has a lock of its own.
+
+        Raises:
+            ServerUnavailable, DiskFull: as `transaction`.
+        """
+        if self.is_sqlite:
+            with self.transaction() as connection:
+                yield connection
+        else:
+            with self._writing() as connection:
+                yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with _translated(), self._engine.connect() as connection:
             connection.execution_options(**{_WRITES: True})
+            if not self.is_sqlite:
+                # One view for the whole transaction would be one from before the lock was given,
+                # without what the writer before us has committed.
+                connection.execution_options(isolation_level="READ COMMITTED")
             with connection.begin():
-                if not self.is_sqlite:
-                    connection.execute(
-                        text("SELECT pg_advisory_xact_lock(:key)"), {"key": _WRITER_LOCK_KEY}
-                    )
                 yield connection
 
     @contextmanager
@@ -84,6 +119,23 @@ class Store:
         """A consistent view; never waits for a writer, sees nothing uncommitted."""
         with _translated(), self._engine.connect() as connection, connection.begin():
             yield connection
+
+    def try_hold(self, name: str) -> HeldLock | None:
+        """Take a lock for as long as this process lives; None while another one has it.
+
+        Raises:
+            ServerUnavailable: the database does not answer.
+        """
+        with _translated():
+            return locks.try_hold(self._engine, name)
+
+    def is_migrated(self) -> bool:
+        """Whether the schema is that of this program, without changing it."""
+        if not inspect(self._engine).has_table("alembic_version"):
+            return False
+        with self.read() as tx:
+            held = tx.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        return bool(held == _newest_version())
 
     def ping(self) -> None:
         """
@@ -120,7 +172,16 @@ def _open(url: str) -> Engine:
                 max_overflow=0,
                 pool_timeout=CONNECTION_WAIT_SECONDS,
                 pool_pre_ping=True,
-                isolation_level="REPEATABLE READ",
+                isolation_level="REPEATABLE READ",  # a read is one view; see `_writing`
+                connect_args={
+                    "connect_timeout": CONNECT_SECONDS_MAX,
+                    "keepalives_idle": SILENCE_SECONDS_MAX // 3,
+                    "keepalives_interval": SILENCE_SECONDS_MAX // 3,
+                    "keepalives_count": 2,
+                    "tcp_user_timeout": SILENCE_SECONDS_MAX * 1000,
+                    # Never told before it is on the server's disk, whatever the server's default.
+                    "options": f"-c lock_timeout={LOCK_WAIT_SECONDS}s -c synchronous_commit=on",
+                },
             )
     except (ArgumentError, ImportError) as error:
         raise ConfigurationInvalid(
@@ -161,30 +222,45 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
+def _newest_version() -> str | None:
+    from alembic.config import Config  # only at start, as above
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return ScriptDirectory.from_config(config).get_current_head()
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """The database's troubles that pass by themselves, as `Transient`; everything else is a bug."""
     try:
         yield
-    except OperationalError as error:
+    except DBAPIError as error:
         problem = str(error.orig)
-        if "disk is full" in problem:
+        state = str(getattr(error.orig, "sqlstate", None) or "")
+        if "disk is full" in problem or state == _DISK_FULL_STATE:
             raise DiskFull(
                 "The controller's disk is full; nothing of this change was kept.",
                 next_step="free space where database_url points; the controller goes on by itself.",
             ) from error
+        if state.startswith(_PASSING_STATES) or error.connection_invalidated:
+            raise _busy(problem) from error
+        _translate_operational(error, problem)
+        # SQLite alone: what is there is no database, or not a whole one.
+        if "not a database" in problem or "malformed" in problem:
+            raise _unusable(problem) from error
+        raise
+    except PoolTimeout as error:
+        raise _busy("all connections are in use") from error
+
+
+def _translate_operational(error: DBAPIError, problem: str) -> None:
+    if isinstance(error, OperationalError):
         if "locked" in problem or "connection" in problem:
             raise _busy(problem) from error
         if "unable to open" in problem or "readonly" in problem or "disk I/O" in problem:
             raise _unusable(problem) from error
-        raise
-    except DatabaseError as error:
-        # SQLite alone: what is there is no database, or not a whole one.
-        if "not a database" in str(error.orig) or "malformed" in str(error.orig):
-            raise _unusable(str(error.orig)) from error
-        raise
-    except PoolTimeout as error:
-        raise _busy("all connections are in use") from error
 
 
 class DatabaseUnusable(OperatorNeeded):

@@ -14,6 +14,7 @@ from mailboat_schemas.events import Event
 
 RETRY_EPOCH_MAX = (1 << 31) - 1  # what the column holds; a device may say anything
 OBSERVED_MS_MAX = 1 << 53  # a device's clock may say anything; a column may not hold everything
+COMPARED_ROWS_MAX = 1000  # what a broker may deliver again is newer
 
 _events = tables.events
 
@@ -92,6 +93,26 @@ def already_told(tx: Connection, device: str, event_ids: Iterable[str]) -> froze
     return frozenset(rows.scalars())
 
 
+def identity(event: Event) -> tuple[str, int]:
+    """What is the same in every repetition of an event, and hardly in another: its id and the
+    device's time, as stored."""
+    return event.event_id, _observed_ms(event)
+
+
+def identities(tx: Connection, device: str, epoch: str) -> dict[int, tuple[str, int]]:
+    """By sequence, of the device's newest `COMPARED_ROWS_MAX` events."""
+    c = _events.c
+    newest = (
+        select(c.epoch, c.sequence, c.event_id, c.observed_at)
+        .where(c.device == device, c.kind != tables.UNKNOWN_KIND)
+        .order_by(c.id.desc())
+        .limit(COMPARED_ROWS_MAX)
+        .subquery()
+    )
+    rows = tx.execute(select(newest).where(newest.c.epoch == epoch))
+    return {row.sequence: (row.event_id, row.observed_at) for row in rows}
+
+
 def page(
     tx: Connection, device: str | None = None, *, after: int = 0, limit: int = 100
 ) -> tuple[EventRow, ...]:
@@ -115,8 +136,12 @@ def _read(event: Event) -> dict[str, Any]:
         "digest": event.digest,
         "retry_epoch": min(event.retry_epoch, RETRY_EPOCH_MAX),
         "content": plain(event.model_dump(mode="python")),
-        "observed_at": max(0, min(event.observed_at, OBSERVED_MS_MAX)),
+        "observed_at": _observed_ms(event),
     }
+
+
+def _observed_ms(event: Event) -> int:
+    return max(0, min(event.observed_at, OBSERVED_MS_MAX))
 
 
 def _unread(row: UnreadRow, epoch: str) -> dict[str, Any]:

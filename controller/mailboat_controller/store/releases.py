@@ -1,5 +1,6 @@
 """Accepted releases: the signed documents by digest."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -44,6 +45,13 @@ def by_version(tx: Connection, model: str, version: str) -> ReleaseRow | None:
     return _read(
         tx.execute(select(_releases).where(c.model == model, c.version == version)).first()
     )
+
+
+def known(tx: Connection, digests: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Model and version of those that were accepted, by digest."""
+    c = _releases.c
+    found = tx.execute(select(c.digest, c.model, c.version).where(c.digest.in_(digests)))
+    return {row.digest: (row.model, row.version) for row in found}
 
 
 def every(tx: Connection, model: str | None = None) -> tuple[ReleaseRow, ...]:

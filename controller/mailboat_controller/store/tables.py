@@ -72,6 +72,13 @@ devices = Table(
     _now("last_seen_at", nullable=True),
     Column("online", Boolean, nullable=True),  # NULL = never heard of; unknown is not offline
     Column("session", BigInteger, nullable=False, default=0),
+    _now("presence_at", nullable=True),  # when we heard of ``online``, by our clock
+    # The device's clock less ours, from the report that was least on its way, and when that was.
+    Column("clock_offset_ms", BigInteger, nullable=True),
+    _now("clock_seen_at", nullable=True),
+    # Two devices seem to have this id: when that last showed, and by what.
+    _now("doubled_at", nullable=True),
+    Column("doubled_by", String(64), nullable=True),
     Column("manifest_counter", BigInteger, nullable=False, default=0),
     Column("report", JSON, nullable=True),  # the newest ReportedState
     sqlite_autoincrement=True,
@@ -126,8 +133,14 @@ telemetry = Table(
     Column("started_at", BigInteger, nullable=False),
     Column("content", JSON, nullable=False),
     _now("received_at"),
+    # When it began by our clock: ``started_at`` less the device's clock offset, where that is
+    # credible, else when it came.
+    Column("began_at", BigInteger, nullable=False, default=0, server_default="0"),
+    # 0 as the device sent it, 1 an hour's windows merged, 2 a day's; those have no sequence.
+    Column("level", Integer, nullable=False, default=0, server_default="0"),
 )
 Index("ix_telemetry_received_at", telemetry.c.received_at)
+Index("ix_telemetry_level", telemetry.c.level, telemetry.c.began_at, telemetry.c.device)
 
 watermarks = Table(
     "watermarks",
@@ -137,6 +150,28 @@ watermarks = Table(
     Column("events", BigInteger, nullable=False, default=0),
     Column("telemetry", BigInteger, nullable=False, default=0),
     _now("updated_at"),
+    # Epochs of a device in the order they began, from 1: an older one that goes on is another
+    # device's, or a journal out of a backup.
+    Column("number", Integer, nullable=False, default=1, server_default="1"),
+)
+
+# How far the thinning of old rows has come, and who takes the messages in.
+retention = Table(
+    "retention",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("reached", BigInteger, nullable=False),
+)
+
+ingest_partitions = Table(
+    "ingest_partitions",
+    metadata,
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("partitions", Integer, nullable=False),
+    Column("holder", String(128), nullable=False),  # host and process
+    Column("broker_connected", Boolean, nullable=False),
+    Column("changes", BigInteger, nullable=False),  # batches that a rollout may decide otherwise on
+    _now("beat_at"),
 )
 
 # The fold of a device's events for one release: one verdict per device, retry epochs apart.

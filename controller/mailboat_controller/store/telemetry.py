@@ -1,9 +1,10 @@
-"""Telemetry windows as devices summarised them: append-only, forgotten after a while."""
+"""Telemetry windows as devices summarised them: append-only, merged and forgotten in time
+(`retention`)."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from mailboat_controller.store import tables
 from mailboat_controller.store.events import OBSERVED_MS_MAX
@@ -11,7 +12,7 @@ from mailboat_controller.store.instants import to_ms
 from mailboat_controller.store.plain_json import plain
 from mailboat_schemas.reports import TelemetryWindow
 
-KEPT = timedelta(days=30)  # history beyond it belongs into Prometheus or an export
+BUFFERED_MAX = timedelta(days=400)  # no outbox holds anything for longer
 
 _telemetry = tables.telemetry
 
@@ -22,7 +23,13 @@ def append(
     epoch: str,
     windows: Sequence[TelemetryWindow],
     received_at: datetime,
+    *,
+    clock_offset_ms: int = 0,
 ) -> None:
+    """
+    Args:
+        clock_offset_ms: the device's clock less ours, as far as it is known.
+    """
     if not windows:
         return
     tx.execute(
@@ -38,16 +45,18 @@ def append(
                 "started_at": max(0, min(window.started_at, OBSERVED_MS_MAX)),
                 "content": plain(window.model_dump(mode="python")),
                 "received_at": to_ms(received_at),
+                "began_at": _began_ms(window.started_at - clock_offset_ms, received_at),
             }
             for window in windows
         ],
     )
 
 
-def forget(tx: Connection, now: datetime) -> int:
-    """Drop windows received longer than `KEPT` ago; returns how many."""
-    limit = to_ms(now - KEPT)
-    return tx.execute(delete(_telemetry).where(_telemetry.c.received_at < limit)).rowcount
+def _began_ms(started_ms: int, received_at: datetime) -> int:
+    """By our clock. A device without a clock of its own says 1970, and one set wrong 2100."""
+    received_ms = to_ms(received_at)
+    earliest_ms = to_ms(received_at - BUFFERED_MAX)
+    return started_ms if earliest_ms <= started_ms <= received_ms else received_ms
 
 
 def count(tx: Connection) -> int:

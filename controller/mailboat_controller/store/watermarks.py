@@ -17,17 +17,21 @@ _watermarks = tables.watermarks
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """Highest sequences without a gap below them; 0 = nothing yet."""
+    """Highest sequences without a gap below them; 0 = nothing yet.
+
+    ``number``: the epochs of a device in the order they began, from 1.
+    """
 
     events: int = 0
     telemetry: int = 0
+    number: int = 1
 
 
 def of_device(tx: Connection, device: str) -> dict[str, Watermark]:
     """By epoch. More than one means that the device once lost its journal."""
     c = _watermarks.c
-    rows = tx.execute(select(c.epoch, c.events, c.telemetry).where(c.device == device))
-    return {row.epoch: Watermark(row.events, row.telemetry) for row in rows}
+    rows = tx.execute(select(c.epoch, c.events, c.telemetry, c.number).where(c.device == device))
+    return {row.epoch: Watermark(row.events, row.telemetry, row.number) for row in rows}
 
 
 def put(tx: Connection, device: str, epoch: str, watermark: Watermark, at: datetime) -> None:
@@ -35,6 +39,7 @@ def put(tx: Connection, device: str, epoch: str, watermark: Watermark, at: datet
     values = {
         "events": watermark.events,
         "telemetry": watermark.telemetry,
+        "number": watermark.number,
         "updated_at": to_ms(at),
     }
     changed = tx.execute(

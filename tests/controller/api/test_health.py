@@ -22,6 +22,8 @@ GOOD = {
     "certificates": "ok",
     "content_keys": "ok",
     "artifacts": "ok",
+    "leader": "held",
+    "ingest": "ok",
 }
 KEY = bytes(range(32))
 

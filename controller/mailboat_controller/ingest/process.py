@@ -1,0 +1,189 @@
+"""``mailboat ingest``: takes in what one share of the devices says, beside the controller.
+
+It decides nothing, publishes nothing but acknowledgements, and needs no key but the director's.
+Of several processes of one partition one works; the others wait for its lock. Whatever was not
+committed when a process is killed, the broker or the device's outbox still has.
+"""
+
+import asyncio
+import os
+import random
+import socket
+import ssl
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+
+from mailboat_controller import leading
+from mailboat_controller.authority.director import DirectorKey
+from mailboat_controller.config import ControllerSettings
+from mailboat_controller.ingest.flood import FloodGate
+from mailboat_controller.ingest.partition import client_name, share
+from mailboat_controller.metrics import Metrics
+from mailboat_controller.mqtt.link import DEVICE_CHANNELS, Link
+from mailboat_controller.mqtt.receiving import Receiver
+from mailboat_controller.pki.issuing import TlsFiles, files_of
+from mailboat_controller.store import ingest_partitions
+from mailboat_controller.store.engine import Store
+from mailboat_controller.store.ingest_partitions import PartitionRow
+from mailboat_controller.store.locks import HeldLock, partition_lock
+from mailboat_controller.store.transaction import Transaction
+from mailboat_controller.trust import held_trust
+from mailboat_controller.wake import Wake
+from mailboat_schemas.errors import ConfigurationInvalid, MailboatError
+
+BEAT_SECONDS = 2.0
+
+_log = structlog.get_logger(__name__)
+
+
+async def take_in(
+    settings: ControllerSettings,
+    partition: int,
+    *,
+    now: Callable[[], datetime],
+    stopped: asyncio.Event,
+) -> None:
+    """Work until we are stopped.
+
+    Raises:
+        ConfigurationInvalid: no such partition, or the leader has prepared none.
+        LockLost: somebody else may have taken over.
+    """
+    partitions = settings.ingest.partitions
+    if not 0 <= partition < partitions:
+        raise ConfigurationInvalid(
+            f"There is no partition {partition}: ingest.partitions is {partitions}.",
+            next_step="name one from 0 on; set ingest.partitions for `mailboat serve` too.",
+        )
+    if not settings.mqtt_port:
+        raise ConfigurationInvalid(
+            "mqtt_port is 0, any free port, so nobody but `mailboat serve` knows it.",
+            next_step="set mqtt_port to the broker's.",
+        )
+    files = _files(settings, partition)
+    async with leading.holding(settings.store_url, partition_lock(partition), stopped) as held:
+        if held is None:
+            return
+        store = Store(settings.store_url)
+        try:
+            await _Process(settings, partition, files, store, held, now).run(stopped)
+        except* MailboatError as group:
+            raise _first(group) from None
+        finally:
+            store.close()
+
+
+class _Process:
+    def __init__(
+        self,
+        settings: ControllerSettings,
+        partition: int,
+        files: TlsFiles,
+        store: Store,
+        held: HeldLock,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._partition = partition
+        self._files = files
+        self._store = store
+        self._held = held
+        self._now = now
+
+    async def run(self, stopped: asyncio.Event) -> None:
+        settings, store = self._settings, self._store
+        director = await asyncio.to_thread(self._director)
+        receiver = Receiver(
+            store=store,
+            admission=None,
+            fleet=settings.fleet,
+            metrics=Metrics(store, dict),
+            changed=Wake(),
+            queued=Wake(),
+            sign_ack=director.sign_ack,
+            now=self._now,
+            gate=FloodGate(settings.ingest.flood_limits),
+            owns=share(self._partition, settings.ingest.partitions),
+        )
+        context = ssl.create_default_context(cafile=str(self._files.ca))
+        context.load_cert_chain(self._files.certificate, self._files.key)
+        link = Link(
+            host=settings.mqtt_host,
+            port=settings.mqtt_port,
+            fleet=settings.fleet,
+            tls=context,
+            rng=random.Random(),  # noqa: S311  spreads reconnects, hides nothing
+            client_id=client_name(self._partition),
+            channels=DEVICE_CHANNELS,
+        )
+        _log.info("taking in", partition=self._partition, partitions=settings.ingest.partitions)
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(link.run(lambda: None), name="mqtt"),
+                group.create_task(receiver.run(link), name="receive"),
+                group.create_task(self._beat(link, receiver, director), name="beat"),
+                group.create_task(leading.keep(self._held), name="lock"),
+            ]
+            await stopped.wait()
+            for task in tasks:
+                task.cancel()
+
+    def _director(self) -> DirectorKey:
+        if not self._store.is_migrated():
+            raise ConfigurationInvalid(
+                "The database is not of this version.",
+                next_step="start `mailboat serve` of this version first: it brings it there.",
+            )
+        with self._store.read() as tx:
+            return DirectorKey(
+                self._settings.keys_dir, self._settings.director_key, _director_keyids(tx)
+            )
+
+    async def _beat(self, link: Link, receiver: Receiver, director: DirectorKey) -> None:
+        """Tell the leader that we are there and whether it should look; follow its keys."""
+        holder = f"{socket.gethostname()}:{os.getpid()}"
+        while True:
+            row = PartitionRow(
+                partition=self._partition,
+                partitions=self._settings.ingest.partitions,
+                holder=holder,
+                broker_connected=link.connected,
+                changes=receiver.changes,
+                beat_at=self._now(),
+            )
+            try:
+                director.follow(await asyncio.to_thread(self._tell, row))
+            except MailboatError as error:
+                _log.warning("the leader is not told", problem=str(error))
+            await asyncio.sleep(BEAT_SECONDS)
+
+    def _tell(self, row: PartitionRow) -> tuple[str, ...]:
+        with self._store.device_transaction() as tx:
+            ingest_partitions.beat(tx, row)
+            return _director_keyids(tx)
+
+
+def _director_keyids(tx: Transaction) -> tuple[str, ...]:
+    return held_trust.named_keyids(tx)["director"]
+
+
+def _files(settings: ControllerSettings, partition: int) -> TlsFiles:
+    files = files_of(settings.pki_dir, client_name(partition))
+    missing = [path for path in (files.ca, files.certificate, files.key) if not path.is_file()]
+    if missing:
+        raise ConfigurationInvalid(
+            f"{missing[0]} is missing.",
+            next_step="start `mailboat serve` with ingest.partitions set: it makes a certificate "
+            "for each partition; on another machine, bring ca.pem and this pair there.",
+        )
+    return files
+
+
+def _first(group: BaseExceptionGroup[MailboatError]) -> MailboatError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, MailboatError)  # noqa: S101  `except*` let nothing else through
+    return error

@@ -1,0 +1,114 @@
+"""What shows of a device from afar: presence, its report, its clock, and whether there are two."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, or_, select, update
+
+from mailboat_controller.store import devices, tables
+from mailboat_controller.store.devices import DeviceRow
+from mailboat_controller.store.instants import to_ms
+from mailboat_schemas.reports import ReportedState
+
+# Of two measures of a clock the one that was less on its way is the better, for so long; then the
+# clock may have been set.
+CLOCK_MEASURE_KEPT = timedelta(hours=1)
+CLOCK_OFFSET_MS_MAX = 1 << 53  # a device's clock may say anything
+# A report that says it is from so far ahead of our clock does not outrank one that does not.
+FUTURE_MAX = timedelta(days=1)
+
+_devices = tables.devices
+
+
+def mark_seen(tx: Connection, device: str, at: datetime) -> None:
+    mark_seen_many(tx, {device: at})
+
+
+def mark_seen_many(tx: Connection, seen: Mapping[str, datetime]) -> None:
+    """When devices were last heard of, by the controller's clock; never moves backwards."""
+    if not seen:
+        return
+    c = _devices.c
+    tx.execute(
+        update(_devices)
+        .where(c.device == bindparam("of_device"))
+        .where(or_(c.last_seen_at.is_(None), c.last_seen_at < bindparam("seen_at")))
+        .values(last_seen_at=bindparam("seen_at")),
+        [{"of_device": device, "seen_at": to_ms(at)} for device, at in seen.items()],
+    )
+
+
+def set_presence(tx: Connection, device: str, *, session: int, online: bool, at: datetime) -> bool:
+    """Take a birth or a last will; one of an older session changes nothing and gives False."""
+    c = _devices.c
+    held = tx.execute(select(c.online, c.session).where(c.device == device)).first()
+    if held is None or held.session > session:
+        return False
+    # A broker that tells again what it retains tells no news.
+    if (held.online, held.session) != (online, session):
+        tx.execute(
+            update(_devices)
+            .where(c.device == device)
+            .values(online=online, session=session, presence_at=to_ms(at))
+        )
+    return True
+
+
+def set_report(tx: Connection, report: ReportedState, *, at: datetime) -> bool:
+    """Keep a verified report unless a newer one, by session and then by time, is held."""
+    known = devices.by_name(tx, report.device)
+    if known is None or not _outranks(report, known.report, at):
+        return False
+    tx.execute(
+        update(_devices)
+        .where(_devices.c.device == report.device)
+        .values(
+            report=report.model_dump(mode="json"),
+            manifest_counter=max(known.manifest_counter, report.manifest_counter),
+        )
+    )
+    return True
+
+
+def measure_clock(tx: Connection, row: DeviceRow, report: ReportedState, *, at: datetime) -> None:
+    """Keep how far the device's clock is from ours, from a report that came live.
+
+    On its way a report grows older, never younger: of two measures the larger is nearer the truth.
+    A device that was started again, or an hour, may have another clock.
+    """
+    offset_ms = report.observed_at - to_ms(at)
+    offset_ms = max(-CLOCK_OFFSET_MS_MAX, min(offset_ms, CLOCK_OFFSET_MS_MAX))
+    held_ms, seen_at = row.clock_offset_ms, row.clock_seen_at
+    same_session = row.report is not None and row.report["session"] == report.session
+    if (
+        held_ms is None
+        or seen_at is None
+        or not same_session
+        or offset_ms >= held_ms
+        or at - seen_at > CLOCK_MEASURE_KEPT
+    ):
+        tx.execute(
+            update(_devices)
+            .where(_devices.c.device == row.device)
+            .values(clock_offset_ms=offset_ms, clock_seen_at=to_ms(at))
+        )
+
+
+def set_doubled(tx: Connection, device: str, *, by: str, at: datetime) -> None:
+    """Note that two devices seem to have this id, and what showed it."""
+    tx.execute(
+        update(_devices)
+        .where(_devices.c.device == device)
+        .values(doubled_at=to_ms(at), doubled_by=by[:64])
+    )
+
+
+def _outranks(report: ReportedState, held: Mapping[str, Any] | None, at: datetime) -> bool:
+    if held is None or report.session != held["session"]:
+        return held is None or report.session > int(held["session"])
+    # Set right again, a clock that was at 2100 goes back by years.
+    ahead_ms = to_ms(at + FUTURE_MAX)
+    if held["observed_at"] > ahead_ms >= report.observed_at:
+        return True
+    return report.observed_at >= int(held["observed_at"])
