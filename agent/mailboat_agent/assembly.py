@@ -2,13 +2,13 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from mailboat_agent.artifacts.metered import Meter
 from mailboat_agent.artifacts.release_store import ReleaseStore
-from mailboat_agent.busy import Busy
+from mailboat_agent.busy import Busy, path_of
 from mailboat_agent.config import AgentConfig
 from mailboat_agent.degraded.answers import Answers
 from mailboat_agent.degraded.elsewhere import Elsewhere
@@ -17,6 +17,7 @@ from mailboat_agent.degraded.pressure import Gauge
 from mailboat_agent.degraded.telling import Degraded
 from mailboat_agent.facts import Device
 from mailboat_agent.identity.credentials import Credentials
+from mailboat_agent.journal.event_journal import Journal
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.reconcile import Reconciler
 from mailboat_agent.serving.launch import Launch
@@ -31,6 +32,7 @@ from mailboat_schemas.topics import Channel
 if TYPE_CHECKING:
     from mailboat_agent.degraded.endpoint import Endpoint
     from mailboat_agent.link.mqtt import Link
+    from mailboat_agent.telemetry.recorder import Recorder
 
 TRUST_ROOT_BYTES_MAX = 1 << 20
 
@@ -42,6 +44,30 @@ def make_meter(config: AgentConfig, now: Callable[[], datetime]) -> Meter:
         bytes_per_day=config.metered_bytes_per_day,
         now=now,
         monotonic=time.monotonic,
+    )
+
+
+def make_recorder(
+    config: AgentConfig,
+    *,
+    runtime: Runtime,
+    journal: Journal,
+    degraded: Callable[[str], Mapping[str, int]],
+    metered: Callable[[], bool],
+    now: datetime,
+) -> "Recorder":
+    from mailboat_agent.journal.telemetry import Telemetry
+    from mailboat_agent.telemetry.host import Host  # brings psutil
+    from mailboat_agent.telemetry.recorder import Recorder
+
+    host = Host(config.data_dir)
+    return Recorder(
+        Telemetry(runtime, journal, now, degraded, host),
+        host,
+        journal,
+        normal_seconds=config.telemetry_window_seconds,
+        metered=metered,
+        monotonic=time.monotonic(),
     )
 
 
@@ -68,7 +94,7 @@ def make_reconciler(
         memory_budget_bytes=device.memory_budget_bytes,
         disk_budget_bytes=device.disk_budget_bytes,
         meter=meter,
-        busy=Busy(config.busy_file, config.busy_seconds_max),
+        busy=Busy(path_of(config.busy_file, config.data_dir), config.busy_seconds_max),
     )
     return Reconciler(
         device=device,

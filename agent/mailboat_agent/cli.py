@@ -3,12 +3,14 @@
 import argparse
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mailboat_agent.journal.inspection_command import add_parser as add_db_parser
 from mailboat_schemas.errors import (
     ConfigurationInvalid,
     MailboatError,
@@ -104,6 +106,14 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="one JSON object")
     doctor.set_defaults(command=_doctor)
 
+    busy = commands.add_parser("busy", help="do not exchange the model now, or do so again")
+    busy.add_argument("state", choices=("on", "off", "status"), help="status only looks")
+    busy.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=_CONFIG_HELP)
+    busy.add_argument("--json", action="store_true", help="one JSON object")
+    busy.set_defaults(command=_busy)
+
+    add_db_parser(commands, DEFAULT_CONFIG, _CONFIG_HELP).set_defaults(command=_db)
+
     install = commands.add_parser(
         "install-service", help="write the systemd units of the agent and its workers"
     )
@@ -196,6 +206,19 @@ def _import(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _db(options: argparse.Namespace) -> int:
+    from mailboat_agent.config import AgentConfig
+    from mailboat_agent.journal.inspection_command import run_db
+
+    data_dir = Path() if options.file else AgentConfig.read(options.config).data_dir
+    try:
+        for line in run_db(options, data_dir / "journal.db"):
+            print(line)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed at the end
+    return EXIT_OK
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from mailboat_agent.doctor.examine import examine, worst
     from mailboat_agent.doctor.finding import Level
@@ -211,6 +234,22 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"verdict": verdict, "findings": [each.to_json() for each in findings]}))
     return EXIT_FAILURE if verdict is Level.FAIL else EXIT_OK
+
+
+def _busy(options: argparse.Namespace) -> int:
+    from mailboat_agent import busy
+    from mailboat_agent.config import AgentConfig
+
+    config = AgentConfig.read(options.config)
+    path = busy.path_of(config.busy_file, config.data_dir)
+    match options.state:
+        case "on":
+            busy.begin(path)
+        case "off":
+            busy.end(path)
+    found = busy.told(path, config.busy_seconds_max)
+    print(json.dumps(found) if options.json else busy.in_words(found))
+    return EXIT_OK
 
 
 def _install_service(options: argparse.Namespace) -> int:
@@ -237,6 +276,7 @@ def _install_service(options: argparse.Namespace) -> int:
 def describe(status: dict[str, Any]) -> list[str]:
     """A status for people, line by line."""
     from mailboat_agent.degraded.status_lines import describe_degraded
+    from mailboat_agent.telemetry.figures import describe_telemetry
     from mailboat_agent.transfer_lines import describe_transfers
 
     report = status["report"]
@@ -253,6 +293,7 @@ def describe(status: dict[str, Any]) -> list[str]:
     lines += describe_drift(status.get("drift") or {})
     lines += describe_transfers(status)
     lines += describe_degraded(status.get("degraded") or {})
+    lines += describe_telemetry(status.get("telemetry") or {})
     lines += [f"note      {note}" for note in report["notes"]]
     for model in report["models"]:
         serving = model["serving_version"] or "nothing"

@@ -79,7 +79,8 @@ class AgentConfig(BaseModel):
         default=300, ge=0, le=86_400, description="that the last release stays loaded, to go back"
     )
     busy_file: Path | None = Field(
-        default=None, description="while it is there, no other release takes over; None: never"
+        default=None,
+        description="while it is there, no other release takes over; None: in data_dir",
     )
     busy_seconds_max: float = Field(
         default=600, ge=0, le=86_400, description="that a switch waits for it"

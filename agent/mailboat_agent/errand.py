@@ -173,7 +173,7 @@ class Errands:
     def because(self) -> str:
         """What is to be said of the errand that runs; empty if the step says it all."""
         is_shadow = self.running is not None and self.running.kind is Kind.SHADOW
-        return self._shadowed if is_shadow else ""
+        return self._shadowed if is_shadow else self._bench.waits_because(self._model)
 
     def load(self, kind: Kind, release: Installed | None, step: Step) -> bool:
         """Begin to serve a release; False if its document is not at hand."""

@@ -22,6 +22,7 @@ from mailboat_agent.assembly import (
     make_link,
     make_meter,
     make_reconciler,
+    make_recorder,
     make_runtime,
     read_trust_root,
 )
@@ -34,7 +35,6 @@ from mailboat_agent.facts import UNKNOWN_RUNTIME, Device, agent_version
 from mailboat_agent.footprint import give_back
 from mailboat_agent.identity.credentials import Credentials
 from mailboat_agent.journal.event_journal import Journal
-from mailboat_agent.journal.telemetry import Telemetry
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.link.manifest_poll import ManifestPoll
 from mailboat_agent.reconcile import Reconciler
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from mailboat_agent.link.correspondence import Correspondence
     from mailboat_agent.link.mqtt import Link
     from mailboat_agent.report import Reporter
+    from mailboat_agent.telemetry.recorder import Recorder
 
 LOOK_SECONDS_MAX = 1.0  # between two looks; whatever happens is noticed by then
 START_SETTLES_SECONDS = 5.0  # then memory that only the start needed is given back
@@ -117,6 +118,7 @@ class Agent:
         self._problems = state_file.problems
         self._gateway: Gateway | None = None
         self._reconciler: Reconciler | None = None
+        self._recorder: Recorder | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         config = self._config
@@ -244,7 +246,9 @@ class Agent:
             pickup.look(utc_now())
             await reconciler.step(utc_now(), time.monotonic())
             self._degraded.look(self._ledger, utc_now(), time.monotonic())
-            report = reporter.build(utc_now(), self._degraded.notes(time.monotonic()))
+            telemetry = [] if self._recorder is None else self._recorder.notes()
+            notes = [*telemetry, *self._degraded.notes(time.monotonic())]
+            report = reporter.build(utc_now(), notes)
             post.report(report, time.monotonic())
             post.send(time.monotonic())
             self._status.write_status(
@@ -260,13 +264,12 @@ class Agent:
             await asyncio.sleep(LOOK_SECONDS_MIN)
 
     def _figures(self, reconciler: Reconciler) -> dict[str, object]:
-        desired = self._manifest.desired
-        class_is_metered = desired is not None and desired.metered
         return {
+            "telemetry": {} if self._recorder is None else self._recorder.figures(),
             "degraded": self._degraded.status(time.monotonic()),
             "downloads": transfers(reconciler.loops.values()),
             "disk": disk_figures(DiskRoom.of(self._store, self._config.disk_budget)),
-            "metered": metered_figures(self._meter, class_is_metered=class_is_metered),
+            "metered": metered_figures(self._meter, class_is_metered=self._class_is_metered()),
         }
 
     async def _learn_runtime(self, device: Device) -> None:
@@ -286,15 +289,25 @@ class Agent:
             seconds = min(GIVE_BACK_SECONDS, 4 * seconds)
 
     async def _telemetry(self, reconciler: Reconciler) -> None:
-        telemetry = Telemetry(self._runtime, self._journal, utc_now(), self._degraded.drain)
+        recorder = self._recorder = make_recorder(
+            self._config,
+            runtime=self._runtime,
+            journal=self._journal,
+            degraded=self._degraded.drain,
+            metered=lambda: self._meter.applies(class_is_metered=self._class_is_metered()),
+            now=utc_now(),
+        )
         while True:
-            began = time.monotonic()
-            await asyncio.sleep(self._config.telemetry_window_seconds)
+            await asyncio.sleep(recorder.seconds_to_next_look)
             try:
-                telemetry.drain(reconciler.loops, utc_now(), time.monotonic() - began)
+                if recorder.look(reconciler.loops, utc_now(), time.monotonic()):
+                    self._wake.set()
             except (DiskFull, DiskFailing) as error:
                 _log.warning("A telemetry window could not be written: %s", error)
-            self._wake.set()
+
+    def _class_is_metered(self) -> bool:
+        desired = self._manifest.desired
+        return desired is not None and desired.metered
 
     def _make_reconciler(self, device: Device) -> Reconciler:
         return make_reconciler(

@@ -143,7 +143,8 @@ class Workbench:
                     golden_fd = None if golden is None else self._open(golden, opened)
                     bundle = self._bundle(variant)
                     if reference is not None:
-                        read_reference(self._open(reference, opened), reference.sha256)
+                        opened_fd, drift = self._open(reference, opened), variant.health.soak.drift
+                        read_reference(opened_fd, reference.sha256, drift)
                 except SealedDamaged as error:
                     # What was signed does not open to what was signed: no retry cures that.
                     raise GateFailed(error.code, error.what) from error
@@ -163,11 +164,15 @@ class Workbench:
         try:
             return await in_background(trial, name=f"trial-{document.model}")
         except GateFailed as error:
-            digest = document_digest(document.canonical_bytes())
-            kept = self.evidence.keep(document.model, document.version, digest, error)
-            if kept:
-                error.evidence["kept"] = kept
+            self._keep(document, error)
             raise
+
+    def _keep(self, document: ReleaseDocument, failed: GateFailed) -> None:
+        """Why a release failed, beside the event that tells of it."""
+        digest = document_digest(document.canonical_bytes())
+        kept = self.evidence.keep(document.model, document.version, digest, failed)
+        if kept:
+            failed.evidence["kept"] = kept
 
     async def run_shadow(
         self, document: ReleaseDocument, digest: str, tell: Callable[[str], None]
@@ -189,6 +194,9 @@ class Workbench:
 
         try:
             return await in_background(mirror, name=f"shadow-{document.model}")
+        except GateFailed as error:
+            self._keep(document, error)
+            raise
         finally:
             stop.set()
 
@@ -212,9 +220,15 @@ class Workbench:
             with ExitStack() as opened:
                 reference = self._reference(variant, opened)
                 self._runtime.serve(self._released(document, digest, variant, opened))
-                self._runtime.live.compare_with(document.model, digest, reference)
+                serving = self._runtime.snapshot(document.model)
+                stay = 0 if serving is None else serving.serial
+                self._runtime.live.compare_with(document.model, digest, reference, stay=stay)
 
         await in_background(serve, name=f"load-{document.model}")
+
+    def waits_because(self, model: str) -> str:
+        """Why a switch that could be made is not made yet; empty if none waits."""
+        return self._busy.because(model)
 
     def bar(self, model: str, digests: frozenset[str]) -> None:
         """From this moment on none of these serves; one that does is cut off. Does not block."""

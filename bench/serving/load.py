@@ -14,6 +14,7 @@ from bench.serving.models import Model
 
 WARM_UP_SECONDS = 0.7
 TIMEOUT_SECONDS = 60
+RECONNECT_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +69,18 @@ def run(port: int, asked: Request, *, clients: int, seconds: float) -> Found:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_SECONDS)
         latencies, failed = [], 0
         while (began := time.perf_counter()) < end:
-            connection.request("POST", asked.path, asked.body, asked.headers)
-            answer = connection.getresponse()
-            answer.read()
+            try:
+                connection.request("POST", asked.path, asked.body, asked.headers)
+                answer = connection.getresponse()
+                answer.read()
+                answered = answer.status == 200
+            except (OSError, http.client.HTTPException):
+                connection.close()  # the next request connects again
+                time.sleep(RECONNECT_SECONDS)
+                answered = False
             if began < begin:
                 continue
-            if answer.status == 200:
+            if answered:
                 latencies.append((time.perf_counter() - began) * 1000)
             else:
                 failed += 1

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,8 @@ def ours(model: Model, scratch: Path, **more: Any) -> Iterator[Ours]:
         yield server
         assert process.stdin is not None
         process.stdin.close()
-        process.wait(END_SECONDS_MAX)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(END_SECONDS_MAX)
     finally:
         process.kill()
         process.wait()

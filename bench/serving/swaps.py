@@ -4,12 +4,13 @@
 
 Each caller asks at a constant rate, whatever the answers do. What is compared is the p99 of the
 requests that ran while a switch was under way with that of the time before the first.
+
+Exit status 1 means that a request failed or a bound was missed, 2 that the model could not be had.
 """
 
 import argparse
 import http.client
 import itertools
-import json
 import sys
 import tempfile
 import threading
@@ -17,13 +18,16 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bench.serving import load, models
-from bench.serving.server import ours
+from bench.delta.wheels import Unavailable
+from bench.serving import bar, load, models
+from bench.serving.bar import Held
+from bench.serving.server import Ours, ours
 
 CLIENTS = 32
 RATE_PER_CLIENT = 4.0  # requests a second
 SWAPS, ROLLBACKS = 50, 20
 BEFORE_SECONDS = 8.0
+SETTLE_SECONDS = 2.0
 PAUSE_SECONDS = 0.3  # between two switches
 P99_RATIO_MAX = 3.0
 ROLLBACK_SECONDS_MAX = 5.0
@@ -55,13 +59,31 @@ class Result:
     def ratio(self) -> float:
         return self.p99_during_ms / self.p99_before_ms
 
-    @property
-    def holds(self) -> bool:
-        return (
-            self.failed == 0
-            and self.ratio <= P99_RATIO_MAX
-            and self.rollback_seconds_max <= ROLLBACK_SECONDS_MAX
-        )
+
+@dataclass(slots=True)
+class Switches:
+    """``spans`` on the monotonic clock; ``seconds`` as the server measured them, by kind."""
+
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {"swap": [], "rollback": []})
+
+    def make(self, server: Ours, swaps: int, rollbacks: int) -> None:
+        back_every = max(1, swaps // max(1, rollbacks))
+        last = "1.0.0"
+        for number in range(1, swaps + 1):
+            version = f"1.{number}.0"
+            self._to("swap", version, server)
+            if number % back_every == 0 and len(self.seconds["rollback"]) < rollbacks:
+                self._to("rollback", last, server)
+                self._to("again", version, server)
+            last = version
+
+    def _to(self, kind: str, version: str, server: Ours) -> None:
+        began = time.monotonic()
+        seconds = server.switch_to(version)
+        self.spans.append((began, time.monotonic()))
+        self.seconds.setdefault(kind, []).append(seconds)
+        time.sleep(PAUSE_SECONDS)
 
 
 def ask_at_a_rate(
@@ -100,8 +122,7 @@ def measure(
 ) -> Result:
     asked = load.request(model, 1, binary=True)
     answers, stop = Answers(), threading.Event()
-    switched: list[tuple[float, float]] = []
-    found: dict[str, list[float]] = {"swap": [], "rollback": []}
+    switches = Switches()
     with (
         tempfile.TemporaryDirectory() as scratch,
         ours(model, Path(scratch), batch_size_max=8, spare_seconds=60) as server,
@@ -112,32 +133,21 @@ def measure(
         ]
         for client in clients:
             client.start()
-        time.sleep(2.0)
-        measured_from = time.monotonic()
-        time.sleep(before_seconds)
-        back_every = max(1, swaps // max(1, rollbacks))
-        last = "1.0.0"
-        for number in range(1, swaps + 1):
-            version = f"1.{number}.0"
-            turns = [("swap", version)]
-            if number % back_every == 0 and len(found["rollback"]) < rollbacks:
-                turns += [("rollback", last), ("again", version)]
-            for kind, wanted in turns:
-                began = time.monotonic()
-                seconds = server.switch_to(wanted)
-                switched.append((began, time.monotonic()))
-                found.setdefault(kind, []).append(seconds)
-                time.sleep(PAUSE_SECONDS)
-            last = version
-        stop.set()
-        for client in clients:
-            client.join()
-    first = switched[0][0]
+        try:
+            time.sleep(SETTLE_SECONDS)
+            measured_from = time.monotonic()
+            time.sleep(before_seconds)
+            switches.make(server, swaps, rollbacks)
+        finally:
+            stop.set()
+            for client in clients:
+                client.join()
+    first = switches.spans[0][0]
     before = [span for span in answers.spans if measured_from <= span[0] and span[1] < first]
     during = [
         span
         for span in answers.spans
-        if any(span[0] < end and span[1] > begin for begin, end in switched)
+        if any(span[0] < end and span[1] > begin for begin, end in switches.spans)
     ]
     return Result(
         requests=len(answers.spans),
@@ -146,34 +156,54 @@ def measure(
         p99_before_ms=p99_ms(before),
         p99_during_ms=p99_ms(during),
         requests_during=len(during),
-        swaps=len(found["swap"]),
-        rollbacks=len(found["rollback"]),
-        swap_seconds_max=max(found["swap"]),
-        rollback_seconds_max=max(found["rollback"], default=0.0),
+        swaps=len(switches.seconds["swap"]),
+        rollbacks=len(switches.seconds["rollback"]),
+        swap_seconds_max=max(switches.seconds["swap"]),
+        rollback_seconds_max=max(switches.seconds["rollback"], default=0.0),
     )
 
 
-def told(result: Result) -> str:
-    return (
-        f"{result.requests} requests of {CLIENTS} clients, {result.swaps} swaps and "
-        f"{result.rollbacks} rollbacks: {result.failed} failed\n"
-        f"p99 before {result.p99_before_ms:.1f} ms, during a swap {result.p99_during_ms:.1f} ms "
-        f"({result.requests_during} requests), ratio {result.ratio:.2f} of {P99_RATIO_MAX:g}\n"
-        f"longest swap {result.swap_seconds_max:.2f} s, longest rollback "
-        f"{result.rollback_seconds_max:.2f} s of {ROLLBACK_SECONDS_MAX:g}"
-    )
+def judge(result: Result) -> list[Held]:
+    return [
+        bar.at_most("failed requests", result.failed, 0),
+        bar.at_most("p99 during a swap, times that before", result.ratio, P99_RATIO_MAX),
+        bar.at_most("longest rollback, s", result.rollback_seconds_max, ROLLBACK_SECONDS_MAX),
+    ]
+
+
+def told(result: Result) -> list[str]:
+    figures: dict[str, float] = {
+        "clients": CLIENTS,
+        "requests": result.requests,
+        "swaps": result.swaps,
+        "rollbacks": result.rollbacks,
+        "requests during a switch": result.requests_during,
+        "p99 before, ms": result.p99_before_ms,
+        "p99 during a switch, ms": result.p99_during_ms,
+        "longest swap, s": result.swap_seconds_max,
+    }
+    lines = [f"{name:44}{value:10.2f}" for name, value in figures.items()]
+    return [*lines, *(each.told for each in judge(result)), *result.failures]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one object on stdout")
+    parser.add_argument("--swaps", type=int, default=SWAPS, help="default: %(default)s")
+    parser.add_argument("--rollbacks", type=int, default=ROLLBACKS, help="default: %(default)s")
     options = parser.parse_args()
-    result = measure(models.vision(CACHE))
+    try:
+        model = models.vision(CACHE)
+    except Unavailable as error:
+        print(error, file=sys.stderr)
+        return 2
+    result = measure(model, swaps=options.swaps, rollbacks=options.rollbacks)
+    held = judge(result)
     if options.json:
-        print(json.dumps(asdict(result) | {"ratio": result.ratio, "ok": result.holds}))
+        print(bar.as_json(held, **asdict(result), ratio=result.ratio))
     else:
-        print(told(result))
-    return 0 if result.holds else 1
+        print("\n".join(told(result)))
+    return bar.status(held)
 
 
 if __name__ == "__main__":

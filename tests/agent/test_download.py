@@ -16,6 +16,7 @@ from mailboat_agent.artifacts.download import (
     CONTENT_KEY_BYTES_MAX,
     HttpsSource,
 )
+from mailboat_agent.artifacts.https_connection import LOCATION_CHARS_MAX, HttpsConnection
 from mailboat_agent.artifacts.part_file import READ_BYTES, Hashed, PartFile
 from mailboat_agent.artifacts.refusals import RETRY_AFTER_SECONDS_MAX
 from mailboat_agent.atomic_file import DiskFailing
@@ -236,6 +237,27 @@ def test_a_drip_is_cut_by_the_minimum_rate(server: Server, part: Path) -> None:
 
     assert time.monotonic() - started < 3
     assert part.stat().st_size > 0
+
+
+def test_an_address_to_go_to_that_is_longer_than_any_is_none() -> None:
+    """Whoever answers names it; every byte of it would be sent on."""
+    begin = "https://127.0.0.1:1/"
+
+    async def told(length: int) -> str:
+        trusted = ssl.create_default_context()
+        controller = HttpsConnection(
+            "https://127.0.0.1:1", trusted, connect_seconds=5, silence_seconds=5
+        )
+        try:
+            with pytest.raises((DownloadInterrupted, ServerUnavailable)) as refused:
+                async with controller.elsewhere(begin.ljust(length, "a"), trusted, {}):
+                    raise AssertionError("nobody listens there")
+        finally:
+            await controller.close()
+        return refused.value.what
+
+    assert "names no https address" not in asyncio.run(told(LOCATION_CHARS_MAX))
+    assert "names no https address" in asyncio.run(told(LOCATION_CHARS_MAX + 1))
 
 
 def test_a_server_that_falls_silent_is_cut(server: Server, part: Path) -> None:

@@ -44,10 +44,13 @@ class Other:
     server: http.server.ThreadingHTTPServer
     seen: list[dict[str, str]] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    behind: list[bytes] = field(default_factory=list)  # the tensors' bytes
     status: int = 200
     content: Any = field(default_factory=lambda: dict(GOOD))
     headers: dict[str, str] = field(default_factory=dict)
     hold: threading.Event | None = None  # it answers only when this is set
+    about: Any = None  # what it says of itself; None: nothing, as a server without such a path
+    asked_about: int = 0
 
     @property
     def url(self) -> str:
@@ -63,13 +66,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
         other.seen.append(
             {"path": self.path, **{name.lower(): value for name, value in self.headers.items()}}
         )
-        other.bodies.append(json.loads(body))
+        length = int(self.headers.get("inference-header-content-length", len(body)))
+        other.bodies.append(json.loads(body[:length]))
+        other.behind.append(body[length:])
         if other.hold is not None:
             other.hold.wait(10)
         content = other.content
+        self.answer(other.status, content)
+
+    def do_GET(self) -> None:
+        other: Other = self.server.other  # type: ignore[attr-defined]
+        other.asked_about += 1
+        self.answer(404 if other.about is None else 200, other.about)
+
+    def answer(self, status: int, content: Any) -> None:
+        other: Other = self.server.other  # type: ignore[attr-defined]
         encoded = content if isinstance(content, bytes) else json.dumps(content).encode()
         try:
-            self.send_response(other.status)
+            self.send_response(status)
             for name, value in other.headers.items():
                 self.send_header(name, value)
             self.send_header("content-length", str(len(encoded)))

@@ -153,15 +153,18 @@ def migrated_database() -> bytes:
 
 @dataclass
 class EnrolledFleet:
-    """A migrated SQLite file and the devices in it."""
+    """A migrated database, a SQLite file unless another is named, and the devices in it."""
 
     directory: Path
+    url: str = ""
 
     def __post_init__(self) -> None:
-        path = self.directory / "mailboat.db"
         self.directory.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(migrated_database())
-        self.store = Store(f"sqlite:///{path}")
+        if not self.url:
+            path = self.directory / "mailboat.db"
+            path.write_bytes(migrated_database())
+            self.url = f"sqlite:///{path}"
+        self.store = Store(self.url)
 
     def enrol(
         self,
@@ -185,7 +188,7 @@ class EnrolledFleet:
         return device
 
     def take(self, *messages: Incoming, now: datetime = NOON) -> Ingested:
-        with self.store.transaction() as tx:
+        with self.store.device_transaction() as tx:
             return ingest(tx, messages, fleet=FLEET, now=now)
 
     def row(self, device: EnrolledDevice) -> devices.DeviceRow:

@@ -147,6 +147,7 @@ class ModelFleet(TrustFleet):
         serving: dict[str, Any] | None = None,
         code: dict[str, tuple[str, bytes]] | None = None,
         pipeline: dict[str, Any] | None = None,
+        runtime: dict[str, Any] | None = None,
         **more: Any,
     ) -> ReleaseRef:
         """Sign a release of a small model; with nothing said it passes its trial and a 0 s soak.
@@ -174,7 +175,7 @@ class ModelFleet(TrustFleet):
                         {"path": path, "role": role} | self._file(data, content_key)
                         for path, (role, data) in files.items()
                     ],
-                    "runtime": {"version": ">=1.18"},
+                    "runtime": {"version": ">=1.18"} | (runtime or {}),
                     "peak_memory": 256 * MIB,
                     "health": {"soak": {"seconds": 0} | (soak or {})} | (health or {}),
                 }

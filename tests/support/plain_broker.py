@@ -26,6 +26,7 @@ class PlainBroker:
     directory: Path
     acl: str = ""
     port: int = 0
+    queued_messages_max: int = 100_000  # for each client that is away; beyond it they are dropped
     process: subprocess.Popen[bytes] | None = field(default=None)
 
     def start(self) -> None:
@@ -36,7 +37,7 @@ class PlainBroker:
             f"listener {self.port} 127.0.0.1",
             "allow_anonymous true",
             "persistence false",
-            "max_queued_messages 100000",
+            f"max_queued_messages {self.queued_messages_max}",
             "max_inflight_messages 1000",
             "set_tcp_nodelay true",
         ]
@@ -65,8 +66,10 @@ class PlainBroker:
 
 
 @contextmanager
-def plain_broker(directory: Path, acl: str = "") -> Iterator[PlainBroker]:
-    broker = PlainBroker(directory, acl)
+def plain_broker(
+    directory: Path, acl: str = "", *, queued_messages_max: int = 100_000
+) -> Iterator[PlainBroker]:
+    broker = PlainBroker(directory, acl, queued_messages_max=queued_messages_max)
     broker.start()
     try:
         yield broker

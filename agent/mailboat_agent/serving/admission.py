@@ -63,6 +63,14 @@ class Job:
     def input_bytes(self) -> int:
         return sum(len(tensor.data) for tensor in self.inputs)
 
+    def refuse(self, error: Exception) -> bool:
+        """Tell who waits, in the lane's thread; False if they do not wait any more."""
+        # One that was taken before and put back is running already.
+        if not self.future.running() and not self.future.set_running_or_notify_cancel():
+            return False
+        self.future.set_exception(error)
+        return True
+
 
 class RequestQueue:
     """Any thread may `put`; one takes."""
@@ -78,7 +86,7 @@ class RequestQueue:
         self._waiting: dict[Workload, deque[Job]] = {each: deque() for each in Workload}
         self._bytes = 0
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self._woken = False
         self._company = 1  # requests there were when one was taken last
         self._real_time_runs = 0  # since batch work ran last
         self._run_seconds: float | None = None
@@ -130,7 +138,10 @@ class RequestQueue:
         """What runs next, as one; empty when nothing came in time, None once closed and empty."""
         with self._changed:
             self._running_since = None
-            self._changed.wait_for(lambda: len(self) or self._closed, timeout_seconds)
+            self._changed.wait_for(
+                lambda: len(self) or self._closed or self._woken, timeout_seconds
+            )
+            self._woken = False
             if not len(self):
                 return None if self._closed else []
             self._wait_for_company()
@@ -174,6 +185,7 @@ class RequestQueue:
     def wake(self) -> None:
         """Have `take` return at once, with nothing if nothing waits."""
         with self._changed:
+            self._woken = True
             self._changed.notify()
 
     def note_run(self, seconds: float) -> None:

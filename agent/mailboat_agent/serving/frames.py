@@ -7,13 +7,18 @@ version inside: a worker is always started by the very agent that talks to it.
 import socket
 import struct
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 
 FRAME_BYTES_MAX = 64 << 20  # two of the largest tensors, or a whole golden file
+# Of what comes out of a frame: a byte of an empty list is 64 bytes of ours, so 64 MiB of them would
+# be all the memory of a device. Tensors are few values, however large.
+LIST_VALUES_MAX = 4096  # of one list or map: the inputs of the largest model are far fewer
+VALUES_MAX = 65_536  # of all of them together
 TOGETHER_BYTES_MAX = 64 << 10  # with their length in one write; copying more costs more than that
 _HEADER = struct.Struct(">I")
+_Held = TypeVar("_Held", list[Any], dict[str, Any])
 
 
 class FrameTooLarge(ValueError):
@@ -51,12 +56,33 @@ def receive_frame(sock: socket.socket, *, deadline: float | None = None) -> Any:
     Raises:
         FrameTooLarge: announced as over the bound; nothing of it was read.
         PeerGone, TimeoutError: the socket is of no further use.
-        ValueError: the body is not msgpack.
+        ValueError: the body is not msgpack, or holds more values than a frame of ours.
     """
     (length,) = _HEADER.unpack(_receive_exactly(sock, _HEADER.size, deadline))
     if length > FRAME_BYTES_MAX:
         raise FrameTooLarge(f"{length} bytes are over {FRAME_BYTES_MAX}")
-    return msgpack.unpackb(_receive_exactly(sock, length, deadline), raw=False)
+    count = _Count()
+    return msgpack.unpackb(
+        _receive_exactly(sock, length, deadline),
+        raw=False,
+        max_array_len=LIST_VALUES_MAX,
+        max_map_len=LIST_VALUES_MAX,
+        list_hook=count,
+        object_hook=count,
+    )
+
+
+class _Count:
+    """Told of each list and map of a frame as soon as it is read."""
+
+    def __init__(self) -> None:
+        self._values = 0
+
+    def __call__(self, held: _Held) -> _Held:
+        self._values += 1 + len(held)
+        if self._values > VALUES_MAX:
+            raise ValueError(f"more than {VALUES_MAX} values")
+        return held
 
 
 def _receive_exactly(sock: socket.socket, length: int, deadline: float | None) -> bytearray:

@@ -54,11 +54,15 @@ def _shapes_agree(declared: tuple[int, ...], held: tuple[Dimension, ...]) -> boo
 
 
 def check_request(
-    interface: Interface, session: Description, inputs: Sequence[Tensor], outputs: Sequence[str]
+    interface: Interface,
+    session: Description | None,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[str],
 ) -> None:
     """Refuse what does not fit the interface.
 
-    A dimension that the model names ("batch") must be the same wherever the name stands.
+    A dimension that the model names ("batch") must be the same wherever the name stands; without
+    a session (None) nobody knows of names.
 
     Raises:
         BadTensors: names the tensor.
@@ -76,11 +80,12 @@ def check_request(
         raise BadTensors(f"The model has no output {unknown[0]!r}; it has {', '.join(known)}.")
     if len(set(outputs)) != len(outputs):
         raise BadTensors("An output is asked for twice.")
-    held = {port.name: port.shape for port in session.inputs}
+    held = {} if session is None else {port.name: port.shape for port in session.inputs}
     free: dict[str, int] = {}
     for tensor in inputs:
         _check_tensor(declared[tensor.name], tensor)
-        _bind(tensor, held[tensor.name], free)
+        if session is not None:
+            _bind(tensor, held[tensor.name], free)
 
 
 def _check_tensor(declared: DeclaredTensor, tensor: Tensor) -> None:

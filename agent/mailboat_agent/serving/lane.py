@@ -77,7 +77,7 @@ class Lane:
             NoRoom, WorkerNotStarted, WorkerDied, WorkerHung, InferenceFailed, RuntimeUnsupported
         """
         self.release = release
-        self.counters = ServingCounters(clock)
+        self.counters = ServingCounters(clock, release.policy.workload)
         self._serial = serial
         self._inference_seconds_max = inference_seconds_max
         self._keep = keep
@@ -184,7 +184,7 @@ class Lane:
             try:
                 self._queue.put(job)
             except Refused:
-                self.counters.count_refused()
+                self.counters.count_refused(job.workload)
                 raise
         future: Future[Answer] = job.future
         return future
@@ -199,8 +199,7 @@ class Lane:
     def abandon(self, error: Exception) -> None:
         """Of a lane that never began: end it, and tell those who wait."""
         for job in self.hand_over():
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(error)
+            job.refuse(error)
 
     def take_over(self, jobs: Sequence[Job]) -> None:
         self._queue.put_back(jobs)
@@ -239,8 +238,8 @@ class Lane:
         )
 
     def drain_window(self) -> ServingWindow:
-        latency = self.counters.swap_window()  # first: a request in between is in both or in stats
-        return ServingWindow(self.stats(), latency)
+        latencies = self.counters.swap_windows()  # first: what comes in between is in stats or both
+        return ServingWindow(self.stats(), latencies)
 
     # --- the lane's thread -----------------------------------------------------------------------
 
@@ -250,13 +249,13 @@ class Lane:
             if self._standing.should_unload(idle=not jobs):
                 self._queue.put_back(jobs)
                 self._standing.unload()
-            elif jobs:
-                if self._standing.is_loaded or self._load_for(jobs):
-                    why = self._runs.answer(jobs)
-                    if why is not None:
-                        self._restart(why)
-            elif self._standing.is_dead:
+            elif self._standing.is_dead:  # before anybody asked it, so nobody is failed by that
+                self._queue.put_back(jobs)
                 self._restart("it died while idle")
+            elif jobs and (self._standing.is_loaded or self._load_for(jobs)):
+                why = self._runs.answer(jobs)
+                if why is not None:
+                    self._restart(why)
         self._standing.close(None if self._cut_off.is_set() else self._keep)
 
     # --- the worker comes and goes ---------------------------------------------------------------
@@ -267,9 +266,8 @@ class Lane:
             self._standing.load()
         except NoRoom as error:
             for job in jobs:
-                if job.future.set_running_or_notify_cancel():
+                if job.refuse(error):
                     self.counters.count_refused()
-                    job.future.set_exception(error)
             return False
         except MailboatError as error:
             self._queue.put_back(jobs)
@@ -292,6 +290,7 @@ class Lane:
             )
             if delay_seconds:
                 self._refuse_who_cannot_wait(delay_seconds)
+                self._standing.unload()  # what does not live takes no memory from other models
                 if self._retired.wait(delay_seconds):
                     break
             try:
@@ -315,10 +314,8 @@ class Lane:
         patient = [job for job in waiting if job.retried and job.deadline > back]
         self._queue.put_back(patient)
         for job in waiting:
-            if job in patient:
-                continue
-            if job.future.running() or job.future.set_running_or_notify_cancel():
-                job.future.set_exception(self._refusal(STARTED_AGAIN))
+            if job not in patient:
+                job.refuse(self._refusal(STARTED_AGAIN))
 
     @property
     def _named(self) -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from mailboat_agent.serving.lane import Lane
 from mailboat_agent.serving.not_served import ReleaseWithdrawn
 from mailboat_agent.serving.served_release import ServedRelease
+from mailboat_agent.serving.worker_errors import WorkerNotStarted
 
 RETIRED_LANES_MAX = 64  # whose last window nobody has drained yet; the oldest is given up
 
@@ -19,6 +20,7 @@ class Lanes:
         self._serving: dict[str, Lane] = {}
         self._barred: dict[str, frozenset[str]] = {}  # digests that must not serve, by model
         self._retired: deque[Lane] = deque(maxlen=RETIRED_LANES_MAX)
+        self._closed = False
         self._lock = threading.Lock()
 
     def get(self, model: str) -> Lane | None:
@@ -40,9 +42,10 @@ class Lanes:
 
         Raises:
             ReleaseWithdrawn: it is barred.
+            WorkerNotStarted: all is closed.
         """
         with self._lock:
-            self._refuse_barred(lane.release)
+            self._refuse(lane.release)
             self._serving[lane.release.model] = lane
 
     def refuse_barred(self, release: ServedRelease) -> None:
@@ -67,13 +70,18 @@ class Lanes:
         lane.retire()
 
     def replace_with(self, lane: Lane, old: Lane) -> None:
-        """What waits in the old one, which never began, waits in this one."""
+        """What waits in the old one, which never began, waits in this one.
+
+        Raises:
+            ReleaseWithdrawn, WorkerNotStarted: nothing serves; who waits is still in the old one.
+        """
+        model = lane.release.model
         with self._lock:
+            if self._serving.get(model) is old:
+                del self._serving[model]
+            self._refuse(lane.release)
             lane.take_over(old.hand_over())
-            self._serving[lane.release.model] = lane
-            barred = lane.release.digest in self._barred.get(lane.release.model, ())
-        if barred:
-            lane.cut_off()
+            self._serving[model] = lane
 
     def bar(self, model: str, digests: frozenset[str]) -> None:
         """These must not serve, and are cut off where they do."""
@@ -88,6 +96,16 @@ class Lanes:
             if each.release.digest in digests:
                 each.cut_off()
 
+    def close(self) -> None:
+        """Retire all; none serves from now on."""
+        with self._lock:
+            self._closed = True
+            serving = list(self._serving.values())
+            self._serving.clear()
+            self._retired.extend(serving)
+        for lane in serving:
+            lane.retire()
+
     def retired(self) -> tuple[Lane, ...]:
         with self._lock:
             return tuple(self._retired)
@@ -101,6 +119,14 @@ class Lanes:
                     self._retired.remove(lane)
             serving = self._serving.get(model)
         return found if serving is None else [*found, serving]
+
+    def _refuse(self, release: ServedRelease) -> None:
+        self._refuse_barred(release)
+        if self._closed:
+            raise WorkerNotStarted(
+                f"{release.model} {release.version} does not begin to serve: the agent stops.",
+                next_step="start the agent again.",
+            )
 
     def _refuse_barred(self, release: ServedRelease) -> None:
         if release.digest in self._barred.get(release.model, ()):

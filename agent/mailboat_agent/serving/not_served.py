@@ -54,7 +54,7 @@ class Absence:
 
     ``word`` says why in one word, for a response header. What may answer meanwhile is up to the
     document of the release that served or should, if it is approved and at hand; ``closed`` says
-    that nothing may.
+    that nothing may. ``version`` and ``digest`` are of that release.
     """
 
     because: str
@@ -63,3 +63,5 @@ class Absence:
     policy: DegradedPolicy | None = None
     interface: Interface | None = None
     closed: bool = False
+    version: str = ""
+    digest: str = ""

@@ -60,6 +60,7 @@ class Residency:
         self.budget_bytes = budget_bytes
         self._available_bytes = available_bytes
         self._claims: list[Claim] = []
+        self._waiting: list[Claim] = []  # to be claims, in the order in which they came
         self._changed = threading.Condition()
 
     @property
@@ -78,17 +79,25 @@ class Residency:
     ) -> Claim:
         """Take memory, once those that have to go for it are gone. ``what`` is for messages.
 
+        First come, first served: else one that is asked to go would take its memory again before
+        whoever it went for.
+
         Raises:
             NoRoom: they did not go in time, or nobody can be asked to.
         """
         wanted = Claim(size_bytes=size_bytes, give_way=give_way, pinned=pinned)
         give_up = time.monotonic() + seconds_max
         with self._changed:
-            while (lacking := self._lacking(size_bytes)) > 0:
-                left = give_up - time.monotonic()
-                if not self._ask_to_go(lacking) or left <= 0:
-                    raise self.no_room(what, size_bytes)
-                self._changed.wait(left)
+            self._waiting.append(wanted)
+            try:
+                while not self._has_room(wanted):
+                    left = give_up - time.monotonic()
+                    if left <= 0 or not self._will_have_room(wanted):
+                        raise self.no_room(what, size_bytes)
+                    self._changed.wait(left)
+            finally:
+                self._waiting.remove(wanted)
+                self._changed.notify_all()
             wanted.used_at = time.monotonic()
             self._claims.append(wanted)
         return wanted
@@ -105,6 +114,16 @@ class Residency:
         available = self._available_bytes()
         return available is None or available >= size_bytes
 
+    def change_hands(
+        self, claim: Claim, give_way: Callable[[], None], *, pinned: bool = False, spare: bool
+    ) -> None:
+        """Another holder has it from now on. One that was asked to go is asked again: whoever had
+        it may not get to it any more, and somebody waits for that memory."""
+        with self._changed:
+            claim.give_way, claim.pinned, claim.spare = give_way, pinned, spare
+            if claim.asked:
+                claim.give_way()
+
     def release(self, claim: Claim) -> None:
         with self._changed:
             if claim in self._claims:
@@ -119,6 +138,17 @@ class Residency:
 
     def _lacking(self, size_bytes: int) -> int:
         return 0 if self.budget_bytes is None else self._held() + size_bytes - self.budget_bytes
+
+    def _has_room(self, wanted: Claim) -> bool:
+        before = self._waiting[: self._waiting.index(wanted)]
+        return self._lacking(wanted.size_bytes + sum(each.size_bytes for each in before)) <= 0
+
+    def _will_have_room(self, wanted: Claim) -> bool:
+        lacking = self._lacking(wanted.size_bytes)
+        if lacking > self._held():  # more than all there is
+            return False
+        # Who waits before it may be asked to go as soon as it has come.
+        return lacking <= 0 or self._ask_to_go(lacking) or self._waiting[0] is not wanted
 
     def _ask_to_go(self, lacking_bytes: int, *, spare_only: bool = False) -> bool:
         """Whether enough of them go, now or asked before; otherwise nobody is asked in vain."""

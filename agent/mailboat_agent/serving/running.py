@@ -12,10 +12,10 @@ from mailboat_agent.serving.admission import DeadlinePassed, Job, Refused, Reque
 from mailboat_agent.serving.interface import check_request
 from mailboat_agent.serving.process import Inference, InferenceFailed, WorkerDied, WorkerHung
 from mailboat_agent.serving.served_release import ServedRelease
+from mailboat_agent.serving.shared_tensors import JoinedTensor
 from mailboat_agent.serving.standing import Standing
 from mailboat_agent.serving.tensors import BadTensors, Tensor
 from mailboat_agent.serving.window import ServingCounters
-from mailboat_schemas.errors import MailboatError
 
 OUT_OF_MEMORY_IN_A_ROW_MAX = 3  # one request may ask for too much; three say that it has leaked
 JOINED_IN_VAIN_MAX = 3  # batches that failed though each of their requests runs alone
@@ -30,7 +30,7 @@ class _Flight:
 
     jobs: Sequence[Job]
     began: float  # time.monotonic
-    error: MailboatError | None = None  # that it could not be asked
+    error: Exception | None = None  # that it could not be asked
 
 
 class Runs:
@@ -93,14 +93,13 @@ class Runs:
         if not jobs:
             return None
         flight = _Flight(jobs, time.monotonic())
-        one = len(jobs) == 1
         try:
             self._standing.worker.begin(
-                jobs[0].inputs if one else batching.joined([job.inputs for job in jobs]),
+                _inputs_of(jobs),
                 outputs=jobs[0].outputs,
                 deadline_seconds=self._inference_seconds_max,
             )
-        except MailboatError as error:
+        except Exception as error:  # noqa: BLE001 - the thread outlives whatever one request does
             flight.error = error
         return flight
 
@@ -108,7 +107,7 @@ class Runs:
         jobs = self._queue.take_full()
         if not jobs:
             return None
-        if not self._standing.worker.if_it_fits([each for job in jobs for each in job.inputs]):
+        if not self._standing.worker.if_it_fits(_inputs_of(jobs)):
             self._queue.put_back(jobs)
             return None
         return self._begin(jobs)
@@ -180,17 +179,17 @@ class Runs:
 
     def _still_wanted(self, job: Job) -> bool:
         if not job.future.running() and not job.future.set_running_or_notify_cancel():
-            self._counters.count_refused()  # its caller has given up waiting
+            self._counters.count_refused(job.workload)  # its caller has given up waiting
             return False
         try:
             if time.monotonic() >= job.deadline:
-                self._counters.count_refused()
+                self._counters.count_refused(job.workload)
                 raise DeadlinePassed(
                     "The request waited for its whole deadline.",
                     next_step="send fewer requests at once, or allow more time.",
                 )
             if self._cut_off.is_set():
-                self._counters.count_refused()
+                self._counters.count_refused(job.workload)
                 raise withdrawn()
             if job.checked is not self._standing.description:  # it came before the worker
                 check_request(
@@ -208,17 +207,17 @@ class Runs:
             self._fail(job, error)
             return
         if self._cut_off.is_set():  # while it was being worked out
-            self._counters.count_refused()
+            self._counters.count_refused(job.workload)
             job.future.set_exception(withdrawn())
             return
         latency_ms = (time.monotonic() - began) * 1000
-        self._counters.count_ok(latency_ms)
+        self._counters.count_ok(latency_ms, job.workload)
         job.future.set_result(answer)
         if self._observe is not None:
             self._observe(self._release, job.inputs, inference.outputs, latency_ms)
 
     def _fail(self, job: Job, error: Exception) -> None:
-        self._counters.count_error()
+        self._counters.count_error(job.workload)
         job.future.set_exception(error)
 
 
@@ -228,6 +227,11 @@ def withdrawn() -> Refused:
         next_step="send the request again after the given time.",
         retry_after=timedelta(seconds=1),
     )
+
+
+def _inputs_of(jobs: Sequence[Job]) -> Sequence[Tensor | JoinedTensor]:
+    one = len(jobs) == 1
+    return jobs[0].inputs if one else batching.joined([job.inputs for job in jobs])
 
 
 def _alone(job: Job) -> Job:

@@ -135,9 +135,7 @@ class Runtime:
             return {m: each for m, each in sorted(self._absences.items()) if m not in serving}
 
     def close(self) -> None:
-        """Stop everything and wait for the workers to be gone."""
-        for model in self.models():
-            self.stop(model)
+        """Stop everything and wait for the workers that serve to be gone."""
         self._switch.close()
         for lane in self._lanes.retired():
             lane.join(CLOSE_SECONDS_MAX)

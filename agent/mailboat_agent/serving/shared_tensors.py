@@ -10,7 +10,6 @@ Small tensors stay in the frame: a page of shared memory costs more than a copy 
 Source: memfd_create(2), F_ADD_SEALS in fcntl(2), unix(7) SCM_RIGHTS.
 """
 
-import array
 import ctypes
 import fcntl
 import mmap
@@ -22,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mailboat_agent.serving.descriptor_passing import receive_descriptor, send_descriptor
 from mailboat_agent.serving.tensors import Buffer, Tensor, tensor_of_wire
 
 SHARED_BYTES_MIN = 32 << 10  # of one tensor
@@ -32,7 +32,6 @@ SLOTS = 2
 INPUTS, OUTPUTS = "inputs", "outputs"  # of a slot, by its number
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _MFD_NOEXEC_SEAL = 0x0008  # Linux 6.3
-_TOKEN = b"D"  # one byte must travel with a descriptor
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +63,7 @@ class Region:
             raise
 
     def send(self, sock: socket.socket) -> None:
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [self.descriptor]))
-        sock.sendmsg([_TOKEN], [rights])
+        send_descriptor(sock, self.descriptor)
 
     def close_descriptor(self) -> None:
         if self.descriptor >= 0:
@@ -168,7 +166,15 @@ class SharedTensors:
             raise ValueError("not a size")
         self._output_bytes = max(0, wanted)
         region = self._regions.get(f"{OUTPUTS}{slot}")
-        return tuple(tensor_of_wire(_copied_out(item, region)) for item in answer["outputs"])
+        left = 0 if region is None else region.size_bytes
+        outputs = []
+        for item in answer["outputs"]:
+            copied, size = _copied_out(item, region)
+            left -= size
+            if left < 0:  # places overlap: few bytes could be copied any number of times
+                raise ValueError("more outputs than the shared memory holds")
+            outputs.append(tensor_of_wire(copied))
+        return tuple(outputs)
 
     def _free_slot(self) -> int:
         return 0 if 0 not in self._under_way else 1
@@ -178,16 +184,17 @@ class SharedTensors:
         return 0 if region is None else region.size_bytes
 
 
-def _copied_out(item: Any, region: Region | None) -> Any:
+def _copied_out(item: Any, region: Region | None) -> tuple[Any, int]:
+    """A tensor of a frame with its bytes, and how many of them were copied."""
     if not isinstance(item, list) or len(item) != 4 or not isinstance(item[3], list):
-        return item
+        return item, 0
     match item[3]:
         case [int(offset), int(size)] if region is not None:
             if not 0 <= offset <= offset + size <= region.size_bytes:
                 raise ValueError("an output outside of the shared memory")
         case _:
             raise ValueError("not a place in the shared memory")
-    return [*item[:3], region.memory[offset : offset + size]]
+    return [*item[:3], region.memory[offset : offset + size]], size
 
 
 def region_bytes(needed: int) -> int:
@@ -247,24 +254,16 @@ class SharedByAgent:
     def receive(self, name: str, size_bytes: int) -> None:
         """
         Raises:
-            OSError, ValueError: no descriptor came, or it cannot be mapped.
+            OSError: no descriptor came, or it cannot be mapped.
         """
         os.close(self._kept_number)
-        data, ancillary, _, _ = self._sock.recvmsg(
-            len(_TOKEN), socket.CMSG_SPACE(array.array("i").itemsize), socket.MSG_CMSG_CLOEXEC
-        )
-        descriptors = array.array("i")
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                descriptors.frombytes(content[: len(content) - len(content) % 4])
-        if data != _TOKEN or len(descriptors) != 1:
-            raise ValueError("no descriptor came")
+        descriptor = receive_descriptor(self._sock)
         self._memory.pop(name, None)
         try:
-            self._memory[name] = _mapped(descriptors[0], size_bytes)
+            self._memory[name] = _mapped(descriptor, size_bytes)
         finally:
-            os.dup2(self._sock.fileno(), descriptors[0], inheritable=False)
-            self._kept_number = descriptors[0]
+            os.dup2(self._sock.fileno(), descriptor, inheritable=False)
+            self._kept_number = descriptor
 
     def begin_answer(self, slot: int) -> None:
         self._slot = slot

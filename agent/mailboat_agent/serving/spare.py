@@ -46,13 +46,16 @@ class SpareWorkers:
         """Whether it was taken; otherwise the caller ends it."""
         model = release.model
         with self._lock:
-            if self._expected.pop(model, None) != release.digest:
+            # A candidate of the same model comes by too, and takes nobody's place.
+            if self._expected.get(model) != release.digest:
                 return False
-            timer = threading.Timer(self._seconds, self.drop, [model])
+            del self._expected[model]
+            timer = threading.Timer(self._seconds, self._drop_this, [model, spare])
             timer.name, timer.daemon = f"spare-{model}", True
-            spare.claim.give_way = _beside(lambda: self.drop(model))
             self._kept[model] = _Kept(release.digest, spare, timer)
             timer.start()
+            end = _beside(lambda: self._drop_this(model, spare))
+            self._residency.change_hands(spare.claim, end, spare=True)
         return True
 
     def take(self, release: ServedRelease) -> Spare | None:
@@ -65,7 +68,7 @@ class SpareWorkers:
         kept.timer.cancel()
         if kept.spare.loaded.worker.alive and not kept.spare.claim.asked:
             return kept.spare
-        self._end(kept.spare)
+        self.end(kept.spare)
         return None
 
     def drop(self, model: str) -> None:
@@ -75,7 +78,17 @@ class SpareWorkers:
             kept = self._kept.pop(model, None)
         if kept is not None:
             kept.timer.cancel()
-            self._end(kept.spare)
+            self.end(kept.spare)
+
+    def _drop_this(self, model: str, spare: Spare) -> None:
+        """Unless somebody has taken it meanwhile; another one may be here by now."""
+        with self._lock:
+            kept = self._kept.get(model)
+            if kept is None or kept.spare is not spare:
+                return
+            del self._kept[model]
+        kept.timer.cancel()
+        self.end(spare)
 
     def drop_if(self, model: str, digests: frozenset[str]) -> None:
         """As `drop`, beside the caller, if it is of one of these releases."""
@@ -91,7 +104,8 @@ class SpareWorkers:
         for model in models:
             self.drop(model)
 
-    def _end(self, spare: Spare) -> None:
+    def end(self, spare: Spare) -> None:
+        """Of one that was taken, too; may be repeated."""
         spare.loaded.worker.close()
         self._residency.release(spare.claim)
 

@@ -18,6 +18,8 @@ WORKER_ENVIRONMENT = {
     # numpy only carries bytes here; its linear algebra would reserve 32 MiB for each core.
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
+    # No thread can be started by the time a release's tokenizer runs.
+    "TOKENIZERS_PARALLELISM": "false",
     # onnxruntime 1.31 begins to report its use to its makers on import. Nothing here leaves the
     # device unasked, and the thread it starts would escape what binds the first one.
     "ORT_DISABLE_TELEMETRY": "1",

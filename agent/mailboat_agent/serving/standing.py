@@ -52,9 +52,8 @@ class Standing:
         self._claim: Claim | None = None
         if spare is not None:
             self._loaded, self._claim = spare.loaded, spare.claim
-            self._claim.spare, self._claim.asked = False, False
-            self._claim.pinned, self._claim.give_way = pinned, self._ask_to_unload
             self.description = spare.loaded.description
+            residency.change_hands(self._claim, self._ask_to_unload, pinned=pinned, spare=False)
 
     @property
     def is_loaded(self) -> bool:
@@ -110,13 +109,16 @@ class Standing:
     def close(self, keep: Keeper | None) -> None:
         """The end: the worker is kept by whoever takes it, or ended."""
         self.peak_memory_bytes()
-        loaded, claim = self._loaded, self._claim
-        if keep is not None and loaded is not None and claim is not None and loaded.worker.alive:
-            claim.spare = True
-            if keep(self._release, Spare(loaded, claim)):
-                self._loaded = self._claim = None
+        if keep is not None and self._is_taken_by(keep):
+            self._loaded = self._claim = None
         self.unload()
         os.close(self.model_fd)
+
+    def _is_taken_by(self, keep: Keeper) -> bool:
+        loaded, claim = self._loaded, self._claim
+        if loaded is None or claim is None or not loaded.worker.alive:
+            return False
+        return keep(self._release, Spare(loaded, claim))
 
     def should_unload(self, *, idle: bool) -> bool:
         """Whether another model needs the memory; what waits for this one goes first, for a bit."""

@@ -73,10 +73,15 @@ class Switch:
             lazy = release.policy.load is Load.LAZY
             if current is None or lazy or spare is not None or self._fits_beside(current, release):
                 how = Begin.WITH_FIRST_REQUEST if lazy else Begin.LOADED
-                lane = self._new_lane(release, how, spare)
+                try:
+                    lane = self._new_lane(release, how, spare)
+                except BaseException:
+                    if spare is not None:  # nobody else knows of it
+                        self._spares.end(spare)
+                    raise
                 try:
                     self._lanes.put(lane)  # it took a while, and much may have happened
-                except ReleaseWithdrawn:
+                except MailboatError:
                     lane.retire()
                     raise
                 if current is not None:
@@ -135,24 +140,42 @@ class Switch:
         try:
             self._spares.drop(release.model)
             lane = self._new_lane(release, Begin.WHEN_TOLD)
-            self._lanes.put(lane)
+            try:
+                self._lanes.put(lane)
+            except MailboatError as error:
+                lane.abandon(error)
+                raise
             self._lanes.retire(current)
             current.join(self._inference_seconds_max)
             try:
+                self._lanes.refuse_barred(release)
                 lane.begin()
-            except MailboatError:
-                self._go_back(lane, old)
+            except BaseException:
+                self._go_back(old, lane)
+                raise
+            try:
+                self._lanes.refuse_barred(release)
+            except ReleaseWithdrawn:  # while it was loaded; then it was cut off, with who waited
+                self._go_back(old)
                 raise
         finally:
             os.close(old.model_fd)
         gap_seconds = time.monotonic() - began
         _log.info("%s waited %.1f s for %s", release.model, gap_seconds, release.version)
-        self._lanes.refuse_barred(release)  # it was cut off when it was barred
 
-    def _go_back(self, lane: Lane, old: ServedRelease) -> None:
-        """The new release did not load: the old one answers, those who wait too."""
+    def _go_back(self, old: ServedRelease, lane: Lane | None = None) -> None:
+        """The new release does not serve: the old one answers, and those who wait in ``lane``."""
         back = self._new_lane(old, Begin.WHEN_TOLD)
-        self._lanes.replace_with(back, lane)
+        try:
+            if lane is None:
+                self._lanes.put(back)
+            else:
+                self._lanes.replace_with(back, lane)
+        except MailboatError as error:
+            back.abandon(error)
+            if lane is not None:
+                lane.abandon(error)
+            return
         try:
             back.begin()
         except MailboatError as error:
@@ -174,4 +197,7 @@ class Switch:
         self._spares.drop_if(model, digests)
 
     def close(self) -> None:
+        """Retire all that serves. A release that is being loaded does not begin to serve any more,
+        and is not waited for: that may take a minute, and its worker ends with the agent."""
+        self._lanes.close()
         self._spares.close()

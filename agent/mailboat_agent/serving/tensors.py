@@ -8,10 +8,11 @@ buffer, such as the body of the request that brought it. No numpy here: it would
 Source: Open Inference Protocol v2, "Tensor Data Types" and "Tensor Data".
 """
 
+import itertools
 import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -23,6 +24,7 @@ RANK_MAX = 8
 TENSORS_MAX = 64
 NAME_CHARS_MAX = 128
 ELEMENTS_MAX = 4 << 20  # of one tensor: 32 MiB as INT64, about what a 16 MiB body can carry
+VALUES_AT_ONCE = 1 << 16  # of a tensor, as objects: 2 MiB
 TENSOR_BYTES_MAX = 32 << 20  # of one tensor; reached by BYTES, whose elements have no fixed size
 
 
@@ -105,16 +107,41 @@ class Tensor:
         """The elements in row-major order: bool, int, float, or bytes for BYTES."""
         if self.datatype == "BYTES":
             return tuple(_elements_of_bytes(self.data))
-        kind = DATATYPES[self.datatype]
-        count = len(self.data) // kind.item_bytes
-        values = struct.unpack(f"<{count}{kind.code}", self.data)
-        if self.datatype != "BF16":
-            return values
-        wide = struct.pack(f"<{count}I", *(bits << 16 for bits in values))
-        return struct.unpack(f"<{count}f", wide)
+        return _unpacked(self.datatype, self.data)
+
+    def iterate(self) -> Iterator[Any]:
+        """The same one by one: as objects they would take up to fifty times as much memory."""
+        if self.datatype == "BYTES":
+            yield from _elements_of_bytes(self.data)
+            return
+        step = VALUES_AT_ONCE * DATATYPES[self.datatype].item_bytes
+        view = memoryview(self.data)
+        for start in range(0, len(view), step):
+            yield from _unpacked(self.datatype, view[start : start + step])
+
+    def pieces(self, elements_max: int) -> Iterator[tuple[Any, ...]]:
+        """As `values`, so many at a time: a large tensor as Python's numbers is a large one."""
+        if self.datatype == "BYTES":
+            elements = _elements_of_bytes(self.data)
+            while piece := tuple(itertools.islice(elements, elements_max)):
+                yield piece
+            return
+        view, step = memoryview(self.data), elements_max * DATATYPES[self.datatype].item_bytes
+        for start in range(0, len(view), step):
+            yield replace(self, data=view[start : start + step]).values()
 
     def to_wire(self) -> list[Any]:
         return [self.name, self.datatype, list(self.shape), self.data]
+
+
+def _unpacked(datatype: str, data: Buffer) -> tuple[Any, ...]:
+    kind = DATATYPES[datatype]
+    count = len(data) // kind.item_bytes
+    values = struct.unpack(f"<{count}{kind.code}", data)
+    if datatype != "BF16":
+        return values
+    wide = struct.pack(f"<{count}I", *(bits << 16 for bits in values))
+    return struct.unpack(f"<{count}f", wide)
 
 
 def element_count(shape: Sequence[int]) -> int:
@@ -137,7 +164,10 @@ def tensor_of_wire(item: object) -> Tensor:
     dimensions: tuple[int, ...] = tuple(shape)
     tensor = Tensor(name, datatype, dimensions, data)
     if datatype == "BYTES":
-        held = len(tensor.values())
+        # Counted, not kept: elements of two bytes would be seven times as much as objects.
+        held = sum(1 for _ in itertools.islice(_elements_of_bytes(data), ELEMENTS_MAX + 1))
+        if held > ELEMENTS_MAX:
+            raise ValueError(f"tensor {name!r} holds more than {ELEMENTS_MAX} elements")
     else:
         held, rest = divmod(len(data), DATATYPES[datatype].item_bytes)
         if rest:

@@ -5,11 +5,13 @@ Latencies are also kept per window, in a sketch that is swapped out when the win
 """
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from ddsketch import DDSketch
+
+from mailboat_schemas.documents.serving_policy import Workload
 
 LATENCY_RELATIVE_ACCURACY = 0.01  # fixed for the whole fleet: only equal sketches merge
 
@@ -35,9 +37,21 @@ class LatencyWindow:
         return value
 
 
+@dataclass(slots=True)
+class Counts:
+    """Of requests of one workload class."""
+
+    ok: int = 0
+    error: int = 0
+    refused: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingStats:
-    """Since this release began to serve. ``serial`` tells two stays of the same release apart."""
+    """Since this release began to serve. ``serial`` tells two stays of the same release apart.
+
+    Counts are of all requests; ``by_workload`` has the classes that were asked for.
+    """
 
     model: str
     version: str
@@ -55,6 +69,9 @@ class ServingStats:
     last_ok_at: datetime | None
     peak_memory_bytes: int
     ready: bool
+    errors_in_a_row: int = 0  # the newest requests, with no answer between them
+    workload: Workload = Workload.REAL_TIME  # of requests that do not say
+    by_workload: Mapping[Workload, Counts] = field(default_factory=dict)
 
     @property
     def requests(self) -> int:
@@ -69,50 +86,69 @@ class ServingStats:
 
 @dataclass(frozen=True, slots=True)
 class ServingWindow:
-    """One release since the last drain. ``stats`` are cumulative, ``latency`` is of the window."""
+    """One release since the last drain. ``stats`` are cumulative, ``latencies`` of the window."""
 
     stats: ServingStats
-    latency: LatencyWindow
+    latencies: Mapping[Workload, LatencyWindow]
+
+    @property
+    def latency(self) -> LatencyWindow:
+        """Of requests of the release's own class."""
+        return self.latencies.get(self.stats.workload, LatencyWindow())
 
 
 class ServingCounters:
     """Written by the threads that serve, read by the agent's main thread."""
 
-    def __init__(self, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, clock: Callable[[], datetime], workload: Workload = Workload.REAL_TIME
+    ) -> None:
+        """``workload`` is of requests that do not say."""
         self._clock = clock
+        self._workload = workload
         self._lock = threading.Lock()
         self._total = LatencyWindow()
-        self._window = LatencyWindow()
+        self._windows: dict[Workload, LatencyWindow] = {}
+        self._counts: dict[Workload, Counts] = {}
         self.began_at = clock()
         self.ok = 0
         self.error = 0
+        self.errors_in_a_row = 0
         self.refused = 0
         self.restarts = 0
         self.last_ok_at: datetime | None = None
 
-    def count_ok(self, latency_ms: float) -> None:
+    def count_ok(self, latency_ms: float, workload: Workload | None = None) -> None:
         with self._lock:
+            workload = workload or self._workload
+            self._counts.setdefault(workload, Counts()).ok += 1
             self.ok += 1
+            self.errors_in_a_row = 0
             self.last_ok_at = self._clock()
             self._total.add(latency_ms)
-            self._window.add(latency_ms)
+            self._windows.setdefault(workload, LatencyWindow()).add(latency_ms)
 
-    def count_error(self) -> None:
+    def count_error(self, workload: Workload | None = None) -> None:
         with self._lock:
+            workload = workload or self._workload
+            self._counts.setdefault(workload, Counts()).error += 1
             self.error += 1
+            self.errors_in_a_row += 1
 
-    def count_refused(self) -> None:
+    def count_refused(self, workload: Workload | None = None) -> None:
         with self._lock:
+            workload = workload or self._workload
+            self._counts.setdefault(workload, Counts()).refused += 1
             self.refused += 1
 
     def count_restart(self) -> None:
         with self._lock:
             self.restarts += 1
 
-    def swap_window(self) -> LatencyWindow:
+    def swap_windows(self) -> Mapping[Workload, LatencyWindow]:
         with self._lock:
-            window, self._window = self._window, LatencyWindow()
-        return window
+            windows, self._windows = self._windows, {}
+        return windows
 
     def stats(
         self,
@@ -140,4 +176,7 @@ class ServingCounters:
                 last_ok_at=self.last_ok_at,
                 peak_memory_bytes=peak_memory_bytes,
                 ready=ready,
+                errors_in_a_row=self.errors_in_a_row,
+                workload=self._workload,
+                by_workload={name: replace(each) for name, each in self._counts.items()},
             )

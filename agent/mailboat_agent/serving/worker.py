@@ -65,6 +65,7 @@ class Session:
     """One loaded model, with the release's own code around it if there is any."""
 
     def __init__(self, model: bytes, request: dict[str, Any], bundle: ReceivedBundle) -> None:
+        """Gives up the rest once the model stands and before any of the release's code runs."""
         import onnxruntime
 
         options = _quiet_options(request["threads"])
@@ -76,6 +77,7 @@ class Session:
         wanted, got = request["providers"][0], self._ort.get_providers()[0]
         if got != wanted:  # onnxruntime takes another one without a word
             raise RequestFailed("provider_failed", f"{wanted} did not come up, {got} did")
+        self.layers = confinement.before_its_code(opens_files=_opens_files(request))
         self.output_names = [output.name for output in self._ort.get_outputs()]
         self._pipeline = bundle.pipeline(
             request["pipeline"],
@@ -136,8 +138,9 @@ def main() -> None:
     arguments = parser.parse_args()
     os.set_blocking(2, False)  # the agent reads stderr only once this process is dead
     faulthandler.enable()  # a crash leaves its stack on stderr, which the agent keeps as evidence
+    lifeline: int | None = None
     if arguments.accepted:
-        sock, model_fd = accepted_connection()
+        sock, model_fd, lifeline = accepted_connection()
     else:
         _die_with(arguments.parent_pid)
         sock, model_fd = socket.socket(fileno=arguments.socket_fd), arguments.model_fd
@@ -147,12 +150,12 @@ def main() -> None:
         if arguments.parent_pid is not None:
             _die_with(arguments.parent_pid)  # a change of user has taken it back
         send_frame(sock, hello | {"confinement": _wire(layers)})
-        _serve(sock, model_fd)
+        _serve(sock, model_fd, lifeline)
     except PeerGone:
         return  # the agent closed the worker, or is gone itself
 
 
-def _serve(sock: socket.socket, model_fd: int) -> None:
+def _serve(sock: socket.socket, model_fd: int, lifeline: int | None) -> None:
     session: Session | None = None
     bundle = ReceivedBundle()
     shared = SharedByAgent(sock)
@@ -162,7 +165,7 @@ def _serve(sock: socket.socket, model_fd: int) -> None:
             os._exit(0)  # nothing to save; taking the interpreter down in order costs 60 ms
         try:
             if request["op"] == "load":
-                session, layers = _load(model_fd, request, bundle)
+                session, layers = _load(model_fd, lifeline, request, bundle)
                 answer = session.describe() | {"confinement": _wire(layers)}
             elif request["op"] == "share":
                 answer = {}
@@ -193,15 +196,15 @@ def _infer(
 
 
 def _load(
-    model_fd: int, request: dict[str, Any], bundle: ReceivedBundle
+    model_fd: int, lifeline: int | None, request: dict[str, Any], bundle: ReceivedBundle
 ) -> tuple[Session, list[Layer]]:
     size = os.fstat(model_fd).st_size
     if size > MODEL_BYTES_MAX:
         raise RequestFailed("load_failed", f"a model of {size} bytes is over {MODEL_BYTES_MAX}")
     layers = confinement.before_the_model(
-        # Other providers open device files. This one needs none, so the model gets none.
-        opens_files=request["providers"] != ["CPUExecutionProvider"],
+        opens_files=_opens_files(request),
         memory_limit_bytes=request["memory_limit_bytes"],
+        lifeline=lifeline,
     )
     model = os.pread(model_fd, size, 0)
     if len(model) != size:
@@ -211,7 +214,13 @@ def _load(
         if actual != request["sha256"]:
             raise RequestFailed("altered", f"its sha256 is {actual}, not {request['sha256']}")
     _refuse_unreadable(model)
-    return Session(model, request, bundle), layers
+    session = Session(model, request, bundle)
+    return session, [*layers, *session.layers]
+
+
+def _opens_files(request: Mapping[str, Any]) -> bool:
+    """Other providers open device files. This one needs none, so the model gets none."""
+    return bool(request["providers"] != ["CPUExecutionProvider"])
 
 
 def _refuse_unreadable(model: bytes) -> None:

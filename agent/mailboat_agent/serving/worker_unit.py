@@ -113,8 +113,8 @@ def connect_worker(path: Path, model_fd: int) -> tuple[ConnectedProcess, socket.
 # --- the worker's side ---------------------------------------------------------------------------
 
 
-def accepted_connection() -> tuple[socket.socket, int]:
-    """In the worker: the connection it was started for, and the model's descriptor.
+def accepted_connection() -> tuple[socket.socket, int, int]:
+    """In the worker: the connection it was started for, the model's descriptor, and the lifeline.
 
     From here on this process dies with the agent that connected.
 
@@ -138,7 +138,7 @@ def accepted_connection() -> tuple[socket.socket, int]:
     sock.settimeout(None)
     model_fd, lifeline = descriptors
     _die_with(lifeline)
-    return sock, model_fd
+    return sock, model_fd, lifeline
 
 
 def _die_with(lifeline: int) -> None:

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mailboat_agent.serving.confinement import Layer
+from mailboat_agent.serving.confinement import DETAIL_CHARS_MAX, Layer
 from mailboat_agent.serving.tensors import Tensor
 
+LAYERS_MAX, LAYER_CHARS_MAX = 32, 32  # of a confinement: half as many, of a word each
 CHECK_OUTPUT_CHARS_MAX = 64 << 10  # of a check's report, in a worker and in the agent
 
 
@@ -101,7 +102,10 @@ def description_of_wire(answer: Mapping[str, Any]) -> Description:
 
 def layers_of_wire(items: Any) -> tuple[Layer, ...]:
     """What the worker said of its confinement, before it had seen a model."""
-    return tuple(Layer(str(name), bool(holds), str(detail)) for name, holds, detail in items)
+    return tuple(
+        Layer(str(name)[:LAYER_CHARS_MAX], bool(holds), str(detail)[:DETAIL_CHARS_MAX])
+        for name, holds, detail in items[:LAYERS_MAX]
+    )
 
 
 def _port(item: Any) -> Port:

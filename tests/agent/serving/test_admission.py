@@ -198,3 +198,24 @@ def test_a_closed_queue_gives_out_what_waits_and_then_nothing() -> None:
 
     assert len(queue.take(1) or []) == 1
     assert queue.take(1) is None
+
+
+def test_who_takes_is_woken_though_nothing_waits() -> None:
+    """Another model needs the memory now, not when the next request comes."""
+    queue = RequestQueue()
+    queue.wake()
+
+    began = time.monotonic()
+    assert queue.take(30) == []
+    assert time.monotonic() - began < 10
+
+
+def test_a_request_that_ran_before_can_be_refused_and_one_given_up_needs_no_answer() -> None:
+    ran, given_up = job(), job()
+    ran.future.set_running_or_notify_cancel()
+    given_up.future.cancel()
+
+    assert ran.refuse(Refused("no", next_step="wait"))
+    assert not given_up.refuse(Refused("no", next_step="wait"))
+    with pytest.raises(Refused):
+        ran.future.result(0)

@@ -218,6 +218,26 @@ def test_a_frame_over_the_bound_is_refused_before_it_is_read() -> None:
     theirs.close()
 
 
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        [None] * (frames.LIST_VALUES_MAX + 1),
+        dict.fromkeys(map(str, range(frames.LIST_VALUES_MAX + 1))),
+        [[[]] * 1000 for _ in range(1000)],
+    ],
+)
+def test_a_frame_of_too_many_values_is_nonsense(bomb: Any) -> None:
+    """What a model has taken over could fill the agent's memory with it: 64 bytes for each."""
+    ours, theirs = socket.socketpair()
+    sender = threading.Thread(target=frames.send_frame, args=(theirs, {"outputs": bomb}))
+    sender.start()
+    with pytest.raises(ValueError, match=r"max_array_len|max_map_len|values"):
+        frames.receive_frame(ours)
+    sender.join()
+    ours.close()
+    theirs.close()
+
+
 def test_the_agent_imports_neither_numpy_nor_onnxruntime() -> None:
     check = (
         "import sys, mailboat_agent.serving.gateway, mailboat_agent.serving.trial;"

@@ -1,6 +1,7 @@
 """Whose worker is in memory, the switch where memory is short, and the way back."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -9,16 +10,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
 import pytest
 
 from mailboat_agent.serving import priority
-from mailboat_agent.serving.process import InferenceFailed
+from mailboat_agent.serving.process import InferenceFailed, WorkerNotStarted
 from mailboat_agent.serving.residency import NoRoom, Residency
 from mailboat_agent.serving.runtime import ModelNotServed, ReleaseWithdrawn, Runtime
+from mailboat_agent.serving.spare import SpareWorkers
+from mailboat_agent.serving.standing import Spare
 from mailboat_agent.serving.tensors import Tensor
 from mailboat_schemas.documents.serving_policy import Load, ServingPolicy
 
@@ -26,11 +29,12 @@ pytestmark = pytest.mark.slow  # each starts processes that load a model
 
 MIB = 1 << 20
 PEAK_MIB = 256  # of every release here
+NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
 def runtime_of(budget_mib: int, **more: Any) -> Runtime:
     return Runtime(
-        clock=lambda: datetime(2026, 3, 1, 12, 0, tzinfo=UTC),
+        clock=lambda: NOON,
         residency=Residency(budget_mib * MIB),
         **more,
     )
@@ -118,6 +122,49 @@ def test_a_worker_makes_way_while_it_loads_and_is_an_equal_afterwards() -> None:
         assert os.getpriority(os.PRIO_PROCESS, process.pid) == own
 
 
+def test_memory_that_somebody_waits_for_does_not_change_hands_in_silence() -> None:
+    """The worker was asked to go, and became the spare one before it heard of it."""
+    residency, heard = Residency(100 * MIB), threading.Event()
+    claim = residency.claim("a", 100 * MIB, lambda: None)
+    with pytest.raises(NoRoom):  # its holder does not go in time
+        residency.claim("b", 100 * MIB, lambda: None, seconds_max=0.01)
+    residency.change_hands(claim, heard.set, spare=True)
+
+    assert heard.is_set()
+
+
+def test_who_was_asked_to_go_does_not_come_again_before_whoever_it_went_for() -> None:
+    residency, asked = Residency(100 * MIB), []
+
+    def go() -> None:
+        asked.append("b")
+        (held,) = residency._claims
+        threading.Thread(target=residency.release, args=[held]).start()
+
+    first = residency.claim("a", 100 * MIB, lambda: None)
+    other = threading.Thread(target=residency.claim, args=["b", 100 * MIB, go])
+    other.start()
+    _until(lambda: first.asked)
+    residency.release(first)
+    again = residency.claim("a", 100 * MIB, lambda: None)
+
+    assert asked == ["b"]
+    assert residency._claims == [again]
+    other.join()
+
+
+def test_a_candidate_takes_no_place_that_is_kept_for_the_last_release(
+    bench: Any, models: Any
+) -> None:
+    spares = SpareWorkers(Residency(None), 60)
+    last = release(bench, models.affine(2))
+    spares.expect(last)
+    candidate = release(bench, models.affine(3), version="1.1.0")
+
+    assert not spares.keep(candidate, cast("Spare", None))
+    assert spares.expects(last)
+
+
 # --- with workers --------------------------------------------------------------------------------
 
 
@@ -131,8 +178,6 @@ def test_a_lazy_model_is_loaded_by_its_first_request(
     assert runtime.worker_pid("m")
 
 
-@pytest.mark.slow
-@pytest.mark.slow
 def test_two_models_take_turns_in_memory_for_one(
     one_at_a_time: Runtime, bench: Any, models: Any
 ) -> None:
@@ -147,7 +192,6 @@ def test_two_models_take_turns_in_memory_for_one(
     assert len(psutil.Process().children()) == 1
 
 
-@pytest.mark.slow
 def test_beside_a_pinned_model_there_is_no_room_and_that_is_said(bench: Any, models: Any) -> None:
     runtime = runtime_of(PEAK_MIB + 10, pinned=frozenset({"m"}))
     runtime.serve(release(bench, models.affine(2)))
@@ -197,7 +241,6 @@ def test_a_switch_without_memory_for_both_lets_callers_wait_and_fails_nobody(
     assert answers[-1] == ("1.1.0", 4.0)
 
 
-@pytest.mark.slow
 def test_a_release_that_does_not_load_in_the_gap_gives_the_old_one_its_place_back(
     one_at_a_time: Runtime, bench: Any, models: Any
 ) -> None:
@@ -240,7 +283,6 @@ def test_the_way_back_is_a_moment_while_the_last_worker_is_kept(bench: Any, mode
     assert not psutil.Process().children()
 
 
-@pytest.mark.slow
 def test_a_spare_worker_goes_for_whoever_needs_its_memory(bench: Any, models: Any) -> None:
     runtime = runtime_of(2 * PEAK_MIB, spare_seconds=60)
     runtime.serve(release(bench, models.affine(2)))
@@ -254,7 +296,6 @@ def test_a_spare_worker_goes_for_whoever_needs_its_memory(bench: Any, models: An
     runtime.close()
 
 
-@pytest.mark.slow
 def test_a_spare_worker_is_kept_for_its_time_only(bench: Any, models: Any) -> None:
     runtime = runtime_of(4 * PEAK_MIB, spare_seconds=0.3)
     runtime.serve(release(bench, models.affine(2)))
@@ -277,7 +318,6 @@ def test_a_withdrawn_release_leaves_no_spare_worker(bench: Any, models: Any) -> 
     runtime.close()
 
 
-@pytest.mark.slow
 def test_a_release_withdrawn_in_the_gap_does_not_serve(
     one_at_a_time: Runtime, bench: Any, models: Any
 ) -> None:
@@ -285,6 +325,20 @@ def test_a_release_withdrawn_in_the_gap_does_not_serve(
     runtime.serve(release(bench, models.affine(2)))
     new = release(bench, models.affine(3), version="1.1.0")
     threading.Timer(0.1, runtime.bar, ["m", frozenset({new.digest})]).start()
+
+    with pytest.raises(ReleaseWithdrawn):
+        runtime.serve(new)
+    assert ask(runtime).result(10) == ("1.0.0", 3.0)
+    assert len(psutil.Process().children()) == 1
+
+
+def test_when_both_are_withdrawn_in_the_gap_nothing_serves(
+    one_at_a_time: Runtime, bench: Any, models: Any
+) -> None:
+    runtime = one_at_a_time
+    old, new = release(bench, models.affine(2)), release(bench, models.affine(3), version="1.1.0")
+    runtime.serve(old)
+    threading.Timer(0.1, runtime.bar, ["m", frozenset({old.digest, new.digest})]).start()
 
     with pytest.raises(ReleaseWithdrawn):
         runtime.serve(new)
@@ -300,7 +354,46 @@ def _until(holds: Any, seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.slow
+def test_a_spare_worker_that_cannot_be_used_is_ended(bench: Any, models: Any) -> None:
+    residency = Residency(4 * PEAK_MIB * MIB)
+    runtime = Runtime(clock=lambda: NOON, residency=residency, spare_seconds=60)
+    old = release(bench, models.affine(2))
+    runtime.serve(old)
+    runtime.serve(release(bench, models.affine(3), version="1.1.0"))
+    with pytest.raises(OSError, match="descriptor"):  # as when the agent has none left
+        runtime.serve(replace(old, model_fd=-1))
+
+    assert len(psutil.Process().children()) == 1
+    assert residency.held_bytes == PEAK_MIB * MIB
+    assert ask(runtime).result(10) == ("1.1.0", 4.0)
+    runtime.close()
+
+
+def test_closing_waits_for_no_release_that_is_being_loaded(bench: Any, models: Any) -> None:
+    runtime = runtime_of(4 * PEAK_MIB)
+    raised: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            runtime.serve(release(bench, models.affine(2)))
+        except WorkerNotStarted as error:
+            raised.append(error)
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    _until(lambda: psutil.Process().children())
+    (loading,) = psutil.Process().children()
+    loading.suspend()
+    runtime.close()
+    assert serving.is_alive()
+    loading.resume()
+    serving.join(30)
+
+    assert "the agent stops" in str(raised)
+    assert runtime.models() == ()
+    _until(lambda: not psutil.Process().children())
+
+
 def test_no_descriptor_is_left_behind(bench: Any, models: Any) -> None:
     runtime = runtime_of(PEAK_MIB + 10, spare_seconds=60)
     old, new = release(bench, models.affine(2)), release(bench, models.affine(3), version="1.1.0")
@@ -317,3 +410,32 @@ def test_no_descriptor_is_left_behind(bench: Any, models: Any) -> None:
 
 def _descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_a_worker_that_is_waited_for_takes_no_memory_from_others(bench: Any, models: Any) -> None:
+    residency = Residency(PEAK_MIB * MIB)
+    runtime = Runtime(clock=lambda: NOON, residency=residency)
+    runtime.serve(release(bench, models.affine(2)))
+    first = runtime.worker_pid("m")
+    os.kill(first, signal.SIGKILL)
+    _until(lambda: runtime.worker_pid("m") not in (0, first) and runtime.ready("m"))
+    os.kill(runtime.worker_pid("m"), signal.SIGKILL)  # the second is waited for a second
+
+    _until(lambda: residency.held_bytes == 0)
+    runtime.serve(release(bench, models.affine(3), name="n"))
+    assert ask(runtime, "n").result(10) == ("1.0.0", 4.0)
+    runtime.close()
+
+
+def test_a_worker_that_died_unseen_fails_nobody(
+    bench: Any, models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailboat_agent.serving.lane.IDLE_LOOK_SECONDS", 60)
+    runtime = runtime_of(PEAK_MIB)
+    runtime.serve(release(bench, models.affine(2)))
+    worker = psutil.Process(runtime.worker_pid("m"))
+    worker.kill()
+    _until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+
+    assert ask(runtime).result(20) == ("1.0.0", 3.0)
+    runtime.close()

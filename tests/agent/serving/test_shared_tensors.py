@@ -121,6 +121,19 @@ def test_a_place_outside_of_the_memory_is_nonsense(place: list[Any]) -> None:
     shared.close()
 
 
+def test_the_same_place_twice_is_nonsense() -> None:
+    """A frame of a thousand of them would be copied to 64 GiB."""
+    shared = SharedTensors()
+    shared.hold(f"{OUTPUTS}0", Region(REGION_BYTES_MIN))
+    half = REGION_BYTES_MIN // 2
+    output = ["y", "UINT8", [half], [0, half]]
+    assert len(shared.take(0, {"outputs": [output] * 2})) == 2
+
+    with pytest.raises(ValueError, match="more outputs than"):
+        shared.take(0, {"outputs": [output] * 3})
+    shared.close()
+
+
 def test_a_place_where_there_is_no_memory_is_nonsense() -> None:
     with pytest.raises(ValueError, match="not a place"):
         SharedTensors().take(0, {"outputs": [["y", "FP32", [4], [0, 16]]], "output_bytes": 0})

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from mailboat_agent.serving.json_tensors import (
     NonFiniteOutput,
+    json_of_tensor,
     tensor_of_json,
     tensor_of_values,
-    tensor_to_json,
 )
 from mailboat_agent.serving.protocol import parse_request
 from mailboat_agent.serving.tensors import (
@@ -37,7 +37,7 @@ def test_the_bytes_are_those_of_numpy(datatype: str) -> None:
     tensor = tensor_of_json(entry(datatype=datatype, data=array.tolist()))
 
     assert tensor.data == array.tobytes()
-    assert tensor_to_json(tensor)["data"] == tuple(array.ravel().tolist())
+    assert json.loads(json_of_tensor(tensor))["data"] == array.ravel().tolist()
 
 
 @given(st.sampled_from(sorted(DATATYPES)), st.data())
@@ -52,7 +52,7 @@ def test_a_tensor_survives_the_way_to_the_worker_and_back(datatype: str, data: A
     tensor = tensor_of_values("x", datatype, (len(values),), values)
 
     assert tensor_of_wire(tensor.to_wire()) == tensor
-    assert list(tensor_to_json(tensor)["data"]) == values
+    assert json.loads(json_of_tensor(tensor))["data"] == values
 
 
 def test_nested_and_flat_data_are_the_same() -> None:
@@ -135,7 +135,7 @@ def test_json_has_no_nan_and_no_infinity_so_neither_has_an_answer(bad: float) ->
     tensor = Tensor("y", "FP32", (2,), np.array([1, bad], np.float32).tobytes())
 
     with pytest.raises(NonFiniteOutput):
-        tensor_to_json(tensor)
+        json_of_tensor(tensor)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +163,17 @@ def test_nonsense_from_a_worker_is_refused(item: object) -> None:
 def test_an_answer_is_strict_json() -> None:
     tensor = tensor_of_values("y", "FP32", (2,), [0.1, -3])
 
-    assert json.loads(json.dumps(tensor_to_json(tensor))) == {
+    assert json.loads(json_of_tensor(tensor)) == {
         "name": "y", "shape": [2], "datatype": "FP32", "data": [0.10000000149011612, -3.0]
     }  # fmt: skip
+
+
+def test_elements_of_text_are_bounded_before_they_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An element of no bytes takes four in a frame and many more as an object."""
+    monkeypatch.setattr("mailboat_agent.serving.tensors.ELEMENTS_MAX", 10)
+    assert tensor_of_wire(["t", "BYTES", [10], bytes(40)]).shape == (10,)
+
+    with pytest.raises(ValueError, match="more than 10 elements"):
+        tensor_of_wire(["t", "BYTES", [11], bytes(44)])

@@ -24,10 +24,14 @@ from mailboat_agent.serving.process import (
     WorkerNotStarted,
     WorkerOptions,
 )
+from mailboat_agent.serving.requirements import worker_options
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.serving.runtime_facts import runtime_facts
 from mailboat_agent.serving.spawn import environment
 from mailboat_agent.serving.tensors import Tensor
+from mailboat_schemas.documents.pipeline import Pipeline
+from mailboat_schemas.documents.release import FileRole
+from trial_bench import X_TO_Y, bundle_of, variant_of
 
 ACTIVATE = shutil.which("systemd-socket-activate")
 pytestmark = pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-activate is not installed")
@@ -126,6 +130,60 @@ def test_a_worker_that_cannot_be_killed_is_ended_by_its_pipe(
 
     assert gone(worker.pid)
     assert not worker.alive
+
+
+_CUTTING = """
+import sys
+os, fcntl, stat, errno = (sys.modules[name] for name in "os fcntl stat errno".split())
+done = []
+
+def attempt(what, *arguments):
+    try:
+        what(*arguments)
+        done.append(what.__name__)
+    except OSError:
+        pass
+
+def prepare(inputs, bundle):
+    for number in range(64):
+        try:
+            pipe = stat.S_ISFIFO(os.fstat(number).st_mode) and number > 2
+        except OSError:
+            continue
+        if pipe:
+            attempt(fcntl.fcntl, number, fcntl.F_SETFL, 0)
+            attempt(fcntl.fcntl, number, fcntl.F_SETOWN, 1)
+            attempt(fcntl.ioctl, number, 0x5452, bytes(4))
+            attempt(os.dup2, 0, number)
+            attempt(os.close, number)
+    os.closerange(3, 64)  # the socket too: the agent sees it close
+    while True:
+        pass
+"""
+
+
+@pytest.mark.slow
+def test_code_of_a_release_that_cuts_its_pipe_is_ended_all_the_same(
+    launch: Launch, bench: Any, models: Any
+) -> None:
+    files = {"own.py": (FileRole.PREPROCESS, _CUTTING.encode())}
+    pipeline = Pipeline(model_interface=X_TO_Y, preprocess="prepare")
+    model = models.affine()
+    variant = variant_of(model, files, pipeline=pipeline)
+    worker = Worker.start(bench.open(model), launch=launch)
+    worker.load(
+        worker_options(variant, X_TO_Y, "CPUExecutionProvider", 256 << 20),
+        bundle=bundle_of(variant, files).files,
+        deadline_seconds=20,
+    )
+
+    with pytest.raises((WorkerHung, WorkerDied)):
+        worker.infer([X], deadline_seconds=0.5)
+
+    ended = gone(worker.pid, seconds=20)
+    if not ended:
+        os.kill(worker.pid, signal.SIGKILL)
+    assert ended
 
 
 def test_it_dies_with_the_agent_in_the_middle_of_native_code(
