@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from live_story import LiveDevice, Stage
 from mailboat_agent.journal.telemetry import Telemetry
 from mailboat_agent.serving.lane import Lane
+from mailboat_agent.serving.not_served import ModelSuspended
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.serving.served_release import ServedRelease
 from mailboat_schemas.documents.reference import Reference
@@ -76,7 +78,8 @@ def test_a_candidate_that_answers_alike_serves_and_says_what_was_compared(stage:
         windows = device.journal.windows_after(0, 10, 1 << 20)
         digest = stage.candidate.digest
         told = [w.shadow for w in windows if w.shadow is not None and w.digest == digest]
-        assert [shadow.agreed for shadow in told] == [shadow["agreed"]]
+        assert len(told) == 1
+        assert told[0].agreed >= shadow["agreed"]  # one may come after the verdict
 
     stage.tell_of_candidate(story, health={"shadow": SHADOW | {"comparison": "cosine"}})
 
@@ -123,7 +126,8 @@ def test_a_candidate_that_cannot_answer_live_requests_fails(stage: Stage) -> Non
     async def story(device: LiveDevice) -> None:
         await device.until_it_shadows()
         for _ in range(40):  # the first twenty say what is usual here
-            await asyncio.to_thread(device.ask, 9, 9, 9, 9)
+            with suppress(ModelSuspended):  # it may end between the two
+                await asyncio.to_thread(device.ask, 9, 9, 9, 9)
         await device.until(lambda: "trial_failed 1.1.0" in device.told())
 
         failed = device.last("trial_failed")
@@ -240,6 +244,7 @@ def test_what_the_application_says_rolls_back_and_late_words_of_the_old_do_not(
         failed = device.last("rolled_back")
         assert (failed.code, failed.serving_version) == ("counter_breach", "1.0.0")
         assert failed.evidence["posted"] == {"accuracy": {"good": 8, "total": 10}}
+        assert failed.evidence["recovery_seconds"] >= 0
 
     stage.tell_of_candidate(story, factor=3.0, soak=COUNTED)
 

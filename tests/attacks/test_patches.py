@@ -58,8 +58,10 @@ async def attempt(siege: Siege, delta: Delta) -> None:
     siege.remember()
 
     def asked_for_the_whole() -> bool:
+        if whole(delta) in siege.server.requests:
+            return True
         siege.box.reconciler.loops[MODEL]._staging.forget()  # what failed is tried again at once
-        return whole(delta) in siege.server.requests
+        return False
 
     await siege.box.until(asked_for_the_whole)
 

@@ -73,9 +73,10 @@ def folder(tmp_path: Path) -> Path:
 def build(folder: Path, *words: str | Path) -> tuple[int, Any, str]:
     """Exit code, the answer as JSON, and what went to standard error."""
     told = ["model", "build", folder / "digits.onnx", "--class", "box", "--json"]
+    before = psutil.Process().children()
     code, out, err = run_here([str(word) for word in (*told, "--out", folder / "out", *words)])
     assert "Traceback" not in err
-    assert not psutil.Process().children()
+    assert psutil.Process().children() == before
     return code, json.loads(out) if out else None, err
 
 
