@@ -1,0 +1,142 @@
+"""A site's two brokers, as real mosquittos: what a taken site may say at the centre, and who may
+say what at the site."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker_site import REFUSED, Peer, Site
+from mailboat_controller.broker.embedded import fill_in, template_directory
+from mailboat_controller.sites.access_rules import access_rules
+from mailboat_controller.sites.bridge_news import SUBSCRIPTION, is_about_a_bridge
+from mailboat_schemas.enrolment import Kind
+
+STATE = "$SYS/broker/connection/{}/state"
+OWN = "mb/1/demo/site/harbour/dev/dev-1"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = Site(tmp_path_factory.mktemp("site"))
+    site.broker.start()
+    yield site
+    site.broker.stop()
+
+
+@pytest.fixture
+def bridge(site: Site) -> Iterator[Peer]:
+    peer = Peer(site, Kind.SITE, "harbour")
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+def controller(site: Site) -> Iterator[Peer]:
+    peer = Peer(site, Kind.CONTROLLER, "controller")
+    yield peer
+    peer.close()
+
+
+def test_a_bridge_speaks_for_its_own_site_and_says_how_it_stands(
+    controller: Peer, bridge: Peer
+) -> None:
+    controller.subscribe("mb/1/demo/site/+/dev/+/up/#")
+    controller.subscribe(SUBSCRIPTION)
+
+    assert bridge.publish(f"{OWN}/up/events") < REFUSED
+    assert bridge.publish(STATE.format("harbour"), b"1", retain=True) < REFUSED
+    assert controller.hears(STATE.format("harbour"))
+    assert controller.hears(f"{OWN}/up/events")
+    assert is_about_a_bridge(STATE.format("harbour"))
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "mb/1/demo/site/quarry/dev/dev-1/up/events",
+        "mb/1/demo/site/-/dev/dev-1/up/events",
+        "mb/1/demo/class/kiosk/manifest",
+        "mb/1/demo/class/kiosk/fresh",
+        "mb/1/demo/ci/build/submit",
+        "mb/1/demo/stats/fleet/demo",
+        STATE.format("quarry"),
+        "$SYS/broker/uptime",
+    ],
+)
+def test_a_taken_site_cannot_speak_for_anybody_else(bridge: Peer, topic: str) -> None:
+    assert bridge.publish(topic, b"1", retain=True) == REFUSED
+
+
+def test_a_taken_site_hears_its_own_devices_and_manifests_alone(
+    controller: Peer, bridge: Peer
+) -> None:
+    bridge.subscribe("#")
+    for topic in (
+        "mb/1/demo/site/-/dev/dev-1/dn/ack",
+        "mb/1/demo/site/quarry/dev/dev-7/dn/ack",
+        "mb/1/demo/ci/build/reply/1",
+        f"{OWN}/dn/ack",
+        "mb/1/demo/class/camera/manifest",
+    ):
+        assert controller.publish(topic, b"mail") < REFUSED
+
+    assert bridge.hears("mb/1/demo/class/camera/manifest")
+    heard = {topic for topic, _ in bridge.heard if not topic.startswith("$SYS")}
+    assert heard <= {f"{OWN}/dn/ack", f"{OWN}/up/events", "mb/1/demo/class/camera/manifest"}
+
+
+class TestAtTheSite:
+    """The broker of the site, with the rules that it fetches."""
+
+    @pytest.fixture
+    def here(self, tmp_path: Path) -> Iterator[Site]:
+        site = Site(tmp_path)
+        (site.directory / "broker" / "acl").write_text(access_rules("demo", "harbour", ["dev-9"]))
+        site.broker.start()
+        yield site
+        site.broker.stop()
+
+    def test_a_device_speaks_for_itself_at_this_site(self, here: Site) -> None:
+        device = Peer(here, Kind.DEVICE, "dev-1")
+        codes = {
+            topic: device.publish(topic) < REFUSED
+            for topic in (
+                f"{OWN}/up/events",
+                f"{OWN}/st",
+                "mb/1/demo/site/harbour/dev/dev-2/up/events",
+                "mb/1/demo/site/quarry/dev/dev-1/up/events",
+                f"{OWN}/dn/ack",
+                "mb/1/demo/class/kiosk/manifest",
+            )
+        }
+        device.close()
+
+        assert list(codes.values()) == [True, True, False, False, False, False]
+
+    def test_whoever_is_cut_off_says_nothing_on_an_open_connection(self, here: Site) -> None:
+        device = Peer(here, Kind.DEVICE, "dev-9")
+        code = device.publish("mb/1/demo/site/harbour/dev/dev-9/up/events")
+        device.close()
+
+        assert code == REFUSED
+
+
+def test_the_units_of_a_kit_hold_no_placeholder_and_refresh_is_a_shell_script(
+    tmp_path: Path,
+) -> None:
+    values = {
+        "SITE": "harbour",
+        "RUN_AS": "mosquitto",
+        "INSTALL_DIR": "/etc/mailboat-site",
+        "DATA_DIR": "/var/lib/mailboat-site/",
+        "API_URL": "https://centre.example:8443",
+    }
+    for path in template_directory().with_name("site").iterdir():
+        if path.suffix in (".service", ".timer"):
+            assert "${" not in fill_in(path.read_text(), values)
+    script = fill_in((template_directory().with_name("site") / "refresh").read_text(), values)
+    (tmp_path / "refresh").write_text(script)
+
+    assert os.system(f"sh -n {tmp_path}/refresh") == 0  # noqa: S605
