@@ -9,11 +9,10 @@ from sqlalchemy import select
 
 from controller_core import CLASS, Core, plan
 from enrolled_fleet import EnrolledDevice
-from mailboat_controller.ingest.live_windows import LiveWindow
-from mailboat_controller.live_metrics import RELEASES_MAX, LiveMetrics
-from mailboat_controller.metrics import Metrics
+from mailboat_controller.metrics.fleet_state import FleetReader
+from mailboat_controller.metrics.process_metrics import Metrics
 from mailboat_controller.mqtt.incoming import Incoming
-from mailboat_controller.store import tables
+from mailboat_controller.store import fleet_sums, tables
 from mailboat_schemas.documents.live_gates import COUNTERS_MAX
 from mailboat_schemas.envelope import PayloadType
 from mailboat_schemas.live_figures import CounterSum
@@ -47,7 +46,11 @@ def window(digest: str, sequence: int = 1, **more: Any) -> TelemetryWindow:
 
 
 def telemetry(device: EnrolledDevice, *windows: TelemetryWindow) -> Incoming:
-    batch = TelemetryBatch(device=device.name, epoch=device.epoch, first=1, windows=windows)
+    return telemetry_from(device, 1, *windows)
+
+
+def telemetry_from(device: EnrolledDevice, first: int, *windows: TelemetryWindow) -> Incoming:
+    batch = TelemetryBatch(device=device.name, epoch=device.epoch, first=first, windows=windows)
     return Incoming(
         topic=device.topic(Channel.TELEMETRY),
         payload=device.sealed(PayloadType.TELEMETRY_BATCH, batch),
@@ -61,11 +64,23 @@ def core(tmp_path: Path) -> Iterator[Core]:
     core.store.close()
 
 
+def shown(core: Core) -> list[str]:
+    """What a scrape would show, by line."""
+    reader = FleetReader()
+    with core.store.read() as tx:
+        state = reader.read(tx, core.now)
+    return Metrics(core.store, dict, state=lambda: state).render().decode().splitlines()
+
+
+def sums(core: Core) -> list[fleet_sums.SumRow]:
+    with core.store.read() as tx:
+        return fleet_sums.read(tx)[0]
+
+
 def test_each_figure_is_in_the_rows_and_in_the_metrics(core: Core) -> None:
     device, digest = core.fleet.enrol("dev-1"), core.release("1.0.0", plan("first"))
-    metrics = Metrics(core.store, dict)
 
-    metrics.count_batch(core.fleet.take(telemetry(device, window(digest), window(digest, 2))), 0.01)
+    core.fleet.take(telemetry(device, window(digest), window(digest, 2)))
 
     with core.store.read() as tx:
         rows = list(tx.execute(select(tables.telemetry.c.content)).scalars())
@@ -73,7 +88,7 @@ def test_each_figure_is_in_the_rows_and_in_the_metrics(core: Core) -> None:
         assert {name: row[name] for name in FIGURES} == FIGURES
     of = f'hardware_class="{CLASS}",'
     to = 'model="vad",'
-    lines = metrics.render().decode().splitlines()
+    lines = shown(core)
     for line in (
         f'mailboat_shadow_requests_total{{{of}{to}outcome="differed",version="1.0.0"}} 2.0',
         f'mailboat_shadow_requests_total{{{of}{to}outcome="mirrored",version="1.0.0"}} 14.0',
@@ -99,28 +114,21 @@ def test_a_device_makes_no_series_of_releases_that_do_not_exist(
 
     taken = core.fleet.take(telemetry(device, told))
 
-    assert (taken.windows, taken.live) == (1, ())
+    assert taken.windows == 1
+    assert sums(core) == []
 
 
-def test_series_are_bounded_in_releases_and_in_names() -> None:
-    metrics = LiveMetrics()
-    told = window("d" * 64)
-    for number in range(RELEASES_MAX + 1):
-        each = told.model_copy(update={"version": f"1.0.{number}"})
-        metrics.count([LiveWindow(hardware_class=CLASS, window=each)])
+def test_a_release_has_a_bounded_number_of_names(core: Core) -> None:
+    device, digest = core.fleet.enrol("dev-1"), core.release("1.0.0", plan("first"))
+    core.fleet.take(telemetry(device, window(digest)))
     names = {f"c{n}": CounterSum(good=1, total=1) for n in range(COUNTERS_MAX)}
-    each = told.model_copy(update={"version": "1.0.9", "counters": names})
-    metrics.count([LiveWindow(hardware_class=CLASS, window=each)])
+    told = window(digest, 2).model_copy(update={"counters": names})
 
-    counted = next(m for m in metrics.collect() if m.name == "mailboat_feedback_counted")
+    core.fleet.take(telemetry_from(device, 2, told))
 
-    versions = {sample.labels["version"] for sample in counted.samples}
-    assert len(versions) == RELEASES_MAX
-    assert "1.0.0" not in versions  # told of longest ago
-    of_one = [s.labels["counter"] for s in counted.samples if s.labels["version"] == "1.0.9"]
-    assert len(of_one) == COUNTERS_MAX
-    assert "accuracy" in of_one  # it was there first
-    assert f"c{COUNTERS_MAX - 1}" not in of_one
+    counted = {row.part for row in sums(core) if row.figure == "counted"}
+    assert len(counted) == COUNTERS_MAX
+    assert "accuracy" in counted  # it was there first
 
 
 @pytest.mark.parametrize("figure", [float("nan"), float("inf")])
@@ -131,4 +139,5 @@ def test_a_figure_that_is_no_number_is_not_read(core: Core, figure: float) -> No
 
     taken = core.fleet.take(telemetry(device, lie.model_copy(update={"values": {"a": value}})))
 
-    assert (taken.windows, taken.live) == (0, ())
+    assert taken.windows == 0
+    assert sums(core) == []

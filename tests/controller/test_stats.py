@@ -9,7 +9,7 @@ import pytest
 from controller_core import Core, plan
 from enrolled_fleet import CLASS, FLEET
 from mailboat_controller import stats
-from mailboat_controller.metrics import Metrics
+from mailboat_controller.metrics.process_metrics import Metrics
 from mailboat_controller.store import device_signs
 from mailboat_schemas.events import EventKind
 

@@ -1,0 +1,243 @@
+"""The alert rules: what is wrong, for how long it may be, and what to do. Written by `write.py`.
+
+Each names the first thing to look at; docs/dashboards.md says how the thresholds were chosen.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+_PAGE: Literal["page"] = "page"
+_LOOK: Literal["look"] = "look"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    name: str
+    expr: str
+    held_for: str  # as Prometheus writes durations
+    severity: Literal["page", "look"]  # wake somebody, or look in the morning
+    summary: str
+    next_step: str
+
+
+# In seconds, by class and release.
+_P99 = (
+    "histogram_quantile(0.99, sum by (le, hardware_class, model, version) "
+    "(rate(mailboat_request_latency_seconds_bucket{window}{offset})))"
+)
+
+ALERTS = (
+    Alert(
+        name="MailboatControllerDown",
+        expr='up{job="mailboat"} == 0 or absent(up{job="mailboat"})',
+        held_for="2m",
+        severity=_PAGE,
+        summary="Prometheus cannot scrape the controller. Devices go on with what they have.",
+        next_step="look whether `mailboat serve` runs, and at its log.",
+    ),
+    Alert(
+        name="MailboatBrokerDisconnected",
+        expr="mailboat_broker_connected == 0",
+        held_for="2m",
+        severity=_PAGE,
+        summary="The controller is not connected to the broker: it hears nothing of the fleet.",
+        next_step="look at mosquitto, and at the controller's log for the reason.",
+    ),
+    Alert(
+        name="MailboatOutboxStuck",
+        expr="min_over_time(mailboat_outbox_messages[10m]) > 0",
+        held_for="5m",
+        severity=_LOOK,
+        summary="Messages have waited for the broker for more than ten minutes.",
+        next_step="look at mailboat_broker_connected and mailboat_publishes_refused_total.",
+    ),
+    Alert(
+        name="MailboatPublishRefused",
+        expr="increase(mailboat_publishes_refused_total[15m]) > 0",
+        held_for="0m",
+        severity=_LOOK,
+        summary="The broker refused what the controller published.",
+        next_step="look at the broker's access rules.",
+    ),
+    Alert(
+        name="MailboatTimestampOld",
+        expr="time() - mailboat_trust_timestamp_signed_timestamp_seconds > 2 * 86400",
+        held_for="10m",
+        severity=_PAGE,
+        summary="The timestamp role was not signed for two days; at seven devices stop installing.",
+        next_step="see that `mailboat serve` runs and holds the timestamp key: docs/trust.md.",
+    ),
+    Alert(
+        name="MailboatTrustExpiring",
+        expr=(
+            'mailboat_trust_role_expires_timestamp_seconds{role!~"timestamp|snapshot"} - time() '
+            "< 10 * 86400"
+        ),
+        held_for="1h",
+        severity=_LOOK,
+        summary="The trust role {{ $labels.role }} ends in less than ten days.",
+        next_step="sign it again: docs/trust.md, knowing in time.",
+    ),
+    Alert(
+        name="MailboatFleetStale",
+        expr=(
+            'sum(mailboat_devices_unseen{seconds_min="86400"}) / '
+            'sum(mailboat_site_devices{state!="revoked"}) > 0.1'
+        ),
+        held_for="30m",
+        severity=_LOOK,
+        summary="More than a tenth of the fleet was not heard of for a day.",
+        next_step="see which sites: mailboat_devices_unseen by site, `mailboat device list`.",
+    ),
+    Alert(
+        name="MailboatManifestNotAnswered",
+        expr=(
+            "sum by (hardware_class) (mailboat_manifest_devices_current) / sum by (hardware_class) "
+            '(mailboat_devices{state="online"}) < 0.5'
+        ),
+        held_for="6h",
+        severity=_LOOK,
+        summary="Few devices of {{ $labels.hardware_class }} answer the newest manifest.",
+        next_step="see what they report: `mailboat device list`, docs/devices.md.",
+    ),
+    Alert(
+        name="MailboatRollbacks",
+        expr=(
+            "sum by (model, version) (increase(mailboat_release_events_total"
+            '{kind=~"rolled_back|trial_failed"}[1h])) > 3'
+        ),
+        held_for="0m",
+        severity=_PAGE,
+        summary="{{ $labels.model }} {{ $labels.version }} failed on several devices this hour.",
+        next_step="`mailboat rollout status` says why; `mailboat rollout abort` takes it back.",
+    ),
+    Alert(
+        name="MailboatReleaseFailing",
+        expr=(
+            'sum by (model, version) (mailboat_release_outcomes{outcome="failed"}) / sum by '
+            '(model, version) (mailboat_release_outcomes{outcome=~"ok|failed"}) > 0.05'
+        ),
+        held_for="5m",
+        severity=_LOOK,
+        summary="More than one in twenty devices failed {{ $labels.model }} {{ $labels.version }}.",
+        next_step="`mailboat rollout status` says on which and why.",
+    ),
+    Alert(
+        name="MailboatQuarantineGrowing",
+        expr="sum by (code) (increase(mailboat_quarantined_messages_total[1h])) > 20",
+        held_for="0m",
+        severity=_LOOK,
+        summary="Somebody sends what cannot be taken ({{ $labels.code }}).",
+        next_step="docs/errors.md says what the code means.",
+    ),
+    Alert(
+        name="MailboatDeviceFloods",
+        expr="increase(mailboat_device_messages_ignored_total[15m]) > 0",
+        held_for="0m",
+        severity=_LOOK,
+        summary="A device says more than it may.",
+        next_step="the audit log names it (device.flooding): docs/scale-out.md.",
+    ),
+    Alert(
+        name="MailboatDeviceDoubled",
+        expr="increase(mailboat_devices_doubled_total[1h]) > 0",
+        held_for="0m",
+        severity=_PAGE,
+        summary="Two devices seem to have one id.",
+        next_step="the audit log names it; docs/devices.md, a key on two machines.",
+    ),
+    Alert(
+        name="MailboatSiteCut",
+        expr=(
+            "(mailboat_site_connected == 0) and on (site) (mailboat_site_disconnect_expected == 0)"
+        ),
+        held_for="5m",
+        severity=_PAGE,
+        summary="Site {{ $labels.site }} is cut off, which its policy does not expect.",
+        next_step="look at its uplink: docs/sites.md. Its devices go on alone.",
+    ),
+    Alert(
+        name="MailboatLatencyRegression",
+        # After a release: against the one that served this class and model before, an hour ago.
+        expr=(
+            f"max by (hardware_class, model) ({_P99.format(window='[15m]', offset='')}) > 1.5 * "
+            f"max by (hardware_class, model) ({_P99.format(window='[1h]', offset=' offset 1h')}) "
+            "and on (hardware_class, model) sum by (hardware_class, model) "
+            '(increase(mailboat_release_events_total{kind="soak_started"}[2h])) > 0'
+        ),
+        held_for="10m",
+        severity=_LOOK,
+        summary="{{ $labels.model }} on {{ $labels.hardware_class }} is slower since a release.",
+        next_step="compare the releases on the dashboard Model quality.",
+    ),
+    Alert(
+        name="MailboatModelErrors",
+        expr=(
+            'sum by (model, version) (rate(mailboat_requests_total{result="error"}[15m])) / '
+            "sum by (model, version) (rate(mailboat_requests_total[15m])) > 0.02"
+        ),
+        held_for="10m",
+        severity=_LOOK,
+        summary="{{ $labels.model }} {{ $labels.version }} errs on more than 2 % of requests.",
+        next_step="look at the dashboard Model quality, and at a device's log.",
+    ),
+    Alert(
+        name="MailboatDevicesDiskLow",
+        expr="mailboat_devices_disk_low > 0",
+        held_for="30m",
+        severity=_LOOK,
+        summary="Devices of site {{ $labels.site }} have less than 512 MiB of disk left.",
+        next_step="`mailboat device list` shows which; docs/artifacts.md says what they keep.",
+    ),
+    Alert(
+        name="MailboatDevicesClockWrong",
+        expr="mailboat_devices_clock_wrong > 0",
+        held_for="1h",
+        severity=_LOOK,
+        summary="Devices of site {{ $labels.site }} have a wrong clock.",
+        next_step="give the site a time server; expiries go by the signed time meanwhile.",
+    ),
+    Alert(
+        name="MailboatArtifactsDamaged",
+        expr="mailboat_artifacts_damaged > 0 or mailboat_artifacts_missing > 0",
+        held_for="10m",
+        severity=_LOOK,
+        summary="The artifact store lost or damaged files that releases need.",
+        next_step="upload them again: docs/artifacts.md.",
+    ),
+    Alert(
+        name="MailboatIngestSlow",
+        expr=(
+            "histogram_quantile(0.99, sum by (le) "
+            "(rate(mailboat_ingest_batch_seconds_bucket[10m]))) > 3"
+        ),
+        held_for="15m",
+        severity=_LOOK,
+        summary="Batches of messages take seconds to store.",
+        next_step="look at the database's disk; docs/scale-out.md.",
+    ),
+)
+
+
+def rules() -> dict[str, object]:
+    """As Prometheus reads them."""
+    return {
+        "groups": [
+            {
+                "name": "mailboat",
+                "rules": [
+                    {
+                        "alert": alert.name,
+                        "expr": alert.expr,
+                        **({} if alert.held_for == "0m" else {"for": alert.held_for}),
+                        "labels": {"severity": alert.severity},
+                        "annotations": {
+                            "summary": alert.summary,
+                            "next_step": alert.next_step,
+                        },
+                    }
+                    for alert in ALERTS
+                ],
+            }
+        ]
+    }

@@ -1,0 +1,1 @@
+"""What Prometheus is told: counted as it happens, read from the database, and of the fleet."""
