@@ -1,0 +1,236 @@
+"""Webhooks: who is told of outcomes and failures."""
+
+import json
+import secrets
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, Field, SecretStr, StringConstraints
+
+from mailboat_controller.api.context import Context
+from mailboat_controller.api.identity import Operator
+from mailboat_controller.api.limits import PRINTED, Reason
+from mailboat_controller.store import audit, webhooks
+from mailboat_controller.store.webhooks import State, WebhookRow
+from mailboat_controller.webhooks import occurrences, secrets_room, signing, target
+from mailboat_schemas.errors import ConfigurationInvalid
+from mailboat_schemas.names import Label, ModelName
+
+DELIVERIES_MAX = 500
+TYPES_MAX = 32
+MODELS_MAX = 100
+
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+
+Url = Annotated[str, StringConstraints(min_length=8, max_length=1000, pattern=PRINTED)]
+
+
+class NewWebhook(BaseModel):
+    name: Label
+    url: Url
+    types: list[str] = Field(default=[], max_length=TYPES_MAX, description="empty: all")
+    models: list[ModelName] = Field(default=[], max_length=MODELS_MAX, description="empty: all")
+    secret: SecretStr | None = Field(
+        default=None, max_length=200, description="whsec_…; without one it is made and told once"
+    )
+    reason: Reason
+
+
+class Webhook(BaseModel):
+    """``because`` says why it is disabled; ``failures`` are attempts in a row."""
+
+    name: str
+    url: str
+    types: list[str]
+    models: list[str]
+    state: str
+    because: str
+    failures: int
+    failing_since: datetime | None
+    waiting: int
+    created_by: str
+    created_at: datetime
+
+
+class AddedWebhook(Webhook):
+    secret: str | None = Field(description="only if it was made here, and never again")
+
+
+class Deed(BaseModel):
+    reason: Reason
+
+
+class TestAnswer(BaseModel):
+    delivered: bool
+    status: int | None
+    problem: str
+
+
+class Delivery(BaseModel):
+    event: str
+    type: str
+    state: str
+    attempts: int
+    next_attempt_at: datetime | None
+    status: int | None
+    problem: str
+    created_at: datetime
+    ended_at: datetime | None
+
+
+@router.get("")
+def list_webhooks(_operator: Operator, context: Context) -> list[Webhook]:
+    with context.store.read() as tx:
+        waiting = webhooks.count_waiting(tx)
+        return [Webhook(**_shown(row, waiting.get(row.name, 0))) for row in webhooks.every(tx)]
+
+
+@router.post("", status_code=201)
+def add_webhook(order: NewWebhook, operator: Operator, context: Context) -> AddedWebhook:
+    """Tell a receiver of what happens from here on."""
+    unknown = sorted(set(order.types) - set(occurrences.EVENT_TYPES))
+    if unknown:
+        raise ConfigurationInvalid(
+            f"There are no events of the type {unknown[0][:80]}.",
+            next_step=f"take some of {', '.join(occurrences.EVENT_TYPES)}.",
+        )
+    target.parse(order.url, context.settings.webhooks.http_hosts)
+    made = signing.new_secret() if order.secret is None else None
+    given = made if order.secret is None else order.secret.get_secret_value()
+    assert given is not None  # noqa: S101  one of the two
+    now = context.now()
+    row = WebhookRow(
+        name=order.name,
+        url=order.url,
+        types=tuple(order.types),
+        models=tuple(order.models),
+        state=State.ACTIVE,
+        because="",
+        failures=0,
+        failing_since=None,
+        created_by=str(operator),
+        created_at=now,
+    )
+    with context.store.transaction() as tx:
+        webhooks.add(tx, row)
+        secrets_room.keep(context.settings.webhook_secrets_dir, order.name, given)
+        _record(context, tx, "webhook.add", row, order.reason, str(operator))
+    return AddedWebhook(**_shown(row, 0), secret=made)
+
+
+@router.delete("/{name}", status_code=204)
+def remove_webhook(
+    name: Label,
+    operator: Operator,
+    context: Context,
+    reason: Annotated[Reason, Query(description="for the audit log")],
+) -> Response:
+    """What waits for it is dropped."""
+    with context.store.transaction() as tx:
+        row = webhooks.get(tx, name)
+        webhooks.remove(tx, name)
+        _record(context, tx, "webhook.remove", row, reason, str(operator))
+    secrets_room.forget(context.settings.webhook_secrets_dir, name)
+    return Response(status_code=204)
+
+
+@router.post("/{name}/test")
+def test_webhook(name: Label, deed: Deed, operator: Operator, context: Context) -> TestAnswer:
+    """One signed event at once, whatever its filters; it is not tried again."""
+    now = context.now()
+    with context.store.transaction() as tx:
+        row = webhooks.get(tx, name)
+        _record(context, tx, "webhook.test", row, deed.reason, str(operator))
+    event = f"msg_test_{secrets.token_hex(16)}"
+    body = {
+        "specversion": "1.0",
+        "id": event,
+        "source": f"/mailboat/{context.settings.fleet}",
+        "type": occurrences.TEST_TYPE,
+        "subject": name,
+        "time": now.isoformat().replace("+00:00", "Z"),
+        "datacontenttype": "application/json",
+        "data": {"fleet": context.settings.fleet, "actor": str(operator), "reason": deed.reason},
+    }
+    answer = context.courier.send(row, event, json.dumps(body, separators=(",", ":")).encode())
+    return TestAnswer(delivered=answer.delivered, status=answer.status, problem=answer.problem)
+
+
+@router.post("/{name}/{verb}")
+def switch_webhook(
+    name: Label,
+    verb: Literal["enable", "disable"],
+    deed: Deed,
+    operator: Operator,
+    context: Context,
+) -> Webhook:
+    """Enabling one tries what still waits at once; what happened meanwhile is not made up for."""
+    now = context.now()
+    with context.store.transaction() as tx:
+        row = webhooks.get(tx, name)
+        state = State.ACTIVE if verb == "enable" else State.DISABLED
+        because = "" if verb == "enable" else f"by {operator}: {deed.reason}"
+        webhooks.set_state(tx, name, state, because)
+        if state is State.ACTIVE:
+            webhooks.send_soon(tx, name, now)
+        _record(context, tx, f"webhook.{verb}", row, deed.reason, str(operator))
+        shown = _shown(webhooks.get(tx, name), webhooks.count_waiting(tx).get(name, 0))
+    return Webhook(**shown)
+
+
+@router.get("/{name}/deliveries")
+def list_deliveries(
+    name: Label,
+    _operator: Operator,
+    context: Context,
+    limit: Annotated[int, Query(ge=1, le=DELIVERIES_MAX)] = 50,
+) -> list[Delivery]:
+    """The newest first."""
+    with context.store.read() as tx:
+        webhooks.get(tx, name)
+        rows = webhooks.deliveries(tx, name, limit)
+    return [
+        Delivery(
+            event=row.event,
+            type=row.type,
+            state=row.state,
+            attempts=row.attempts,
+            next_attempt_at=None if row.ended_at else row.next_attempt_at,
+            status=row.status,
+            problem=row.problem,
+            created_at=row.created_at,
+            ended_at=row.ended_at,
+        )
+        for row in rows
+    ]
+
+
+def _record(
+    context: Context, tx: Any, action: str, row: WebhookRow, reason: str, operator: str
+) -> None:
+    audit.append(
+        tx,
+        at=context.now(),
+        actor=operator,
+        action=action,
+        subject=row.name,
+        reason=reason,
+        details={"url": row.url, "types": list(row.types), "models": list(row.models)},
+    )
+
+
+def _shown(row: WebhookRow, waiting: int) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "url": row.url,
+        "types": list(row.types),
+        "models": list(row.models),
+        "state": row.state.value,
+        "because": row.because,
+        "failures": row.failures,
+        "failing_since": row.failing_since,
+        "waiting": waiting,
+        "created_by": row.created_by,
+        "created_at": row.created_at,
+    }

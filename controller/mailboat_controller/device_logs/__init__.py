@@ -1,0 +1,1 @@
+"""Logs of devices: asking for them, and taking in what comes (docs/logs.md)."""
