@@ -8,8 +8,9 @@ import pytest
 
 from enrolled_fleet import NOON, EnrolledFleet
 from mailboat_controller.ingest import flood
-from mailboat_controller.ingest.batch import FLOODING_ACTION, ingest
+from mailboat_controller.ingest.batch import ingest
 from mailboat_controller.ingest.flood import FloodGate, FloodLimits
+from mailboat_controller.ingest.flood_telling import FLOODING_ACTION
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.store import audit, events
 

@@ -16,6 +16,7 @@ from enrolled_fleet import FLEET, EnrolledFleet
 from mailboat_controller.mqtt import inbox
 from mailboat_controller.mqtt import link as mqtt
 from mailboat_controller.mqtt.inbox import Delivery
+from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.mqtt.link import Link
 from mailboat_schemas.errors import NotPermitted, ServerUnavailable
 from mailboat_schemas.topics import Channel, build
@@ -269,6 +270,47 @@ def test_a_full_inbox_stops_the_reading_and_loses_nothing(
             return payloads(found)
 
     assert asyncio.run(story()) == [b"%d" % n for n in range(100)]
+
+
+def test_large_messages_fill_the_inbox_by_their_bytes(
+    broker: PlainBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "INBOX_BYTES_MAX", 5000)
+
+    async def story() -> list[bytes]:
+        async with connected(broker.port) as link:
+            peer = Peer(broker.port, "ci")
+            for n in range(20):
+                peer.publish(SUBMIT, b"%04d" % n * 250)
+            while len(link._inbox._waiting) < 5:  # noqa: ASYNC110  no event of ours says so
+                await asyncio.sleep(0.01)
+            found: list[Delivery] = []
+            while len(found) < 20:
+                assert len(link._inbox._waiting) <= 5
+                batch = await link.batch()
+                link.acknowledge(batch)
+                found += batch
+            await asyncio.to_thread(peer.close)
+            return payloads(found)
+
+    assert [content[:4] for content in asyncio.run(story())] == [b"%04d" % n for n in range(20)]
+
+
+def test_large_messages_come_in_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their rows are one transaction, and other writers wait for it."""
+    monkeypatch.setattr(inbox, "BATCH_BYTES_MAX", 1000)
+
+    async def story() -> list[int]:
+        waiting = inbox.Inbox(asyncio.get_running_loop())
+        for size in (10, 10, 990, 10, 5000, 10):
+            message = Incoming(topic="x", payload=b"x" * size)
+            waiting.put(Delivery(message, None, 1, 1), lambda: True)
+        found: list[int] = []
+        while sum(found) < 6:
+            found.append(len(await waiting.batch()))
+        return found
+
+    assert asyncio.run(story()) == [3, 2, 1]
 
 
 def test_a_session_that_heard_everything_hears_only_what_it_is_told_to(broker: PlainBroker) -> None:

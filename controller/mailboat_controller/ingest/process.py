@@ -9,7 +9,6 @@ import asyncio
 import os
 import random
 import socket
-import ssl
 from collections.abc import Callable
 from datetime import datetime
 
@@ -20,9 +19,11 @@ from mailboat_controller.authority.director import DirectorKey
 from mailboat_controller.config import ControllerSettings
 from mailboat_controller.ingest.flood import FloodGate
 from mailboat_controller.ingest.partition import client_name, share
-from mailboat_controller.metrics import Metrics
+from mailboat_controller.loop_errors import first_error
+from mailboat_controller.metrics.process_metrics import Metrics
 from mailboat_controller.mqtt.link import DEVICE_CHANNELS, Link
 from mailboat_controller.mqtt.receiving import Receiver
+from mailboat_controller.pki.client_tls import client_context
 from mailboat_controller.pki.issuing import TlsFiles, files_of
 from mailboat_controller.store import ingest_partitions
 from mailboat_controller.store.engine import Store
@@ -70,7 +71,7 @@ async def take_in(
         try:
             await _Process(settings, partition, files, store, held, now).run(stopped)
         except* MailboatError as group:
-            raise _first(group) from None
+            raise first_error(group) from None
         finally:
             store.close()
 
@@ -107,13 +108,11 @@ class _Process:
             gate=FloodGate(settings.ingest.flood_limits),
             owns=share(self._partition, settings.ingest.partitions),
         )
-        context = ssl.create_default_context(cafile=str(self._files.ca))
-        context.load_cert_chain(self._files.certificate, self._files.key)
         link = Link(
             host=settings.mqtt_host,
             port=settings.mqtt_port,
             fleet=settings.fleet,
-            tls=context,
+            tls=client_context(self._files),
             rng=random.Random(),  # noqa: S311  spreads reconnects, hides nothing
             client_id=client_name(self._partition),
             channels=DEVICE_CHANNELS,
@@ -179,11 +178,3 @@ def _files(settings: ControllerSettings, partition: int) -> TlsFiles:
             "for each partition; on another machine, bring ca.pem and this pair there.",
         )
     return files
-
-
-def _first(group: BaseExceptionGroup[MailboatError]) -> MailboatError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, MailboatError)  # noqa: S101  `except*` let nothing else through
-    return error

@@ -56,6 +56,17 @@ class DeviceStreams:
             to_ack=set(self.to_ack),
         )
 
+    def reached(self, epoch: str) -> Watermark:
+        """The watermark of an epoch, which may be one never heard of; changes nothing."""
+        return self.marks.get(epoch, Watermark())
+
+    def misses_rows(self, hello: Hello) -> bool:
+        """Whether the outbox begins beyond what we have, or anew."""
+        mark = self.marks.get(hello.epoch)
+        if mark is None:
+            return bool(self.marks) or hello.events.first > 1 or hello.telemetry.first > 1
+        return hello.events.first > mark.events + 1 or hello.telemetry.first > mark.telemetry + 1
+
     def mark(self, tx: Transaction, epoch: str, now: datetime) -> Watermark:
         """The watermark of an epoch; a new epoch is written down at once."""
         known = self.marks.get(epoch)

@@ -21,6 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from mailboat_controller.mqtt.buffered_client import BufferedClient
 from mailboat_controller.mqtt.inbox import Delivery, Inbox
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.mqtt.properties import answering, kept_session
@@ -42,6 +43,7 @@ _REFUSED = 0x80  # reason codes from here on are refusals
 DEVICE_CHANNELS = (
     Channel.EVENTS,
     Channel.TELEMETRY,
+    Channel.LOGS,
     Channel.HELLO,
     Channel.REPORT,
     Channel.STATUS,
@@ -64,9 +66,11 @@ class Link:
         rng: random.Random,
         client_id: str = CLIENT_ID,
         channels: Sequence[Channel] = EVERY_CHANNEL,
+        filters: Sequence[str] = (),
     ) -> None:
         """
         Args:
+            filters: what else we hear, such as of the broker itself.
             channels: what we hear; a session that heard others before is told to stop that.
             tls: with the controller's certificate; None speaks plainly, for tests on loopback.
             rng: for the jitter of reconnects.
@@ -77,7 +81,7 @@ class Link:
         self._tls = tls
         self._rng = rng
         self._client_id = client_id
-        self._channels = tuple(channels)
+        self._channels, self._filters = tuple(channels), tuple(filters)
         self._loop = asyncio.get_running_loop()
         self._inbox = Inbox(self._loop)
         self._client: Client | None = None
@@ -182,7 +186,7 @@ class Link:
             )
 
     def _fresh_client(self) -> Client:
-        client = Client(
+        client = BufferedClient(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             protocol=MQTTProtocolVersion.MQTTv5,
@@ -228,7 +232,8 @@ class Link:
             return
         _log.info("broker connected", session_present=flags.session_present)
         # Always: the broker may have lost the session while saying otherwise.
-        client.subscribe([(subscription(c, fleet=self._fleet), 1) for c in self._channels])
+        wanted = [subscription(c, fleet=self._fleet) for c in self._channels]
+        client.subscribe([(each, 1) for each in (*wanted, *self._filters)])
         others = [c for c in EVERY_CHANNEL if c not in self._channels]
         if others and flags.session_present:
             client.unsubscribe([subscription(c, fleet=self._fleet) for c in others])

@@ -10,10 +10,11 @@ import structlog
 
 from mailboat_controller.ingest.batch import Ingested, ingest
 from mailboat_controller.ingest.flood import Admitted, FloodGate, FloodLimits
-from mailboat_controller.metrics import Metrics
+from mailboat_controller.metrics.process_metrics import Metrics
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.mqtt.link import Link
 from mailboat_controller.releases.admission import Admission
+from mailboat_controller.sites import bridge_news
 from mailboat_controller.store import quarantine
 from mailboat_controller.store.engine import Store
 from mailboat_controller.wake import Wake
@@ -67,7 +68,9 @@ class Receiver:
     async def run(self, link: Link) -> None:
         while True:
             deliveries = await link.batch()
-            heard = [each.message for each in deliveries if self._owns(each.message.topic)]
+            told = [each.message for each in deliveries]
+            await self._note_bridges([each for each in told if _is_of_a_bridge(each)])
+            heard = [each for each in told if not _is_of_a_bridge(each) and self._owns(each.topic)]
             admitted = self._gate.admit(heard, self._now())
             self._metrics.count_ignored(admitted.ignored)
             results = []
@@ -87,6 +90,15 @@ class Receiver:
                 if result.changed:
                     self.changes += 1
                     self._changed.set()
+
+    async def _note_bridges(self, messages: Sequence[Incoming]) -> None:
+        while messages:
+            try:
+                await asyncio.to_thread(bridge_news.take, self._store, messages, self._now())
+                messages = ()
+            except Transient as error:
+                _log.warning("news of sites wait for the database", problem=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
 
     def _signed(self, acks: Sequence[Ack]) -> list[bytes]:
         return [self._sign_ack(ack) for ack in acks]
@@ -162,3 +174,7 @@ class Receiver:
                 windows=0,
                 quarantined={UNEXPECTED_CODE: 1},
             )
+
+
+def _is_of_a_bridge(message: Incoming) -> bool:
+    return bridge_news.is_about_a_bridge(message.topic)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import structlog
 
-from mailboat_controller.metrics import Metrics
+from mailboat_controller.metrics.process_metrics import Metrics
 from mailboat_controller.mqtt.link import Link
 from mailboat_controller.reconcile import Reconciler
 from mailboat_controller.store import outbox

@@ -1,0 +1,1 @@
+"""Ten thousand devices at one controller, on this machine."""

@@ -1,0 +1,1 @@
+"""How fast what devices tell comes from the broker into the database."""
