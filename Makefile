@@ -48,11 +48,20 @@ test-faults: setup ## crashes, refusals and power cuts at every point, and the d
 schemas: setup ## write the published contract again (JSON Schema, AsyncAPI, OpenAPI)
 	@$(BIN)/python docs/contract/write.py
 
-lock: ## resolve the dependencies again into requirements/dev.lock
+# Images install only what their part needs, in the very versions that the tests ran with.
+COMPILE := $(BIN)/uv pip compile --generate-hashes --universal --python-version 3.11 \
+  --no-emit-index-url --custom-compile-command 'make lock' -q
+PINNED := -c requirements/dev.lock
+
+lock: ## resolve the dependencies again into requirements/*.lock
 	@$(BIN)/python -m pip install -q uv
-	@$(BIN)/uv pip compile pyproject.toml --extra demo --group dev --generate-hashes --universal \
-	  --python-version 3.11 --no-emit-index-url --custom-compile-command 'make lock' \
-	  --upgrade -q -o requirements/dev.lock
+	@$(COMPILE) pyproject.toml --extra demo --group dev --upgrade -o requirements/dev.lock
+	@$(COMPILE) pyproject.toml --extra agent --extra inspect $(PINNED) -o requirements/agent.lock
+	@$(COMPILE) pyproject.toml --extra controller --extra postgres --extra s3 --extra hsm $(PINNED) \
+	  -o requirements/controller.lock
+	@$(COMPILE) pyproject.toml --extra model --extra s3 --extra hsm $(PINNED) \
+	  -o requirements/authority.lock
+	@echo hatchling | $(COMPILE) - $(PINNED) -o requirements/build.lock
 
 clean: ## remove what set-up made
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

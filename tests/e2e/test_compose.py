@@ -1,102 +1,146 @@
-"""docker-compose.yml: what it may never ask for, and, where a Docker engine is, the stack itself.
+"""docker-compose.yml, its images and their scripts: what they may never ask for.
 
-The second half needs an engine, Compose, and the base image on this machine; nothing is pulled
-for a test. A machine that builds in special ways says so in its own COMPOSE_FILE.
+`test_compose_stack.py` runs them, where a Docker engine is.
 """
 
-import json
 import os
 import re
-import shutil
 import subprocess
-import sys
-import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
+from importlib.metadata import distribution
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-REPOSITORY = Path(__file__).parents[2]
+from docker_engine import (
+    BASE_IMAGE,
+    COMMAND_SECONDS_MAX,
+    GREEN,
+    REPOSITORY,
+    SERVICES,
+    STACK,
+    USER,
+    compose_program,
+)
+
 DOCKER = REPOSITORY / "controller" / "docker"
-BASE_IMAGE = "debian:bookworm-slim"
-STACK: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
-SERVICES: dict[str, dict[str, Any]] = STACK["services"]
-AGENTS = {"agent-1": "kiosk-1", "agent-2": "kiosk-2"}
-USER = "10001"
-
-BUILD_SECONDS_MAX = 900  # two cores and a slow mirror; a minute and a half where both are good
-UP_SECONDS_MAX = 240
-DOWN_SECONDS_MAX = 120
-COMMAND_SECONDS_MAX = 60
-CONVERGE_SECONDS_MAX = 120
-POLL_SECONDS = 1.0
+DOCKERFILES = (DOCKER / "Dockerfile", REPOSITORY / "agent" / "docker" / "Dockerfile")
+SCRIPTS = sorted(
+    path
+    for directory in (DOCKER, REPOSITORY / "agent" / "docker")
+    for path in directory.iterdir()
+    if path.read_text().startswith("#!/bin/sh")
+)
+OURS = sorted(name for name in SERVICES if "build" in SERVICES[name])
+PUBLIC = sorted(name for name in SERVICES if "build" not in SERVICES[name])
+AGENTS = {"agent-1": "kiosk-1", "agent-2": "kiosk-2", "agent-3": "kiosk-3@harbour"}
+LOCKS = {
+    "agent": ("agent", "inspect"),
+    "controller": ("controller", "postgres", "s3", "hsm"),
+    "authority": ("model", "s3", "hsm"),
+}
 
 SECRET_NAME = re.compile(r"(?i)pass|secret|token|credential|(^|_)key(_|$)")
 SECRET_VALUE = re.compile(r"BEGIN [A-Z ]*PRIVATE|[A-Za-z0-9+/_-]{40,}={0,2}$")
+PINNED_TAG = re.compile(r":v?\d+\.\d+\.\d+(-[a-z0-9.]+)?$")
 BEYOND_THE_CONTAINER = (
     "privileged",
-    "network_mode",
     "pid",
     "ipc",
     "cap_add",
     "devices",
     "userns_mode",
+    "env_file",
 )
 
 
-def volumes_of(service: str) -> dict[str, str]:
-    """Mount point and mode by volume; a path of the host would stand among them as ``/…``."""
+def mounts(service: str) -> dict[str, tuple[str, str]]:
+    """Target and mode by volume; a path of the host stands among them as ``./…``."""
     parts = [mount.split(":") for mount in SERVICES[service].get("volumes", ())]
-    return {name: mode[0] if mode else "rw" for name, _target, *mode in parts}
+    return {name: (target, mode[0] if mode else "rw") for name, target, *mode in parts}
 
 
-def dockerfile() -> list[str]:
-    joined = (DOCKER / "Dockerfile").read_text().replace("\\\n", " ")
+def instructions(dockerfile: Path) -> list[str]:
+    joined = dockerfile.read_text().replace("\\\n", " ")
     return [" ".join(line.split()) for line in joined.splitlines() if line[:1].strip("# ")]
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_says_when_it_is_well_or_what_it_waits_for(name: str) -> None:
-    assert "healthcheck" in SERVICES[name] or "depends_on" in SERVICES[name]
+def test_a_service_says_when_it_is_well_or_ends_by_itself(name: str) -> None:
+    service = SERVICES[name]
+
+    assert ("healthcheck" in service) != (service["restart"] == "no")
+    assert name in GREEN or "profiles" in service or service["restart"] == "no"
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_gets_nothing_beyond_its_container(name: str) -> None:
     service = SERVICES[name]
+    of_the_host = {path: mode for path, (_target, mode) in mounts(name).items() if "/" in path}
 
     assert [key for key in BEYOND_THE_CONTAINER if key in service] == []
+    assert service.get("network_mode", "none") == "none"
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["read_only"] is True
-    assert set(volumes_of(name)) <= set(STACK["volumes"]), "named volumes, no paths of the host"
+    assert set(mounts(name)) - set(of_the_host) <= set(STACK["volumes"])
+    assert set(of_the_host.values()) <= {"ro"}, "of the host's files, configuration alone"
+    dashboards = "./controller/dashboards/"
+    assert {path for path in of_the_host if not path.startswith(dashboards)} == set()
+    assert {path for path in of_the_host if not (REPOSITORY / path).exists()} == set()
     assert [port for port in service.get("ports", ()) if not port.startswith("127.0.0.1:")] == []
+
+
+def test_nothing_is_published_unless_asked_for() -> None:
+    assert [name for name in SERVICES if "ports" in SERVICES[name]] == ["grafana"]
+    assert SERVICES["grafana"]["profiles"] == ["dashboards"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_is_bounded(name: str) -> None:
     service = SERVICES[name]
 
-    assert {"mem_limit", "pids_limit", "stop_grace_period"} <= set(service)
+    assert {"mem_limit", "cpus", "pids_limit", "stop_grace_period"} <= set(service)
     assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_image_is_pinned_and_has_no_root(name: str) -> None:
+    service = SERVICES[name]
+
+    assert PINNED_TAG.search(service["image"]), service["image"]
+    assert int(service["user"].partition(":")[0]) > 0
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_no_secret_stands_in_the_environment(name: str) -> None:
     environment = SERVICES[name].get("environment", {})
+    named = {key: value for key, value in environment.items() if SECRET_NAME.search(key)}
 
-    assert "env_file" not in SERVICES[name]
-    assert [key for key in environment if SECRET_NAME.search(key)] == []
+    assert [key for key, value in named.items() if not value.startswith("/run/secrets/")] == []
     assert [key for key, value in environment.items() if SECRET_VALUE.search(str(value))] == []
+
+
+def test_a_secret_of_an_operator_is_a_file_that_git_does_not_see() -> None:
+    defaults = {
+        name: secret["file"].partition(":-")[2].rstrip("}")
+        for name, secret in STACK["secrets"].items()
+    }
+
+    assert defaults == {
+        "grafana-admin-password": "./secrets/grafana-admin-password",
+        "mailboat_views": "/dev/null",
+    }
+    assert "/secrets/" in (REPOSITORY / ".gitignore").read_text().splitlines()
 
 
 def test_keys_are_seen_only_by_whom_they_belong_to() -> None:
     seen_by = {
-        volume: {name for name in SERVICES if volume in volumes_of(name)}
-        for volume in STACK["volumes"]
+        volume: {name for name in SERVICES if volume in mounts(name)} for volume in STACK["volumes"]
     }
 
     assert seen_by == {
@@ -104,45 +148,109 @@ def test_keys_are_seen_only_by_whom_they_belong_to() -> None:
         "exchange": {"authority", "controller"},
         "controller": {"controller"},
         "kits": {"controller", *AGENTS},
+        "broker": {"controller", "broker"},
+        "broker-state": {"controller", "broker"},
+        "metrics-credential": {"controller", "prometheus", "grafana"},
+        "prometheus": {"prometheus"},
+        "alertmanager": {"alertmanager"},
+        "grafana": {"grafana"},
         "kiosk-1": {"agent-1"},
         "kiosk-2": {"agent-2"},
+        "kiosk-3": {"agent-3"},
+        "site-kit": {"controller", "site-setup"},
+        "site": {"site-setup", "site-broker", "site-cache"},
+        "site-state": {"site-setup", "site-broker", "site-cache"},
     }
-    assert {volumes_of(agent)["kits"] for agent in AGENTS} == {"ro"}
+    writes = {
+        volume: {name for name in seen_by[volume] if mounts(name)[volume][1] == "rw"}
+        for volume in ("kits", "broker", "broker-state", "metrics-credential", "site-kit")
+    }
+    assert writes == {
+        "kits": {"controller"},
+        "broker": {"controller"},
+        "broker-state": {"broker"},
+        "metrics-credential": {"controller"},
+        "site-kit": {"controller"},
+    }
+
+
+def test_the_site_and_the_centre_meet_on_one_line_alone() -> None:
+    on = {
+        network: {name for name in SERVICES if network in SERVICES[name].get("networks", ())}
+        for network in STACK["networks"]
+    }
+    site = {"site-broker", "site-cache", "agent-3"}
+
+    assert on["island"] == site
+    assert on["wan"] == site | {"controller", "broker"}
+    assert on["centre"] & site == set()
+    assert {name for name in SERVICES if "networks" not in SERVICES[name]} == {"site-setup"}
 
 
 def test_the_controller_makes_kits_for_the_devices_that_are_there() -> None:
-    told = SERVICES["controller"]["environment"]["DEVICES"].split()
+    environment = SERVICES["controller"]["environment"]
+    told = environment["DEVICES"].split()
 
-    assert told == [SERVICES[agent]["environment"]["DEVICE"] for agent in AGENTS]
+    assert told == list(AGENTS.values())
+    assert [each.partition("@")[0] for each in told] == [
+        SERVICES[agent]["environment"]["DEVICE"] for agent in AGENTS
+    ]
+    assert {each.partition("@")[2] for each in told} == {"", environment["SITE"]}
 
 
-def test_the_image_holds_pinned_packages_no_secret_and_no_root() -> None:
-    lines = dockerfile()
-    installs = re.findall(r"pip install [^&\n]*", "\n".join(lines))
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.parts[-3])
+def test_an_image_holds_pinned_packages_no_secret_and_no_root(dockerfile: Path) -> None:
+    lines = instructions(dockerfile)
+    stages = {line.split()[-1] for line in lines if line.startswith("FROM") and " AS " in line}
+    installs = re.findall(r"pip (?:--python \S+ )?install [^&]*", "\n".join(lines))
     settings = [line for line in lines if line.startswith(("ARG", "ENV"))]
 
-    assert {line for line in lines if line.startswith("FROM")} <= {
-        f"FROM {BASE_IMAGE}",
-        f"FROM {BASE_IMAGE} AS packages",
-    }
-    assert len(installs) == 2
-    assert "--require-hashes -r requirements/dev.lock" in installs[0]
-    assert "--no-deps --no-build-isolation" in installs[1]
-    assert [line for line in lines if "unneeded.py 'mailboat[demo]'" in line] != []
+    bases = {line.split()[1] for line in lines if line.startswith("FROM")}
+    assert bases - stages == {BASE_IMAGE}
+    assert [
+        each for each in installs if "--require-hashes" not in each and "--no-deps" not in each
+    ] == []
     assert [line for line in settings if SECRET_NAME.search(line)] == []
-    assert [line for line in lines if line.startswith("USER")] == ["USER mailboat"]
+    assert lines[-3:-1][0] == "USER mailboat"
     assert f"--uid {USER} " in "\n".join(lines)
 
 
-def test_what_only_builds_and_tests_is_not_needed_in_the_image() -> None:
-    asked = [sys.executable, str(DOCKER / "unneeded.py"), "mailboat[demo]"]
-    done = subprocess.run(
-        asked, check=True, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX
-    )
-    unneeded = set(done.stdout.split())
+def test_the_images_share_what_they_begin_with() -> None:
+    """An engine builds the same steps once."""
+    controller, agent = (instructions(path) for path in DOCKERFILES)
+    shared = [line.startswith("RUN /opt/pip/bin/pip wheel") for line in controller].index(True)
 
-    assert {"pytest", "pytest-timeout", "mypy", "ruff", "hatchling"} <= unneeded
-    assert unneeded & {"mailboat", "onnxruntime", "fastapi", "tuf", "cffi", "h11", "pip"} == set()
+    assert agent[: shared + 1] == controller[: shared + 1]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_an_image_installs_what_was_tested_and_all_that_is_needed(lock: str) -> None:
+    """`make lock` writes all of them again."""
+    tested, shipped = pinned("dev"), pinned(lock)
+    needed: set[str] = set()
+    for extra in LOCKS[lock]:
+        needed |= set(_needed_by(Requirement(f"mailboat[{extra}]"), set()))
+
+    assert shipped <= tested
+    assert needed - {name for name, _version in shipped} == {"mailboat"}
+
+
+def pinned(lock: str) -> set[tuple[str, str]]:
+    text = (REPOSITORY / "requirements" / f"{lock}.lock").read_text()
+    return set(re.findall(r"^([a-z0-9._-]+)==(\S+)", text, re.MULTILINE))
+
+
+def _needed_by(wanted: Requirement, seen: set[tuple[str, str]]) -> Iterator[str]:
+    name = canonicalize_name(wanted.name)
+    yield name
+    for extra in ("", *sorted(wanted.extras)):
+        if (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        for line in distribution(name).requires or ():
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                yield from _needed_by(requirement, seen)
 
 
 def test_the_build_sees_what_it_copies_and_little_else() -> None:
@@ -154,7 +262,8 @@ def test_the_build_sees_what_it_copies_and_little_else() -> None:
     let_in = {rule[1:] for rule in rules if rule.startswith("!")}
     copied = {
         source
-        for line in dockerfile()
+        for dockerfile in DOCKERFILES
+        for line in instructions(dockerfile)
         if line.startswith("COPY") and "--from" not in line
         for source in line.split()[1:-1]
     }
@@ -165,13 +274,34 @@ def test_the_build_sees_what_it_copies_and_little_else() -> None:
     assert {source for source in copied if not (REPOSITORY / source).exists()} == set()
 
 
-@pytest.mark.parametrize(
-    "path", [*sorted(DOCKER.glob("start-*")), DOCKER / "renew-operator"], ids=lambda path: path.name
-)
-def test_a_script_of_the_image_is_a_program_that_a_shell_understands(path: Path) -> None:
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_of_an_image_is_a_program_that_a_shell_understands(path: Path) -> None:
     assert os.access(path, os.X_OK)
     assert "set -eu" in path.read_text()
     subprocess.run(["sh", "-n", str(path)], check=True, timeout=COMMAND_SECONDS_MAX)
+
+
+@pytest.mark.slow
+def test_compose_understands_the_file_with_and_without_dashboards(tmp_path: Path) -> None:
+    program = compose_program()
+    if program is None:
+        pytest.skip("there is no Docker Compose")
+    password = tmp_path / "password"
+    password.write_text("of a test")
+    around = {**os.environ, "GRAFANA_ADMIN_PASSWORD_FILE": str(password), "COMPOSE_FILE": ""}
+    for profile in ((), ("--profile", "dashboards")):
+        done = subprocess.run(
+            [*program, "--file", "docker-compose.yml", *profile, "config"],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=REPOSITORY,
+            env=around,
+            timeout=COMMAND_SECONDS_MAX,
+        )
+        understood: dict[str, Any] = yaml.safe_load(done.stdout)
+        expected = {name for name in SERVICES if profile or "profiles" not in SERVICES[name]}
+        assert set(understood["services"]) >= expected
 
 
 def _below(directory: Path, levels: int) -> Iterator[Path]:
@@ -183,208 +313,3 @@ def _below(directory: Path, levels: int) -> Iterator[Path]:
 
 def _is_within(source: str, let_in: set[str]) -> bool:
     return any(source == place or source.startswith(f"{place}/") for place in let_in)
-
-
-# --- the stack itself ----------------------------------------------------------------------------
-
-
-def _answers(*command: str) -> bool:
-    if shutil.which(command[0]) is None:
-        return False
-    try:
-        done = subprocess.run(
-            command, check=False, capture_output=True, timeout=COMMAND_SECONDS_MAX
-        )
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
-
-
-def _compose_command() -> tuple[str, ...]:
-    """
-    Raises:
-        pytest.skip.Exception: the stack cannot run here, and why.
-    """
-    if not _answers("docker", "info"):
-        pytest.skip("no Docker engine answers")
-    if not _answers("docker", "image", "inspect", BASE_IMAGE):
-        pytest.skip(f"the image {BASE_IMAGE} is not on this machine, and a test pulls nothing")
-    for command in (("docker", "compose"), ("docker-compose",)):
-        if _answers(*command, "version"):
-            return command
-    pytest.skip("there is no Docker Compose")
-
-
-class Stack:
-    """docker-compose.yml under a name of its own."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self._command = [*command, "--project-name", f"mailboat-test-{uuid.uuid4().hex[:8]}"]
-
-    def compose(self, *words: str, seconds_max: float = COMMAND_SECONDS_MAX) -> str:
-        done = subprocess.run(
-            [*self._command, *words],
-            cwd=REPOSITORY,
-            check=False,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=seconds_max,
-        )
-        assert done.returncode == 0, f"{words}: {done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-        return done.stdout
-
-    def up(self) -> None:
-        self.compose("up", "--detach", seconds_max=UP_SECONDS_MAX)
-
-    def run(self, service: str, *words: str) -> str:
-        return self.compose("exec", "-T", service, *words)
-
-    def ask(self, *words: str) -> Any:
-        """What a ``mailboat`` command of the operator answers."""
-        return json.loads(self.run("controller", "mailboat", *words, "--json"))
-
-    def devices(self) -> dict[str, dict[str, Any]]:
-        return {row["device"]: row for row in self.ask("device", "list")}
-
-    def until(self, what: str, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + CONVERGE_SECONDS_MAX
-        while not holds():
-            if time.monotonic() > deadline:
-                logs = self.compose("logs", "--no-color", "--tail=40")
-                pytest.fail(f"not within {CONVERGE_SECONDS_MAX} s: {what}\n{logs}")
-            time.sleep(POLL_SECONDS)
-
-    def sessions(self) -> dict[str, int]:
-        """The number of each device's newest run; they begin anywhere and count up."""
-        return {
-            name: (row["report"] or {}).get("session", 0) for name, row in self.devices().items()
-        }
-
-    def until_online(self, *, after: Mapping[str, int] = MappingProxyType({})) -> None:
-        """Both devices online, in a later run than ``after`` says."""
-
-        def online() -> bool:
-            found = self.devices()
-            return set(found) == set(AGENTS.values()) and all(
-                row["online"] and (row["report"] or {}).get("session", 0) > after.get(name, 0)
-                for name, row in found.items()
-            )
-
-        self.until("both devices are online", online)
-
-    def hashes(self, service: str, *places: str) -> dict[str, str]:
-        """sha256 of every file below these places of a container, by path."""
-        lines = self.run(service, "find", *places, "-type", "f", "-exec", "sha256sum", "{}", "+")
-        pairs = [line.split(maxsplit=1) for line in lines.splitlines()]
-        return {path: digest for digest, path in pairs}
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    running = Stack(_compose_command())
-    try:
-        running.compose("build", seconds_max=BUILD_SECONDS_MAX)
-        running.up()
-        yield running
-    finally:
-        running.compose(
-            *("down", "--volumes", "--rmi", "local", "--remove-orphans", "--timeout", "20"),
-            seconds_max=DOWN_SECONDS_MAX,
-        )
-
-
-@pytest.mark.slow
-def test_two_devices_enrol_by_themselves(stack: Stack) -> None:
-    stack.until_online()
-
-    assert {row["hardware_class"] for row in stack.devices().values()} == {"kiosk-x86"}
-
-
-@pytest.mark.slow
-def test_no_container_holds_a_key_of_another(stack: Stack) -> None:
-    stack.until_online()
-    places = ("/var/lib/mailboat", "/exchange", "/kits")
-    keys = stack.hashes("authority", "trust/offline", "trust/approver", "trust/ci")
-    on_controller = stack.hashes("controller", *places)
-
-    assert {stack.run(name, "id", "-u").strip() for name in SERVICES} == {USER}
-    assert len(keys) == 4
-    assert set(keys.values()) & set(on_controller.values()) == set()
-    for agent in AGENTS:
-        found = stack.run(agent, "grep", "-rl", "PRIVATE KEY", *places).split()
-        assert found == ["/var/lib/mailboat/identity/device.key"]
-
-
-@pytest.mark.slow
-def test_the_operator_stays_the_operator(stack: Stack) -> None:
-    stack.until_online()
-    own = ("cat", "/var/lib/mailboat/controller/connections/operator/token")
-    first = stack.run("controller", *own)
-
-    stack.run("controller", "renew-operator")
-    renewed = stack.run("controller", *own)
-    stack.ask("token", "revoke", "operator", "--reason", "as if it had ended")
-    stack.run("controller", "renew-operator")
-
-    assert len({first, renewed, stack.run("controller", *own)}) == 3
-    assert len(stack.devices()) == len(AGENTS)
-
-
-@pytest.mark.slow
-def test_a_models_process_is_held_as_docs_docker_md_says(stack: Stack) -> None:
-    stack.until_online()
-    for agent in AGENTS:
-        config = ("--config", "/var/lib/mailboat/agent.toml")
-        found = json.loads(stack.run(agent, "mailboat-agent", "doctor", "--json", *config))
-        levels = {each["check"]: each["level"] for each in found["findings"]}
-
-        assert {check for check, level in levels.items() if level == "fail"} == set()
-        assert {
-            check
-            for check, level in levels.items()
-            if level != "ok" and check.startswith(("confinement.", "memory"))
-        } == {"confinement.user"}
-
-
-@pytest.mark.slow
-def test_a_release_goes_from_the_authority_to_both_devices(stack: Stack) -> None:
-    stack.until_online()
-    release = ("mailboat", "release")
-    build, plan = "build/6.0.0", "example/rollout.yaml"
-
-    stack.run("authority", *release, "build", "example/release/release.yaml", "--out", build)
-    stack.run("authority", *release, "sign", build, "--key", "trust/ci/vad.pem")
-    approver = ("--key", "trust/approver/vad.pem", "--devices-per-class", "2")
-    stack.run("authority", *release, "approve", build, "--rollout", plan, *approver)
-    stack.run("authority", *release, "submit", build)
-
-    stack.until(
-        "the rollout is completed",
-        lambda: stack.ask("rollout", "status", "first")["phase"] == "completed",
-    )
-    models = {name: row["report"]["models"] for name, row in stack.devices().items()}
-    assert {name: model["serving_version"] for name, (model,) in models.items()} == {
-        "kiosk-1": "6.0.0",
-        "kiosk-2": "6.0.0",
-    }
-
-
-@pytest.mark.slow
-def test_new_containers_go_on_with_the_same_keys_and_devices(stack: Stack) -> None:
-    stack.until_online()
-    secrets = {
-        "authority": ("/var/lib/mailboat/trust", "/exchange"),
-        "controller": ("/var/lib/mailboat/controller/keys", "/var/lib/mailboat/controller/pki"),
-        **dict.fromkeys(AGENTS, ("/var/lib/mailboat/identity",)),
-    }
-    before = {name: stack.hashes(name, *places) for name, places in secrets.items()}
-    numbers = {name: row["enrolment_number"] for name, row in stack.devices().items()}
-    sessions = stack.sessions()
-
-    stack.compose("down", "--timeout", "20", seconds_max=DOWN_SECONDS_MAX)
-    stack.up()
-    stack.until_online(after=sessions)
-
-    assert {name: stack.hashes(name, *places) for name, places in secrets.items()} == before
-    assert {name: row["enrolment_number"] for name, row in stack.devices().items()} == numbers
