@@ -1,0 +1,368 @@
+"""What a device does with its model: the agent's `ModelLoop` without the processes and the files.
+
+Look, decide, record, act. The decisions and the records are the agent's own; how long things take
+and how they end is made up.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mailboat_agent.update import moves
+from mailboat_agent.update.decide import REFUSING_CHECKS, decide
+from mailboat_agent.update.events import refusal_event
+from mailboat_agent.update.refuge import refuge, should_serve
+from mailboat_agent.update.retry import retry_delay_seconds
+from mailboat_agent.update.situation import Situation
+from mailboat_agent.update.soak import SoakStats, Verdict, judge_soak
+from mailboat_agent.update.state import Installed, ModelState
+from mailboat_agent.update.steps import (
+    Activate,
+    BeginSoak,
+    GoBack,
+    Keep,
+    RunShadow,
+    RunTrial,
+    Stage,
+    StartTrial,
+    Step,
+    Suspend,
+    WatchSoak,
+)
+from mailboat_controller.simulate.releases import MODEL, Fault, SimulatedRelease
+from mailboat_schemas import cohort
+from mailboat_schemas.events import EventKind
+from mailboat_schemas.reports import ModelPhase
+
+if TYPE_CHECKING:
+    from mailboat_controller.simulate.device import SimulatedDevice
+
+STEPS_A_LOOK_MAX = 16  # an install that nothing delays takes six
+REQUESTS = 1000  # a soak's live traffic
+BREACH_SHARE = 0.4  # of the soak: when a release that fails on live traffic has failed often enough
+
+
+class ModelWork:
+    __slots__ = (
+        "_device", "_doing", "_fetch_at", "_fetch_began", "_fetches_failed", "_looks", "_soak_at",
+        "attempt_running", "cannot_fetch", "fetching", "serving", "trial_passed",
+        "waits_for_link",
+    )  # fmt: skip
+
+    def __init__(self, device: "SimulatedDevice") -> None:
+        self._device = device
+        self._fetches_failed = 0
+        self.stop()
+
+    def stop(self) -> None:
+        """What a process does not outlive."""
+        self._note_part()
+        self.serving = ""  # digest of the release in memory; its bytes were verified
+        self.attempt_running = self.trial_passed = False
+        self.cannot_fetch = ""
+        self.fetching = ""
+        self.waits_for_link = False
+        self._fetch_at = self._fetch_began = self._soak_at = 0.0
+        self._doing = 0  # of a trial or a download that ends: is it the one that was begun last?
+
+    @property
+    def is_open(self) -> bool:
+        return self.attempt_running or self.trial_passed
+
+    @property
+    def muted(self) -> bool:
+        if not self.serving:
+            return False
+        release = self._device.around.releases[self.serving]
+        return release.broken > 0 and release.fault_on(self._device.device) is Fault.SILENT
+
+    def situation(self) -> Situation:
+        device = self._device
+        return Situation(
+            model=MODEL,
+            assignment=None if device.manifest is None else device.manifest.assignment,
+            state=device.state,
+            facts=device.facts(),
+            known=device.roles.known,
+            attempt_running=self.attempt_running,
+            trial_passed=self.trial_passed,
+            in_memory=self.serving,
+            set_aside=device.disk.set_aside,
+            cannot_fetch=self.cannot_fetch,
+        )
+
+    # --- look -------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Decide and do, until something has to be waited for."""
+        device = self._device
+        for _ in range(STEPS_A_LOOK_MAX):
+            self.bar_what_is_withdrawn()
+            situation = self.situation()
+            step = decide(situation, device.now)
+            self._drop_pointless(step)
+            if not isinstance(step, GoBack | Suspend | Activate):
+                self._ensure_serving(situation)
+            if not self._act(step):
+                return
+        raise AssertionError(f"{device.device} goes round in circles: {step.because}")
+
+    def begin_serving(self) -> None:
+        if self._device.state.phase is not ModelPhase.SOAK:
+            self._ensure_serving(self.situation())
+
+    def on_new_manifest(self) -> None:
+        self.cannot_fetch = ""
+        self._fetch_at = 0.0
+        self._fetches_failed = 0
+        self.bar_what_is_withdrawn()
+
+    def bar_what_is_withdrawn(self) -> None:
+        """At once, whatever else goes on."""
+        if self.serving and not self._device.roles.approves(self.serving):
+            self.serving = ""
+
+    def _ensure_serving(self, situation: Situation) -> None:
+        wanted = should_serve(situation)
+        if wanted.release is None or not wanted.allowed:
+            self.serving = ""
+        elif self.serving != wanted.release.digest and wanted.intact:
+            self._load(wanted.release)
+
+    def _load(self, release: Installed) -> bool:
+        """From verified bytes, or not at all."""
+        device = self._device
+        files = self._release(release.digest).files
+        if device.disk.is_whole(files):
+            self.serving = release.digest
+            return True
+        device.disk.set_rotten_aside()
+        device.tell_trouble(EventKind.STORAGE_DAMAGED, f"damaged:{device.record.session}:load")
+        device.later(0.0, device.look)
+        return False
+
+    def _release(self, digest: str) -> SimulatedRelease:
+        return self._device.around.releases[digest]
+
+    # --- act --------------------------------------------------------------------------------------
+
+    def _act(self, step: Step) -> bool:
+        """True: look again at once, something has moved."""
+        device, state = self._device, self._device.state
+        match step:
+            case Keep():
+                self._tell_refusals(step)
+                self._collect_garbage(state)
+                return False
+            case Stage():
+                self._tell_refusals(step)
+                self._stage(step)
+                return False
+            case StartTrial():
+                self._tell_refusals(step)
+                return self._start_trial(step)
+            case RunTrial():
+                device.make(moves.spent_try(state))
+                self.attempt_running = True
+                self._begin(device.around.timing.trial_seconds, self._tried)
+                return False
+            case RunShadow() | Suspend():
+                return False  # these releases have no shadow, and this metadata always verifies
+            case Activate():
+                return self._activate(state)
+            case BeginSoak():
+                device.make(moves.spent_try(state))
+                self._soak_begins()
+                return True
+            case WatchSoak():
+                return self._watch_soak(state)
+            case GoBack():
+                return self.go_back(step)
+
+    def _tell_refusals(self, step: Keep | Stage | StartTrial) -> None:
+        device = self._device
+        for refusal in step.refusals:
+            if refusal.check.name in REFUSING_CHECKS:
+                device.post.tell(refusal_event(MODEL, refusal, device.state.serving, device.now))
+
+    def _start_trial(self, step: StartTrial) -> bool:
+        device, state = self._device, self._device.state
+        if state.phase is ModelPhase.SOAK:
+            state = moves.superseded_in_soak(state, f"{step.candidate.version} comes instead")
+            device.make(state)
+        self._forget_probation()
+        device.tell_what_the_state_implies()  # the next record overwrites this one
+        install = device.record.next_install
+        tries = device.around.timing.tries
+        device.make(moves.started_trial(state, step.candidate, tries=tries, install=install))
+        device.around.watch.exposed(device.device, device.hardware_class, step.candidate.digest)
+        return True
+
+    def _tried(self) -> None:
+        device, active = self._device, self._device.state.active
+        self.attempt_running = False
+        if active is None:
+            return
+        fault = self._release(active.digest).fault_on(device.device)
+        if fault is Fault.REBOOT:
+            device.power_cut()
+        elif fault is Fault.TRIAL:
+            self.fail(EventKind.TRIAL_FAILED, "output_mismatch")
+            device.look()
+        else:
+            self.trial_passed = True
+            device.look()
+
+    def _activate(self, state: ModelState) -> bool:
+        device, active = self._device, state.active
+        if active is None or not self._load(active):
+            return False
+        device.make(moves.began_soak(state, tries=device.around.timing.tries))
+        self._forget_probation()
+        self._soak_begins()
+        return True
+
+    def _soak_begins(self) -> None:
+        self.attempt_running = True
+        self._soak_at = self._device.around.agenda.now
+
+    def _watch_soak(self, state: ModelState) -> bool:
+        device, active = self._device, state.active
+        if active is None or self.serving != active.digest:
+            return False  # not loaded yet: the soak has not begun
+        release = self._release(active.digest)
+        soak = release.document.variants[0].health.soak
+        elapsed = device.around.agenda.now - self._soak_at
+        breach_at = soak.seconds * BREACH_SHARE
+        fails = release.fault_on(device.device) is Fault.SOAK
+        failed = REQUESTS if fails and elapsed >= breach_at else 0
+        ok = 0 if elapsed <= 0 else REQUESTS - failed
+        stats = SoakStats(requests_ok=ok, requests_error=failed, p95_ms=5.0, worker_restarts=0)
+        judgement = judge_soak(soak, stats, elapsed)
+        match judgement.verdict:
+            case Verdict.WAIT:
+                ends = breach_at if fails and elapsed < breach_at else soak.seconds
+                self._begin(max(1.0, ends - elapsed), device.look)
+                return False
+            case Verdict.PASSED:
+                reached = release.document.security_version
+                device.make(moves.committed(state, judgement.because, security_version=reached))
+                self._forget_probation()
+            case Verdict.FAILED:
+                self.fail(EventKind.ROLLED_BACK, judgement.code)
+        return True
+
+    def fail(self, kind: EventKind, code: str) -> None:
+        """A verdict on what is active."""
+        to = refuge(self.situation())
+        self.go_back(GoBack(to=to, kind=kind, code=code, because=code))
+
+    def go_back(self, step: GoBack) -> bool:
+        """Serve the predecessor first, then record."""
+        if step.to is None:
+            self.serving = ""
+        elif self.serving != step.to.digest and not self._load(step.to):
+            return False  # its file has rotted: decided anew
+        self._device.make(moves.went_back(self._device.state, step))
+        self._forget_probation()
+        return True
+
+    def _forget_probation(self) -> None:
+        self.attempt_running = self.trial_passed = False
+        self._doing += 1
+
+    def _begin(self, seconds: float, ends: Callable[[], None]) -> None:
+        self._doing += 1
+        self._device.later(seconds, self._over, self._doing, ends)
+
+    def _over(self, doing: int, ends: Callable[[], None]) -> None:
+        if doing == self._doing:
+            ends()
+
+    # --- files ------------------------------------------------------------------------------------
+
+    def _stage(self, step: Stage) -> None:
+        device, agenda = self._device, self._device.around.agenda
+        digest, timing = step.candidate.digest, self._device.around.timing
+        self.waits_for_link = not device.online
+        if self.fetching or not device.online or self.muted:
+            return
+        if not self._fetch_at and timing.start_jitter_seconds:
+            jitter = timing.start_jitter_seconds * cohort.start_fraction(digest, device.device)
+            self._fetch_at = agenda.now + jitter
+            device.later(jitter + 0.001, device.look)
+        if agenda.now < self._fetch_at:
+            return
+        release = self._release(digest)
+        seconds = release.size_bytes / timing.bytes_per_second - device.disk.parts.get(digest, 0.0)
+        self.fetching, self._fetch_began = digest, agenda.now
+        self._doing += 1
+        device.later(max(0.1, seconds), self._fetched, self._doing, digest)
+
+    def _fetched(self, doing: int, digest: str) -> None:
+        if doing != self._doing or self.fetching != digest:
+            return
+        device, around = self._device, self._device.around
+        release = self._release(digest)
+        self.fetching = ""
+        device.disk.parts.pop(digest, None)
+        around.downloads += 1
+        around.downloaded_bytes += release.size_bytes
+        weather = around.weather
+        as_asked = not (weather.corrupt and around.rng.random() < weather.corrupt)
+        device.moment()
+        if device.disk.put(release.files, as_asked=as_asked):
+            self.cannot_fetch, self._fetches_failed = "", 0
+            device.look()
+            return
+        self.cannot_fetch = digest
+        wait = retry_delay_seconds(self._fetches_failed, around.rng)
+        self._fetches_failed += 1
+        self._fetch_at = around.agenda.now + wait
+        device.later(wait + 0.001, device.look)
+
+    def _drop_pointless(self, step: Step) -> None:
+        """A download that nobody wants any more."""
+        if self.fetching and not (
+            isinstance(step, Stage) and step.candidate.digest == self.fetching
+        ):
+            self._note_part()
+            self.fetching = ""
+            self._doing += 1
+
+    def on_link(self) -> None:
+        if self.waits_for_link:
+            self.waits_for_link = False
+            self.look()
+
+    def on_link_down(self) -> None:
+        if self.fetching:
+            self._note_part()
+            self.fetching = ""
+            self.waits_for_link = True
+            self._doing += 1
+
+    def _note_part(self) -> None:
+        if getattr(self, "fetching", ""):
+            disk, began = self._device.disk, self._fetch_began
+            done = self._device.around.agenda.now - began
+            disk.parts[self.fetching] = disk.parts.get(self.fetching, 0.0) + done
+
+    def _collect_garbage(self, state: ModelState) -> None:
+        device = self._device
+        if self.fetching or state.phase not in (ModelPhase.COMMITTED, ModelPhase.ABSENT):
+            return
+        assignment = None if device.manifest is None else device.manifest.assignment
+        named = {each.digest for each in (state.active, state.previous, state.spare) if each}
+        if assignment is not None:
+            named |= {ref.digest for ref in (assignment.current, *assignment.kept) if ref}
+            if assignment.offer is not None:
+                named.add(assignment.offer.release.digest)
+        fallbacks = {
+            digest
+            for digest, known in device.roles.known.items()
+            if any(
+                known.standing.version == self._release(each).document.fallback for each in named
+            )
+        }
+        keep = frozenset().union(*(self._release(each).files for each in named | fallbacks))
+        device.disk.keep_only(keep)
