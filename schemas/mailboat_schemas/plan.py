@@ -6,11 +6,19 @@ skip it: a device compares every offer with the plan and refuses more.
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from mailboat_schemas.cohort import PPM
 from mailboat_schemas.documents.rollout import PILOTS_MAX, WAVES_MAX
 from mailboat_schemas.errors import SignatureInvalid
+from mailboat_schemas.gate_terms import SECONDS_MAX, StatisticalGate, check_gates
 from mailboat_schemas.names import ClassName, DeviceId, Label
 
 CUSTOM_KEY = "mailboat_plan"
@@ -38,6 +46,17 @@ class PlanWave(_PlanPart):
     ring: dict[Label, LabelValue] = Field(default_factory=dict, max_length=8)
     earliest: Instant = 0
     ok_min: Devices = 0  # verdicts to pass; 0 = every member
+    gate: StatisticalGate | None = None  # judges the wave instead of ``ok_min``
+    wait_max: int = Field(default=0, ge=0, le=SECONDS_MAX)  # then a person is asked; 0 = no limit
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if self.gate is not None:
+            if self.ok_min:
+                raise ValueError("a wave has one gate: 'ok_min' is of kind 'count'")
+            if 0 < self.wait_max < self.gate.soak_seconds:
+                raise ValueError("'wait_max' is over before the soak, so nobody would ever look")
+        return self
 
     def matches(self, labels: dict[str, str]) -> bool:
         return all(labels.get(name) == value for name, value in self.ring.items())
@@ -51,11 +70,20 @@ class Plan(_PlanPart):
     manual_start: bool = False
     expires: Instant = 0  # 0 = never
 
+    @model_validator(mode="after")
+    def _keeps_one_promise(self) -> Self:
+        check_gates([wave.gate for wave in self.waves])
+        return self
+
     def covers(self, hardware_class: str) -> bool:
         return not self.hardware_classes or hardware_class in self.hardware_classes
 
     def to_custom(self) -> dict[str, Any]:
-        return {CUSTOM_KEY: self.model_dump(mode="json")}
+        return {CUSTOM_KEY: self.to_json()}
+
+    def to_json(self) -> dict[str, Any]:
+        """What is not given stays out."""
+        return self.model_dump(mode="json", exclude_none=True)
 
     @classmethod
     def from_custom(cls, custom: object) -> Self:

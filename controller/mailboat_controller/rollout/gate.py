@@ -1,13 +1,12 @@
-"""May the next wave start? Per class, from the verdicts of the newest open wave."""
+"""May the next wave start? The rules ``every`` and ``count``: per class, from the newest wave."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from mailboat_controller.rollout.halting import named
 from mailboat_controller.rollout.members import Member, Outcome
 from mailboat_schemas.plan import PlanWave
-
-NAMES_SHOWN_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +44,6 @@ def judge_class(wave: PlanWave, members: Sequence[Member], opened_at: datetime |
 
 def _silent(asked: Sequence[Member], opened_at: datetime | None) -> str:
     silent = sorted(m.device for m in asked if m.outcome is not Outcome.OK)
-    names = ", ".join(silent[:NAMES_SHOWN_MAX])
-    if len(silent) > NAMES_SHOWN_MAX:
-        names += f" and {len(silent) - NAMES_SHOWN_MAX} more"
     since = "" if opened_at is None else f" (waiting since {opened_at:%Y-%m-%d %H:%M:%SZ})"
     verb = "has" if len(silent) == 1 else "have"
-    return f"{len(silent)} of {len(asked)} {verb} no verdict: {names}{since}"
+    return f"{len(silent)} of {len(asked)} {verb} no verdict: {named(silent)}{since}"

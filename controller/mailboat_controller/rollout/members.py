@@ -4,13 +4,13 @@ A wave, once open, never changes: it is the number `upto` and the roster that de
 themselves with. Waves are only added, so nobody who is in is ever put out by a later one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
 from mailboat_schemas import cohort
-from mailboat_schemas.desired import OfferWave
+from mailboat_schemas.desired import ABSENT_MAX, OfferWave
 from mailboat_schemas.plan import Plan, PlanWave
 
 # A roster of 0 says that a wave was left out, which devices refuse: mailboat_schemas.eligibility.
@@ -44,7 +44,12 @@ class Member:
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     revoked: bool = False
     outcome: Outcome | None = None  # None: silent
-    because: str = ""  # of a refusal or a failure
+    code: str = ""  # of a refusal or a failure
+    because: str = ""  # likewise
+    # Milliseconds since 1970 UTC by the controller's clock; None: never, in this retry epoch.
+    exposed_at_ms: int | None = None
+    seen_at_ms: int | None = None
+    slow: bool | None = None  # its p95 against before; None: not measured, or nobody asked
 
 
 def excluded(member: Member, plan: Plan) -> str | None:
@@ -67,11 +72,17 @@ def admits(wave: OfferWave, approved: PlanWave, digest: str, member: Member) -> 
         member.enrolment_number <= wave.roster
         and (not approved.ring or approved.matches(dict(member.labels)))
         and (wave.upto == cohort.UPTO_ALL or cohort.position(digest, member.device) <= wave.upto)
+        and member.device not in wave.absent
     )
 
 
 def open_wave(
-    approved: PlanWave, digest: str, members: Iterable[Member], others: Iterable[str] = ()
+    approved: PlanWave,
+    digest: str,
+    members: Iterable[Member],
+    others: Iterable[str] = (),
+    *,
+    seen_since_ms: int = 0,
 ) -> OfferWave:
     """The wave as it opens now in one class.
 
@@ -79,17 +90,48 @@ def open_wave(
         members: all devices of the class.
         others: devices of other classes, whose pilots need no mention here. Pilots that are not
             enrolled yet stay in, so that they are let in when they come.
+        seen_since_ms: who was last heard from before is passed over by a statistical gate, which
+            learns nothing of devices that do not answer. They wait for the next wave.
     """
     devices = tuple(members)
-    labelled = [m.device for m in devices if not m.revoked and approved.matches(dict(m.labels))]
-    upto = cohort.upto_for(digest, labelled, wanted(approved, len(labelled)))
+    labelled = [m for m in devices if not m.revoked and approved.matches(dict(m.labels))]
+    count = wanted(approved, len(labelled))
+    upto = cohort.upto_for(digest, [m.device for m in labelled], count)
+    absent: tuple[str, ...] = ()
+    if approved.gate is not None:
+        upto, absent = _canaries(digest, labelled, count, seen_since_ms) or (upto, absent)
     elsewhere = set(others)
     return OfferWave(
         # Devices refuse more than the approver's cap, so offering more would only make noise.
         upto=min(upto, cohort.upto_of_ppm(approved.cap_ppm)),
         roster=max((m.enrolment_number for m in devices), default=ROSTER_MIN),
         pilots=tuple(pilot for pilot in approved.pilots if pilot not in elsewhere),
+        absent=absent,
     )
+
+
+def _canaries(
+    digest: str, labelled: Sequence[Member], count: int, seen_since_ms: int
+) -> tuple[str, tuple[str, ...]] | None:
+    """How far to open for the first ``count`` devices that were seen lately, and whom to leave out.
+
+    None when nobody is left out, or too many would be to name them all.
+    """
+    if not 0 < count < len(labelled):
+        return None
+    lately = {m.device for m in labelled if m.seen_at_ms is None or m.seen_at_ms >= seen_since_ms}
+    absent: list[str] = []
+    present = 0
+    for device in cohort.ranked(digest, [m.device for m in labelled]):
+        if device not in lately:
+            absent.append(device)
+            continue
+        present += 1
+        if present == count:
+            if len(absent) > ABSENT_MAX:
+                return None
+            return cohort.position(digest, device), tuple(absent)
+    return None
 
 
 def wanted(approved: PlanWave, eligible: int) -> int:

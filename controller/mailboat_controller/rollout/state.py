@@ -19,11 +19,13 @@ class Phase(StrEnum):
 
 class Trigger(StrEnum):
     START = "start"
+    PROMOTE = "promote"  # a person opens the next wave, whatever the gate lacks
     PAUSE = "pause"
     RESUME = "resume"
     FINISH = "finish"
     HALT = "halt"
     ABORT = "abort"
+    UNDO = "undo"  # takes a completed one back
     SUPERSEDE = "supersede"
 
 
@@ -31,17 +33,20 @@ TRANSITIONS: Mapping[tuple[Phase, Trigger], Phase] = MappingProxyType(
     {
         (Phase.PLANNED, Trigger.START): Phase.RUNNING,
         (Phase.PLANNED, Trigger.ABORT): Phase.ABORTED,
+        (Phase.RUNNING, Trigger.PROMOTE): Phase.RUNNING,
         (Phase.RUNNING, Trigger.PAUSE): Phase.PAUSED,
         (Phase.RUNNING, Trigger.FINISH): Phase.COMPLETED,
         (Phase.RUNNING, Trigger.HALT): Phase.HALTED,
         (Phase.RUNNING, Trigger.ABORT): Phase.ABORTED,
         (Phase.RUNNING, Trigger.SUPERSEDE): Phase.SUPERSEDED,
+        (Phase.PAUSED, Trigger.PROMOTE): Phase.RUNNING,
         (Phase.PAUSED, Trigger.RESUME): Phase.RUNNING,
         (Phase.PAUSED, Trigger.HALT): Phase.HALTED,
         (Phase.PAUSED, Trigger.ABORT): Phase.ABORTED,
         (Phase.PAUSED, Trigger.SUPERSEDE): Phase.SUPERSEDED,
         # A device may bring bad news days late, so completed is not the end.
         (Phase.COMPLETED, Trigger.HALT): Phase.HALTED,
+        (Phase.COMPLETED, Trigger.UNDO): Phase.ABORTED,
         (Phase.SUPERSEDED, Trigger.HALT): Phase.HALTED,
         (Phase.SUPERSEDED, Trigger.ABORT): Phase.ABORTED,
     }
@@ -51,6 +56,17 @@ TRANSITIONS: Mapping[tuple[Phase, Trigger], Phase] = MappingProxyType(
 OFFERED = frozenset({Phase.RUNNING, Phase.PAUSED})
 # Nothing that happens later changes one of these.
 FINAL = frozenset({Phase.HALTED, Phase.ABORTED})
+# What a person may tell a rollout; the rest follows from what devices tell and what is approved.
+ORDERS = frozenset(
+    {
+        Trigger.START,
+        Trigger.PROMOTE,
+        Trigger.PAUSE,
+        Trigger.RESUME,
+        Trigger.ABORT,
+        Trigger.UNDO,
+    }
+)
 
 
 def move(rollout: str, phase: Phase, trigger: Trigger) -> Phase:

@@ -5,6 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AwareDatetime, Field, StringConstraints, model_validator
 
 from mailboat_schemas.documents.document import Document, Strict
+from mailboat_schemas.documents.rollout_gate import Gate
+from mailboat_schemas.gate_terms import check_gates, seconds_of, terms_of
 from mailboat_schemas.names import ClassName, DeviceId, Label, ModelName, Version
 
 WAVES_MAX = 16
@@ -14,13 +16,6 @@ PILOTS_MAX = 64  # named devices of a wave; a larger group is a ring
 class RolloutRelease(Strict):
     model: ModelName
     version: Version
-
-
-class Gate(Strict):
-    """When the next wave may start."""
-
-    # Good verdicts needed in each class; None asks every eligible device of the wave for one.
-    ok_min: int | None = Field(default=None, ge=1, le=10**6)
 
 
 class Wave(Strict):
@@ -44,6 +39,14 @@ class Wave(Strict):
             raise ValueError("a wave names 'pilots', 'devices' or 'percent'")
         return self
 
+    @model_validator(mode="after")
+    def _has_a_gate_that_can_be_met(self) -> Self:
+        terms = terms_of(self.gate)
+        limit = seconds_of(self.gate.wait_max_hours)
+        if terms is not None and 0 < limit < terms.soak_seconds:
+            raise ValueError("'wait_max_hours' is over before the soak, so nobody would ever look")
+        return self
+
 
 class RolloutMetadata(Strict):
     name: Label
@@ -60,6 +63,25 @@ class RolloutSpec(Strict):
     expires: AwareDatetime | None = Field(
         default=None, description="a running rollout halts then, and no device installs it any more"
     )
+
+    @model_validator(mode="after")
+    def _only_grows(self) -> Self:
+        widest: dict[tuple[object, ...], float] = {}
+        for number, wave in enumerate(self.waves, start=1):
+            for unit, size in (("devices", wave.devices), ("percent", wave.percent)):
+                key = (unit, *sorted(wave.ring.items()))
+                if size is not None and size < widest.get(key, 0):
+                    raise ValueError(
+                        f"wave {number} names {size:g} {unit}, an earlier one {widest[key]:g}: "
+                        "who is in stays in"
+                    )
+                widest[key] = max(widest.get(key, 0), size or 0)
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_one_promise(self) -> Self:
+        check_gates([terms_of(wave.gate) for wave in self.waves])
+        return self
 
 
 class Rollout(Document):

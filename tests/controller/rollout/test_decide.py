@@ -121,7 +121,8 @@ def test_the_first_failure_halts_whatever_good_news_there_is() -> None:
 
     decision = decide(opened(), facts(members), NOON)
 
-    assert decision == Decision(phase=Phase.HALTED, because="failed on c: p95 too high")
+    assert (decision.phase, decision.because) == (Phase.HALTED, "failed on c: p95 too high")
+    assert decision.evidence == {"rule": "every", "failed": 1}
 
 
 def test_a_failure_that_arrives_after_completion_halts_too() -> None:

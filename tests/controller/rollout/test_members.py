@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from mailboat_controller.rollout.members import (
     Member,
     Outcome,
@@ -9,6 +11,9 @@ from mailboat_controller.rollout.members import (
 )
 from mailboat_schemas import cohort
 from mailboat_schemas.cohort import PPM
+from mailboat_schemas.desired import ABSENT_MAX
+from mailboat_schemas.documents.rollout_gate import Gate, GateKind
+from mailboat_schemas.gate_terms import terms_of
 from mailboat_schemas.plan import Plan, PlanWave
 
 DIGEST = "d" * 64
@@ -104,3 +109,36 @@ def test_a_failure_outweighs_everything_and_a_good_verdict_everything_but_that()
     assert stronger(Outcome.FAILED, Outcome.OK) is Outcome.FAILED
     assert stronger(Outcome.OK, Outcome.RETURNED) is Outcome.OK
     assert stronger(Outcome.EXPOSED, Outcome.REFUSED) is Outcome.EXPOSED
+
+
+def canaries(count: int, size: int, away: int) -> tuple[list[str], list[str]]:
+    """Names let in and names left out, of a fleet whose first ``away`` by rank are not there."""
+    gate = terms_of(Gate(kind=GateKind.STATISTICAL))
+    wave = PlanWave(count=count, cap_ppm=PPM, gate=gate)
+    order = cohort.ranked(DIGEST, [m.device for m in fleet(size)])
+    members = tuple(
+        replace(m, seen_at_ms=50 if m.device in order[:away] else 100) for m in fleet(size)
+    )
+    opened = open_wave(wave, DIGEST, members, seen_since_ms=100)
+    return [m.device for m in members if admits(opened, wave, DIGEST, m)], list(opened.absent)
+
+
+def test_canaries_are_devices_heard_from_lately_and_exactly_as_many_as_named() -> None:
+    let_in, left_out = canaries(3, 20, away=4)
+
+    order = cohort.ranked(DIGEST, [m.device for m in fleet(20)])
+    assert sorted(let_in) == sorted(order[4:7])
+    assert left_out == order[:4]
+
+
+def test_too_many_absent_devices_are_not_named_and_the_rank_decides_alone() -> None:
+    let_in, left_out = canaries(3, ABSENT_MAX + 50, away=ABSENT_MAX + 1)
+
+    order = cohort.ranked(DIGEST, [m.device for m in fleet(ABSENT_MAX + 50)])
+    assert (sorted(let_in), left_out) == (sorted(order[:3]), [])
+
+
+def test_with_fewer_devices_heard_from_than_named_the_rank_decides_alone() -> None:
+    let_in, left_out = canaries(3, 6, away=4)
+
+    assert (len(let_in), left_out) == (3, [])

@@ -20,7 +20,7 @@ def test_a_refused_move_says_what_is_possible_instead() -> None:
         move("canary", Phase.PAUSED, Trigger.START)
 
     assert "Rollout canary is paused; it cannot start." in str(refused.value)
-    assert "abort or halt or resume" in refused.value.next_step
+    assert "abort or halt or promote or resume" in refused.value.next_step
 
 
 def test_every_phase_but_the_first_can_be_reached() -> None:

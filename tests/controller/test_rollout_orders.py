@@ -1,0 +1,114 @@
+"""Statistical waves, promotion by a person and undo, on a real database with real signatures."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from controller_core import EVERYBODY, PPM, Core, plan
+from mailboat_controller.rollout.state import Phase, Trigger
+from mailboat_controller.store import audit
+from mailboat_controller.store.audit import AuditRow
+from mailboat_schemas.documents.rollout_gate import Gate, GateKind
+from mailboat_schemas.errors import Conflict
+from mailboat_schemas.events import EventKind
+from mailboat_schemas.gate_terms import terms_of
+from mailboat_schemas.plan import PlanWave
+
+# Five good verdicts exclude that 40 % fail, wrongly once in ten times.
+TERMS = terms_of(Gate(kind=GateKind.STATISTICAL, p1=40, beta=10, looks=1, soak_hours=1, q=60))
+FIVE = PlanWave(count=5, cap_ppm=PPM, gate=TERMS)
+REST = EVERYBODY.model_copy(update={"gate": TERMS})
+
+
+@pytest.fixture
+def core(tmp_path: Path) -> Iterator[Core]:
+    core = Core(tmp_path)
+    yield core
+    core.store.close()
+
+
+def entry(core: Core, action: str) -> AuditRow:
+    """The newest."""
+    with core.store.read() as tx:
+        return [row for row in audit.page(tx) if row.action == action][-1]
+
+
+def order(core: Core, name: str, trigger: Trigger) -> None:
+    core.reconciler.order(name, trigger, actor="operator:alice", reason="seen it", now=core.now)
+
+
+def test_a_statistical_wave_opens_the_next_at_its_look_and_its_numbers_are_kept(core: Core) -> None:
+    devices = [core.fleet.enrol(f"dev-{n}") for n in range(1, 7)]
+    digest = core.release("1.0.0", plan("first", FIVE, REST))
+    for device in devices[:-1]:
+        core.tell(device, EventKind.COMMITTED, digest)
+    soaking = core.rollout("first")
+
+    core.now += timedelta(hours=1)
+    core.run()
+
+    assert (soaking.waves_open, "soaks until" in soaking.because) == (1, True)
+    if core.rollout("first").waves_open == 1:  # the sixth device is one of the five
+        core.tell(devices[-1], EventKind.COMMITTED, digest)
+    assert core.rollout("first").waves_open == 2
+    kept = entry(core, "rollout.wave")
+    assert "5 of 5 exposed are good, 0 failed, 0 silent" in kept.reason
+    assert kept.details["evidence"]["exposed"] == 5
+
+
+def test_a_person_promotes_and_the_override_is_kept_with_what_the_gate_lacked(core: Core) -> None:
+    pilot = core.fleet.enrol("dev-1")
+    core.fleet.enrol("dev-2")
+    digest = core.release("1.0.0", plan("first", FIVE, REST))
+    core.tell(pilot, EventKind.COMMITTED, digest)
+
+    order(core, "first", Trigger.PROMOTE)
+
+    assert core.rollout("first").waves_open == 2
+    kept = entry(core, "rollout.promote")
+    assert (kept.actor, kept.reason) == ("operator:alice", "seen it")
+    assert "the gate held: wave 1 of 2: soaks until" in kept.details["because"]
+    order(core, "first", Trigger.PROMOTE)
+    assert core.rollout("first").phase is Phase.COMPLETED
+    assert core.assignment().current is not None
+
+
+def test_a_late_failure_of_a_completed_statistical_rollout_is_weighed_not_just_counted(
+    core: Core,
+) -> None:
+    devices = [core.fleet.enrol(f"dev-{n}") for n in range(1, 9)]
+    digest = core.release("1.0.0", plan("first", REST))
+    for device in devices[:6]:
+        core.tell(device, EventKind.COMMITTED, digest)
+    core.now += timedelta(hours=1)
+    core.run()
+    assert core.rollout("first").phase is Phase.COMPLETED
+
+    core.tell(devices[6], EventKind.ROLLED_BACK, digest)
+    weighed = core.rollout("first").phase
+    core.tell(devices[7], EventKind.ROLLED_BACK, digest)
+    core.tell(devices[0], EventKind.ROLLED_BACK, digest)
+
+    assert weighed is Phase.COMPLETED
+    assert core.rollout("first").phase is Phase.HALTED
+    assert entry(core, "rollout.halted").details["evidence"]["failed"] == 3
+
+
+def test_undo_takes_a_completed_release_back_to_the_one_before(core: Core) -> None:
+    device = core.fleet.enrol("dev-1")
+    first = core.release("1.0.0", plan("first"))
+    core.tell(device, EventKind.COMMITTED, first)
+    with pytest.raises(Conflict, match="has no earlier approved release of vad"):
+        order(core, "first", Trigger.UNDO)
+    second = core.release("1.1.0", plan("second"))
+    core.tell(device, EventKind.COMMITTED, second)
+
+    order(core, "second", Trigger.UNDO)
+
+    current = core.assignment().current
+    assert current is not None
+    assert current.digest == first
+    assert core.rollout("second").phase is Phase.ABORTED
+    assert entry(core, "rollout.undo").reason == "seen it"
