@@ -15,10 +15,13 @@ from mailboat_agent.degraded.elsewhere import Elsewhere
 from mailboat_agent.degraded.modes import Counts
 from mailboat_agent.degraded.pressure import Gauge
 from mailboat_agent.degraded.telling import Degraded
+from mailboat_agent.device_orders import DeviceOrders
 from mailboat_agent.facts import Device
 from mailboat_agent.identity.credentials import Credentials
 from mailboat_agent.journal.event_journal import Journal
 from mailboat_agent.ledger import Ledger
+from mailboat_agent.link.acknowledgement import AckReader
+from mailboat_agent.logs.recording import LogRecorder
 from mailboat_agent.reconcile import Reconciler
 from mailboat_agent.serving.launch import Launch
 from mailboat_agent.serving.process_usage import total_memory_bytes
@@ -32,6 +35,7 @@ from mailboat_schemas.topics import Channel
 if TYPE_CHECKING:
     from mailboat_agent.degraded.endpoint import Endpoint
     from mailboat_agent.link.mqtt import Link
+    from mailboat_agent.logs.answers import LogAnswers
     from mailboat_agent.telemetry.recorder import Recorder
 
 TRUST_ROOT_BYTES_MAX = 1 << 20
@@ -184,6 +188,22 @@ def make_link(
         seal=credentials.seal,
         rng=rng,
     )
+
+
+def open_orders(
+    config: AgentConfig, device: Device, manifest: Manifest, ledger: Ledger
+) -> DeviceOrders:
+    """Before anything is decided: a hold outlives a restart."""
+    reader = AckReader(device=device.device, manifest=manifest, ledger=ledger)
+    orders = DeviceOrders(config.data_dir, device, reader, manifest)
+    orders.open()
+    return orders
+
+
+def make_log_answers(device: Device, logs: LogRecorder, credentials: Credentials) -> "LogAnswers":
+    from mailboat_agent.logs.answers import LogAnswers
+
+    return LogAnswers(device.device, logs.ring, credentials.seal, withheld=lambda: logs.withheld)
 
 
 def read_trust_root(config: AgentConfig) -> bytes:

@@ -6,6 +6,7 @@ with the agent.
 """
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -36,5 +37,6 @@ async def in_background(work: Callable[[], Result], *, name: str) -> Result:
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    inherited = contextvars.copy_context()  # of which release it is about, for the log
+    threading.Thread(target=inherited.run, args=(run,), name=name, daemon=True).start()
     return await future

@@ -114,6 +114,14 @@ def _parser() -> argparse.ArgumentParser:
 
     add_db_parser(commands, DEFAULT_CONFIG, _CONFIG_HELP).set_defaults(command=_db)
 
+    explain = commands.add_parser(
+        "explain", help="why this device runs what it runs, check by check; needs no network"
+    )
+    explain.add_argument("--model", default="", help="this model alone")
+    explain.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=_CONFIG_HELP)
+    explain.add_argument("--json", action="store_true", help="one JSON object")
+    explain.set_defaults(command=_explain)
+
     install = commands.add_parser(
         "install-service", help="write the systemd units of the agent and its workers"
     )
@@ -174,7 +182,7 @@ def _show_fingerprint(pending: "EnrolmentPending") -> None:
 def _run(options: argparse.Namespace) -> int:
     from mailboat_agent.config import AgentConfig
     from mailboat_agent.footprint import share_arenas
-    from mailboat_agent.logs import configure_logging
+    from mailboat_agent.logs.lines import configure_logging
     from mailboat_agent.verification_only import import_verification_only
 
     share_arenas()
@@ -234,6 +242,15 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"verdict": verdict, "findings": [each.to_json() for each in findings]}))
     return EXIT_FAILURE if verdict is Level.FAIL else EXIT_OK
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from mailboat_agent.config import AgentConfig
+    from mailboat_agent.explain import explain, in_words
+
+    found = explain(AgentConfig.read(options.config), datetime.now(UTC), options.model)
+    print(json.dumps(found) if options.json else "\n".join(in_words(found)))
+    return EXIT_OK
 
 
 def _busy(options: argparse.Namespace) -> int:

@@ -138,6 +138,9 @@ class AgentConfig(BaseModel):
     )
     trial_tries: int = Field(default=3, ge=1, le=10)
     log_format: Literal["auto", "json", "text"] = "auto"
+    log_disk: SizeBytes = Field(
+        default=4 << 20, le=1 << 30, description="of log lines kept on this disk; 0: none"
+    )
 
     @classmethod
     def read(cls, path: Path) -> Self:

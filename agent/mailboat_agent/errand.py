@@ -14,6 +14,7 @@ from mailboat_agent.delta.delivery import Tally
 from mailboat_agent.delta.telling import tell_failed_deltas
 from mailboat_agent.fetching import Progress, Terms
 from mailboat_agent.ledger import Ledger
+from mailboat_agent.logs.lines import about_release
 from mailboat_agent.serving.feedback import Posted
 from mailboat_agent.serving.process import ModelAltered, WorkerNotStarted
 from mailboat_agent.serving.residency import NoRoom
@@ -213,6 +214,7 @@ class Errands:
         work: Coroutine[Any, Any, Any],
         evidence: Mapping[str, Any] | None = None,
     ) -> None:
-        task = asyncio.create_task(work, name=f"{kind} of {self._model}")
+        with about_release(digest):  # what the task logs, its threads too
+            task = asyncio.create_task(work, name=f"{kind} of {self._model}")
         task.add_done_callback(lambda _: self._wake())
         self.running = Work(kind, digest, step, task, evidence or {})

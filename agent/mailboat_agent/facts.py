@@ -9,10 +9,12 @@ from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.config import AgentConfig
 from mailboat_agent.serving.process import RuntimeFacts
 from mailboat_agent.update.state import ModelState
+from mailboat_schemas.device_orders import DeviceDesired
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.eligibility import DeviceFacts
 from mailboat_schemas.reports import ReportedFacts
 
+ORDER_NOTES_MAX = 4  # others have to be said too
 UNKNOWN_RUNTIME = RuntimeFacts("", ())
 
 
@@ -41,6 +43,7 @@ class Device:
     arch: str
     agent_version: str
     failure_mode: FailureMode | None = None  # stricter than the class's, if it must be
+    order: DeviceDesired | None = None  # what people asked of this device alone
     runtime: RuntimeFacts = UNKNOWN_RUNTIME  # asked beside what begins to serve, until answered
 
     @classmethod
@@ -64,6 +67,18 @@ class Device:
         """A note for each layer around a model's process that this host does not give."""
         layers = self.runtime.confinement
         return [f"worker_unconfined:{layer.name}" for layer in layers if not layer.holds]
+
+    def order_notes(self, now: datetime) -> list[str]:
+        """What people's orders for this device say, as far as they stand."""
+        if self.order is None:
+            return []
+        seconds = now.timestamp()
+        holds = [each.model for each in self.order.holds if seconds < each.expires]
+        pins = [each for each in self.order.pins if seconds < each.expires]
+        return [
+            *("held" if model is None else f"held:{model}" for model in holds),
+            *(f"pinned:{each.model}@{each.version}" for each in pins),
+        ][:ORDER_NOTES_MAX]
 
     def disk_free_bytes(self, store: ReleaseStore) -> int:
         """What the disk has left for releases, or the budget if that is less.
@@ -93,6 +108,8 @@ class Device:
             security_versions={model: state.security_version},
             trust_fresh=look.trust_fresh,
             clock_trusted=look.clock_trusted,
+            holds=() if self.order is None else self.order.holds,
+            pins=() if self.order is None else self.order.pins,
         )
 
     def reported(self, store: ReleaseStore) -> ReportedFacts:

@@ -7,13 +7,15 @@ written never keeps anybody from serving; only the next install waits for it.
 
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.journal.event_journal import Journal
+from mailboat_agent.logs.incident import INCIDENTS, Tail, with_log
+from mailboat_agent.logs.lines import about_release
 from mailboat_agent.serving.process import ModelAltered
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.update.allowance import Allowance
@@ -26,6 +28,7 @@ from mailboat_agent.update.events import (
 from mailboat_agent.update.state import DeviceState, ModelState, after_damage, first_record
 from mailboat_agent.update.steps import Refusal
 from mailboat_schemas.codec import encode
+from mailboat_schemas.device_orders import LogLine
 from mailboat_schemas.errors import DiskFull, MailboatError, TransferTooLong, TransferTooSlow
 from mailboat_schemas.events import EVIDENCE_BYTES_MAX, Event, EventKind
 from mailboat_schemas.reports import ModelPhase
@@ -66,6 +69,7 @@ class Ledger:
         }
         found = state_file.load()
         # A record that has no journal beside it: somebody or something has taken it away.
+        self.log_tail: Tail = _no_log  # the newest lines, for events that tell of a failure
         self._journal_lost = bool(found.generation) and journal.is_new
         if not found.generation:
             found = first_record(now, rng)
@@ -160,8 +164,9 @@ class Ledger:
         """Put an event into the outbox, once whatever is called how often; whether it is new."""
         if event.event_id in self._told or event.event_id in self._untold:
             return False
-        if evidence:
-            event = event.model_copy(update={"evidence": bounded(evidence)})
+        if evidence or event.kind in INCIDENTS:
+            told = with_log(event.kind, bounded(evidence or {}), self.log_tail, _fits)
+            event = event.model_copy(update={"evidence": told})
         try:
             if event.kind in self._allowances:
                 if self._journal.has_event(event.event_id):
@@ -180,7 +185,10 @@ class Ledger:
             others_too = event.kind in self._allowances
             if len(self._untold) < (UNTOLD_PROVOKED_MAX if others_too else UNTOLD_MAX):
                 self._untold[event.event_id] = event
-        _log.info("%s %s %s %s", event.kind, event.model or "", event.version or "", event.because)
+        with about_release(event.digest):
+            _log.info(
+                "%s %s %s %s", event.kind, event.model or "", event.version or "", event.because
+            )
         return True
 
     def _put(self, event: Event) -> None:
@@ -236,13 +244,21 @@ def bounded(evidence: Mapping[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for name, value in evidence.items():
         candidate = kept | {name: value}
-        probe = Event(
-            event_id="probe",
-            sequence=1,
-            kind=EventKind.TRIAL_FAILED,
-            observed_at=0,
-            evidence=candidate,
-        )
-        if len(encode(probe)) < EVIDENCE_BYTES_MAX:
+        if _fits(candidate):
             kept = candidate
     return kept
+
+
+def _fits(evidence: Mapping[str, Any]) -> bool:
+    probe = Event(
+        event_id="probe",
+        sequence=1,
+        kind=EventKind.TRIAL_FAILED,
+        observed_at=0,
+        evidence=dict(evidence),
+    )
+    return len(encode(probe)) < EVIDENCE_BYTES_MAX
+
+
+def _no_log(_count: int) -> Sequence[LogLine]:
+    return ()

@@ -15,7 +15,7 @@ from mailboat_agent.update.retry import Backoff
 from mailboat_agent.update.situation import Situation, may_serve
 from mailboat_agent.update.steps import GoBack
 from mailboat_schemas.errors import MailboatError
-from mailboat_schemas.events import EventKind
+from mailboat_schemas.events import RECOVERY_SECONDS, EventKind
 
 _log = logging.getLogger(__name__)
 
@@ -39,9 +39,12 @@ class ModelReturn:
         self._loading = loading
         self._situation = situation
         self._owed: tuple[GoBack, Mapping[str, Any]] | None = None  # done, and not recorded yet
+        self._left_at: float | None = None  # monotonic: when it began to go back
 
     def go_back(self, step: GoBack, evidence: Mapping[str, Any], look: Look) -> None:
         """Serve the predecessor first, then record: there is always one that serves."""
+        if self._left_at is None:
+            self._left_at = look.monotonic
         if not self._errands.go_back(step, evidence):
             self._record_return(step, evidence, look)
 
@@ -97,7 +100,10 @@ class ModelReturn:
         self.go_back(GoBack(to=to, kind=kind, code=code, because=because), evidence, look)
 
     def _record_return(self, step: GoBack, evidence: Mapping[str, Any], look: Look) -> None:
+        if step.kind in moves.VERDICTS and self._left_at is not None:
+            seconds = round(look.monotonic - self._left_at, 3)
+            evidence = {RECOVERY_SECONDS: seconds, **evidence}  # the first time says it
         self._owed = (step, evidence)
         self._record.make(moves.went_back(self._record.state, step), look, evidence)
-        self._owed = None
+        self._owed = self._left_at = None
         self._probation.forget()

@@ -2,16 +2,25 @@
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Protocol
 
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.drift.file_check import StoredFile
 from mailboat_agent.facts import Device, Look
-from mailboat_agent.ledger import Ledger
 from mailboat_agent.trust.manifest import Manifest
 from mailboat_agent.update.situation import Known, Situation
 from mailboat_agent.update.state import Installed, ModelState
+from mailboat_schemas.device_orders import Pin
 from mailboat_schemas.documents.failure_mode import FailureMode, strictest
 from mailboat_schemas.documents.release import ReleaseDocument, Variant
+from mailboat_schemas.eligibility import pins_that_stand
+
+
+class Records(Protocol):
+    """What is recorded of each model: the ledger's word, or that of a state file at rest."""
+
+    def model(self, model: str) -> ModelState: ...
 
 
 class ModelView:
@@ -22,7 +31,7 @@ class ModelView:
         model: str,
         *,
         device: Device,
-        ledger: Ledger,
+        ledger: Records,
         manifest: Manifest,
         store: ReleaseStore,
     ) -> None:
@@ -48,13 +57,14 @@ class ModelView:
     ) -> Situation:
         """What `decide` looks at."""
         known = None
+        facts = self._device.for_decision(self.state, self.model, self._store, look)
         if self._manifest.view is not None:
             known = {release.digest: self._known(release) for release in self.named_releases()}
         return Situation(
             model=self.model,
             assignment=self._manifest.assignment(self.model),
             state=self.state,
-            facts=self._device.for_decision(self.state, self.model, self._store, look),
+            facts=replace(facts, pins=self._pins()),
             known=known,
             failure_mode=strictest(self._manifest.failure_mode, self._device.failure_mode),
             attempt_running=attempt_running,
@@ -64,6 +74,12 @@ class ModelView:
             set_aside=self._store.set_aside.digests(),
             cannot_fetch=cannot_fetch,
         )
+
+    def _pins(self) -> tuple[Pin, ...]:
+        """On releases of this model that may run."""
+        order = self._device.order
+        pins = [] if order is None else [pin for pin in order.pins if pin.model == self.model]
+        return pins_that_stand(pins, self._manifest.standing)
 
     def _known(self, release: Installed) -> Known:
         return self._manifest.known(self.model, release.version, release.digest)
@@ -78,12 +94,23 @@ class ModelView:
                 None if ref is None else Installed(version=ref.version, digest=ref.digest)
                 for ref in (assignment.current, offered)
             ]
+        found += [Installed(version=pin.version, digest=pin.digest) for pin in self._pins()]
         # What was declared is of use to whoever runs the release, or may come to.
         for release in (self.state.active, self.state.previous, *found[3:]):
             fallback = release and self._manifest.fallback_of(self.model, release.digest)
             if fallback:
                 found.append(Installed(version=fallback.version, digest=fallback.digest))
         return [release for release in found if release is not None]
+
+    def whole_releases(self) -> tuple[str, ...]:
+        """Digests of what is named here and has all its files in the store."""
+        held = self._store.digests() | self._store.content_keys.ids()
+        found: dict[str, None] = {}
+        for release in self.named_releases():
+            variant = self.variant(self._manifest.document(release.digest))
+            if variant is not None and variant.needed <= held:
+                found[release.digest] = None
+        return tuple(found)
 
     def not_to_be_served(self, also: Iterable[Installed | None]) -> frozenset[str]:
         """Digests of what is named here, and of ``also``, that are not approved (any more)."""
@@ -112,7 +139,10 @@ class ModelView:
         return None if found is None else Installed(version=found.version, digest=found.digest)
 
     def is_assigned(self, digest: str) -> bool:
-        """Whether this release is what the model's class is meant to run, or is offered."""
+        """Whether this release is what the model's class is meant to run, or is offered, or what
+        this device is pinned to."""
+        if any(pin.digest == digest for pin in self._pins()):
+            return True
         assignment = self._manifest.assignment(self.model)
         if assignment is None:
             return False

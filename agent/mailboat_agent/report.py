@@ -17,12 +17,12 @@ from mailboat_agent.update.events import left_with_nothing, milliseconds
 from mailboat_agent.update.steps import Stage, StartTrial
 from mailboat_schemas.codec import encode
 from mailboat_schemas.envelope import PayloadType, sign_as_device
-from mailboat_schemas.reports import ModelPhase, ReportedModel, ReportedState
+from mailboat_schemas.reports import DISK_STEP_BYTES, ModelPhase, ReportedModel, ReportedState
 
 FAILED_MAX = 256  # of the contract
 NOTES_MAX = 16
+WHOLE_MAX = 16
 PROGRESS_STEPS = 20  # of one download: a report of 5 KB each would be much on a thin link
-DISK_STEP_BYTES = 16 << 20  # free space is told in steps: every log line would change the report
 
 
 class Reporter:
@@ -69,7 +69,7 @@ class Reporter:
             models=tuple(self._model(loop) for loop in loops)[:64],
             failed=dict(list(failed.items())[-FAILED_MAX:]),
             facts=facts.model_copy(update={"disk_free_bytes": steps * DISK_STEP_BYTES}),
-            notes=tuple([*self._notes(), *notes][:NOTES_MAX]),
+            notes=tuple([*device.order_notes(now), *self._notes(), *notes][:NOTES_MAX]),
         )
 
     def seal(self, report: ReportedState) -> bytes:
@@ -118,6 +118,10 @@ class Reporter:
             target_version=version,
             target_digest=digest,
             because=loop.because[:500],
+            security_version=state.security_version,
+            previous_version=None if state.previous is None else state.previous.version,
+            previous_digest=None if state.previous is None else state.previous.digest,
+            whole=loop.view.whole_releases()[:WHOLE_MAX],
             staged_bytes=in_steps(loop.progress.staged_bytes, total_bytes),
             total_bytes=total_bytes,
         )

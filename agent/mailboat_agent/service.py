@@ -15,28 +15,22 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from mailboat_agent import assembly
 from mailboat_agent.artifacts.disk_room import DiskRoom
 from mailboat_agent.artifacts.release_store import ReleaseStore
-from mailboat_agent.assembly import (
-    make_degraded,
-    make_link,
-    make_meter,
-    make_reconciler,
-    make_recorder,
-    make_runtime,
-    read_trust_root,
-)
 from mailboat_agent.atomic_file import DiskFailing, LockedDirectory
 from mailboat_agent.background import in_background
 from mailboat_agent.carrier.pickup import Pickup
 from mailboat_agent.carrier.spool import ImportSpool
 from mailboat_agent.config import AgentConfig
+from mailboat_agent.device_orders import DeviceOrders
 from mailboat_agent.facts import UNKNOWN_RUNTIME, Device, agent_version
 from mailboat_agent.footprint import give_back
 from mailboat_agent.identity.credentials import Credentials
 from mailboat_agent.journal.event_journal import Journal
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.link.manifest_poll import ManifestPoll
+from mailboat_agent.logs.recording import LogRecorder
 from mailboat_agent.reconcile import Reconciler
 from mailboat_agent.serving.gateway import Gateway
 from mailboat_agent.serving.process import RuntimeFacts, WorkerNotStarted
@@ -100,19 +94,21 @@ class Agent:
         self._wake = asyncio.Event()
         self._store = ReleaseStore(config.data_dir)
         self._credentials = Credentials(config, self._store.content_keys, now=utc_now())
-        self._trust = trust = TrustStore(config.data_dir, read_trust_root(config))
+        self._trust = trust = TrustStore(config.data_dir, assembly.read_trust_root(config))
         self._journal = Journal(config.data_dir / "journal.db", self._rng)
         state_file = StateFile(config.data_dir)
         self._ledger = Ledger(state_file, self._journal, now=utc_now(), rng=self._rng)
+        self._logs = LogRecorder(config.data_dir / "logs", config.log_disk)
+        self._ledger.log_tail = self._logs.ring.tail
         self._manifest = Manifest(
             trust=trust,
             store=self._store,
             fleet=config.fleet,
             hardware_class=config.hardware_class,
         )
-        self._runtime = make_runtime(config, utc_now)
-        self._degraded = make_degraded(config, self._runtime, self._rng)
-        self._meter = make_meter(config, utc_now)
+        self._runtime = assembly.make_runtime(config, utc_now)
+        self._degraded = assembly.make_degraded(config, self._runtime, self._rng)
+        self._meter = assembly.make_meter(config, utc_now)
         self._watchdog = Watchdog(self._runtime.stuck)
         self._status = StatusFiles(config.data_dir)
         self._problems = state_file.problems
@@ -129,6 +125,7 @@ class Agent:
         device = Device.of(config, enrolment_number=self._credentials.identity.enrolment_number)
         self._reconciler = reconciler = self._make_reconciler(device)
         reconciler.open(now)
+        orders = assembly.open_orders(config, device, self._manifest, self._ledger)
         reconciler.begin_serving(now, time.monotonic())
         self._gateway = gateway = await in_background(
             lambda: Gateway(
@@ -148,7 +145,7 @@ class Agent:
             url=gateway.url, host=host, port=port, socket_path=gateway.socket_path
         )
         _log.info("Serving on %s", gateway.url)
-        await self._run_tasks(device, reconciler, stop)
+        await self._run_tasks(device, reconciler, orders, stop)
 
     async def close(self) -> None:
         """In the order that keeps the most: work, gateway, workers, files."""
@@ -166,19 +163,21 @@ class Agent:
         finally:
             self._status.clear()
             self._journal.close()
+            self._logs.close()
 
     # --- the tasks -------------------------------------------------------------------------------
 
-    async def _run_tasks(self, device: Device, reconciler: Reconciler, stop: asyncio.Event) -> None:
+    async def _run_tasks(
+        self, device: Device, reconciler: Reconciler, orders: DeviceOrders, stop: asyncio.Event
+    ) -> None:
         from mailboat_agent.journal.outbox import Outbox
-        from mailboat_agent.link.acknowledgement import AckReader
         from mailboat_agent.link.correspondence import Correspondence
         from mailboat_agent.report import Reporter
 
         # A wrong address is found now, not when the first release comes.
         self._credentials.https()
         self._credentials.caches()
-        link = make_link(self._config, device, self._credentials, self._ledger, self._rng)
+        link = assembly.make_link(self._config, device, self._credentials, self._ledger, self._rng)
         reporter = Reporter(
             device=device,
             identity=self._credentials.identity,
@@ -194,9 +193,11 @@ class Agent:
             outbox=Outbox(device.device, self._journal, self._credentials.seal, self._rng),
             reporter=reporter,
             reconciler=reconciler,
-            acks=AckReader(device=device.device, manifest=self._manifest, ledger=self._ledger),
+            acks=orders.reader,
             ledger=self._ledger,
             report_seconds_min=self._config.report_seconds_min,
+            log_answers=assembly.make_log_answers(device, self._logs, self._credentials),
+            orders=orders,
         )
         poll = self._make_poll(device, reconciler, post)
         renewal = self._credentials.renewal(
@@ -250,7 +251,7 @@ class Agent:
             notes = [*telemetry, *self._degraded.notes(time.monotonic())]
             report = reporter.build(utc_now(), notes)
             post.report(report, time.monotonic())
-            post.send(time.monotonic())
+            post.send(utc_now(), time.monotonic())
             self._status.write_status(
                 report,
                 connected=post.connected,
@@ -289,7 +290,7 @@ class Agent:
             seconds = min(GIVE_BACK_SECONDS, 4 * seconds)
 
     async def _telemetry(self, reconciler: Reconciler) -> None:
-        recorder = self._recorder = make_recorder(
+        recorder = self._recorder = assembly.make_recorder(
             self._config,
             runtime=self._runtime,
             journal=self._journal,
@@ -310,7 +311,7 @@ class Agent:
         return desired is not None and desired.metered
 
     def _make_reconciler(self, device: Device) -> Reconciler:
-        return make_reconciler(
+        return assembly.make_reconciler(
             self._config,
             device,
             ledger=self._ledger,

@@ -19,6 +19,7 @@ from mailboat_schemas.names import ClassName, DeviceId, Digest, FleetId, ModelNa
 ASSIGNMENTS_MAX = 64  # models of one class
 TRUST_FILES_MAX = 512
 DOCUMENTS_MAX = 256
+ABSENT_MAX = 256  # devices that a wave of canaries leaves out by name, some 8 KB
 KEPT_MAX = 8  # superseded rollouts since the last completed one
 
 Upto = Annotated[str, StringConstraints(pattern=r"^(?:|[0-9a-f]{16})$")]
@@ -38,6 +39,11 @@ class OfferWave(WireModel):
     upto: Upto
     roster: int = Field(ge=0, description="highest enrolment number that takes part")
     pilots: tuple[DeviceId, ...] = Field(default=(), max_length=PILOTS_MAX)
+    absent: tuple[DeviceId, ...] = Field(
+        default=(),
+        max_length=ABSENT_MAX,
+        description="not let in by this wave, whatever their position: not heard from lately",
+    )
 
 
 class Offer(WireModel):

@@ -5,9 +5,9 @@ with its evidence. The agent decides with it; the controller's ``plan`` and ``ex
 simulator answer with it, so the answer cannot differ from what the device does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import takewhile
 from types import MappingProxyType
 
@@ -17,8 +17,9 @@ from packaging.version import Version as PackagingVersion
 
 from mailboat_schemas import cohort
 from mailboat_schemas.desired import Offer, OfferWave
+from mailboat_schemas.device_orders import Hold, Pin
 from mailboat_schemas.documents.release import ReleaseDocument, Variant
-from mailboat_schemas.plan import Plan, PlanWave
+from mailboat_schemas.plan import INSTANT_MAX, Plan, PlanWave
 from mailboat_schemas.trust import Standing
 
 DISK_MARGIN_BYTES = 4 << 20  # what staging needs beside the files themselves
@@ -26,7 +27,11 @@ DISK_MARGIN_BYTES = 4 << 20  # what staging needs beside the files themselves
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceFacts:
-    """What a device knows of itself. Sizes in bytes."""
+    """What a device knows of itself, and what people ordered for it alone. Sizes in bytes.
+
+    ``pins`` names at most one release of a model, and none that is not approved any more: see
+    `pins_that_stand`.
+    """
 
     device: str
     hardware_class: str
@@ -41,6 +46,12 @@ class DeviceFacts:
     security_versions: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     trust_fresh: bool = True
     clock_trusted: bool = True
+    holds: tuple[Hold, ...] = ()
+    pins: tuple[Pin, ...] = ()
+
+    def pin_of(self, model: str, now: datetime) -> Pin | None:
+        seconds = now.timestamp()
+        return next((p for p in self.pins if p.model == model and seconds < p.expires), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +95,22 @@ class Eligibility:
         return next((check for check in self.checks if check.passed is not True), None)
 
 
+def pins_that_stand(
+    pins: Iterable[Pin], standing_of: Callable[[str, str], Standing | None]
+) -> tuple[Pin, ...]:
+    """Without those whose release is approved no more: nobody is bound to what may not run.
+
+    Args:
+        standing_of: by model and version; None where nothing is known.
+    """
+    found = []
+    for pin in pins:
+        standing = standing_of(pin.model, pin.version)
+        if standing is not None and standing.may_serve(pin.digest):
+            found.append(pin)
+    return tuple(found)
+
+
 def evaluate(facts: DeviceFacts, candidate: Candidate, now: datetime) -> Eligibility:
     """Every check in order, with evidence; eligible only if all of them pass."""
     variant = (
@@ -93,6 +120,8 @@ def evaluate(facts: DeviceFacts, candidate: Candidate, now: datetime) -> Eligibi
         (
             _enrolled(facts),
             _fresh(facts),
+            _not_held(facts, candidate, now),
+            _as_pinned(facts, candidate, now),
             _approved(candidate),
             _not_failed_here(facts, candidate),
             _within_plan(candidate, facts.hardware_class, now),
@@ -118,6 +147,27 @@ def _fresh(facts: DeviceFacts) -> Check:
     if not facts.trust_fresh:
         return Check("trust_fresh", False, "trust metadata has expired; nothing new until renewed")
     return Check("trust_fresh", True, "trust metadata is in date")
+
+
+def _not_held(facts: DeviceFacts, candidate: Candidate, now: datetime) -> Check:
+    for hold in facts.holds:
+        if hold.holds(candidate.model) and now.timestamp() < hold.expires:
+            return Check("not_held", False, f"held {_ordered(hold)}")
+    return Check("not_held", True, "nobody holds this device")
+
+
+def _as_pinned(facts: DeviceFacts, candidate: Candidate, now: datetime) -> Check:
+    pin = facts.pin_of(candidate.model, now)
+    if pin is None:
+        return Check("as_pinned", True, "nobody pinned this device")
+    return Check(
+        "as_pinned", pin.digest == candidate.digest, f"pinned to {pin.version} {_ordered(pin)}"
+    )
+
+
+def _ordered(override: Hold | Pin) -> str:
+    until = datetime.fromtimestamp(min(override.expires, INSTANT_MAX), UTC)
+    return f"until {until:%Y-%m-%d %H:%M} UTC by {override.by}: {override.reason}"
 
 
 def _approved(candidate: Candidate) -> Check:
@@ -209,6 +259,8 @@ def _in_cohort(facts: DeviceFacts, candidate: Candidate, now: datetime) -> Check
 
 
 def _wave_admits(wave: OfferWave, facts: DeviceFacts, place: str) -> bool:
+    if facts.device in wave.absent:
+        return False
     return place <= wave.upto and facts.enrolment_number <= wave.roster
 
 

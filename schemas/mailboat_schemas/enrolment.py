@@ -57,6 +57,9 @@ class EnrolmentKit(_Message):
     trust_root: str = Field(max_length=1 << 20, description="the factory root.json, as text")
     token: str = Field(min_length=20, max_length=200)
     approval: bool = Field(default=False, description="a person compares the key's fingerprint")
+    mirrors: tuple[str, ...] = Field(
+        default=(), max_length=8, description="caches of the site, to ask before the controller"
+    )
 
 
 class EnrolmentRequest(_Message):

@@ -28,6 +28,7 @@ class PayloadType:
     REPORTED_STATE = "application/vnd.mailboat.reported-state.v1+msgpack"
     EVENT_BATCH = "application/vnd.mailboat.event-batch.v1+msgpack"
     TELEMETRY_BATCH = "application/vnd.mailboat.telemetry-batch.v1+msgpack"
+    LOG_EXCERPT = "application/vnd.mailboat.log-excerpt.v1+msgpack"
     HELLO = "application/vnd.mailboat.hello.v1+msgpack"
     PRESENCE = "application/vnd.mailboat.presence.v1+msgpack"
     ACK = "application/vnd.mailboat.ack.v1+msgpack"

@@ -15,6 +15,9 @@ from mailboat_schemas.names import DeviceId, Digest, ModelName, Version
 
 EVENTS_PER_BATCH_MAX = 100
 EVIDENCE_BYTES_MAX = 4096
+# In the evidence of a verdict: from it until the predecessor served again, on the device's
+# monotonic clock.
+RECOVERY_SECONDS = "recovery_seconds"
 
 
 class EventKind(StrEnum):

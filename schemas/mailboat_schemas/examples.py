@@ -14,6 +14,7 @@ from mailboat_schemas.desired import (
     OfferWave,
     ReleaseRef,
 )
+from mailboat_schemas.device_orders import DeviceDesired, LogExcerpt, LogLine, LogRequest
 from mailboat_schemas.documents.serving_policy import Workload
 from mailboat_schemas.envelope import Envelope, EnvelopeSignature, PayloadType
 from mailboat_schemas.events import Event, EventBatch, EventKind
@@ -33,6 +34,7 @@ from mailboat_schemas.reports import (
     TelemetryWindow,
 )
 from mailboat_schemas.submission import Submission, SubmissionReply
+from mailboat_schemas.tracing import trace_id
 
 _A, _B = "a1" * 32, "b2" * 32
 _EPOCH = "0f1e2d3c4b5a6978"
@@ -199,6 +201,32 @@ EXAMPLES: dict[str, WireModel] = {
     "EventBatch": EVENT_BATCH,
     "TelemetryBatch": TELEMETRY_BATCH,
     "Presence": Presence(device="kiosk-1", session=4, online=True),
+    "DeviceDesired": DeviceDesired(
+        fleet="demo",
+        device="kiosk-1",
+        counter=_NOON_MS,
+        issued=_NOON_MS // 1000,
+        logs=LogRequest(
+            request="5a6978879605f4e3",
+            expires=_NOON_MS // 1000 + 86_400,
+            since=_NOON_MS - 600_000,
+        ),
+    ),
+    "LogExcerpt": LogExcerpt(
+        device="kiosk-1",
+        request="5a6978879605f4e3",
+        lines=(
+            LogLine(
+                number=4711,
+                at=_NOON_MS - 1500,
+                level="warning",
+                logger="mailboat_agent.model_loop",
+                message="vad: the trial of 6.2.0 failed: latency",
+                trace=trace_id(_B),
+            ),
+        ),
+        last=True,
+    ),
     "Submission": Submission(
         fleet="demo", roles={"release-vad": b"{}", "approval-vad": b"{}"}, documents={_B: b"{}\n"}
     ),

@@ -20,6 +20,8 @@ from mailboat_schemas.names import (
     Version,
 )
 
+# Free space is told in steps, rounded down: every line of a log would change the report.
+DISK_STEP_BYTES = 16 << 20
 DEGRADED_MODES_MAX = 32  # there are fewer; a newer agent may know more
 DegradedMode = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -46,6 +48,12 @@ class ReportedModel(WireModel):
     target_version: Version | None = None
     target_digest: Digest | None = None
     because: str = Field(default="", max_length=500, description="why it is not further")
+    security_version: int = Field(default=0, ge=0, description="the highest it has committed")
+    previous_version: Version | None = None  # where it can go back to without a new trial
+    previous_digest: Digest | None = None
+    whole: tuple[Digest, ...] = Field(
+        default=(), max_length=16, description="releases whose files are all on the device"
+    )
     staged_bytes: int = Field(default=0, ge=0)
     total_bytes: int = Field(default=0, ge=0)
 

@@ -32,6 +32,7 @@ class Channel(StrEnum):
     REPORT = "report"
     EVENTS = "events"
     TELEMETRY = "telemetry"
+    LOGS = "logs"
     STATUS = "status"
     SUBMIT = "submit"
     REPLY = "reply"
@@ -80,7 +81,7 @@ TOPICS: Mapping[Channel, TopicRule] = MappingProxyType(
             retain=True,
             payload_bytes_max=64 * KIB,
             payload="DeviceDesired",
-            summary="Signed override for one device: pin or hold.",
+            summary="What one device alone is asked, signed by the director: its log, holds, pins.",
         ),
         Channel.ACK: TopicRule(
             template=_DEVICE + "/dn/ack",
@@ -126,6 +127,15 @@ TOPICS: Mapping[Channel, TopicRule] = MappingProxyType(
             payload_bytes_max=256 * KIB,
             payload="TelemetryBatch",
             summary="Counters and latency sketches per window, signed by the device.",
+        ),
+        Channel.LOGS: TopicRule(
+            template=_DEVICE + "/up/logs",
+            sender="device",
+            qos=1,
+            retain=False,
+            payload_bytes_max=128 * KIB,
+            payload="LogExcerpt",
+            summary="Log lines that were asked for, signed by the device.",
         ),
         Channel.STATUS: TopicRule(
             template=_DEVICE + "/st",

@@ -93,7 +93,7 @@ def preview(config: AgentConfig, manifest: bytes, timestamp: bytes, now: datetim
             f"{datetime.fromtimestamp(floor, UTC):%Y-%m-%d %H:%M}, the last that is known.",
             next_step="set the device's clock, then import again; it serves on meanwhile.",
         )
-    with _copy_of_what_is_held(config, state) as held:
+    with copy_of_what_is_held(config, state) as held:
         own = held.trust.newest_manifest()
         try:
             _take(held, manifest, timestamp, state)
@@ -106,13 +106,16 @@ def preview(config: AgentConfig, manifest: bytes, timestamp: bytes, now: datetim
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class Held:
+    """A copy of what the device has accepted; ``store`` holds documents alone."""
+
     trust: TrustStore
     manifest: Manifest
+    store: ReleaseStore
 
 
 @contextmanager
-def _copy_of_what_is_held(config: AgentConfig, state: DeviceState) -> Iterator[_Held]:
+def copy_of_what_is_held(config: AgentConfig, state: DeviceState) -> Iterator[Held]:
     """The agent may replace its own while it is copied: what is half copied counts as absent."""
     with (
         disk_errors("looking at a copy of what this device knows"),
@@ -123,17 +126,18 @@ def _copy_of_what_is_held(config: AgentConfig, state: DeviceState) -> Iterator[_
             with suppress(OSError, shutil.Error):
                 shutil.copytree(config.data_dir / part, directory / part, symlinks=True)
         trust = TrustStore(directory, read_trust_root(config))
+        store = ReleaseStore(directory)
         manifest = Manifest(
             trust=trust,
-            store=ReleaseStore(directory),
+            store=store,
             fleet=config.fleet,
             hardware_class=config.hardware_class,
         )
         manifest.open(state.models, Counter(state.manifest_counter, state.director_keyid))
-        yield _Held(trust, manifest)
+        yield Held(trust, manifest, store)
 
 
-def _take(held: _Held, manifest: bytes, timestamp: bytes, state: DeviceState) -> None:
+def _take(held: Held, manifest: bytes, timestamp: bytes, state: DeviceState) -> None:
     with suppress(MailboatError):  # it goes with the manifest that comes next, or with none
         held.manifest.take_fresh(with_newest_timestamp(held.trust, timestamp), state.models)
     counter = Counter(state.manifest_counter, state.director_keyid)

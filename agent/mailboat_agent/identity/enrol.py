@@ -190,6 +190,8 @@ def _settings(wishes: Wishes, kit: EnrolmentKit, response: EnrolmentResponse) ->
         "trust_root": f"{IDENTITY_DIRECTORY}/root.json",
         "labels": dict(response.labels),
     }
+    if kit.mirrors:
+        settings["mirrors"] = list(kit.mirrors)
     if wishes.data_dir is not None:
         settings["data_dir"] = str(wishes.data_dir.absolute())
     settings.setdefault("data_dir", "data")

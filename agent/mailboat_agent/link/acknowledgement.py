@@ -10,6 +10,7 @@ from datetime import datetime
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.trust.manifest import Manifest
 from mailboat_schemas.codec import decode
+from mailboat_schemas.device_orders import DeviceDesired
 from mailboat_schemas.envelope import Envelope, PayloadType
 from mailboat_schemas.errors import SignatureInvalid, WrongTopic
 from mailboat_schemas.events import EventKind
@@ -57,15 +58,15 @@ class AckReader:
             )
         return ack
 
-    def refuse_forged_order(self, payload: bytes) -> None:
-        """Orders for one device are not obeyed yet; a forged one is told all the same.
+    def open_order(self, payload: bytes) -> DeviceDesired | None:
+        """What this device alone is asked, once the director's signature over it held; None while
+        there is no manifest that could vouch for it: it is retained and comes again.
 
         Raises:
-            SignatureInvalid: not signed by the director. MalformedPayload: not an envelope.
+            SignatureInvalid: not signed by the director. MalformedPayload: not an order.
+            WrongTopic: another device's.
         """
-        envelope = decode(Envelope, payload)
-        if self._manifest.view is not None:
-            self._manifest.view.open_from_director(envelope, PayloadType.DEVICE_DESIRED)
+        return open_order(payload, self._manifest, self._device)
 
     def _told(self, now: datetime) -> AckForged:
         error = AckForged(
@@ -78,3 +79,18 @@ class AckReader:
             event_id = f"security:{self._ledger.state.session}:ack_forged"
             self._ledger.tell_trouble(EventKind.SECURITY, event_id, error, now)
         return error
+
+
+def open_order(payload: bytes, manifest: Manifest, device: str) -> DeviceDesired | None:
+    """As `AckReader.open_order`."""
+    envelope = decode(Envelope, payload)
+    if manifest.view is None:
+        return None
+    opened = manifest.view.open_from_director(envelope, PayloadType.DEVICE_DESIRED)
+    order = decode(DeviceDesired, opened)
+    if order.device != device:
+        raise WrongTopic(
+            f"An order for {order.device} came on this device's topic.",
+            next_step="look at the broker's ACL and bridges: somebody repeats messages.",
+        )
+    return order

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from mailboat_agent.atomic_file import DiskFailing
+from mailboat_agent.device_orders import DeviceOrders
 from mailboat_agent.errand import Unforeseen
 from mailboat_agent.facts import Device
 from mailboat_agent.journal.outbox import Outbox
@@ -13,6 +14,7 @@ from mailboat_agent.ledger import Ledger
 from mailboat_agent.link.acknowledgement import AckForged, AckReader
 from mailboat_agent.link.flapping import Flapping
 from mailboat_agent.link.mqtt import Incoming, Link, LinkDown, LinkUp, Message
+from mailboat_agent.logs.answers import LogAnswers
 from mailboat_agent.reconcile import Reconciler
 from mailboat_agent.report import Reporter, says_the_same
 from mailboat_schemas import topics
@@ -52,6 +54,8 @@ class Correspondence:
         acks: AckReader,
         ledger: Ledger,
         report_seconds_min: float,
+        log_answers: LogAnswers,
+        orders: DeviceOrders,
     ) -> None:
         self._device = device
         self._link = link
@@ -61,6 +65,8 @@ class Correspondence:
         self._acks = acks
         self._ledger = ledger
         self._report_seconds_min = report_seconds_min
+        self._log_answers = log_answers
+        self._orders = orders
         self.named_manifest: Callable[[int], object] = bool  # nobody listens yet
         self._flapping = Flapping()
         self._reported: ReportedState | None = None  # what the broker has
@@ -88,6 +94,7 @@ class Correspondence:
                 _log.info("Connected to the broker.")
                 self._flapping.up(monotonic)
                 self._outbox.on_connected(monotonic)
+                self._log_answers.on_connected(monotonic)
                 self._reported = None  # a broker may have forgotten what it retained
             case LinkDown():
                 _log.info("The link to the broker is down: %s", item.reason)
@@ -133,7 +140,10 @@ class Correspondence:
                 self.named_manifest(ack.manifest_counter)
             case Channel.DESIRED:
                 if message.payload:  # empty: there never was one, or it was cleared
-                    self._acks.refuse_forged_order(message.payload)
+                    order = self._acks.open_order(message.payload)
+                    if order is not None:
+                        self._log_answers.take(order, now, monotonic)
+                        self._orders.take(order, message.payload)
             case _:
                 _log.info("A message on %s is of a kind that is not used yet.", message.topic)
 
@@ -144,8 +154,8 @@ class Correspondence:
 
     # --- out -------------------------------------------------------------------------------------
 
-    def send(self, monotonic: float) -> None:
-        """Publish what the outbox wants sent now."""
+    def send(self, now: datetime, monotonic: float) -> None:
+        """Publish what the outbox wants sent now, and a part of the log if one was asked for."""
         if not self._link.connected:
             return
         try:
@@ -158,6 +168,15 @@ class Correspondence:
             if not self._link.publish(topic, item.payload, qos=1, retain=False):
                 self._outbox.on_not_sent(monotonic)
                 return
+        if not outgoing:  # what was asked for goes after what must be told
+            self._send_log(now, monotonic)
+
+    def _send_log(self, now: datetime, monotonic: float) -> None:
+        part = self._log_answers.due(now, monotonic)
+        if part is not None:
+            topic = topic_of(Channel.LOGS, self._device)
+            if not self._link.publish(topic, part, qos=1, retain=False):
+                self._log_answers.not_sent()
 
     def report(self, report: ReportedState, monotonic: float) -> None:
         """Publish the report if it says something new, and not too often."""

@@ -291,22 +291,22 @@ class Manifest:
         return FailureMode.FAIL_SAFE if self.desired is None else self.desired.failure_mode
 
     def known(self, model: str, version: str, digest: str) -> Known:
-        return Known(standing=self._standing(model, version), document=self.document(digest))
+        return Known(standing=self.standing(model, version), document=self.document(digest))
 
     def may_serve(self, model: str, version: str, digest: str) -> bool:
-        return self.view is not None and self._standing(model, version).may_serve(digest)
+        return self.view is not None and self.standing(model, version).may_serve(digest)
 
     def fallback_of(self, model: str, digest: str) -> ReleaseRef | None:
         """The approved release that a release's document declares as its fallback."""
         document = self.document(digest)
         if document is None or document.fallback is None:
             return None
-        approved = self._standing(model, document.fallback).approved_digest
+        approved = self.standing(model, document.fallback).approved_digest
         if approved is None:
             return None
         return ReleaseRef(version=document.fallback, digest=approved)
 
-    def _standing(self, model: str, version: str) -> Standing:
+    def standing(self, model: str, version: str) -> Standing:
         found = self._standings.get((model, version))
         if found is None:
             found = self._read_standing(model, version)
@@ -325,6 +325,10 @@ class Manifest:
 
     def document(self, digest: str) -> ReleaseDocument | None:
         return self._documents.get(digest)
+
+    def bring_document(self, digest: str) -> None:
+        """One that no assignment names, if the newest bundle has it."""
+        self._documents.bring(self._payload, digest)
 
     def put_back_document(self, digest: str) -> None:
         """If the disk has lost one that was read before. Raises DiskFull, DiskFailing."""

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.atomic_file import DiskFailing
+from mailboat_schemas.codec import decode
 from mailboat_schemas.desired import ManifestBundle
 from mailboat_schemas.documents.release import DOCUMENT_BYTES_MAX, ReleaseDocument
-from mailboat_schemas.errors import ArtifactMissing, ReleaseRejected
+from mailboat_schemas.errors import ArtifactMissing, MailboatError, ReleaseRejected
 
 
 class ReleaseDocuments:
@@ -39,6 +41,12 @@ class ReleaseDocuments:
         was_lacking = not self._store.has(digest)
         self._store.put(content)
         return was_lacking
+
+    def bring(self, payload: bytes, digest: str) -> None:
+        """Take it from the bytes of a bundle, if it is lacking and can be had there."""
+        if payload and self.get(digest) is None:
+            with suppress(MailboatError):
+                self.keep(decode(ManifestBundle, payload), digest)
 
     def put_back(self, digest: str) -> None:
         """

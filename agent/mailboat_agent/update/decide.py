@@ -11,6 +11,7 @@ from mailboat_agent.update.refuge import declared_fallback, failure_mode, fall_b
 from mailboat_agent.update.situation import (
     Situation,
     at_hand,
+    candidate_for,
     intact,
     lacking,
     may_serve,
@@ -33,10 +34,9 @@ from mailboat_agent.update.steps import (
 )
 from mailboat_schemas.desired import ReleaseRef
 from mailboat_schemas.documents.failure_mode import FailureMode
-from mailboat_schemas.eligibility import Candidate, evaluate
+from mailboat_schemas.eligibility import evaluate
 from mailboat_schemas.events import EventKind
 from mailboat_schemas.reports import ModelPhase
-from mailboat_schemas.trust import Standing
 
 # Checks whose no is the release's or its publisher's business. The others only mean "not now".
 REFUSING_CHECKS = frozenset(
@@ -45,6 +45,9 @@ REFUSING_CHECKS = frozenset(
 
 # What stands in the way of fetching a release that has run here before.
 _OF_THE_DEVICE = frozenset({"trust_fresh", "class_matches", "runtime", "memory", "disk"})
+# What does not stand in the way of a fallback: it is there for when the choice cannot be had.
+_OF_THE_CHOICE = frozenset({"no_downgrade", "as_pinned"})
+HELD = "not_held"
 
 
 def decide(situation: Situation, now: datetime) -> Step:
@@ -60,7 +63,7 @@ def decide(situation: Situation, now: datetime) -> Step:
         return _leave(situation, "withdrawn", f"{state.active.version} is not approved any more")
     match state.phase:
         case ModelPhase.TRIAL:
-            return _in_trial(situation, state.active)
+            return _in_trial(situation, state.active, now)
         case ModelPhase.SOAK:
             return _in_soak(situation, state.active, now)
         case ModelPhase.COMMITTED:
@@ -70,9 +73,9 @@ def decide(situation: Situation, now: datetime) -> Step:
             raise AssertionError("a recorded release is in trial, in soak or committed")
 
 
-def _in_trial(situation: Situation, active: Installed) -> Step:
+def _in_trial(situation: Situation, active: Installed, now: datetime) -> Step:
     state = situation.state
-    if not _named(situation, active):
+    if not _named(situation, active, now):
         return _leave(situation, "superseded", f"{active.version} is not wanted any more")
     if not intact(situation, active):
         return _leave(situation, "storage_damaged", f"files of {active.version} were damaged")
@@ -96,7 +99,8 @@ def _in_soak(situation: Situation, active: Installed, now: datetime) -> Step:
     state = situation.state
     if not at_hand(situation, active):
         return _leave(situation, "storage_damaged", f"files of {active.version} were damaged")
-    if not (_named(situation, active) or _kept(situation, active)):
+    pinned = situation.facts.pin_of(situation.model, now) is not None
+    if not (_named(situation, active, now) or (_kept(situation, active) and not pinned)):
         because = f"{active.version} is not wanted any more"
         if fall_back_to(situation) is not None:
             return _leave(situation, "superseded", because)
@@ -120,6 +124,9 @@ def _committed(situation: Situation, active: Installed, now: datetime) -> Step:
     assignment = situation.assignment
     if not at_hand(situation, active) and fall_back_to(situation) is not None:
         return _leave(situation, "storage_damaged", f"files of {active.version} were damaged")
+    pinned = _pinned(situation, active, now)
+    if pinned is not None:
+        return pinned
     if assignment is None:
         return Keep(because="no desired state names this model")
     offer, current = assignment.offer, assignment.current
@@ -147,6 +154,28 @@ def _committed(situation: Situation, active: Installed, now: datetime) -> Step:
     return _candidate_step(situation, current, offered=False, refusals=refusals, now=now)
 
 
+def _pinned(situation: Situation, active: Installed | None, now: datetime) -> Step | None:
+    """To the release that a person pinned, within what its plan allows; None: there is no pin."""
+    pin = situation.facts.pin_of(situation.model, now)
+    if pin is None:
+        return None
+    if active is not None and active.digest == pin.digest:
+        return Keep(because=f"{pin.version} runs and is pinned by {pin.by}: {pin.reason}")
+    ref = ReleaseRef(version=pin.version, digest=pin.digest)
+    assignment = situation.assignment
+    offer = None if assignment is None else assignment.offer
+    offered = offer is not None and offer.release.digest == pin.digest
+    before = fall_back_to(situation)
+    if active is not None and before is not None and before.digest == pin.digest:
+        candidate = candidate_for(situation, ref, offered=offered)
+        held = next(c for c in evaluate(situation.facts, candidate, now).checks if c.name == HELD)
+        if held.passed:
+            because = f"{pin.version}, which ran before, is pinned by {pin.by}: {pin.reason}"
+            return GoBack(to=before, kind=EventKind.RETURNED, code="pinned", because=because)
+        return Keep(because=held.because, refusals=(Refusal(candidate=candidate, check=held),))
+    return _candidate_step(situation, ref, offered=offered, refusals=(), now=now)
+
+
 def _repaired(situation: Situation, active: Installed, step: Step, now: datetime) -> Step:
     """The step towards what is wanted, unless files that were lost have to be fetched first.
 
@@ -170,7 +199,7 @@ def _fetch_damaged_predecessor(situation: Situation, step: Keep, now: datetime) 
     lost = (lacking(situation, previous) or frozenset()) & situation.set_aside
     if not lost or not may_serve(situation, previous):
         return step
-    candidate = _candidate(situation, previous, offered=False)
+    candidate = candidate_for(situation, previous, offered=False)
     checks = evaluate(situation.facts, candidate, now).checks
     if not all(check.passed is True for check in checks if check.name in _OF_THE_DEVICE):
         return step
@@ -183,10 +212,10 @@ def _fetch_fallback(situation: Situation, step: Keep, now: datetime) -> Step:
     fallback = declared_fallback(situation)
     if fallback is None or failure_mode(situation) is FailureMode.FAIL_CLOSED:
         return step
-    candidate = _candidate(situation, fallback, offered=False)
+    candidate = candidate_for(situation, fallback, offered=False)
     checks = evaluate(situation.facts, candidate, now).checks
     # Going to it is a rollback, which a downgrade is the point of.
-    fits = all(check.passed is True for check in checks if check.name != "no_downgrade")
+    fits = all(check.passed is True for check in checks if check.name not in _OF_THE_CHOICE)
     if intact(situation, fallback) or not fits:
         return step
     because = f"{step.because}; its fallback {fallback.version} is fetched ahead"
@@ -196,6 +225,9 @@ def _fetch_fallback(situation: Situation, step: Keep, now: datetime) -> Step:
 def _towards_target(situation: Situation, now: datetime) -> Step:
     """With nothing that counts on the device: the offer if it lets the device in, or current."""
     assignment = situation.assignment
+    pinned = _pinned(situation, None, now)
+    if pinned is not None:
+        return pinned
     if assignment is None:
         return Keep(because="no desired state names this model")
     step, refusals = _offered(situation, now)
@@ -226,7 +258,7 @@ def _candidate_step(
     now: datetime,
 ) -> Step:
     """Stage it, start its trial if everything is here, or keep and say what is in the way."""
-    candidate = _candidate(situation, ref, offered=offered)
+    candidate = candidate_for(situation, ref, offered=offered)
     refusal = evaluate(situation.facts, candidate, now).refusal
     if refusal is not None:
         refusals = (*refusals, Refusal(candidate=candidate, check=refusal))
@@ -236,23 +268,9 @@ def _candidate_step(
     return kind(candidate=candidate, because=because, refusals=refusals)
 
 
-def _candidate(situation: Situation, ref: ReleaseRef | Installed, *, offered: bool) -> Candidate:
-    assignment = situation.assignment
-    known = (situation.known or {}).get(ref.digest)
-    return Candidate(
-        model=situation.model,
-        version=ref.version,
-        digest=ref.digest,
-        standing=_no_standing(situation.model, ref) if known is None else known.standing,
-        document=None if known is None else known.document,
-        offer=assignment.offer if offered and assignment is not None else None,
-        retry_epoch=0 if assignment is None else assignment.retry_epoch,
-    )
-
-
 def _restore(situation: Situation, active: Installed) -> Step:
     """Fetch a damaged release again; it was approved and tried, so it may be had back."""
-    candidate = _candidate(situation, active, offered=False)
+    candidate = candidate_for(situation, active, offered=False)
     because = f"files of {active.version} were damaged on this device"
     may_fetch = candidate.document is not None and candidate.standing.may_install(active.digest)
     is_fresh = situation.facts.trust_fresh and situation.facts.clock_trusted
@@ -286,8 +304,12 @@ def _destination(situation: Situation, to: Installed | None) -> str:
     return f"back to {to.version}" if to.digest in before else f"to its fallback {to.version}"
 
 
-def _named(situation: Situation, active: Installed) -> bool:
-    """Whether the newest desired state names this release at all; unknown counts as yes."""
+def _named(situation: Situation, active: Installed, now: datetime) -> bool:
+    """Whether a pin, or else the newest desired state, names this release at all; unknown counts
+    as yes."""
+    pin = situation.facts.pin_of(situation.model, now)
+    if pin is not None:
+        return pin.digest == active.digest
     assignment = situation.assignment
     if assignment is None:
         return True
@@ -301,12 +323,6 @@ def _kept(situation: Situation, release: Installed) -> bool:
     """Whether it may stay though a newer rollout is on its way; its approval is checked apart."""
     assignment = situation.assignment
     return assignment is not None and release.digest in {ref.digest for ref in assignment.kept}
-
-
-def _no_standing(model: str, ref: ReleaseRef | Installed) -> Standing:
-    return Standing(
-        model=model, version=ref.version, released_digest=None, approved_digest=None, plan=None
-    )
 
 
 def _because(first: str, refusals: tuple[Refusal, ...]) -> str:

@@ -7,7 +7,7 @@ from mailboat_agent.update.state import Installed, ModelState
 from mailboat_schemas.desired import Assignment, ReleaseRef
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.documents.release import ReleaseDocument
-from mailboat_schemas.eligibility import DeviceFacts
+from mailboat_schemas.eligibility import Candidate, DeviceFacts
 from mailboat_schemas.trust import Standing
 
 
@@ -89,3 +89,24 @@ def shadow_comes_first(situation: Situation, release: Installed) -> bool:
 def at_hand(situation: Situation, release: Installed | ReleaseRef) -> bool:
     """Whether it can serve without being fetched: whole on the disk, or serving from memory."""
     return release.digest == situation.in_memory or intact(situation, release)
+
+
+def candidate_for(situation: Situation, ref: ReleaseRef | Installed, *, offered: bool) -> Candidate:
+    """A release as `eligibility.evaluate` judges it; ``offered``: by the waves that are open."""
+    assignment = situation.assignment
+    known = (situation.known or {}).get(ref.digest)
+    return Candidate(
+        model=situation.model,
+        version=ref.version,
+        digest=ref.digest,
+        standing=_no_standing(situation.model, ref) if known is None else known.standing,
+        document=None if known is None else known.document,
+        offer=assignment.offer if offered and assignment is not None else None,
+        retry_epoch=0 if assignment is None else assignment.retry_epoch,
+    )
+
+
+def _no_standing(model: str, ref: ReleaseRef | Installed) -> Standing:
+    return Standing(
+        model=model, version=ref.version, released_digest=None, approved_digest=None, plan=None
+    )

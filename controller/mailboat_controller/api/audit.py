@@ -13,6 +13,8 @@ from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Reader
 from mailboat_controller.api.limits import NUMBER_MAX, PRINTED
 from mailboat_controller.store import audit
+from mailboat_controller.traces.about import release_of
+from mailboat_schemas.tracing import trace_id
 
 PAGE_ROWS_MAX = 500
 VERIFY_AGAIN = timedelta(seconds=5)
@@ -32,6 +34,7 @@ class Entry(BaseModel):
     details: dict[str, Any]
     previous_hash: str
     hash: str
+    trace_id: str | None  # of the release it is about
 
 
 class Verification(BaseModel):
@@ -56,7 +59,9 @@ def list_entries(
 ) -> list[Entry]:
     with context.store.read() as tx:
         rows = audit.page(tx, after=after, limit=limit, subject=subject)
-    return [Entry(**asdict(row)) for row in rows]
+        about = [release_of(tx, row) for row in rows]
+    traces = [None if each is None else trace_id(each.digest) for each in about]
+    return [Entry(**asdict(row), trace_id=trace) for row, trace in zip(rows, traces, strict=True)]
 
 
 @router.get("/verify")

@@ -13,11 +13,14 @@ from mailboat_controller.artifacts.artifact_store import ArtifactStore
 from mailboat_controller.artifacts.care import ArtifactCare
 from mailboat_controller.config import ControllerSettings
 from mailboat_controller.content.keys import ContentKeys
+from mailboat_controller.device_logs.orders import LogOrders
+from mailboat_controller.overrides.orders import Overrides
 from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.presence import Reach
 from mailboat_controller.rollout.state import Trigger
 from mailboat_controller.store.engine import Store
 from mailboat_controller.trust.role_intake import TakenRoles
+from mailboat_controller.webhooks.courier import Courier
 from mailboat_controller.worker_threads import WorkerThreads
 from mailboat_schemas.submission import SubmissionReply
 
@@ -42,6 +45,9 @@ class ApiContext:
     rollouts: every rollout as a JSON object, oldest first.
     rollout_status: one of them with counts that add up; raises NotFound.
     wake: the loop looks at the stored state now instead of at its next tick.
+    log_orders: asks devices for their logs.
+    overrides: holds, pins and labels single devices.
+    courier: tells webhooks.
     metrics: the Prometheus exposition.
     refused: counts a request that was turned away, by the error's code.
     access_changed: has the broker go by the registry as it is now, before it returns.
@@ -67,6 +73,9 @@ class ApiContext:
     metrics: Callable[[], bytes]
     roll_ups: Callable[[], Mapping[str, Mapping[str, Any]]]
     # Where devices are told to come; service.py knows the ports once they are bound.
+    log_orders: LogOrders
+    overrides: Overrides
+    courier: Courier
     api_url: str
     mqtt_host: str
     mqtt_port: int

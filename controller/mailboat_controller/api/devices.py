@@ -1,6 +1,7 @@
 """The fleet's devices: what each last said, what it did, and cutting one off."""
 
 import hmac
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -10,14 +11,18 @@ from pydantic import BaseModel, Field
 from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.identity import Operator, Reader
 from mailboat_controller.api.limits import NUMBER_MAX, OptionalReason, Reason
+from mailboat_controller.explaining.selection import select
 from mailboat_controller.presence import Presence, Reach, standing
+from mailboat_controller.sites.reach import reach_by_site
 from mailboat_controller.store import audit, devices, enrolment_requests, events
 from mailboat_controller.store.device_certificates import key_sha256
 from mailboat_controller.store.enrolment_requests import EnrolmentRequestRow, State
 from mailboat_controller.store.transaction import Transaction
+from mailboat_schemas import selectors
 from mailboat_schemas.enrolment import fingerprint
 from mailboat_schemas.errors import NotPermitted
 from mailboat_schemas.names import ClassName, DeviceId, SiteName
+from mailboat_schemas.tracing import trace_id
 
 PAGE_ROWS_MAX = 1000
 DECISIONS = {State.APPROVED: "device.approve", State.REJECTED: "device.reject"}
@@ -25,6 +30,9 @@ DECISIONS = {State.APPROVED: "device.approve", State.REJECTED: "device.reject"}
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
 After = Annotated[int, Query(ge=0, le=NUMBER_MAX, description="the last number of the page before")]
+SelectorText = Annotated[
+    str, Query(max_length=selectors.SELECTOR_CHARS_MAX, description="class=kiosk,site in (a,b)")
+]
 Limit = Annotated[int, Query(ge=1, le=PAGE_ROWS_MAX)]
 
 
@@ -61,6 +69,7 @@ class DeviceEvent(BaseModel):
     received_at: datetime  # by the controller's clock
     observed_at_ms: int  # by the device's, since 1970 UTC; it decides nothing
     content: dict[str, Any]
+    trace_id: str | None  # of the release it is about
 
 
 class Revocation(BaseModel):
@@ -97,16 +106,21 @@ def list_devices(
     context: Context,
     hardware_class: ClassName | None = None,
     site: SiteName | None = None,
+    selector: SelectorText = "",
     after: After = 0,
     limit: Limit = 100,
 ) -> list[Device]:
-    """A page by enrolment number."""
+    """A page by enrolment number, of all or of the devices that a selector names."""
+    reach, wanted = context.reach(), selectors.parse(selector)
+    bounds: dict[str, Any] = {"after": after, "limit": limit}
+    bounds |= {"hardware_class": hardware_class, "site": site}
     with context.store.read() as tx:
-        rows = devices.list_page(
-            tx, after=after, limit=limit, hardware_class=hardware_class, site=site
-        )
-    reach = context.reach()
-    return [_shown(row, reach) for row in rows]
+        if wanted.requirements:
+            rows = tuple(select(tx, wanted, reach, context.now(), **bounds))
+        else:
+            rows = devices.list_page(tx, **bounds)
+        links = reach_by_site(tx, {row.site for row in rows}, context.now())
+    return [_shown(row, reach, links) for row in rows]
 
 
 @router.get("/pending")
@@ -146,7 +160,8 @@ def reject_device(
 @router.get("/{device}")
 def get_device(device: DeviceId, _reader: Reader, context: Context) -> Device:
     with context.store.read() as tx:
-        return _shown(devices.get(tx, device), context.reach())
+        row = devices.get(tx, device)
+        return _shown(row, context.reach(), reach_by_site(tx, {row.site}, context.now()))
 
 
 @router.get("/{device}/events")
@@ -168,6 +183,7 @@ def list_events(
             received_at=row.received_at,
             observed_at_ms=row.observed_at_ms,
             content=dict(row.content),
+            trace_id=None if row.digest is None else trace_id(row.digest),
         )
         for row in rows
     ]
@@ -190,13 +206,14 @@ def revoke_device(
                 reason=revocation.reason,
             )
         row = devices.get(tx, device)
+        links = reach_by_site(tx, {row.site}, now)
     context.access_changed()
     context.wake()
-    return _shown(row, context.reach())
+    return _shown(row, context.reach(), links)
 
 
-def _shown(row: devices.DeviceRow, reach: Reach) -> Device:
-    stands = standing(row, reach)
+def _shown(row: devices.DeviceRow, reach: Reach, links: Mapping[str, Reach]) -> Device:
+    stands = standing(row, reach, links.get(row.site, Reach()))
     offset_ms = row.clock_offset_ms
     return Device(
         device=row.device,

@@ -23,6 +23,7 @@ from mailboat_controller.store import (
     device_certificates,
     devices,
     enrolment_requests,
+    sites,
     tokens,
     trust_roles,
 )
@@ -93,14 +94,17 @@ def create_kit(order: TokenOrder, operator: Operator, context: Context) -> Enrol
             details=order.model_dump(mode="json", exclude={"reason"}),
         )
         root = _newest_root(tx)
+        site = sites.by_name(tx, order.site)
     return EnrolmentKit(
         fleet=context.settings.fleet,
         hardware_class=order.hardware_class,
         site=order.site,
         labels=order.labels,
         api_url=context.api_url,
-        mqtt_host=context.mqtt_host,
-        mqtt_port=context.mqtt_port,
+        # Devices of a site speak to its broker, and ask its cache first.
+        mqtt_host=context.mqtt_host if site is None else site.broker_host,
+        mqtt_port=context.mqtt_port if site is None else site.broker_port,
+        mirrors=(site.cache_url,) if site is not None and site.cache_url else (),
         ca=context.authority.ca_pem.decode(),
         trust_root=root,
         token=token,
@@ -248,9 +252,10 @@ def _enrol(
 
 def _refuse_taken_name(tx: Transaction, device: str) -> None:
     # The broker knows people, pipelines and devices by the same common name.
-    if device in RESERVED_NAMES or credentials.has_name(tx, device):
+    of_a_site = sites.by_name(tx, device) is not None
+    if device in RESERVED_NAMES or credentials.has_name(tx, device) or of_a_site:
         raise Conflict(
-            f"The name {device} belongs to the controller, a person or a pipeline.",
+            f"The name {device} belongs to the controller, a pipeline or a site.",
             next_step="give the device another name.",
         )
 

@@ -116,6 +116,7 @@ Approver = Annotated[Person, Depends(require(Role.APPROVER))]
 # Certificates alone.
 Device = Annotated[Holder, Depends(require(Kind.DEVICE))]
 Pipeline = Annotated[Holder, Depends(require(Kind.CI))]
+Site = Annotated[Holder, Depends(require(Kind.SITE))]
 # Whoever may look at the fleet: people and dashboards.
 Reader = Annotated[Caller, Depends(require(*PEOPLE, Kind.DASHBOARD))]
 # Whoever may bring a release; and whoever may bring that or an approval (`submissions.py`).
@@ -126,7 +127,8 @@ AnyHolder = Annotated[Caller, Depends(require(Kind.DEVICE, Kind.CI, *PEOPLE))]
 DeviceOrOperator = Annotated[Caller, Depends(require(Kind.DEVICE, Role.OPERATOR))]
 
 # The model's bytes are worth more than what a viewer is there for.
-_FETCHERS = (Kind.DEVICE, Kind.CI, Role.OPERATOR, Role.APPROVER)
+# A site fetches for its cache.
+_FETCHERS = (Kind.DEVICE, Kind.SITE, Kind.CI, Role.OPERATOR, Role.APPROVER)
 Fetcher = Annotated[Caller, Depends(require(*_FETCHERS))]
 _fetcher = require(*_FETCHERS)
 

@@ -1,4 +1,4 @@
-"""Rollouts: how far they are, and the four orders a person can give."""
+"""Rollouts: how far they are, and the orders a person can give."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -16,9 +16,11 @@ router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
 
 _TRIGGERS = {
     "start": Trigger.START,
+    "promote": Trigger.PROMOTE,
     "pause": Trigger.PAUSE,
     "resume": Trigger.RESUME,
     "abort": Trigger.ABORT,
+    "undo": Trigger.UNDO,
 }
 
 
@@ -43,12 +45,12 @@ def get_rollout(name: Label, _reader: Reader, context: Context) -> Mapping[str, 
 @router.post("/{name}/{verb}")
 def order_rollout(
     name: Label,
-    verb: Literal["start", "pause", "resume", "abort"],
+    verb: Literal["start", "promote", "pause", "resume", "abort", "undo"],
     order: Order,
     operator: Operator,
     context: Context,
 ) -> Mapping[str, Any]:
-    """Start, pause, resume or abort; answers with what came of it."""
+    """Start, promote, pause, resume, abort or undo; answers with what came of it."""
     context.order(name, _TRIGGERS[verb], str(operator), order.reason)
     context.wake()
     return context.rollout_status(name)

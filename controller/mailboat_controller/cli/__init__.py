@@ -13,12 +13,17 @@ from mailboat_controller.cli import (
     data,
     demo,
     device,
+    device_logs,
+    device_orders,
+    explain,
+    get,
     hardware_class,
     ingest,
     model,
     model_build,
     model_quantize,
     output,
+    plan,
     release,
     release_approval,
     release_build_approval,
@@ -28,11 +33,15 @@ from mailboat_controller.cli import (
     release_retire,
     releases,
     rollout,
+    simulate,
+    site,
     token,
+    trace,
     trust,
     trust_keys,
     trust_pending,
     trust_request,
+    webhook,
 )
 from mailboat_schemas.errors import ConfigurationInvalid, MailboatError
 
@@ -47,6 +56,7 @@ app.command("init")(data.init)
 app.command("serve")(data.serve)
 app.command("ingest")(ingest.ingest)
 app.command("demo")(demo.demo)
+app.command("simulate")(simulate.simulate)
 for name, command in (
     ("make-key", trust_keys.make_key),
     ("public-key", trust_keys.public_key),
@@ -83,10 +93,22 @@ app.add_typer(artifact.app, name="artifact")
 app.add_typer(content_key.app, name="content-key")
 app.add_typer(token.app, name="token")
 app.add_typer(data.credential, name="credential")
+device.app.command("logs")(device_logs.logs)
+device.app.command("hold")(device_orders.hold)
+device.app.command("release-hold")(device_orders.release_hold)
+device.app.command("pin")(device_orders.pin)
+device.app.command("unpin")(device_orders.unpin)
+device.app.command("label")(device_orders.label)
+app.command("explain")(explain.explain)
+app.command("plan")(plan.plan)
+app.add_typer(get.app, name="get")
 app.add_typer(device.app, name="device")
+app.add_typer(site.app, name="site")
 app.add_typer(hardware_class.app, name="class")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(audit.app, name="audit")
+app.add_typer(webhook.app, name="webhook")
+app.command("trace")(trace.trace)
 
 
 def main() -> None:

@@ -65,7 +65,7 @@ def enroll_token(
     order = {
         "hardware_class": hardware_class,
         "site": site,
-        "labels": _labels(label or []),
+        "labels": options.labels(label or []),
         "uses": uses,
         "hours": hours,
         "approval": approval,
@@ -85,6 +85,7 @@ def enroll_token(
 def list_devices(
     hardware_class: Annotated[str | None, typer.Option("--class")] = None,
     site: Annotated[str | None, typer.Option("--site")] = None,
+    selector: options.SelectorOption = "",
     pending: Annotated[
         bool, typer.Option("--pending", help="Those that wait for approval instead.")
     ] = False,
@@ -98,7 +99,11 @@ def list_devices(
             output.show_rows(waiting, _PENDING_COLUMNS, as_json=as_json)
             return
         pages = client.pages(
-            "/v1/devices", "enrolment_number", hardware_class=hardware_class, site=site
+            "/v1/devices",
+            "enrolment_number",
+            hardware_class=hardware_class,
+            site=site,
+            selector=selector or None,
         )
         output.show_rows(list(pages), _COLUMNS, as_json=as_json)
 
@@ -168,16 +173,6 @@ def revoke(
     with options.client(connection) as client:
         found = client.post(f"/v1/devices/{device}/revoke", {"reason": reason})
     output.show_fields({key: found[key] for key in ("device", "revoked")}, as_json=as_json)
-
-
-def _labels(pairs: list[str]) -> dict[str, str]:
-    labels = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise typer.BadParameter(f"{pair!r}: write name=value", param_hint="--label")
-        labels[name] = value
-    return labels
 
 
 def _write_kit(out: Path, content: bytes) -> None:

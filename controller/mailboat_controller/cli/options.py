@@ -31,6 +31,15 @@ ConfigOption = Annotated[
     Path,
     typer.Option("--config", help="The controller's settings file.", envvar=CONFIG_VARIABLE),
 ]
+SelectorOption = Annotated[
+    str,
+    typer.Option(
+        "--selector",
+        "-l",
+        help="Such as 'class=kiosk,site in (a,b),region!=eu,running=vad@1.2.0'.",
+        show_default=False,
+    ),
+]
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept in the audit log.")]
 
 
@@ -63,3 +72,14 @@ def local_actor() -> str:
         return f"local:{getpass.getuser()}"
     except (KeyError, OSError):
         return f"local:{os.getuid()}"  # a container's user often has no name
+
+
+def labels(pairs: list[str]) -> dict[str, str]:
+    """What was said with --label."""
+    found = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"{pair!r}: write name=value", param_hint="--label")
+        found[name] = value
+    return found

@@ -1,4 +1,4 @@
-"""``mailboat rollout``: how far rollouts are, and the four orders a person can give."""
+"""``mailboat rollout``: how far rollouts are, and the orders a person can give."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ import typer
 from mailboat_controller.cli import options, output
 
 app = typer.Typer(
-    help="Rollouts: status, start, pause, resume, abort.",
+    help="Rollouts: status, start, promote, pause, resume, abort, undo.",
     epilog=output.examples(
         "mailboat rollout status heat-1-0-0",
         'mailboat rollout pause heat-1-0-0 --reason "a storm is coming"',
@@ -69,6 +69,17 @@ def start(
     _order(connection, name, "start", reason, as_json=as_json)
 
 
+@app.command("promote")
+def promote(
+    name: Annotated[str, typer.Argument(help="The rollout.")],
+    reason: options.Reason,
+    connection: options.ConnectionOption = None,
+    as_json: options.Json = False,
+) -> None:
+    """Open the next wave in place of the gate; who did and why is kept."""
+    _order(connection, name, "promote", reason, as_json=as_json)
+
+
 @app.command("pause")
 def pause(
     name: Annotated[str, typer.Argument(help="The rollout.")],
@@ -100,6 +111,17 @@ def abort(
 ) -> None:
     """Take a rollout back for good: its devices return to what they ran before."""
     _order(connection, name, "abort", reason, as_json=as_json)
+
+
+@app.command("undo")
+def undo(
+    name: Annotated[str, typer.Argument(help="The rollout.")],
+    reason: options.Reason,
+    connection: options.ConnectionOption = None,
+    as_json: options.Json = False,
+) -> None:
+    """Take a completed rollout back: the release before it is current again."""
+    _order(connection, name, "undo", reason, as_json=as_json)
 
 
 def _order(connection: Path | None, name: str, verb: str, reason: str, *, as_json: bool) -> None:

@@ -1,0 +1,76 @@
+"""Orders for this device alone: kept as they were signed, and in force again after a restart.
+
+The kept bytes are verified again at every start. Where they do not verify any more, as after the
+director's key was changed while the device was off, they do not count until the controller, which
+repeats what stands, has said them anew. A disk that refuses them changes nothing for this process.
+"""
+
+import logging
+from pathlib import Path
+
+from mailboat_agent.atomic_file import DiskFailing, replace_durably
+from mailboat_agent.facts import Device
+from mailboat_agent.link.acknowledgement import AckReader, open_order
+from mailboat_agent.trust.kept_manifests import read_bounded
+from mailboat_agent.trust.manifest import Manifest
+from mailboat_schemas.device_orders import DeviceDesired
+from mailboat_schemas.errors import DiskFull, MailboatError
+
+FILE_NAME = "device-order.msgpack"
+_log = logging.getLogger(__name__)
+
+
+class DeviceOrders:
+    """`open` once, `take` what comes; ``device.order`` is what stands."""
+
+    def __init__(
+        self, data_dir: Path, device: Device, reader: AckReader, manifest: Manifest
+    ) -> None:
+        self._path = data_dir / FILE_NAME
+        self._device = device
+        self.reader = reader
+        self._manifest = manifest
+
+    def open(self) -> None:
+        """Read back what stood. Never raises for what it finds on the disk."""
+        order = kept_order(self._path.parent, self._manifest, self._device.device)
+        if order is not None:
+            self._accept(order)
+
+    def take(self, order: DeviceDesired, payload: bytes) -> bool:
+        """One whose signature held; False for one that is no news. The newest counter wins."""
+        held = self._device.order
+        if held is not None and order.counter <= held.counter:
+            if order == held:
+                self._bring_documents(order)  # the bundle that has them may have come since
+            return False
+        if held is None or (order.holds, order.pins) != (held.holds, held.pins):
+            _log.info(
+                "%d holds and %d pins stand for this device.", len(order.holds), len(order.pins)
+            )
+        self._accept(order)
+        try:
+            replace_durably(self._path, payload)
+        except (DiskFull, DiskFailing) as error:
+            _log.warning("The order for this device could not be kept: %s", error)
+        return True
+
+    def _accept(self, order: DeviceDesired) -> None:
+        self._device.order = order
+        self._bring_documents(order)
+
+    def _bring_documents(self, order: DeviceDesired) -> None:
+        for pin in order.pins:
+            self._manifest.bring_document(pin.digest)
+
+
+def kept_order(data_dir: Path, manifest: Manifest, device: str) -> DeviceDesired | None:
+    """What stood when it came, if it still holds against the newest trust metadata."""
+    try:
+        payload = read_bounded(data_dir / FILE_NAME, DeviceDesired.wire_bytes_max)
+        return open_order(payload, manifest, device)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, MailboatError) as error:
+        _log.warning("The order kept for this device does not count any more: %s", error)
+        return None

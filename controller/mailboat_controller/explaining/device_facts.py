@@ -1,0 +1,132 @@
+"""A device as eligibility sees it, out of the registry and its newest report."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from mailboat_controller.store.devices import DeviceRow
+from mailboat_controller.store.overrides import HOLD, OverrideRow
+from mailboat_schemas.documents.release import ReleaseDocument
+from mailboat_schemas.eligibility import DeviceFacts, pins_that_stand
+from mailboat_schemas.reports import ReportedModel, ReportedState
+from mailboat_schemas.trust import Standing
+
+TRUST_STALE, CLOCK_UNTRUSTED = "trust_stale", "clock_untrusted"
+
+StandingOf = Callable[[str, str], Standing | None]
+DocumentOf = Callable[[str], ReleaseDocument | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownDevice:
+    """``reported_at`` is by the controller's clock; None: it has never reported."""
+
+    row: DeviceRow
+    facts: DeviceFacts
+    report: ReportedState | None
+    reported_at: datetime | None
+    overrides: tuple[OverrideRow, ...] = ()
+
+    def model(self, model: str) -> ReportedModel | None:
+        models = () if self.report is None else self.report.models
+        return next((each for each in models if each.model == model), None)
+
+    def holds(self, digest: str) -> bool:
+        """Whether it has, or had, this release, so that its document is there."""
+        models = () if self.report is None else self.report.models
+        return any(
+            digest in (each.serving_digest, each.target_digest, each.previous_digest, *each.whole)
+            for each in models
+        )
+
+    def has_confirmed(self, override: OverrideRow) -> bool:
+        """Whether its newest report says that it goes by this override."""
+        notes = () if self.report is None else self.report.notes
+        if override.kind == HOLD:
+            return (f"held:{override.model}" if override.model else "held") in notes
+        return f"pinned:{override.model}@{override.version}" in notes
+
+
+def known_device(
+    row: DeviceRow,
+    overrides: Iterable[OverrideRow],
+    standing_of: StandingOf,
+    document_of: DocumentOf,
+    now: datetime,
+) -> KnownDevice:
+    stand = tuple(each for each in overrides if each.expires_at > now)
+    report = None if row.report is None else ReportedState.model_validate(row.report)
+    return KnownDevice(
+        row=row,
+        facts=_facts(row, report, stand, standing_of, document_of),
+        report=report,
+        reported_at=_reported_at(row, report),
+        overrides=stand,
+    )
+
+
+def _facts(
+    row: DeviceRow,
+    report: ReportedState | None,
+    overrides: tuple[OverrideRow, ...],
+    standing_of: StandingOf,
+    document_of: DocumentOf,
+) -> DeviceFacts:
+    pins = [pin for each in overrides if (pin := each.pin) is not None]
+    holds = tuple(each.hold for each in overrides if each.kind == HOLD)
+    standing_pins = pins_that_stand(pins, standing_of)
+    if report is None:
+        return DeviceFacts(
+            device=row.device,
+            hardware_class=row.hardware_class,
+            enrolment_number=row.enrolment_number,
+            labels=row.labels,
+            runtime_version="",
+            providers=frozenset(),
+            memory_budget_bytes=0,
+            disk_free_bytes=0,
+            holds=holds,
+            pins=standing_pins,
+        )
+    told = report.facts
+    return DeviceFacts(
+        device=row.device,
+        hardware_class=row.hardware_class,
+        enrolment_number=told.enrolment_number,
+        labels=told.labels,
+        runtime_version=told.runtime_version,
+        providers=frozenset(told.providers),
+        memory_budget_bytes=told.memory_budget_bytes,
+        disk_free_bytes=told.disk_free_bytes,
+        held_files=_held_files(row.hardware_class, report, document_of),
+        failed=report.failed,
+        security_versions={each.model: each.security_version for each in report.models},
+        trust_fresh=TRUST_STALE not in report.notes,
+        clock_trusted=CLOCK_UNTRUSTED not in report.notes,
+        holds=holds,
+        pins=standing_pins,
+    )
+
+
+def _held_files(
+    hardware_class: str, report: ReportedState, document_of: DocumentOf
+) -> frozenset[str]:
+    """Of the releases that it says it has whole, or serves. It may hold parts of others, which
+    only spares downloads."""
+    found: set[str] = set()
+    named = {digest for each in report.models for digest in (*each.whole, each.serving_digest)}
+    for digest in named - {None}:
+        document = None if digest is None else document_of(digest)
+        variant = None if document is None else document.variant_for(hardware_class)
+        if variant is not None:
+            found |= variant.needed
+    return frozenset(found)
+
+
+def _reported_at(row: DeviceRow, report: ReportedState | None) -> datetime | None:
+    """When the device said it, by our clock; not after we last heard of it."""
+    if report is None:
+        return None
+    said = datetime.fromtimestamp(max(0, report.observed_at) / 1000, UTC)
+    said -= timedelta(milliseconds=row.clock_offset_ms or 0)
+    return said if row.last_seen_at is None else min(said, row.last_seen_at)

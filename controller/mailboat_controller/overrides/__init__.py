@@ -1,0 +1,1 @@
+"""Holds, pins and labels of single devices: recorded, audited, and told to the device."""
