@@ -78,7 +78,7 @@ HOMES = {
     },
     "fastapi": {"controller/api/"},
     # What the controller counts itself, and what it sums up of what devices tell.
-    "prometheus_client": {"controller/metrics.py", "controller/live_metrics.py"},
+    "prometheus_client": {"controller/metrics/"},
     "typer": {"controller/cli/"},
     "rich": {"controller/cli/"},
 }

@@ -120,6 +120,12 @@ class ApiClient:
     def put(self, path: str, content: Mapping[str, Any], **parameters: Any) -> Any:
         return self._request("PUT", path, json=dict(content), params=parameters).json()
 
+    def patch(self, path: str, content: Mapping[str, Any]) -> Any:
+        return self._request("PATCH", path, json=dict(content)).json()
+
+    def delete(self, path: str, **parameters: Any) -> None:
+        self._request("DELETE", path, params=parameters)
+
     def pages(self, path: str, key: str, **parameters: Any) -> Iterator[Any]:
         """Every row of a paged list; ``key`` names the number that pages go by."""
         after = 0

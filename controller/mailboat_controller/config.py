@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from mailboat_controller.artifacts.settings import ArtifactSettings
 from mailboat_controller.ingest.settings import IngestSettings, RetentionSettings
+from mailboat_controller.webhooks.settings import WebhookSettings
 from mailboat_schemas.errors import ConfigurationInvalid
 from mailboat_schemas.names import FleetId
 
@@ -90,6 +91,16 @@ class ControllerSettings(BaseSettings):
     )
     ingest: IngestSettings = IngestSettings()
     retention: RetentionSettings = RetentionSettings()
+    webhooks: WebhookSettings = WebhookSettings()
+    otlp_endpoint: str = Field(
+        default="",
+        max_length=512,
+        pattern=r"^(|https?://[^\s@?#]+)$",
+        description="an OpenTelemetry collector that spans go to; empty: none",
+    )
+    metrics_canaries: tuple[str, ...] = Field(
+        default=(), max_length=50, description="devices with series of their own in /metrics"
+    )
     tick_seconds: float = Field(default=1.0, gt=0, le=60)
     log_format: Literal["auto", "console", "json"] = "auto"
 
@@ -141,6 +152,10 @@ class ControllerSettings(BaseSettings):
         return self.data_dir / "tokens" / "artifact-keys.json"
 
     @property
+    def webhook_secrets_dir(self) -> Path:
+        return self.data_dir / "webhooks"
+
+    @property
     def serving_file(self) -> Path:
         """Written when the controller is ready: {api_url, mqtt_host, mqtt_port, pid}."""
         return self.data_dir / "serving.json"
@@ -178,4 +193,6 @@ def load(path: Path) -> ControllerSettings:
         ) from error
     data_dir = (path.parent / settings.data_dir).resolve()
     artifacts = settings.artifacts.beside(path.parent)
-    return settings.model_copy(update={"data_dir": data_dir, "artifacts": artifacts})
+    webhooks = settings.webhooks.beside(path.parent)
+    update = {"data_dir": data_dir, "artifacts": artifacts, "webhooks": webhooks}
+    return settings.model_copy(update=update)

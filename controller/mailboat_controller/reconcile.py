@@ -17,28 +17,27 @@ from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.delta_builds.telling import with_deltas
 from mailboat_controller.releases import publication
 from mailboat_controller.releases.publication import ClassWish, Published
-from mailboat_controller.rollout.decide import Decision, Rollout, decide
-from mailboat_controller.rollout.members import ROSTER_MIN, Member
-from mailboat_controller.rollout.state import FINAL, OFFERED, Phase, Trigger, move
+from mailboat_controller.rollout.decide import Decision, Facts, Rollout, decide, promote
+from mailboat_controller.rollout.members import Member
+from mailboat_controller.rollout.state import FINAL, OFFERED, ORDERS, Phase, Trigger, move
 from mailboat_controller.rollout_facts import Classes
+from mailboat_controller.rollout_moves import decided, told
 from mailboat_controller.store import artifact_life, audit, classes, rollouts
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.rollouts import AssignmentRow, RolloutRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_controller.trust import held_trust
 from mailboat_controller.trust.held_trust import HeldTrust
-from mailboat_schemas import cohort
-from mailboat_schemas.desired import OfferWave, ReleaseRef
+from mailboat_schemas.desired import ReleaseRef
+from mailboat_schemas.device_orders import DeviceDesired
 from mailboat_schemas.documents.rollout import WAVES_MAX
 from mailboat_schemas.errors import Conflict
 from mailboat_schemas.reports import Ack
+from mailboat_schemas.tracing import trace_id
 
 # A pass takes every rollout one step; a rollout has a start, its waves and an end.
 PASSES_MAX = 2 * (WAVES_MAX + 2)
 ACTOR = "controller"
-ORDERS = frozenset({Trigger.START, Trigger.PAUSE, Trigger.RESUME, Trigger.ABORT})
-# A wave that was open before its class joined the plan: it has let in nobody there.
-MISSED_WAVE = OfferWave(upto=cohort.UPTO_NONE, roster=ROSTER_MIN)
 
 _log = structlog.get_logger(__name__)
 
@@ -104,11 +103,15 @@ class Reconciler:
                 next_step="abort it to take the release back.",
             )
         with self._store.transaction() as tx:
+            if trigger is Trigger.PROMOTE:
+                self.reconcile(tx, now)  # what a person overrides is how it stands now
             row = rollouts.get(tx, name)
-            phase = move(name, row.rollout.phase, trigger)
-            because = f"{trigger} by {actor}" + (f": {reason}" if reason else "")
+            decision = self._ordered(tx, row.rollout, trigger, now)
+            by = f"{trigger} by {actor}" + (f": {reason}" if reason else "")
+            because = f"{by}; {decision.because}" if decision.because else by
             number = rollouts.next_number(tx)
-            rollouts.save(tx, _moved(row, phase, because, number, now), now)
+            decision = replace(decision, because=because)
+            rollouts.save(tx, decided(row, decision, number, now), now)
             audit.append(
                 tx,
                 at=now,
@@ -116,10 +119,25 @@ class Reconciler:
                 action=f"rollout.{trigger}",
                 subject=name,
                 reason=reason,
-                details={"from": row.rollout.phase.value, "to": phase.value},
+                details={
+                    "from": row.rollout.phase.value,
+                    "because": because,
+                    **told(decision),
+                },
             )
             self.reconcile(tx, now)
             return rollouts.get(tx, name).rollout
+
+    def _ordered(
+        self, tx: Transaction, rollout: Rollout, trigger: Trigger, now: datetime
+    ) -> Decision:
+        """What the order comes to, without saying whose it is."""
+        phase = move(rollout.name, rollout.phase, trigger)
+        if trigger is Trigger.PROMOTE:
+            return promote(rollout, _Fleet(tx, held_trust.read(tx)).facts(rollout.name), now)
+        if trigger is Trigger.UNDO:
+            _Fleet(tx, held_trust.read(tx)).refuse_to_leave_nothing(rollout)
+        return Decision(phase=phase, because="")
 
     def status(self, name: str) -> Mapping[str, Any]:
         """One rollout as people see it, with its counts.
@@ -137,6 +155,9 @@ class Reconciler:
 
     def sign_ack(self, ack: Ack) -> bytes:
         return self._keys.sign_ack(ack)
+
+    def sign_order(self, order: DeviceDesired) -> bytes:
+        return self._keys.sign_order(order)
 
     def assert_retained(self, now: datetime) -> int:
         with self._store.transaction() as tx:
@@ -209,21 +230,41 @@ class _Fleet:
         row = self._rows[name]
         if row.rollout.phase in FINAL:
             return False
-        facts = rollout_facts.facts(
-            row,
-            self._members_of(row.rollout),
-            self._trust,
-            [other for other in self._rows.values() if other.rollout.model == row.rollout.model],
-            self._classes,
-        )
-        decision = decide(row.rollout, facts, now)
+        decision = decide(row.rollout, self.facts(name), now)
         moved = decision.phase is not row.rollout.phase or decision.opens is not None
         if moved or decision.because != row.rollout.because:
-            self._rows[name] = _decided(row, decision, rollouts.next_number(self._tx), now)
+            self._rows[name] = decided(row, decision, rollouts.next_number(self._tx), now)
             rollouts.save(self._tx, self._rows[name], now)
         if moved:
             self._record_move(row.rollout, decision, now)
         return moved
+
+    def facts(self, name: str) -> Facts:
+        row = self._rows[name]
+        members = self._members_of(row.rollout)
+        found = rollout_facts.facts(
+            row,
+            members,
+            self._trust,
+            [other for other in self._rows.values() if other.rollout.model == row.rollout.model],
+            self._classes,
+        )
+        return replace(
+            found, ok_elsewhere=rollout_facts.ok_elsewhere(self._tx, row.rollout, members)
+        )
+
+    def refuse_to_leave_nothing(self, rollout: Rollout) -> None:
+        """
+        Raises:
+            Conflict: a class has no other approved release of the model to go back to.
+        """
+        for hardware_class in self._classes[rollout.name]:
+            standing = self._standing_releases(hardware_class, rollout.model)
+            if [ref.digest for ref in standing] == [rollout.digest]:
+                raise Conflict(
+                    f"Class {hardware_class} has no earlier approved release of {rollout.model}.",
+                    next_step="roll out another release, or withdraw the approval of this one.",
+                )
 
     def _members_of(self, rollout: Rollout) -> Mapping[str, tuple[Member, ...]]:
         key = (rollout.name, rollout.phase is Phase.COMPLETED)
@@ -283,9 +324,14 @@ class _Fleet:
         )
 
     def _record_move(self, rollout: Rollout, decision: Decision, now: datetime) -> None:
-        opens = {} if decision.opens is None else decision.opens
-        action = "wave" if opens else decision.phase.value
-        _log.info("rollout moved", rollout=rollout.name, to=action, because=decision.because)
+        action = "wave" if decision.opens else decision.phase.value
+        _log.info(
+            "rollout moved",
+            rollout=rollout.name,
+            to=action,
+            because=decision.because,
+            trace_id=trace_id(rollout.digest),
+        )
         audit.append(
             self._tx,
             at=now,
@@ -293,38 +339,5 @@ class _Fleet:
             action=f"rollout.{action}",
             subject=rollout.name,
             reason=decision.because,
-            details={
-                "from": rollout.phase.value,
-                "to": decision.phase.value,
-                "opened": {name: wave.model_dump(mode="json") for name, wave in opens.items()},
-            },
+            details={"from": rollout.phase.value, **told(decision)},
         )
-
-
-def _decided(row: RolloutRow, decision: Decision, number: int, now: datetime) -> RolloutRow:
-    moved = _moved(row, decision.phase, decision.because, number, now)
-    if decision.opens is None:
-        return moved
-    opened = dict(row.rollout.opened)
-    for hardware_class, wave in decision.opens.items():
-        # A class that joined the plan late was not let in by the waves before this one.
-        missed = row.rollout.waves_open - len(opened.get(hardware_class, ()))
-        opened[hardware_class] = (
-            *opened.get(hardware_class, ()),
-            *[MISSED_WAVE] * missed,
-            wave,
-        )
-    return replace(moved, rollout=replace(moved.rollout, opened=opened, wave_opened_at=now))
-
-
-def _moved(row: RolloutRow, phase: Phase, because: str, number: int, now: datetime) -> RolloutRow:
-    starts = row.rollout.phase is Phase.PLANNED and phase is Phase.RUNNING
-    completes = row.rollout.phase is not Phase.COMPLETED and phase is Phase.COMPLETED
-    return replace(
-        row,
-        rollout=replace(row.rollout, phase=phase, because=because),
-        started_at=now if starts else row.started_at,
-        completed_at=now if completes else row.completed_at,
-        start_number=number if starts else row.start_number,
-        completion_number=number if completes else row.completion_number,
-    )

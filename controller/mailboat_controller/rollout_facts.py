@@ -7,11 +7,12 @@ from mailboat_controller.rollout.counts import count_class
 from mailboat_controller.rollout.decide import Facts, Rollout
 from mailboat_controller.rollout.members import Member, Outcome, stronger
 from mailboat_controller.rollout.state import Phase
-from mailboat_controller.store import deliveries, devices, outcomes, releases
+from mailboat_controller.store import deliveries, devices, outcomes, paired_latency, releases
 from mailboat_controller.store.outcomes import OutcomeRow
 from mailboat_controller.store.rollouts import RolloutRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_controller.trust.held_trust import HeldTrust
+from mailboat_schemas.cohort import PPM
 
 NOT_STARTED = frozenset({Phase.PLANNED, Phase.ABORTED})
 AWAITS_BAD_NEWS = frozenset({Phase.COMPLETED, Phase.SUPERSEDED})
@@ -49,8 +50,12 @@ def load(
     """
     if rollout.phase not in AWAITS_BAD_NEWS:
         by_device = _outcomes(tx, rollout)
+        slow = _slow(tx, rollout, by_device)
         return {
-            name: tuple(_member(row, by_device.get(row.device)) for row in classes.members(name))
+            name: tuple(
+                _member(row, by_device.get(row.device), slow.get(row.device))
+                for row in classes.members(name)
+            )
             for name in names
         }
     failed = {
@@ -68,6 +73,15 @@ def load(
         )
         for name in names
     }
+
+
+def ok_elsewhere(
+    tx: Transaction, rollout: Rollout, members: Mapping[str, tuple[Member, ...]]
+) -> int:
+    """Good verdicts beside the bad news, where `load` leaves them out: see `Facts`."""
+    if rollout.phase not in AWAITS_BAD_NEWS or rollout.terms is None or not any(members.values()):
+        return 0
+    return outcomes.count_ok(tx, rollout.digest, since_epoch=rollout.retry_epoch)
 
 
 def facts(
@@ -149,16 +163,39 @@ def _outcomes(tx: Transaction, rollout: Rollout) -> dict[str, OutcomeRow]:
     # A device that runs the release already has no reason to try it, and to say so, again.
     unheard = [device for device in earlier if device not in found]
     for device in devices.committed_to(tx, rollout.digest, unheard):
-        found[device] = earlier[device]
+        # Of this retry it says nothing: those that failed it before are not among them.
+        found[device] = earlier[device]._replace(exposed_at_ms=None)
     return found
 
 
-def _member(row: devices.Member, outcome: OutcomeRow | None) -> Member:
+def _slow(
+    tx: Transaction, rollout: Rollout, by_device: Mapping[str, OutcomeRow]
+) -> Mapping[str, bool]:
+    """Which exposed devices became slower, where the plan asks; their telemetry is read for it."""
+    terms = rollout.terms
+    if terms is None or terms.latency_ratio_ppm == 0 or rollout.wave_opened_at is None:
+        return {}
+    exposed = sorted(name for name, row in by_device.items() if row.exposed_at_ms is not None)
+    return paired_latency.slow_devices(
+        tx,
+        rollout.model,
+        rollout.digest,
+        exposed,
+        since=rollout.wave_opened_at,
+        ratio=terms.latency_ratio_ppm / PPM,
+    )
+
+
+def _member(row: devices.Member, outcome: OutcomeRow | None, slow: bool | None = None) -> Member:
     return Member(
         device=row.device,
         enrolment_number=row.enrolment_number,
         labels=row.labels,
         revoked=row.revoked,
         outcome=None if outcome is None else outcome.outcome,
+        code="" if outcome is None else outcome.code,
         because="" if outcome is None else outcome.because or outcome.code,
+        exposed_at_ms=None if outcome is None else outcome.exposed_at_ms,
+        seen_at_ms=row.seen_at_ms,
+        slow=slow,
     )

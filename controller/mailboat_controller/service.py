@@ -11,7 +11,6 @@ import json
 import os
 import random
 import signal
-import ssl
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -32,13 +31,18 @@ from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
 from mailboat_controller.ground import Ground, open_ground
 from mailboat_controller.https_server import HttpsServer
 from mailboat_controller.ingest.flood import FloodGate
-from mailboat_controller.metrics import Metrics
+from mailboat_controller.loop_errors import first_error
+from mailboat_controller.metrics.fleet_roll_ups import FleetPanels
+from mailboat_controller.metrics.process_metrics import Metrics
+from mailboat_controller.metrics.site_metrics import SiteMetrics
 from mailboat_controller.mqtt.link import EVERY_CHANNEL, Link
 from mailboat_controller.mqtt.receiving import Receiver
 from mailboat_controller.mqtt.sending import Sender
-from mailboat_controller.pki.issuing import TlsFiles
+from mailboat_controller.outreach import open_outreach
+from mailboat_controller.pki.client_tls import client_context
 from mailboat_controller.releases.admission import Admission
 from mailboat_controller.rollout.state import Trigger
+from mailboat_controller.sites import bridge_news
 from mailboat_controller.store import locks
 from mailboat_controller.store.locks import HeldLock
 from mailboat_controller.trust.role_admission import RoleAdmission
@@ -88,7 +92,7 @@ async def serve(settings: ControllerSettings, *, stop: asyncio.Event | None = No
         try:
             await _Controller(settings, ground, held).run(stopped)
         except* MailboatError as group:
-            raise _first(group) from None
+            raise first_error(group) from None
         finally:
             settings.serving_file.unlink(missing_ok=True)
             await asyncio.shield(asyncio.to_thread(ground.close))
@@ -107,7 +111,9 @@ class _Controller:
         self._stats = stats.Publisher(settings.fleet)
         store, fleet = ground.store, settings.fleet
         self._care = ArtifactCare(store, ground.artifacts, settings.artifacts, now)
-        self._metrics = Metrics(store, lambda: self._stats.latest)
+        self._fleet = FleetPanels(settings.fleet, settings.metrics_canaries)
+        self._metrics = Metrics(store, lambda: self._stats.latest, state=self._fleet.state)
+        self._metrics.add(SiteMetrics(store, now))
         self._deltas: DeltaLoops = open_loops(
             settings, store, ground.artifacts, now=now, tell=self._changed.set
         )
@@ -124,8 +130,15 @@ class _Controller:
             now=now,
             gate=FloodGate(settings.ingest.flood_limits),
         )
+        rng = random.Random()  # noqa: S311  spreads what is tried again, hides nothing
+        self._outreach = open_outreach(settings, ground, now=now, rng=rng, queued=self._queued.set)
         self._upkeep = Upkeep(
-            store=store, settings=settings, held=held, changed=self._wake_all, now=now
+            store=store,
+            settings=settings,
+            held=held,
+            changed=self._wake_all,
+            now=now,
+            more=self._outreach.loops,
         )
         self._sender = Sender(
             store=store,
@@ -140,9 +153,10 @@ class _Controller:
             host=self._settings.mqtt_host,
             port=self._broker_port,
             fleet=self._settings.fleet,
-            tls=_client_context(self._ground.client),
+            tls=client_context(self._ground.client),
             rng=random.Random(),  # noqa: S311  spreads reconnects, hides nothing
             channels=(Channel.SUBMIT,) if self._settings.ingest.partitions else EVERY_CHANNEL,
+            filters=(bridge_news.SUBSCRIPTION,),
         )
         server, addresses = self._listen()
         loops = {
@@ -187,8 +201,7 @@ class _Controller:
         server = HttpsServer(
             app, host=settings.listen_host, port=settings.listen_port, files=ground.server
         )
-        port = server.bind()
-        addresses = addresses_of(settings, api_port=port, mqtt_port=self._broker_port)
+        addresses = addresses_of(settings, api_port=server.bind(), mqtt_port=self._broker_port)
         late["app"] = build_app(
             ApiContext(
                 settings=settings,
@@ -212,6 +225,9 @@ class _Controller:
                 reach=lambda: self._upkeep.reach.now,
                 leads=self._upkeep.leads,
                 absent_partitions=self._upkeep.absent_partitions,
+                log_orders=self._outreach.log_orders,
+                overrides=self._outreach.overrides,
+                courier=self._outreach.courier,
                 api_url=addresses.api_url,
                 mqtt_host=addresses.mqtt_host,
                 mqtt_port=addresses.mqtt_port,
@@ -287,7 +303,8 @@ class _Controller:
 
     def _roll_ups(self) -> dict[str, stats.RollUp]:
         with self._ground.store.read() as tx:
-            return stats.roll_ups(tx, self._settings.fleet, now())
+            found = stats.roll_ups(tx, self._settings.fleet, now())
+            return {**found, **self._fleet.roll_ups(tx, now())}
 
     def _access_changed(self) -> None:
         try:
@@ -321,21 +338,6 @@ class _Controller:
                 _log.error("the embedded broker does not start", problem=str(error))
 
 
-def _first(group: BaseExceptionGroup[MailboatError]) -> MailboatError:
-    """One of the errors that ended the loops; whoever called knows what to do with each of them."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, MailboatError)  # noqa: S101  `except*` let nothing else through
-    return error
-
-
 def _rest_seconds(started: float, seconds_min: float) -> float:
     """How long a loop stays away after a turn that began at ``started`` (monotonic)."""
     return max(seconds_min, REST_FACTOR * (time.monotonic() - started))
-
-
-def _client_context(files: TlsFiles) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(files.ca))
-    context.load_cert_chain(files.certificate, files.key)
-    return context

@@ -3,9 +3,11 @@ whether the broker can be heard."""
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from types import MappingProxyType
+from typing import Any
 
 import structlog
 
@@ -13,6 +15,7 @@ from mailboat_controller import leading
 from mailboat_controller.config import ControllerSettings
 from mailboat_controller.mqtt.link import Link
 from mailboat_controller.presence import BrokerReach
+from mailboat_controller.sites import bridge_news
 from mailboat_controller.store import ingest_partitions, retention, trust_roles
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.ingest_partitions import PartitionRow
@@ -20,6 +23,7 @@ from mailboat_controller.store.locks import HeldLock
 from mailboat_controller.store.retention import LEVEL_DAY, LEVEL_HOUR, Step
 from mailboat_controller.store.transaction import Transaction
 from mailboat_controller.trust import expiry
+from mailboat_controller.webhooks import expiring
 from mailboat_schemas.errors import MailboatError
 
 PARTITION_LOOK_SECONDS = 1.0
@@ -45,14 +49,20 @@ class Upkeep:
         held: HeldLock,
         changed: Callable[[], None],
         now: Callable[[], datetime],
+        more: Mapping[str, Callable[[], Coroutine[Any, Any, None]]] = MappingProxyType({}),
     ) -> None:
-        """Args: changed: called when a rollout may decide otherwise."""
+        """
+        Args:
+            changed: called when a rollout may decide otherwise.
+            more: other loops of the leader, by name.
+        """
         self._store = store
         self._settings = settings
         self._held = held
         self._changed = changed
         self._now = now
         self._partitions: tuple[PartitionRow, ...] = ()
+        self._more = more
         self.reach = BrokerReach(now())
 
     async def run(self, link: Link) -> None:
@@ -64,6 +74,8 @@ class Upkeep:
             group.create_task(leading.keep(self._held), name="lead")
             group.create_task(self._watch_reach(link), name="reach")
             group.create_task(self._thin(), name="retention")
+            for name, loop in self._more.items():
+                group.create_task(loop(), name=name)
             if self._settings.ingest.partitions:
                 group.create_task(self._watch_partitions(), name="partitions")
 
@@ -81,13 +93,24 @@ class Upkeep:
         return tuple(n for n in range(self._settings.ingest.partitions) if n not in there)
 
     async def _watch_reach(self, link: Link) -> None:
-        forgotten = 0
+        forgotten, doubted = 0, 0
         while True:
+            if link.connections != doubted and await asyncio.to_thread(self._doubt_sites):
+                doubted = link.connections
             if link.sessions_lost != forgotten:
                 forgotten = link.sessions_lost
                 self.reach.forgot(self._now())
             self.reach.look(connected=link.connected, at=self._now())
             await asyncio.sleep(REACH_LOOK_SECONDS)
+
+    def _doubt_sites(self) -> bool:
+        """What we knew of bridges was of before this connection; False: try again."""
+        try:
+            bridge_news.doubt(self._store, self._now())
+        except MailboatError as error:
+            _log.warning("links to sites are not looked at again yet", problem=str(error))
+            return False
+        return True
 
     async def _watch_partitions(self) -> None:
         """Their news of rollouts come by the database: what they changed is looked at at once."""
@@ -143,10 +166,12 @@ class Upkeep:
                 retention.merge_telemetry, level=LEVEL_DAY, older_than=now - kept.span("hour_days")
             ),
             partial(retention.drop_telemetry, older_than=now - kept.span("day_days")),
+            partial(retention.drop_fleet_sums, older_than=now - kept.span("day_days")),
         )
 
     def _warn_of_ends(self) -> None:
         with self._store.transaction() as tx:
             ingest_partitions.forget_from(tx, self._settings.ingest.partitions)
             roles = trust_roles.newest(tx)
+            expiring.tell(tx, expiry.role_statuses(roles, self._now()), self._now())
         expiry.warn(roles, self._now())  # as good a place as any for what is said once an hour

@@ -17,6 +17,7 @@ from mailboat_controller.api.app import make_app
 from mailboat_schemas import examples
 from mailboat_schemas.codec import encode
 from mailboat_schemas.desired import DesiredState, FreshTimestamp, ManifestBundle
+from mailboat_schemas.device_orders import DeviceDesired, LogExcerpt
 from mailboat_schemas.documents import HardwareClass, ReleaseDocument, ReleaseSource, Rollout
 from mailboat_schemas.envelope import Envelope
 from mailboat_schemas.events import EventBatch
@@ -42,11 +43,22 @@ MESSAGES: tuple[type[BaseModel], ...] = (
     EventBatch,
     TelemetryBatch,
     Presence,
+    DeviceDesired,
+    LogExcerpt,
     Submission,
     SubmissionReply,
     Envelope,
 )
-_SIGNED = {"ReportedState", "EventBatch", "Hello", "TelemetryBatch", "Presence", "Ack"}
+_SIGNED = {
+    "ReportedState",
+    "EventBatch",
+    "Hello",
+    "TelemetryBatch",
+    "Presence",
+    "Ack",
+    "DeviceDesired",
+    "LogExcerpt",
+}
 _BEGIN, _END = "<!-- examples: begin -->", "<!-- examples: end -->"
 
 

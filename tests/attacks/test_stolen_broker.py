@@ -17,12 +17,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from attack_broker import StolenBroker, stolen_broker
 from attack_siege import Siege
 from enrolled_fleet import FLEET, EnrolledDevice
+from mailboat_agent.device_orders import DeviceOrders
 from mailboat_agent.journal.outbox import Outbox
 from mailboat_agent.link import manifest_poll
 from mailboat_agent.link.acknowledgement import FORGED_BEFORE_TOLD, AckReader
 from mailboat_agent.link.correspondence import Correspondence, subscriptions, topic_of
 from mailboat_agent.link.manifest_poll import ManifestPoll
 from mailboat_agent.link.mqtt import Broker, Link, Message
+from mailboat_agent.logs.answers import LogAnswers
+from mailboat_agent.logs.ring import LogRing
 from mailboat_agent.trust.manifest import Counter
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.store import devices
@@ -285,15 +288,18 @@ def post_of(siege: Siege, broker: Broker | None = None) -> tuple[Correspondence,
         seal=seal,
         rng=random.Random(1),
     )
+    acks = AckReader(device=DEVICE, manifest=box.manifest, ledger=box.ledger)
     post = Correspondence(
         device=box.device,
         link=link,
         outbox=Outbox(DEVICE, box.journal, seal, random.Random(1)),
         reporter=None,  # type: ignore[arg-type]  # nothing is sent here
         reconciler=box.reconciler,
-        acks=AckReader(device=DEVICE, manifest=box.manifest, ledger=box.ledger),
+        acks=acks,
         ledger=box.ledger,
         report_seconds_min=1.0,
+        log_answers=LogAnswers(DEVICE, LogRing(box.directory / "logs", 0), seal),
+        orders=DeviceOrders(box.directory, box.device, acks, box.manifest),
     )
     return post, link
 

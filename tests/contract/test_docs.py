@@ -26,6 +26,7 @@ from mailboat_controller.cli import app, output
 from mailboat_controller.config import ENVIRONMENT_PREFIX, ControllerSettings
 from mailboat_controller.ingest.settings import IngestSettings, RetentionSettings
 from mailboat_controller.releases.build import build_release, plan_of
+from mailboat_controller.webhooks.settings import WebhookSettings
 from mailboat_schemas.documents import HardwareClass, Rollout
 from mailboat_schemas.documents.yaml_source import load_document
 from mailboat_schemas.errors import MailboatError
@@ -257,6 +258,7 @@ def read_default(model: type[BaseModel], key: str, literal: str) -> object:
         (ArtifactSettings, "artifacts.md", "Settings"),
         (IngestSettings, "scale-out.md", "Settings"),
         (RetentionSettings, "retention.md", "Settings"),
+        (WebhookSettings, "webhooks.md", "Settings"),
     ],
 )
 def test_every_setting_is_documented_with_its_default(

@@ -52,8 +52,8 @@ def test_the_reply_in_protocol_md_reads() -> None:
 def test_every_payload_of_the_topic_table_has_an_example() -> None:
     without = {rule.payload for rule in TOPICS.values()} - EXAMPLES.keys()
 
-    # JSON, a flat object of the dashboard's choosing, and the override of a later issue.
-    assert without == {"SubmissionReply", "RollUp", "DeviceDesired"}
+    # JSON, and a flat object of the dashboard's choosing.
+    assert without == {"SubmissionReply", "RollUp"}
 
 
 def test_every_topic_of_the_table_stands_in_protocol_md() -> None:

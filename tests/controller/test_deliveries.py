@@ -7,7 +7,7 @@ import pytest
 
 from delta_fleet import DeltaFleet
 from enrolled_fleet import EnrolledDevice
-from mailboat_controller.metrics import Metrics
+from mailboat_controller.metrics.process_metrics import Metrics
 from mailboat_controller.store import deliveries, releases
 from mailboat_schemas.deltas import DELIVERY, Delivery, DeliveryOutcome, Source
 from mailboat_schemas.events import EventKind

@@ -7,9 +7,10 @@ import pytest
 
 from controller_core import Core, plan
 from enrolled_fleet import FLEET
-from mailboat_controller.ingest.batch import FLOODING_ACTION, ingest
+from mailboat_controller.ingest.batch import ingest
 from mailboat_controller.ingest.flood import FloodGate, FloodLimits
-from mailboat_controller.metrics import Metrics
+from mailboat_controller.ingest.flood_telling import FLOODING_ACTION
+from mailboat_controller.metrics.process_metrics import Metrics
 from mailboat_controller.mqtt import receiving
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.mqtt.link import Link

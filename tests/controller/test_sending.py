@@ -11,7 +11,7 @@ import pytest
 
 from controller_core import Core, plan
 from enrolled_fleet import CLASS, FLEET
-from mailboat_controller.metrics import Metrics
+from mailboat_controller.metrics.process_metrics import Metrics
 from mailboat_controller.mqtt import link as mqtt
 from mailboat_controller.mqtt.link import Link
 from mailboat_controller.mqtt.sending import REFUSED_RETRY_SECONDS, Sender

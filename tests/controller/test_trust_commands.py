@@ -11,7 +11,7 @@ import pytest
 
 from command_line import forget_settings, mailboat
 from mailboat_controller.access.people import Role
-from mailboat_controller.metrics import Metrics
+from mailboat_controller.metrics.process_metrics import Metrics
 from mailboat_controller.store import audit
 from mailboat_schemas.enrolment import Kind
 from running_controller import RunningController, running_controller

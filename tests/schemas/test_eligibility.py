@@ -128,6 +128,14 @@ def test_a_paused_offer_starts_nothing() -> None:
     assert first_no(evaluate(FACTS, offered(PILOT_WAVE, paused=True), NOON)) == "in_cohort"
 
 
+def test_a_device_that_a_wave_leaves_out_by_name_waits_for_the_next() -> None:
+    left_out = ALL_WAVE.model_copy(update={"absent": ("dev-2",)})
+    away = replace(FACTS, device="dev-2")
+
+    assert first_no(evaluate(away, offered(PILOT_WAVE, left_out), NOON)) == "in_cohort"
+    assert evaluate(replace(FACTS, device="dev-3"), offered(PILOT_WAVE, left_out), NOON).eligible
+
+
 def test_a_device_enrolled_after_the_wave_opened_waits_for_the_next() -> None:
     late = replace(FACTS, device="dev-2", enrolment_number=10)
 

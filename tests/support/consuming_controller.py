@@ -9,7 +9,7 @@ from pathlib import Path
 from mailboat_controller.artifacts.directory import DirectoryStore
 from mailboat_controller.authority.keys import create_key
 from mailboat_controller.authority.online import OnlineKeys
-from mailboat_controller.metrics import Metrics
+from mailboat_controller.metrics.process_metrics import Metrics
 from mailboat_controller.mqtt.link import Link
 from mailboat_controller.mqtt.receiving import Receiver
 from mailboat_controller.reconcile import Reconciler

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import ssl
 import threading
 from collections import Counter
@@ -29,7 +30,9 @@ from mailboat_controller.artifacts.opening import open_store
 from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.config import ControllerSettings
 from mailboat_controller.content.keys import ContentKeys
+from mailboat_controller.device_logs.orders import LogOrders
 from mailboat_controller.https_server import HttpsServer
+from mailboat_controller.overrides.orders import Overrides
 from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.reconcile import Reconciler
 from mailboat_controller.releases.admission import Admission
@@ -37,6 +40,7 @@ from mailboat_controller.store import classes
 from mailboat_controller.store.engine import Store
 from mailboat_controller.trust import held_trust
 from mailboat_controller.trust.role_admission import RoleAdmission
+from mailboat_controller.webhooks.courier import Courier
 from mailboat_schemas.documents.hardware_class import HardwareClass
 from mailboat_schemas.enrolment import Kind
 from trust_fleet import CLASS, FLEET, TrustFleet
@@ -80,9 +84,18 @@ class RunningApi:
     refused: Counter[str] = field(default_factory=Counter)
     clock_ahead: timedelta = timedelta()
     care: ArtifactCare = field(init=False)
+    courier: Courier = field(init=False)
 
     def __post_init__(self) -> None:
         self.care = ArtifactCare(self.store, self.artifacts, self.settings.artifacts, self.now)
+        self.courier = Courier(
+            self.store,
+            self.settings.webhooks,
+            fleet=FLEET,
+            secrets_dir=self.settings.webhook_secrets_dir,
+            now=self.now,
+            rng=random.Random(1),
+        )
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self.clock_ahead
@@ -249,6 +262,11 @@ def _served(api: RunningApi) -> Iterator[None]:
         wake=wake,
         metrics=lambda: b"# metrics\n",
         roll_ups=lambda: {"fleet/demo": {"t": 1.0, "devices": 0}},
+        log_orders=LogOrders(
+            api.store, api.reconciler.sign_order, FLEET, now=api.now, queued=lambda: None
+        ),
+        overrides=Overrides(api.store, api.reconciler, FLEET, now=api.now, queued=lambda: None),
+        courier=api.courier,
         api_url="https://controller.example:8443",
         mqtt_host="broker.example",
         mqtt_port=8883,

@@ -21,6 +21,7 @@ from kill_points import count_calls
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.assembly import make_meter, make_reconciler
 from mailboat_agent.config import AgentConfig
+from mailboat_agent.device_orders import DeviceOrders
 from mailboat_agent.facts import Device
 from mailboat_agent.identity.credentials import Credentials
 from mailboat_agent.identity.device_key import certificate_request, key_der, make_key
@@ -31,6 +32,8 @@ from mailboat_agent.ledger import Ledger
 from mailboat_agent.link.acknowledgement import AckReader
 from mailboat_agent.link.correspondence import Correspondence
 from mailboat_agent.link.mqtt import LinkDown, LinkUp, Message
+from mailboat_agent.logs.answers import LogAnswers
+from mailboat_agent.logs.ring import LogRing
 from mailboat_agent.report import Reporter
 from mailboat_agent.serving.json_tensors import tensor_of_json
 from mailboat_agent.serving.process import RuntimeFacts
@@ -234,6 +237,7 @@ class VirtualDevice:
 
     def _connect(self, device: Device) -> None:
         rng, clock = self.rng, self.clock
+        self.log_ring = LogRing(self.config.data_dir / "logs", 0)
         reporter = Reporter(
             device=device,
             identity=self.credentials.identity,
@@ -244,15 +248,20 @@ class VirtualDevice:
             reconciler=self.reconciler,
         )
         self.reporter = reporter
+        acks = AckReader(device=NAME, manifest=self.manifest, ledger=self.ledger)
+        orders = DeviceOrders(self.config.data_dir, device, acks, self.manifest)
+        orders.open()
         self.post = Correspondence(
             device=device,
             link=self.wire,  # type: ignore[arg-type]
             outbox=Outbox(NAME, self.journal, self.credentials.seal, rng),
             reporter=reporter,
             reconciler=self.reconciler,
-            acks=AckReader(device=NAME, manifest=self.manifest, ledger=self.ledger),
+            acks=acks,
             ledger=self.ledger,
             report_seconds_min=1,
+            log_answers=LogAnswers(NAME, self.log_ring, self.credentials.seal),
+            orders=orders,
         )
         self.telemetry = Telemetry(self.runtime, self.journal, clock.wall)
         self.renewal = self.credentials.renewal(
@@ -280,7 +289,7 @@ class VirtualDevice:
             self.renew_at = clock.monotonic + await self.renewal.look()
         for _ in range(20):  # what is said is answered at once, and the answer lets more be said
             self.post.report(self.reporter.build(clock.wall), clock.monotonic)
-            self.post.send(clock.monotonic)
+            self.post.send(clock.wall, clock.monotonic)
             if not self.wire.answers:
                 break
             while self.wire.answers:

@@ -29,6 +29,7 @@ from mailboat_controller.authority.roles import (
 from mailboat_controller.durable_file import fsync_directory
 from mailboat_schemas.codec import encode
 from mailboat_schemas.desired import DesiredState
+from mailboat_schemas.device_orders import DeviceDesired
 from mailboat_schemas.envelope import (
     Envelope,
     EnvelopeSignature,
@@ -146,6 +147,10 @@ class OnlineKeys:
     def sign_ack(self, ack: Ack) -> bytes:
         """Likewise of an acknowledgement: a device forgets its events on it."""
         return seal(self.director, PayloadType.ACK, encode(ack))
+
+    def sign_order(self, order: DeviceDesired) -> bytes:
+        """Likewise of what one device alone is asked."""
+        return seal(self.director, PayloadType.DEVICE_DESIRED, encode(order))
 
 
 def seal(director: Signer, kind: str, payload: bytes) -> bytes:

@@ -7,9 +7,11 @@ them.
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from mailboat_controller.rollout.binomial import trials_needed
 from mailboat_schemas.cohort import PPM
 from mailboat_schemas.documents.interface import Tensor
 from mailboat_schemas.documents.release import ReleaseDocument, Variant
+from mailboat_schemas.gate_terms import StatisticalGate
 from mailboat_schemas.plan import Plan, PlanWave
 
 FILES_SHOWN_MAX = 64  # as many as a variant can have
@@ -83,9 +85,28 @@ def _wave(wave: PlanWave) -> str:
         parts.append("only " + ", ".join(f"{name}={value}" for name, value in wave.ring.items()))
     if wave.earliest:
         parts.append(f"not before {_at(wave.earliest)}")
-    verdicts = f"{wave.ok_min} good verdicts" if wave.ok_min else "a good verdict of everybody"
-    parts.append(f"passes with {verdicts} in each class")
+    if wave.gate is not None:
+        parts.append(_statistical(wave.gate))
+    else:
+        verdicts = f"{wave.ok_min} good verdicts" if wave.ok_min else "a good verdict of everybody"
+        parts.append(f"passes with {verdicts} in each class")
+    if wave.wait_max:
+        parts.append(f"pauses for a person after {wave.wait_max / 3600:g} h")
     return "; ".join(parts)
+
+
+def _statistical(gate: StatisticalGate) -> str:
+    """What the approver agrees to, and how many devices it takes at least."""
+    error = gate.beta_ppm / PPM / (2 if gate.looks > 1 else 1)
+    needed = trials_needed(0, gate.p1_ppm / PPM, error)
+    return (
+        f"passes when fewer than {_percent(gate.p1_ppm)} fail (wrong in {_percent(gate.beta_ppm)} "
+        f"of rollouts), asked {gate.looks} times from {gate.soak_seconds / 3600:g} h on every "
+        f"{gate.look_seconds / 3600:g} h, the silent counted as failed: {needed} good verdicts at "
+        f"least; halts on evidence that more than {_percent(gate.p0_ppm)} fail, or more than "
+        f"{_percent(gate.silence_ppm)} are gone for {gate.verdict_seconds / 3600:g} h (wrong in "
+        f"{_percent(gate.alpha_ppm)} of rollouts each)"
+    )
 
 
 def _variant(variant: Variant) -> Iterator[str]:

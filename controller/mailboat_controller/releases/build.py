@@ -38,6 +38,7 @@ from mailboat_schemas.documents.release import (
 from mailboat_schemas.documents.rollout import Rollout, Wave
 from mailboat_schemas.documents.yaml_source import load_document
 from mailboat_schemas.errors import ConfigurationInvalid, DiskFull, DocumentInvalid
+from mailboat_schemas.gate_terms import seconds_of, terms_of
 from mailboat_schemas.plan import Plan, PlanWave
 
 _PERCENT = 100
@@ -189,6 +190,8 @@ def _plan_wave(wave: Wave, devices: int | None) -> PlanWave:
         ring=wave.ring,
         earliest=_seconds("earliest", wave.earliest),
         ok_min=wave.gate.ok_min or 0,
+        gate=terms_of(wave.gate),
+        wait_max=seconds_of(wave.gate.wait_max_hours),
     )
 
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.rollout.state import OFFERED, Phase
-from mailboat_controller.store import manifests, outbox, releases
+from mailboat_controller.store import first_told, manifests, outbox, releases
 from mailboat_controller.store.manifests import ManifestRow
 from mailboat_controller.store.releases import ReleaseRow
 from mailboat_controller.store.rollouts import AssignmentRow, RolloutRow
@@ -171,6 +171,7 @@ def publish_changed(
             problems[wish.hardware_class] = error
             continue
         _store(tx, fleet, bundle, content_digest, now)
+        first_told.note(tx, wish.hardware_class, number, _named(wish), now)
         published.append(wish.hardware_class)
     return Published(classes=tuple(published), problems=problems)
 
@@ -295,6 +296,15 @@ def _bundle(
         content_digest="",
         published_at=now,
     )
+
+
+def _named(wish: ClassWish) -> Iterable[tuple[str, str]]:
+    """Digest and role of every release that devices are told to run."""
+    for each in wish.assignments:
+        if each.current is not None:
+            yield each.current.digest, first_told.CURRENT
+        if each.offer is not None:
+            yield each.offer.release.digest, first_told.OFFER
 
 
 def _store(

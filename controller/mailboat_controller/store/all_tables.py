@@ -6,7 +6,13 @@ from mailboat_controller.store import (
     content_key_tables,
     delta_tables,
     device_tables,
+    fleet_tables,
+    log_tables,
+    override_tables,
+    site_tables,
     tables,
+    trace_tables,
+    webhook_tables,
 )
 from mailboat_controller.store.table_names import metadata
 
@@ -16,6 +22,12 @@ __all__ = [
     "content_key_tables",
     "delta_tables",
     "device_tables",
+    "fleet_tables",
+    "log_tables",
     "metadata",
+    "override_tables",
+    "site_tables",
     "tables",
+    "trace_tables",
+    "webhook_tables",
 ]

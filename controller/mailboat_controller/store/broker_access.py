@@ -8,6 +8,7 @@ from sqlalchemy import Connection, select
 from mailboat_controller.store import device_certificates, tables
 from mailboat_controller.store.device_certificates import RefusedCertificate
 from mailboat_controller.store.instants import to_ms
+from mailboat_controller.store.site_tables import sites
 from mailboat_schemas.enrolment import Kind
 
 _devices = tables.devices
@@ -38,11 +39,14 @@ def read(tx: Connection, now: datetime) -> Access:
         holders.setdefault(kind, set()).add(name)
     allowed = {name for name, _ in devices}.union(*holders.values())
     refused = device_certificates.refused(tx, now)
+    cut_off = {each.name for each in refused if each.revoked} - allowed
+    # From the day a site is known: its bridge may connect as soon as it has its kit.
+    bridges = holders[Kind.SITE].union(tx.execute(select(sites.c.name)).scalars()) - cut_off
     return Access(
         devices=tuple((name, hardware_class) for name, hardware_class in devices),
         pipelines=tuple(sorted(holders[Kind.CI])),
         dashboards=tuple(sorted(holders[Kind.DASHBOARD])),
-        sites=tuple(sorted(holders[Kind.SITE])),
-        cut_off=tuple(sorted({each.name for each in refused if each.revoked} - allowed)),
+        sites=tuple(sorted(bridges)),
+        cut_off=tuple(sorted(cut_off)),
         refused=refused,
     )

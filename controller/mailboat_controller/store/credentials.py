@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from mailboat_controller.store import tables
 from mailboat_controller.store.instants import from_ms, to_ms
@@ -56,6 +56,17 @@ def in_force(tx: Connection, *, name: str, kind: str, now: datetime) -> bool:
         c.name == name, c.kind == kind, c.revoked.is_(False), c.expires_at > to_ms(now)
     )
     return tx.execute(found.limit(1)).first() is not None
+
+
+def ends_by_name(tx: Connection, kind: str) -> dict[str, datetime]:
+    """When the newest certificate in force of each holder of a kind ends."""
+    c = _credentials.c
+    rows = tx.execute(
+        select(c.name, func.max(c.expires_at))
+        .where(c.kind == kind, c.revoked.is_(False))
+        .group_by(c.name)
+    )
+    return {name: from_ms(at) for name, at in rows}
 
 
 def every(tx: Connection) -> tuple[CredentialRow, ...]:

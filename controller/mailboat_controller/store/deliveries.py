@@ -3,7 +3,7 @@
 A delivery is told with ``trial_started``, which is stored once, so each is counted once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, select
 from mailboat_controller.store import releases
 from mailboat_controller.store.delta_tables import deliveries
 from mailboat_controller.store.upsert import upsert
-from mailboat_schemas.deltas import Delivery, DeliveryOutcome, delivery_of
+from mailboat_schemas.deltas import DeliveryOutcome, delivery_of
 from mailboat_schemas.events import Event, EventKind
 
 # A device may say anything; an honest one fetches no release more than a few times.
@@ -48,17 +48,22 @@ class DeliveryCount:
 
 
 def fold(tx: Connection, hardware_class: str, events: Iterable[Event]) -> None:
-    """Count what these events, never seen before, tell of deliveries."""
+    """Count what these events, never seen before, tell of deliveries to devices of a class."""
+    came: dict[tuple[str, DeliveryOutcome], list[int]] = {}  # each fetched so many bytes
     for event in events:
-        if event.kind is not EventKind.TRIAL_STARTED or event.digest is None:
+        if event.kind is EventKind.TRIAL_STARTED and event.digest is not None:
+            told = delivery_of(event.evidence)
+            if told is not None:
+                came.setdefault((event.digest, told.outcome), []).append(told.fetched_bytes)
+    # In one order, so that no two who add to the same counts wait for each other.
+    for digest in sorted({digest for digest, _ in came}):
+        row = releases.by_digest(tx, digest)
+        variant = None if row is None else row.parsed().variant_for(hardware_class)
+        if variant is None:
             continue
-        told = delivery_of(event.evidence)
-        row = None if told is None else releases.by_digest(tx, event.digest)
-        if told is None or row is None:
-            continue
-        variant = row.parsed().variant_for(hardware_class)
-        if variant is not None:
-            _add(tx, event.digest, hardware_class, told, sum(variant.artifacts.values()))
+        whole_bytes = sum(variant.artifacts.values())
+        for outcome in sorted(outcome for each, outcome in came if each == digest):
+            _add(tx, digest, hardware_class, outcome, came[digest, outcome], whole_bytes)
 
 
 def of_release(tx: Connection, digest: str) -> tuple[DeliveryCount, ...]:
@@ -97,25 +102,31 @@ def totals(tx: Connection) -> tuple[DeliveryCount, ...]:
 
 
 def _add(
-    tx: Connection, digest: str, hardware_class: str, told: Delivery, whole_bytes: int
+    tx: Connection,
+    digest: str,
+    hardware_class: str,
+    outcome: DeliveryOutcome,
+    fetched: Sequence[int],
+    whole_bytes: int,
 ) -> None:
-    fetched_bytes = min(told.fetched_bytes, FETCHED_TIMES_MAX * whole_bytes)
-    key = {
-        "digest": digest,
-        "hardware_class": hardware_class,
-        "outcome": told.outcome.value,
-    }
+    """
+    Args:
+        fetched: bytes, one for each delivery.
+    """
+    count = len(fetched)
+    fetched_bytes = sum(min(each, FETCHED_TIMES_MAX * whole_bytes) for each in fetched)
+    key = {"digest": digest, "hardware_class": hardware_class, "outcome": outcome.value}
     # One statement: several take in what devices tell at the same time.
     row = upsert(tx, deliveries).values(
-        **key, count=1, fetched_bytes=fetched_bytes, whole_bytes=whole_bytes
+        **key, count=count, fetched_bytes=fetched_bytes, whole_bytes=count * whole_bytes
     )
     tx.execute(
         row.on_conflict_do_update(
             index_elements=list(key),
             set_={
-                "count": _c.count + 1,
+                "count": _c.count + count,
                 "fetched_bytes": _c.fetched_bytes + fetched_bytes,
-                "whole_bytes": _c.whole_bytes + whole_bytes,
+                "whole_bytes": _c.whole_bytes + count * whole_bytes,
             },
         )
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, or_, select, update
+from sqlalchemy import Connection, bindparam, or_, update
 
 from mailboat_controller.store import devices, tables
 from mailboat_controller.store.devices import DeviceRow
@@ -39,10 +39,22 @@ def mark_seen_many(tx: Connection, seen: Mapping[str, datetime]) -> None:
     )
 
 
-def set_presence(tx: Connection, device: str, *, session: int, online: bool, at: datetime) -> bool:
-    """Take a birth or a last will; one of an older session changes nothing and gives False."""
+def set_presence(
+    tx: Connection,
+    device: str,
+    *,
+    session: int,
+    online: bool,
+    at: datetime,
+    held: DeviceRow | None = None,
+) -> bool:
+    """Take a birth or a last will; one of an older session changes nothing and gives False.
+
+    Args:
+        held: the device's row, where the caller has it locked; here and below.
+    """
     c = _devices.c
-    held = tx.execute(select(c.online, c.session).where(c.device == device)).first()
+    held = held or devices.by_name(tx, device)
     if held is None or held.session > session:
         return False
     # A broker that tells again what it retains tells no news.
@@ -55,9 +67,11 @@ def set_presence(tx: Connection, device: str, *, session: int, online: bool, at:
     return True
 
 
-def set_report(tx: Connection, report: ReportedState, *, at: datetime) -> bool:
+def set_report(
+    tx: Connection, report: ReportedState, *, at: datetime, held: DeviceRow | None = None
+) -> bool:
     """Keep a verified report unless a newer one, by session and then by time, is held."""
-    known = devices.by_name(tx, report.device)
+    known = held or devices.by_name(tx, report.device)
     if known is None or not _outranks(report, known.report, at):
         return False
     tx.execute(
@@ -71,8 +85,11 @@ def set_report(tx: Connection, report: ReportedState, *, at: datetime) -> bool:
     return True
 
 
-def measure_clock(tx: Connection, row: DeviceRow, report: ReportedState, *, at: datetime) -> None:
-    """Keep how far the device's clock is from ours, from a report that came live.
+def measure_clock(
+    tx: Connection, row: DeviceRow, report: ReportedState, *, at: datetime
+) -> int | None:
+    """Keep how far the device's clock is from ours, in milliseconds, from a report that came live;
+    returns it, or None when what is held is better.
 
     On its way a report grows older, never younger: of two measures the larger is nearer the truth.
     A device that was started again, or an hour, may have another clock.
@@ -82,17 +99,19 @@ def measure_clock(tx: Connection, row: DeviceRow, report: ReportedState, *, at: 
     held_ms, seen_at = row.clock_offset_ms, row.clock_seen_at
     same_session = row.report is not None and row.report["session"] == report.session
     if (
-        held_ms is None
-        or seen_at is None
-        or not same_session
-        or offset_ms >= held_ms
-        or at - seen_at > CLOCK_MEASURE_KEPT
+        held_ms is not None
+        and seen_at is not None
+        and same_session
+        and offset_ms < held_ms
+        and at - seen_at <= CLOCK_MEASURE_KEPT
     ):
-        tx.execute(
-            update(_devices)
-            .where(_devices.c.device == row.device)
-            .values(clock_offset_ms=offset_ms, clock_seen_at=to_ms(at))
-        )
+        return None
+    tx.execute(
+        update(_devices)
+        .where(_devices.c.device == row.device)
+        .values(clock_offset_ms=offset_ms, clock_seen_at=to_ms(at))
+    )
+    return offset_ms
 
 
 def set_doubled(tx: Connection, device: str, *, by: str, at: datetime) -> None:

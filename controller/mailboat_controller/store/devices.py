@@ -17,12 +17,15 @@ from sqlalchemy import (
     cast,
     func,
     insert,
+    not_,
+    or_,
     select,
     update,
 )
 
 from mailboat_controller.store import tables
 from mailboat_controller.store.instants import from_ms, to_ms
+from mailboat_controller.store.site_tables import sites
 from mailboat_schemas.errors import Conflict, NotFound
 from mailboat_schemas.reports import ModelPhase
 
@@ -76,6 +79,7 @@ class Member(NamedTuple):
     enrolment_number: int
     labels: Mapping[str, str]
     revoked: bool
+    seen_at_ms: int | None = None  # by the controller's clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,13 +209,13 @@ def members(tx: Connection, hardware_class: str) -> tuple[Member, ...]:
     c = _devices.c
     rows = tx.execute(
         # The labels as text: thousands of devices share a few sets of them, parsed once each.
-        select(c.device, c.enrolment_number, cast(c.labels, Text), c.revoked)
+        select(c.device, c.enrolment_number, cast(c.labels, Text), c.revoked, c.last_seen_at)
         .where(c.hardware_class == hardware_class)
         .order_by(c.enrolment_number)
     )
     return tuple(
-        Member(device, number, _labels(labels), revoked)
-        for device, number, labels, revoked in rows.fetchall()
+        Member(device, number, _labels(labels), revoked, seen_at)
+        for device, number, labels, revoked, seen_at in rows.fetchall()
     )
 
 
@@ -249,6 +253,8 @@ def serving(tx: Connection, digest: str) -> tuple[str, ...]:
 def count_by_class(tx: Connection) -> tuple[ClassCount, ...]:
     c = _devices.c
     live = c.revoked.is_(False)
+    # Of a site that is cut off, what was told before says nothing of now (`presence.py`).
+    known = c.site.not_in(select(sites.c.name).where(sites.c.connected.is_(False)))
 
     def counted(condition: Any) -> Any:
         return func.sum(case((condition, 1), else_=0))
@@ -258,9 +264,9 @@ def count_by_class(tx: Connection) -> tuple[ClassCount, ...]:
             c.hardware_class,
             func.count().label("enrolled"),
             counted(c.revoked.is_(True)).label("revoked"),
-            counted(and_(live, c.online.is_(True))).label("online"),
-            counted(and_(live, c.online.is_(False))).label("offline"),
-            counted(and_(live, c.online.is_(None))).label("unknown"),
+            counted(and_(live, known, c.online.is_(True))).label("online"),
+            counted(and_(live, known, c.online.is_(False))).label("offline"),
+            counted(and_(live, or_(not_(known), c.online.is_(None)))).label("unknown"),
         )
         .group_by(c.hardware_class)
         .order_by(c.hardware_class)

@@ -58,20 +58,27 @@ def append(
     events: Sequence[Event | UnreadRow],
     received_at: datetime,
 ) -> None:
-    if not events:
-        return
+    write(tx, rows_of(device, epoch, events, received_at))
+
+
+def rows_of(
+    device: str, epoch: str, events: Sequence[Event | UnreadRow], received_at: datetime
+) -> list[dict[str, Any]]:
+    """For `write`, which takes those of many devices at once."""
     origin = {"device": device, "epoch": epoch, "received_at": to_ms(received_at)}
-    tx.execute(
-        insert(_events),
-        [
-            {
-                **origin,
-                "sequence": event.sequence,
-                **(_read(event) if isinstance(event, Event) else _unread(event, epoch)),
-            }
-            for event in events
-        ],
-    )
+    return [
+        {
+            **origin,
+            "sequence": event.sequence,
+            **(_read(event) if isinstance(event, Event) else _unread(event, epoch)),
+        }
+        for event in events
+    ]
+
+
+def write(tx: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    if rows:
+        tx.execute(insert(_events), rows)
 
 
 def unread(tx: Connection, *, after: int = 0, limit: int = 500) -> tuple[EventRow, ...]:

@@ -1,13 +1,14 @@
 """The fold of a device's events for one release, kept up to date as events arrive."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from mailboat_controller.rollout.members import Outcome, stronger
 from mailboat_controller.store import tables
+from mailboat_controller.store.devices import NAMES_AT_ONCE
 from mailboat_controller.store.events import RETRY_EPOCH_MAX
 from mailboat_controller.store.instants import to_ms
 from mailboat_controller.store.plain_json import plain
@@ -20,6 +21,7 @@ _asked = select(
     _outcomes.c.outcome,
     _outcomes.c.code,
     _outcomes.c.because,
+    _outcomes.c.exposed_at,
 )
 _OUTCOME = {outcome.value: outcome for outcome in Outcome}
 
@@ -40,51 +42,122 @@ class OutcomeRow(NamedTuple):
     outcome: Outcome
     code: str
     because: str
+    exposed_at_ms: int | None = None  # by the controller's clock; None: never exposed
 
 
 def fold(tx: Connection, device: str, events: Iterable[Event], now: datetime) -> bool:
     """Take events into the outcomes; says whether any outcome changed."""
+    return fold_all(tx, [(device, event) for event in events], now)
+
+
+def fold_all(tx: Connection, told: Sequence[tuple[str, Event]], now: datetime) -> bool:
+    """Take events of many devices, each with its device's name, into the outcomes in this order;
+    says whether any outcome changed."""
+    verdicts = [
+        (_Key(event.digest, device, min(event.retry_epoch, RETRY_EPOCH_MAX)), event)
+        for device, event in told
+        if event.kind in OUTCOME_OF and event.digest is not None
+    ]
+    if not verdicts:
+        return False
+    before = _held(tx, {key for key, _ in verdicts})
+    held = dict(before)
     changed = False
-    for event in events:
-        told = OUTCOME_OF.get(event.kind)
-        if told is not None and event.digest is not None:
-            changed = _fold_one(tx, device, event, event.digest, told, now) or changed
+    for key, event in verdicts:
+        known = held.get(key)
+        now_held = _folded(known, event, OUTCOME_OF[event.kind], to_ms(now))
+        changed = changed or known is None or known.outcome is not now_held.outcome
+        held[key] = now_held
+    _write(tx, before, held)
     return changed
 
 
-def _fold_one(
-    tx: Connection, device: str, event: Event, digest: str, told: Outcome, now: datetime
-) -> bool:
-    c = _outcomes.c
-    retry_epoch = min(event.retry_epoch, RETRY_EPOCH_MAX)
-    here = (c.digest == digest, c.device == device, c.retry_epoch == retry_epoch)
-    held = tx.execute(select(_outcomes).where(*here)).first()
-    exposed_at = None if told is Outcome.REFUSED else to_ms(now)
+class _Key(NamedTuple):
+    digest: str
+    device: str
+    retry_epoch: int
+
+
+class _Held(NamedTuple):
+    outcome: Outcome
+    code: str
+    because: str
+    exposed_at: int | None
+    updated_at: int
+
+
+def _folded(held: _Held | None, event: Event, told: Outcome, now_ms: int) -> _Held:
+    """What is held once this event was told as well. Pure."""
+    exposed_at = None if told is Outcome.REFUSED else now_ms
     code, because = plain(event.code), plain(event.because)
-    news = {"code": code, "because": because, "updated_at": to_ms(now)}
     if held is None:
-        tx.execute(
-            insert(_outcomes).values(
-                digest=digest,
-                device=device,
-                retry_epoch=retry_epoch,
-                outcome=told.value,
-                exposed_at=exposed_at,
-                **news,
-            )
-        )
-        return True
-    held_outcome = Outcome(held.outcome)
-    exposed_at = held.exposed_at if held.exposed_at is not None else exposed_at
-    if stronger(held_outcome, told) is not held_outcome:
-        tx.execute(
-            update(_outcomes).where(*here).values(outcome=told.value, exposed_at=exposed_at, **news)
-        )
-        return True
+        return _Held(told, code, because, exposed_at, now_ms)
+    if stronger(held.outcome, told) is not held.outcome:
+        exposed_at = held.exposed_at if held.exposed_at is not None else exposed_at
+        return _Held(told, code, because, exposed_at, now_ms)
     # Of two equal outcomes the words of one are kept, the same one in whatever order they come.
-    if told is held_outcome and (code, because) < (held.code, held.because):
-        tx.execute(update(_outcomes).where(*here).values(news))
-    return False
+    if told is held.outcome and (code, because) < (held.code, held.because):
+        return held._replace(code=code, because=because, updated_at=now_ms)
+    return held
+
+
+def _held(tx: Connection, keys: Collection[_Key]) -> dict[_Key, _Held]:
+    c = _outcomes.c
+    found: dict[_Key, _Held] = {}
+    digests = sorted({key.digest for key in keys})
+    names = sorted({key.device for key in keys})
+    for some_digests in _in_parts(digests):
+        for some_names in _in_parts(names):
+            query = select(_outcomes).where(c.digest.in_(some_digests), c.device.in_(some_names))
+            for row in tx.execute(query):
+                key = _Key(row.digest, row.device, row.retry_epoch)
+                if key in keys:
+                    found[key] = _Held(
+                        _OUTCOME[row.outcome],
+                        row.code,
+                        row.because,
+                        row.exposed_at,
+                        row.updated_at,
+                    )
+    return found
+
+
+def _in_parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    for first in range(0, len(names), NAMES_AT_ONCE):
+        yield names[first : first + NAMES_AT_ONCE]
+
+
+_INSERT = insert(_outcomes)
+_UPDATE = (
+    update(_outcomes)
+    .where(
+        _outcomes.c.digest == bindparam("of_digest"),
+        _outcomes.c.device == bindparam("of_device"),
+        _outcomes.c.retry_epoch == bindparam("of_retry_epoch"),
+    )
+    .values(
+        {name: bindparam(f"new_{name}") for name in _Held._fields},
+    )
+)
+
+
+def _write(tx: Connection, before: Mapping[_Key, _Held], held: Mapping[_Key, _Held]) -> None:
+    new = [
+        {**key._asdict(), **each._asdict(), "outcome": each.outcome.value}
+        for key, each in held.items()
+        if key not in before
+    ]
+    if new:
+        tx.execute(_INSERT, new)
+    other = [
+        {f"of_{name}": value for name, value in key._asdict().items()}
+        | {f"new_{name}": value for name, value in each._asdict().items()}
+        | {"new_outcome": each.outcome.value}
+        for key, each in held.items()
+        if key in before and before[key] != each
+    ]
+    if other:
+        tx.execute(_UPDATE, other)
 
 
 def of_release(tx: Connection, digest: str) -> tuple[OutcomeRow, ...]:
@@ -100,6 +173,16 @@ def failures(tx: Connection, digest: str) -> tuple[OutcomeRow, ...]:
     c = _outcomes.c
     failed = c.outcome == Outcome.FAILED.value
     return _read(tx.execute(_asked.where(c.digest == digest, failed)).fetchall())
+
+
+def count_ok(tx: Connection, digest: str, *, since_epoch: int) -> int:
+    """Devices with a good verdict in this retry epoch or a later one."""
+    c = _outcomes.c
+    return tx.execute(
+        select(func.count(func.distinct(c.device))).where(
+            c.digest == digest, c.outcome == Outcome.OK.value, c.retry_epoch >= since_epoch
+        )
+    ).scalar_one()
 
 
 def highest_failed_epoch(tx: Connection, digest: str, *, offered: int) -> int | None:
@@ -119,6 +202,6 @@ def highest_failed_epoch(tx: Connection, digest: str, *, offered: int) -> int | 
 
 def _read(rows: Sequence[Any]) -> tuple[OutcomeRow, ...]:
     return tuple(
-        OutcomeRow(device, retry_epoch, _OUTCOME[told], code, because)
-        for device, retry_epoch, told, code, because in rows
+        OutcomeRow(device, retry_epoch, _OUTCOME[told], code, because, exposed_at)
+        for device, retry_epoch, told, code, because, exposed_at in rows
     )

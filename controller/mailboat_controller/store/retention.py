@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from mailboat_controller.store import tables
+from mailboat_controller.store import fleet_sums, tables
 from mailboat_controller.store.instants import to_ms
 from mailboat_controller.store.plain_json import plain
 from mailboat_controller.store.upsert import upsert
@@ -125,6 +125,11 @@ def drop_telemetry(tx: Connection, *, older_than: datetime) -> Step:
     if old:
         tx.execute(delete(_telemetry).where(c.id.in_(old)))
     return Step(len(old), more=len(old) == ROWS_PER_STEP_MAX)
+
+
+def drop_fleet_sums(tx: Connection, *, older_than: datetime) -> Step:
+    """Forget sums of releases that nothing was told of since."""
+    return Step(fleet_sums.forget(tx, older_than=older_than), more=False)
 
 
 def _put(

@@ -165,7 +165,7 @@ def _values(rollout: Rollout) -> dict[str, Any]:
         "model": rollout.model,
         "version": rollout.version,
         "digest": rollout.digest,
-        "plan": rollout.plan.model_dump(mode="json"),
+        "plan": rollout.plan.to_json(),
         "phase": rollout.phase.value,
         "wave": rollout.waves_open - 1,
         "opened": {
@@ -175,6 +175,7 @@ def _values(rollout: Rollout) -> dict[str, Any]:
         "because": rollout.because,
         "retry_epoch": rollout.retry_epoch,
         "wave_opened_at": _ms(rollout.wave_opened_at),
+        "resumed_at": _ms(rollout.resumed_at),
     }
 
 
@@ -190,6 +191,7 @@ def _read(row: Row[Any]) -> RolloutRow:
             opened=_opened(row.opened),
             because=row.because,
             wave_opened_at=_instant(row.wave_opened_at),
+            resumed_at=_instant(row.resumed_at),
             retry_epoch=row.retry_epoch,
         ),
         created_at=from_ms(row.created_at),

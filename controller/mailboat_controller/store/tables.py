@@ -84,6 +84,7 @@ devices = Table(
     sqlite_autoincrement=True,
 )
 Index("ix_devices_hardware_class", devices.c.hardware_class)
+Index("ix_devices_site", devices.c.site)
 
 credentials = Table(
     "credentials",
@@ -240,6 +241,7 @@ rollouts = Table(
     # Raised when a release that failed is approved again under a new rollout name.
     Column("retry_epoch", Integer, nullable=False, default=0),
     _now("wave_opened_at", nullable=True),
+    _now("resumed_at", nullable=True),
     _now("started_at", nullable=True),
     _now("completed_at", nullable=True),
     # Starts and completions in the order they happened; a clock may be set back. Of two rollouts

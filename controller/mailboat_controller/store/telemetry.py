@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection, func, insert, select
 
@@ -30,26 +31,38 @@ def append(
     Args:
         clock_offset_ms: the device's clock less ours, as far as it is known.
     """
-    if not windows:
-        return
-    tx.execute(
-        insert(_telemetry),
-        [
-            {
-                "device": device,
-                "epoch": epoch,
-                "sequence": window.sequence,
-                "model": window.model,
-                "version": window.version,
-                "digest": window.digest,
-                "started_at": max(0, min(window.started_at, OBSERVED_MS_MAX)),
-                "content": plain(window.model_dump(mode="python")),
-                "received_at": to_ms(received_at),
-                "began_at": _began_ms(window.started_at - clock_offset_ms, received_at),
-            }
-            for window in windows
-        ],
-    )
+    write(tx, rows_of(device, epoch, windows, received_at, clock_offset_ms=clock_offset_ms))
+
+
+def rows_of(
+    device: str,
+    epoch: str,
+    windows: Sequence[TelemetryWindow],
+    received_at: datetime,
+    *,
+    clock_offset_ms: int = 0,
+) -> list[dict[str, Any]]:
+    """For `write`, which takes those of many devices at once; arguments as of `append`."""
+    return [
+        {
+            "device": device,
+            "epoch": epoch,
+            "sequence": window.sequence,
+            "model": window.model,
+            "version": window.version,
+            "digest": window.digest,
+            "started_at": max(0, min(window.started_at, OBSERVED_MS_MAX)),
+            "content": plain(window.model_dump(mode="python")),
+            "received_at": to_ms(received_at),
+            "began_at": _began_ms(window.started_at - clock_offset_ms, received_at),
+        }
+        for window in windows
+    ]
+
+
+def write(tx: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    if rows:
+        tx.execute(insert(_telemetry), rows)
 
 
 def _began_ms(started_ms: int, received_at: datetime) -> int:

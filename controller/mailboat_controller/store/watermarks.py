@@ -1,11 +1,13 @@
 """Up to where a device's two streams are on our disk, for each epoch of its outbox."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from mailboat_controller.store import tables
+from mailboat_controller.store.devices import NAMES_AT_ONCE
 from mailboat_controller.store.instants import to_ms
 
 # A device that keeps losing its journal must not fill the table. Its oldest epochs are forgotten;
@@ -34,20 +36,70 @@ def of_device(tx: Connection, device: str) -> dict[str, Watermark]:
     return {row.epoch: Watermark(row.events, row.telemetry, row.number) for row in rows}
 
 
+def of_devices(tx: Connection, names: Collection[str]) -> dict[str, dict[str, Watermark]]:
+    """As `of_device`, by device; those without any are not there."""
+    c = _watermarks.c
+    found: dict[str, dict[str, Watermark]] = {}
+    ordered = sorted(names)
+    for first in range(0, len(ordered), NAMES_AT_ONCE):
+        some = c.device.in_(ordered[first : first + NAMES_AT_ONCE])
+        rows = tx.execute(select(c.device, c.epoch, c.events, c.telemetry, c.number).where(some))
+        for row in rows:
+            mark = Watermark(row.events, row.telemetry, row.number)
+            found.setdefault(row.device, {})[row.epoch] = mark
+    return found
+
+
+def put_all(
+    tx: Connection,
+    marks: Mapping[tuple[str, str], Watermark],
+    known: Mapping[str, Collection[str]],
+    at: datetime,
+) -> None:
+    """
+    Args:
+        marks: by device and epoch.
+        known: the epochs of each device that have a row already.
+    """
+    moved, first = [], []
+    for (device, epoch), mark in marks.items():
+        if epoch in known[device]:
+            moved.append({"of_device": device, "of_epoch": epoch, **_values(mark, at, "to_")})
+        elif not known[device]:
+            first.append({"device": device, "epoch": epoch, **_values(mark, at)})
+        else:
+            put(tx, device, epoch, mark, at)
+    if moved:
+        tx.execute(_MOVE, moved)
+    if first:
+        tx.execute(insert(_watermarks), first)
+
+
 def put(tx: Connection, device: str, epoch: str, watermark: Watermark, at: datetime) -> None:
     c = _watermarks.c
-    values = {
-        "events": watermark.events,
-        "telemetry": watermark.telemetry,
-        "number": watermark.number,
-        "updated_at": to_ms(at),
-    }
+    values = _values(watermark, at)
     changed = tx.execute(
         update(_watermarks).where(c.device == device, c.epoch == epoch).values(values)
     )
     if changed.rowcount == 0:
         tx.execute(insert(_watermarks).values(device=device, epoch=epoch, **values))
         _forget_oldest(tx, device)
+
+
+_COLUMNS = ("events", "telemetry", "number", "updated_at")
+_MOVE = (
+    update(_watermarks)
+    .where(
+        _watermarks.c.device == bindparam("of_device"),
+        _watermarks.c.epoch == bindparam("of_epoch"),
+    )
+    .values({name: bindparam(f"to_{name}") for name in _COLUMNS})
+)
+
+
+def _values(mark: Watermark, at: datetime, prefix: str = "") -> dict[str, int]:
+    values = (mark.events, mark.telemetry, mark.number, to_ms(at))
+    return {prefix + name: value for name, value in zip(_COLUMNS, values, strict=True)}
 
 
 def _forget_oldest(tx: Connection, device: str) -> None:

@@ -26,10 +26,11 @@ WHO = {
     "wall": "dashboard",
     "build": "ci",
     "dev-1": "device",
+    "harbour": "site",
 }
 PEOPLE = {"viewer", "operator", "approver"}
 READERS = PEOPLE | {"dashboard"}
-FETCHERS = {"operator", "approver", "ci", "device"}
+FETCHERS = {"operator", "approver", "ci", "device", "site"}
 SOME = "ab" * 32
 KEY_ID = "ab" * 16
 RENEWAL = "/v1/devices/self/certificate"
@@ -63,6 +64,28 @@ RULES: list[tuple[str, str, str, set[str]]] = [
     ),
     ("POST", "/v1/devices/{device}/revoke", "/v1/devices/dev-1/revoke", {"operator"}),
     ("POST", "/v1/enrolment-tokens", "/v1/enrolment-tokens", {"operator"}),
+    ("POST", "/v1/devices/{device}/logs", "/v1/devices/dev-1/logs", {"operator"}),
+    ("GET", "/v1/devices/{device}/logs", "/v1/devices/dev-1/logs", {"operator"}),
+    (
+        "GET",
+        "/v1/devices/{device}/logs/{request}",
+        f"/v1/devices/dev-1/logs/{16 * 'a'}",
+        {"operator"},
+    ),
+    ("GET", "/v1/devices/{device}/explain", "/v1/devices/dev-1/explain", READERS),
+    ("POST", "/v1/devices/{device}/hold", "/v1/devices/dev-1/hold", {"operator"}),
+    ("POST", "/v1/devices/{device}/release-hold", "/v1/devices/dev-1/release-hold", {"operator"}),
+    ("POST", "/v1/devices/{device}/pin", "/v1/devices/dev-1/pin", {"operator"}),
+    ("POST", "/v1/devices/{device}/unpin", "/v1/devices/dev-1/unpin", {"operator"}),
+    ("POST", "/v1/devices/{device}/labels", "/v1/devices/dev-1/labels", {"operator"}),
+    ("POST", "/v1/plans", "/v1/plans", READERS),
+    ("GET", "/v1/traces", "/v1/traces?of=x", READERS),
+    ("GET", "/v1/webhooks", "/v1/webhooks", {"operator"}),
+    ("POST", "/v1/webhooks", "/v1/webhooks", {"operator"}),
+    ("DELETE", "/v1/webhooks/{name}", "/v1/webhooks/x?reason=r", {"operator"}),
+    ("POST", "/v1/webhooks/{name}/test", "/v1/webhooks/x/test", {"operator"}),
+    ("POST", "/v1/webhooks/{name}/{verb}", "/v1/webhooks/x/enable", {"operator"}),
+    ("GET", "/v1/webhooks/{name}/deliveries", "/v1/webhooks/x/deliveries", {"operator"}),
     ("GET", "/v1/hardware-classes", "/v1/hardware-classes", READERS),
     ("GET", "/v1/hardware-classes/{name}", f"/v1/hardware-classes/{CLASS}", READERS),
     ("PUT", "/v1/hardware-classes/{name}", f"/v1/hardware-classes/{CLASS}", {"operator"}),
@@ -94,6 +117,12 @@ RULES: list[tuple[str, str, str, set[str]]] = [
     ("POST", "/v1/releases/{model}/{version}/retire", f"{RELEASE}/retire", {"operator"}),
     ("POST", "/v1/releases/{model}/{version}/reinstate", f"{RELEASE}/reinstate", {"operator"}),
     ("GET", "/v1/rollouts", "/v1/rollouts", READERS),
+    ("GET", "/v1/sites", "/v1/sites", READERS),
+    ("POST", "/v1/sites", "/v1/sites", {"operator"}),
+    ("GET", "/v1/sites/{name}", "/v1/sites/harbour", READERS),
+    ("PATCH", "/v1/sites/{name}", "/v1/sites/harbour", {"operator"}),
+    ("POST", "/v1/sites/{name}/remove", "/v1/sites/harbour/remove", {"operator"}),
+    ("GET", "/v1/sites/{name}/access/{file}", "/v1/sites/harbour/access/acl", {"site"}),
     ("GET", "/v1/rollouts/{name}", "/v1/rollouts/x", READERS),
     ("POST", "/v1/rollouts/{name}/{verb}", "/v1/rollouts/x/start", {"operator"}),
     ("GET", "/v1/audit", "/v1/audit", READERS),
@@ -117,6 +146,7 @@ OPEN = {
 @pytest.fixture(scope="module", autouse=True)
 def device(api: RunningApi) -> None:
     assert api.enrol("dev-1").status == 201
+    api.issue(Kind.SITE, "harbour")
 
 
 @pytest.mark.parametrize(
