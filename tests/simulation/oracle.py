@@ -8,6 +8,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
 from mailboat_agent.update.moves import STOPS_MAX
@@ -26,7 +27,7 @@ from mailboat_schemas.plan import PlanWave
 from mailboat_schemas.reports import ModelPhase
 from mailboat_schemas.topics import Channel
 
-BARE_SECONDS_MAX = 3 * 3600.0  # with something to serve at hand, and nothing serving
+BARE_SECONDS_MAX = 8 * 3600.0  # with something to serve at hand, and nothing serving
 AT_ONCE_MAX = 10_000  # steps within a millisecond; all devices that hear a manifest are some tens
 STEPS_MAX = 300_000  # of a story; a rough one has thirty thousand
 SKEW_SECONDS = 300  # a clock may be behind the floor by so much
@@ -127,7 +128,7 @@ class Oracle:
             self._always_something_to_serve(device, account)
         self.acknowledged(device)
         held = account.looked_at
-        if len(held) == len(seen) and all(a is b for a, b in zip(seen, held, strict=True)):
+        if held and all(map(is_, seen, held)):
             return
         account.looked_at = seen
         self._nothing_goes_back(device, account)
@@ -185,6 +186,8 @@ class Oracle:
 
     def _always_something_to_serve(self, device: SimulatedDevice, account: Account) -> None:
         digest = account.committed
+        if digest and not self._approved(device.roles.version, digest):
+            account.committed = ""  # left for good: an approval that comes later is a new one
         ought = (
             device.up
             and not device.work.serving

@@ -13,6 +13,8 @@ import random
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from tests.simulation.oracle import Oracle, Violation
+
 from mailboat_controller.rollout.members import Outcome
 from mailboat_controller.rollout.state import FINAL, Phase, Trigger
 from mailboat_controller.simulate.controller import SimulatedController
@@ -26,14 +28,13 @@ from mailboat_schemas import cohort
 from mailboat_schemas.errors import Conflict
 from mailboat_schemas.plan import Plan, PlanWave
 from mailboat_schemas.reports import ModelPhase
-from tests.simulation.oracle import Oracle, Violation
 
 BEGINS = datetime(2026, 6, 1, tzinfo=UTC).timestamp()
 DAY = 86_400.0
 HOUR = 3600.0
 STORY_DAYS, HEAL_DAYS = 14.0, 4.0
 DAYS = STORY_DAYS + HEAL_DAYS
-LOOK_SECONDS = 5400.0
+LOOK_SECONDS = 9000.0
 CLASSES = ("kiosk", "gate")
 MANNERS = ((Fault.TRIAL, 0.45), (Fault.SOAK, 0.35), (Fault.REBOOT, 0.2))
 SKEWS = (-40 * 365 * DAY, -DAY, -HOUR, HOUR, 8 * DAY, 500 * DAY)

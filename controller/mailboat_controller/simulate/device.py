@@ -3,15 +3,17 @@
 As in the agent, the record and the journal outlive a power cut and nothing else does.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from mailboat_agent.trust.counter import Counter
-from mailboat_agent.update.events import implied_events, milliseconds
+from mailboat_agent.update.decide import REFUSING_CHECKS
+from mailboat_agent.update.events import implied_events, milliseconds, refusal_event
 from mailboat_agent.update.moves import told_to_stop
 from mailboat_agent.update.state import DeviceState, ModelState
+from mailboat_agent.update.steps import Refusal
 from mailboat_agent.update.time_floor import (
     BUILT_AT,
     stands_before,
@@ -19,16 +21,15 @@ from mailboat_agent.update.time_floor import (
 )
 from mailboat_controller.simulate.disk import Disk
 from mailboat_controller.simulate.model_work import ModelWork
+from mailboat_controller.simulate.own_facts import facts_of
 from mailboat_controller.simulate.post import Post
-from mailboat_controller.simulate.releases import MODEL, PROVIDERS, RUNTIME_VERSION
+from mailboat_controller.simulate.releases import MODEL, Fault
 from mailboat_controller.simulate.surroundings import Surroundings
 from mailboat_controller.simulate.told import AUTHORITY, Manifest, Roles
 from mailboat_schemas.eligibility import DeviceFacts
 from mailboat_schemas.events import Event, EventKind
 
 NOTHING_KNOWN = Roles(version=0, signer=AUTHORITY, director="", issued=0)
-MEMORY_BUDGET_BYTES = 1 << 30
-DISK_FREE_BYTES = 1 << 34
 
 
 class PowerCut(Exception):
@@ -94,36 +95,14 @@ class SimulatedDevice:
     @property
     def muted(self) -> bool:
         """The release that serves has taken it off the air."""
-        return self.work.muted
+        if not self.work.serving:
+            return False
+        release = self.around.releases[self.work.serving]
+        return release.broken > 0 and release.fault_on(self.device) is Fault.SILENT
 
     def facts(self) -> DeviceFacts:
-        """Made again when something that they say has changed."""
-        state, facts = self.state, self._facts
-        fresh, trusted = self.trust_fresh, self.clock_trusted
-        if (
-            facts is None
-            or facts.held_files is not self.disk.held
-            or facts.failed is not state.failed
-            or facts.trust_fresh is not fresh
-            or facts.clock_trusted is not trusted
-            or facts.security_versions[MODEL] != state.security_version
-        ):
-            self._facts = facts = DeviceFacts(
-                device=self.device,
-                hardware_class=self.hardware_class,
-                enrolment_number=self.enrolment_number,
-                labels=self.labels,
-                runtime_version=RUNTIME_VERSION,
-                providers=PROVIDERS,
-                memory_budget_bytes=MEMORY_BUDGET_BYTES,
-                disk_free_bytes=DISK_FREE_BYTES,
-                held_files=self.disk.held,
-                failed=state.failed,
-                security_versions={MODEL: state.security_version},
-                trust_fresh=fresh,
-                clock_trusted=trusted,
-            )
-        return facts
+        self._facts = facts_of(self, self._facts)
+        return self._facts
 
     @property
     def trust_fresh(self) -> bool:
@@ -156,6 +135,11 @@ class SimulatedDevice:
         event = Event(event_id=event_id, sequence=1, kind=kind, observed_at=milliseconds(self.now))
         self.post.tell(event)
 
+    def tell_refusals(self, refusals: Iterable[Refusal]) -> None:
+        for refusal in refusals:
+            if refusal.check.name in REFUSING_CHECKS:
+                self.post.tell(refusal_event(MODEL, refusal, self.state.serving, self.now))
+
     def moment(self) -> None:
         """One in which the power may fail."""
         weather = self.around.weather
@@ -184,6 +168,7 @@ class SimulatedDevice:
         self.look_at_the_clock()
         if self.clock_trusted and self.untaken is not None:
             self.take(self.untaken)
+            self.look_at_the_clock()
         self.work.look()
 
     def look_again_and_again(self) -> None:
@@ -290,6 +275,7 @@ class SimulatedDevice:
         self.look_at_the_clock()
         if self.take(manifest):
             self.work.on_new_manifest()
+            self.look_at_the_clock()  # the floor may be higher now
         self.work.look()
 
     # --- trust ------------------------------------------------------------------------------------

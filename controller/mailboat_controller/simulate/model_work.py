@@ -1,19 +1,18 @@
-"""What a device does with its model: the agent's `ModelLoop` without the processes and the files.
+"""What a device does with its model: the agent's `ModelLoop` without processes and files.
 
-Look, decide, record, act. The decisions and the records are the agent's own; how long things take
-and how they end is made up.
+The decisions and the records are the agent's own; how long things take and end is made up.
 """
 
 from collections.abc import Callable
+from operator import is_
 from typing import TYPE_CHECKING
 
 from mailboat_agent.update import moves
-from mailboat_agent.update.decide import REFUSING_CHECKS, decide
-from mailboat_agent.update.events import refusal_event
+from mailboat_agent.update.decide import decide
 from mailboat_agent.update.refuge import refuge, should_serve
 from mailboat_agent.update.retry import retry_delay_seconds
 from mailboat_agent.update.situation import Situation
-from mailboat_agent.update.soak import SoakStats, Verdict, judge_soak
+from mailboat_agent.update.soak import Verdict, judge_soak
 from mailboat_agent.update.state import Installed, ModelState
 from mailboat_agent.update.steps import (
     Activate,
@@ -28,6 +27,8 @@ from mailboat_agent.update.steps import (
     Suspend,
     WatchSoak,
 )
+from mailboat_controller.simulate.garbage import files_to_keep
+from mailboat_controller.simulate.live_traffic import next_look_seconds, stats_of
 from mailboat_controller.simulate.releases import MODEL, Fault, SimulatedRelease
 from mailboat_schemas import cohort
 from mailboat_schemas.events import EventKind
@@ -37,13 +38,11 @@ if TYPE_CHECKING:
     from mailboat_controller.simulate.device import SimulatedDevice
 
 STEPS_A_LOOK_MAX = 16  # an install that nothing delays takes six
-REQUESTS = 1000  # a soak's live traffic
-BREACH_SHARE = 0.4  # of the soak: when a release that fails on live traffic has failed often enough
 
 
 class ModelWork:
     __slots__ = (
-        "_device", "_doing", "_fetch_at", "_fetch_began", "_fetches_failed", "_looks", "_soak_at",
+        "_device", "_doing", "_fetch_at", "_fetch_began", "_fetches_failed", "_soak_at", "_tidy",
         "attempt_running", "cannot_fetch", "fetching", "serving", "trial_passed",
         "waits_for_link",
     )  # fmt: skip
@@ -61,19 +60,13 @@ class ModelWork:
         self.cannot_fetch = ""
         self.fetching = ""
         self.waits_for_link = False
+        self._tidy: tuple[object, ...] = ()  # as things stood when garbage was collected
         self._fetch_at = self._fetch_began = self._soak_at = 0.0
         self._doing = 0  # of a trial or a download that ends: is it the one that was begun last?
 
     @property
     def is_open(self) -> bool:
         return self.attempt_running or self.trial_passed
-
-    @property
-    def muted(self) -> bool:
-        if not self.serving:
-            return False
-        release = self._device.around.releases[self.serving]
-        return release.broken > 0 and release.fault_on(self._device.device) is Fault.SILENT
 
     def situation(self) -> Situation:
         device = self._device
@@ -150,15 +143,15 @@ class ModelWork:
         device, state = self._device, self._device.state
         match step:
             case Keep():
-                self._tell_refusals(step)
+                device.tell_refusals(step.refusals)
                 self._collect_garbage(state)
                 return False
             case Stage():
-                self._tell_refusals(step)
+                device.tell_refusals(step.refusals)
                 self._stage(step)
                 return False
             case StartTrial():
-                self._tell_refusals(step)
+                device.tell_refusals(step.refusals)
                 return self._start_trial(step)
             case RunTrial():
                 device.make(moves.spent_try(state))
@@ -177,12 +170,6 @@ class ModelWork:
                 return self._watch_soak(state)
             case GoBack():
                 return self.go_back(step)
-
-    def _tell_refusals(self, step: Keep | Stage | StartTrial) -> None:
-        device = self._device
-        for refusal in step.refusals:
-            if refusal.check.name in REFUSING_CHECKS:
-                device.post.tell(refusal_event(MODEL, refusal, device.state.serving, device.now))
 
     def _start_trial(self, step: StartTrial) -> bool:
         device, state = self._device, self._device.state
@@ -207,9 +194,9 @@ class ModelWork:
             device.power_cut()
         elif fault is Fault.TRIAL:
             self.fail(EventKind.TRIAL_FAILED, "output_mismatch")
-            device.look()
         else:
             self.trial_passed = True
+        if device.up:
             device.look()
 
     def _activate(self, state: ModelState) -> bool:
@@ -222,8 +209,7 @@ class ModelWork:
         return True
 
     def _soak_begins(self) -> None:
-        self.attempt_running = True
-        self._soak_at = self._device.around.agenda.now
+        self.attempt_running, self._soak_at = True, self._device.around.agenda.now
 
     def _watch_soak(self, state: ModelState) -> bool:
         device, active = self._device, state.active
@@ -232,16 +218,13 @@ class ModelWork:
         release = self._release(active.digest)
         soak = release.document.variants[0].health.soak
         elapsed = device.around.agenda.now - self._soak_at
-        breach_at = soak.seconds * BREACH_SHARE
         fails = release.fault_on(device.device) is Fault.SOAK
-        failed = REQUESTS if fails and elapsed >= breach_at else 0
-        ok = 0 if elapsed <= 0 else REQUESTS - failed
-        stats = SoakStats(requests_ok=ok, requests_error=failed, p95_ms=5.0, worker_restarts=0)
+        spans = {"elapsed_seconds": elapsed, "soak_seconds": soak.seconds}
+        stats = stats_of(**spans, fails=fails)
         judgement = judge_soak(soak, stats, elapsed)
         match judgement.verdict:
             case Verdict.WAIT:
-                ends = breach_at if fails and elapsed < breach_at else soak.seconds
-                self._begin(max(1.0, ends - elapsed), device.look)
+                self._begin(next_look_seconds(**spans, fails=fails), device.look)
                 return False
             case Verdict.PASSED:
                 reached = release.document.security_version
@@ -284,7 +267,7 @@ class ModelWork:
         device, agenda = self._device, self._device.around.agenda
         digest, timing = step.candidate.digest, self._device.around.timing
         self.waits_for_link = not device.online
-        if self.fetching or not device.online or self.muted:
+        if self.fetching or not device.online or device.muted:
             return
         if not self._fetch_at and timing.start_jitter_seconds:
             jitter = timing.start_jitter_seconds * cohort.start_fraction(digest, device.device)
@@ -325,9 +308,7 @@ class ModelWork:
         if self.fetching and not (
             isinstance(step, Stage) and step.candidate.digest == self.fetching
         ):
-            self._note_part()
-            self.fetching = ""
-            self._doing += 1
+            self._drop_download()
 
     def on_link(self) -> None:
         if self.waits_for_link:
@@ -336,10 +317,13 @@ class ModelWork:
 
     def on_link_down(self) -> None:
         if self.fetching:
-            self._note_part()
-            self.fetching = ""
+            self._drop_download()
             self.waits_for_link = True
-            self._doing += 1
+
+    def _drop_download(self) -> None:
+        self._note_part()
+        self.fetching = ""
+        self._doing += 1
 
     def _note_part(self) -> None:
         if getattr(self, "fetching", ""):
@@ -351,18 +335,10 @@ class ModelWork:
         device = self._device
         if self.fetching or state.phase not in (ModelPhase.COMMITTED, ModelPhase.ABSENT):
             return
+        seen = (device.record, device.manifest, device.roles, device.disk.held)
+        if self._tidy and all(map(is_, seen, self._tidy)):
+            return
         assignment = None if device.manifest is None else device.manifest.assignment
-        named = {each.digest for each in (state.active, state.previous, state.spare) if each}
-        if assignment is not None:
-            named |= {ref.digest for ref in (assignment.current, *assignment.kept) if ref}
-            if assignment.offer is not None:
-                named.add(assignment.offer.release.digest)
-        fallbacks = {
-            digest
-            for digest, known in device.roles.known.items()
-            if any(
-                known.standing.version == self._release(each).document.fallback for each in named
-            )
-        }
-        keep = frozenset().union(*(self._release(each).files for each in named | fallbacks))
-        device.disk.keep_only(keep)
+        known, releases = device.roles.known, device.around.releases
+        device.disk.keep_only(files_to_keep(state, assignment, known, releases))
+        self._tidy = (device.record, device.manifest, device.roles, device.disk.held)

@@ -69,6 +69,15 @@ class Network:
         for device in sorted(self.online.get(manifest.hardware_class, ()), key=_number):
             self.hand_manifest(device, manifest)
 
+    def assert_retained(self) -> None:
+        """The controller says again what the broker should retain. Those who have it are spared:
+        they would find nothing new, and a fleet of them is large."""
+        for manifest in list(self.retained.values()):
+            online = self.online.get(manifest.hardware_class, ())
+            behind = [device for device in online if device.manifest is not manifest]
+            for device in sorted(behind, key=_number):
+                self.hand_manifest(device, manifest)
+
     def forget(self) -> None:
         """The broker has lost what it retained, and every session."""
         self.retained.clear()

@@ -265,7 +265,8 @@ def _set_clock(device: SimulatedDevice) -> SimulatedDevice:
 
 
 def _decide_now_and_then(fleet: Fleet, spec: SimulationSpec) -> object:
-    """Some decisions wait for the clock alone."""
+    """Some decisions wait for the clock alone, and what was lost on the way is said again."""
+    fleet.network.assert_retained()
     fleet.agenda.after(WATCH_EVERY_SECONDS, _decide_now_and_then, fleet, spec)
     fleet.reconcile_soon()
     return fleet.controller

@@ -1,0 +1,42 @@
+"""What a simulated device knows of itself, for a decision."""
+
+from typing import TYPE_CHECKING
+
+from mailboat_controller.simulate.releases import MODEL, PROVIDERS, RUNTIME_VERSION
+from mailboat_schemas.eligibility import DeviceFacts
+
+if TYPE_CHECKING:
+    from mailboat_controller.simulate.device import SimulatedDevice
+
+MEMORY_BUDGET_BYTES = 1 << 30
+DISK_FREE_BYTES = 1 << 34
+
+
+def facts_of(device: "SimulatedDevice", before: DeviceFacts | None) -> DeviceFacts:
+    """``before`` again, unless something that it says has changed."""
+    state = device.state
+    fresh, trusted = device.trust_fresh, device.clock_trusted
+    if (
+        before is not None
+        and before.held_files is device.disk.held
+        and before.failed is state.failed
+        and before.trust_fresh is fresh
+        and before.clock_trusted is trusted
+        and before.security_versions[MODEL] == state.security_version
+    ):
+        return before
+    return DeviceFacts(
+        device=device.device,
+        hardware_class=device.hardware_class,
+        enrolment_number=device.enrolment_number,
+        labels=device.labels,
+        runtime_version=RUNTIME_VERSION,
+        providers=PROVIDERS,
+        memory_budget_bytes=MEMORY_BUDGET_BYTES,
+        disk_free_bytes=DISK_FREE_BYTES,
+        held_files=device.disk.held,
+        failed=state.failed,
+        security_versions={MODEL: state.security_version},
+        trust_fresh=fresh,
+        clock_trusted=trusted,
+    )
