@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from controller_core import EVERYBODY, PPM, Core, plan
+from mailboat_controller.releases.approval_review import plan_sentences
 from mailboat_controller.rollout.state import Phase, Trigger
 from mailboat_controller.store import audit
 from mailboat_controller.store.audit import AuditRow
@@ -112,3 +113,15 @@ def test_undo_takes_a_completed_release_back_to_the_one_before(core: Core) -> No
     assert current.digest == first
     assert core.rollout("second").phase is Phase.ABORTED
     assert entry(core, "rollout.undo").reason == "seen it"
+
+
+def test_an_approver_reads_what_the_gate_promises_before_signing() -> None:
+    terms = terms_of(Gate(kind=GateKind.STATISTICAL))
+    wave = PlanWave(count=200, cap_ppm=250_000, gate=terms, wait_max=96 * 3600)
+
+    (_, words) = plan_sentences(plan("first", wave))
+
+    assert "fewer than 10 % fail (wrong in 1 % of rollouts)" in words
+    assert "asked 5 times from 12 h on every 6 h, the silent counted as failed" in words
+    assert "51 good verdicts at least" in words
+    assert words.endswith("pauses for a person after 96 h")

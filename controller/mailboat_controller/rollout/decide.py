@@ -261,6 +261,9 @@ def _open_next(rollout: Rollout, facts: Facts, now: datetime, passed: Judgement 
             members,
             everybody - {m.device for m in members},
             seen_since_ms=int((now - SEEN_LATELY).timestamp() * 1000),
+            earlier=tuple(
+                zip(rollout.opened.get(hardware_class, ()), rollout.plan.waves, strict=False)
+            ),
         )
         for hardware_class, members in facts.members.items()
     }

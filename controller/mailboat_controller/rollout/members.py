@@ -83,6 +83,7 @@ def open_wave(
     others: Iterable[str] = (),
     *,
     seen_since_ms: int = 0,
+    earlier: Sequence[tuple[OfferWave, PlanWave]] = (),
 ) -> OfferWave:
     """The wave as it opens now in one class.
 
@@ -92,6 +93,7 @@ def open_wave(
             enrolled yet stay in, so that they are let in when they come.
         seen_since_ms: who was last heard from before is passed over by a statistical gate, which
             learns nothing of devices that do not answer. They wait for the next wave.
+        earlier: the waves that are open in this class.
     """
     devices = tuple(members)
     labelled = [m for m in devices if not m.revoked and approved.matches(dict(m.labels))]
@@ -99,7 +101,17 @@ def open_wave(
     upto = cohort.upto_for(digest, [m.device for m in labelled], count)
     absent: tuple[str, ...] = ()
     if approved.gate is not None:
-        upto, absent = _canaries(digest, labelled, count, seen_since_ms) or (upto, absent)
+        held = [
+            m
+            for m in labelled
+            if any(
+                old.ring == approved.ring
+                and m.device not in wave.pilots
+                and admits(wave, old, digest, m)
+                for wave, old in earlier
+            )
+        ]
+        upto, absent = _canaries(digest, labelled, count, seen_since_ms, held)
     elsewhere = set(others)
     return OfferWave(
         # Devices refuse more than the approver's cap, so offering more would only make noise.
@@ -111,27 +123,34 @@ def open_wave(
 
 
 def _canaries(
-    digest: str, labelled: Sequence[Member], count: int, seen_since_ms: int
-) -> tuple[str, tuple[str, ...]] | None:
-    """How far to open for the first ``count`` devices that were seen lately, and whom to leave out.
+    digest: str,
+    labelled: Sequence[Member],
+    count: int,
+    seen_since_ms: int,
+    held: Sequence[Member],
+) -> tuple[str, tuple[str, ...]]:
+    """How far to open so that ``count`` devices are in, with those ``held`` by earlier waves, and
+    whom to leave out by name.
 
-    None when nobody is left out, or too many would be to name them all.
+    An earlier wave that left devices out reaches further down the ranks than it has devices, so who
+    is in is counted, not taken from the rank.
     """
-    if not 0 < count < len(labelled):
-        return None
-    lately = {m.device for m in labelled if m.seen_at_ms is None or m.seen_at_ms >= seen_since_ms}
+    if count >= len(labelled):
+        return cohort.UPTO_ALL, ()
+    inside = {m.device for m in held}
+    away = {m.device for m in labelled if m.seen_at_ms is not None and m.seen_at_ms < seen_since_ms}
+    order = [d for d in cohort.ranked(digest, [m.device for m in labelled]) if d not in inside]
+    more = count - len(inside)
+    if more <= 0:
+        return cohort.UPTO_NONE, ()
     absent: list[str] = []
-    present = 0
-    for device in cohort.ranked(digest, [m.device for m in labelled]):
-        if device not in lately:
-            absent.append(device)
-            continue
-        present += 1
-        if present == count:
-            if len(absent) > ABSENT_MAX:
-                return None
+    taken: list[str] = []
+    for device in order:
+        (absent if device in away else taken).append(device)
+        if len(taken) == more and len(absent) <= ABSENT_MAX:
             return cohort.position(digest, device), tuple(absent)
-    return None
+    # Too few are there, or too many are not to name them all: the rank decides alone.
+    return cohort.position(digest, order[more - 1]), ()
 
 
 def wanted(approved: PlanWave, eligible: int) -> int:

@@ -1,5 +1,8 @@
 from dataclasses import replace
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from mailboat_controller.rollout.members import (
     Member,
     Outcome,
@@ -11,7 +14,7 @@ from mailboat_controller.rollout.members import (
 )
 from mailboat_schemas import cohort
 from mailboat_schemas.cohort import PPM
-from mailboat_schemas.desired import ABSENT_MAX
+from mailboat_schemas.desired import ABSENT_MAX, OfferWave
 from mailboat_schemas.documents.rollout_gate import Gate, GateKind
 from mailboat_schemas.gate_terms import terms_of
 from mailboat_schemas.plan import Plan, PlanWave
@@ -142,3 +145,31 @@ def test_with_fewer_devices_heard_from_than_named_the_rank_decides_alone() -> No
     let_in, left_out = canaries(3, 6, away=4)
 
     assert (len(let_in), left_out) == (3, [])
+
+
+@given(
+    st.integers(1, 12),
+    st.integers(0, 12),
+    st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30),
+)
+@settings(max_examples=120, deadline=None)
+def test_a_later_wave_has_exactly_as_many_as_it_names_whoever_is_away_by_then(
+    first: int, more: int, seen: list[tuple[bool, bool]]
+) -> None:
+    gate = terms_of(Gate(kind=GateKind.STATISTICAL))
+    waves = [PlanWave(count=n, cap_ppm=PPM, gate=gate) for n in (first, first + more)]
+    open_waves: list[tuple[OfferWave, PlanWave]] = []
+    inside: list[set[str]] = []
+    for number, wave in enumerate(waves):
+        members = tuple(
+            replace(m, seen_at_ms=100 if there[number] else 50)
+            for m, there in zip(fleet(len(seen)), seen, strict=True)
+        )
+        opened = open_wave(wave, DIGEST, members, seen_since_ms=100, earlier=open_waves)
+        open_waves.append((opened, wave))
+        inside.append(
+            {m.device for m in members if any(admits(o, w, DIGEST, m) for o, w in open_waves)}
+        )
+
+    assert [len(names) for names in inside] == [min(w.count, len(seen)) for w in waves]
+    assert inside[0] <= inside[1]
