@@ -114,13 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_db_parser(commands, DEFAULT_CONFIG, _CONFIG_HELP).set_defaults(command=_db)
 
-    explain = commands.add_parser(
-        "explain", help="why this device runs what it runs, check by check; needs no network"
-    )
-    explain.add_argument("--model", default="", help="this model alone")
-    explain.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=_CONFIG_HELP)
-    explain.add_argument("--json", action="store_true", help="one JSON object")
-    explain.set_defaults(command=_explain)
+    _add_explain(commands)
 
     install = commands.add_parser(
         "install-service", help="write the systemd units of the agent and its workers"
@@ -136,6 +130,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     install.set_defaults(command=_install_service)
     return parser
+
+
+def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    explain = commands.add_parser(
+        "explain", help="why this device runs what it runs, check by check; needs no network"
+    )
+    explain.add_argument("--model", default="", help="this model alone")
+    explain.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=_CONFIG_HELP)
+    explain.add_argument("--json", action="store_true", help="one JSON object")
+    explain.set_defaults(command=_explain)
 
 
 def _port(text: str) -> int:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from mailboat_controller.explaining.checks import Explained, explain_release
 from mailboat_controller.explaining.device_facts import KnownDevice
 from mailboat_controller.explaining.explain import Evidence
 from mailboat_controller.explaining.habits import expected_wait, wait_for
-from mailboat_controller.rollout.binomial import smallest_share_excluded
+from mailboat_controller.rollout.binomial import smallest_share_excluded, trials_needed
 from mailboat_controller.rollout.members import Member, admits, excluded, open_wave
 from mailboat_controller.store import contacts, devices, overrides
 from mailboat_schemas import cohort
@@ -59,22 +60,31 @@ class WaveForecast:
     examples: tuple[str, ...]
 
 
+class _Seen(NamedTuple):
+    member: Member
+    online: bool
+    last_seen_at: datetime | None
+
+
 @dataclass
 class ClassForecast:
     evidence: Evidence
     name: str
-    members: tuple[KnownDevice, ...]
     plan: Plan
     candidate: Candidate
     waves: list[WaveForecast] = field(default_factory=list)
     cannot: tuple[Reason, ...] = ()
+    seen: dict[str, _Seen] = field(default_factory=dict)
     places: dict[str, int] = field(default_factory=dict)
     able: set[str] = field(default_factory=set)
     unknown: set[str] = field(default_factory=set)
 
     def forecast(self) -> "ClassForecast":
         refused: dict[tuple[str, str, bool], list[str]] = {}
-        for known in self.members:
+        # One at a time: what is known of a hundred thousand devices is hundreds of megabytes.
+        for known in members_of(self.evidence, self.name):
+            row = known.row
+            self.seen[row.device] = _Seen(_member(known), row.online is True, row.last_seen_at)
             reason = _reason(known, self.candidate, self.plan, self.evidence.now)
             if reason is None:
                 self.able.add(known.row.device)
@@ -99,7 +109,7 @@ class ClassForecast:
 
     def _open(self) -> None:
         able = self.able
-        fleet = [_member(known) for known in self.members]
+        fleet = [each.member for each in self.seen.values()]
         inside: list[list[str]] = []
         for number, approved in enumerate(self.plan.waves, start=1):
             wave = open_wave(approved, self.candidate.digest, fleet)
@@ -118,7 +128,7 @@ class ClassForecast:
         ):
             those = [name for name in new if name in able]
             total += len(those)
-            needed = min(approved.ok_min or len(those), len(those))
+            needed = min(_verdicts(approved, total - len(those), len(those)), len(those))
             wait = wait_for([waits.get(name) for name in those], needed)
             self.waves.append(
                 WaveForecast(
@@ -142,7 +152,7 @@ class ClassForecast:
         document = self.candidate.document
         variant = None if document is None else document.variant_for(self.name)
         seconds = 0.0 if variant is None else variant.health.soak.seconds
-        gate = getattr(approved.gate, "soak_seconds", 0)
+        gate = 0 if approved.gate is None else approved.gate.soak_seconds
         return timedelta(seconds=max(seconds, gate))
 
     def _waits(self, names: Sequence[str]) -> dict[str, timedelta | None]:
@@ -152,15 +162,23 @@ class ClassForecast:
         heard: dict[str, list[datetime]] = {}
         for device, instant in contacts.since(self.evidence.tx, some, start):
             heard.setdefault(device, []).append(instant)
-        rows = {known.row.device: known.row for known in self.members}
         return {
             name: expected_wait(
-                [*heard.get(name, ()), *filter(None, (rows[name].last_seen_at,))],
-                online=rows[name].online is True,
+                [*heard.get(name, ()), *filter(None, (self.seen[name].last_seen_at,))],
+                online=self.seen[name].online,
                 now=now,
             )
             for name in some
         }
+
+
+def _verdicts(approved: PlanWave, before: int, new: int) -> int:
+    """Good verdicts the gate asks of the new devices at its first look, if nobody fails."""
+    gate = approved.gate
+    if gate is None:
+        return approved.ok_min or new
+    first_look = gate.beta_ppm / cohort.PPM / 2
+    return max(1, trials_needed(0, gate.p1_ppm / cohort.PPM, first_look) - before)
 
 
 def _reason(

@@ -12,11 +12,10 @@ from mailboat_controller.explaining.class_forecast import (
     ClassForecast,
     Reason,
     WaveForecast,
-    members_of,
 )
 from mailboat_controller.explaining.explain import Evidence
 from mailboat_controller.releases.build import plan_of
-from mailboat_controller.store import releases, rollouts
+from mailboat_controller.store import devices, releases, rollouts
 from mailboat_controller.store.releases import ReleaseRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.documents.rollout import Rollout
@@ -62,13 +61,11 @@ def forecast(evidence: Evidence, document: Rollout, devices_per_class: int | Non
     named = [name for v in release.parsed().variants for name in v.hardware_classes]
     asked = document.spec.hardware_classes
     covered = sorted(name for name in named if not asked or name in asked)
-    found = {name: tuple(members_of(evidence, name)) for name in covered}
-    sizes = [len(each) for each in found.values() if each]
-    plan = plan_of(document, devices_per_class or min(sizes, default=1))
+    counts = {each.hardware_class: each for each in devices.count_by_class(tx)}
+    sizes = [counts[name].enrolled - counts[name].revoked for name in covered if name in counts]
+    plan = plan_of(document, devices_per_class or min(filter(None, sizes), default=1))
     candidate = _candidate(evidence, release, plan)
-    classes = [
-        ClassForecast(evidence, name, found[name], plan, candidate).forecast() for name in covered
-    ]
+    classes = [ClassForecast(evidence, name, plan, candidate).forecast() for name in covered]
     waves = _timed(plan, [wave for each in classes for wave in each.waves], evidence.now)
     last = [wave for wave in waves if wave.number == len(plan.waves)]
     ends = [w.opens_at + w.duration for w in last if w.opens_at and w.duration is not None]
@@ -79,7 +76,7 @@ def forecast(evidence: Evidence, document: Rollout, devices_per_class: int | Non
         digest=release.digest,
         waves=waves,
         cannot={each.name: each.cannot for each in classes},
-        devices={name: len(each) for name, each in found.items()},
+        devices={each.name: len(each.seen) for each in classes},
         ends_at=max(ends) if last and len(ends) == len(last) else None,
         warnings=tuple(_warnings(evidence, plan, candidate, asked, named)),
         places={device: n for each in classes for device, n in each.places.items()},
