@@ -31,6 +31,7 @@ from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.store import devices
 from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.desired import Assignment, ManifestBundle
+from mailboat_schemas.device_orders import DeviceDesired, Hold
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.envelope import Envelope, PayloadType, sign_as_device
 from mailboat_schemas.events import EventKind
@@ -376,6 +377,30 @@ async def test_a_forged_order_on_a_devices_own_topic(siege: Siege, stranger: Mod
 async def test_a_manifest_passed_off_as_an_order_for_one_device(siege: Siege) -> None:
     brings(siege, own(siege, Channel.DESIRED), decode(ManifestBundle, siege.bundle).desired)
     await siege.assert_refused("E-SIGNATURE")
+
+
+def held(siege: Siege, counter: int, device: str = DEVICE, *, holds: bool = True) -> bytes:
+    hold = Hold(by="operator:ana", reason="an exhibition", expires=2**40)
+    order = DeviceDesired(
+        fleet="demo", device=device, counter=counter, issued=0, holds=(hold,) if holds else ()
+    )
+    return siege.fleet.online.sign_order(order)
+
+
+async def test_a_genuine_order_for_another_device(siege: Siege) -> None:
+    brings(siege, own(siege, Channel.DESIRED), held(siege, 1, "kiosk-2"))
+    await siege.assert_refused("E-TOPIC-MISMATCH")
+
+
+async def test_an_old_order_again_does_not_hold_a_device_anew(siege: Siege) -> None:
+    before, after = held(siege, 1), held(siege, 2, holds=False)
+    post, _ = post_of(siege)
+    topic = own(siege, Channel.DESIRED)
+
+    deliver(siege, post, topic, before)
+    assert siege.box.device.order_notes(siege.box.now()) == ["held"]
+    deliver(siege, post, topic, after, before)
+    assert siege.box.device.order_notes(siege.box.now()) == []
 
 
 async def test_bytes_that_meet_a_bug_in_the_agent(

@@ -110,6 +110,13 @@ def test_an_approval_with_such_a_gate_is_no_readable_plan(changes: dict[str, Any
         Plan.from_custom({CUSTOM_KEY: {"rollout": "r", "waves": [wave]}})
 
 
+def test_with_a_control_group_the_first_look_is_later_than_a_verdict_takes() -> None:
+    terms = terms_of(Gate(kind=GateKind.STATISTICAL, control=True, verdict_within_hours=6))
+
+    assert terms is not None
+    assert terms.soak_seconds == 18 * 3600
+
+
 def test_a_plan_is_read_as_it_was_signed() -> None:
     wave = {"count": 200, "gate": signed(), "wait_max": 86_400}
     plan = Plan.from_custom({CUSTOM_KEY: {"rollout": "r", "waves": [{"count": 3}, wave]}})

@@ -139,9 +139,10 @@ class TestRollouts:
         assert (entry["actor"], entry["reason"]) == ("operator:alice", "storm at sea")
 
     def test_an_order_that_is_not_in_the_table_is_a_conflict(self, api: RunningApi) -> None:
-        answer = self.order(api, "start", reason="again")
+        for verb in ("start", "undo"):
+            answer = self.order(api, verb, reason="again")
 
-        assert (answer.status, answer.json["code"]) == (409, "E-CONFLICT")
+            assert (answer.status, answer.json["code"]) == (409, "E-CONFLICT")
 
     @pytest.mark.parametrize("body", [{}, {"reason": "  "}, {"reason": "x" * 1001}])
     def test_an_order_without_a_proper_reason_is_refused(

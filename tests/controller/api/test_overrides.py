@@ -6,6 +6,7 @@ import pytest
 
 from mailboat_controller.api import plans
 from mailboat_controller.overrides import orders as override_orders
+from mailboat_controller.overrides.orders import LABELS_MAX
 from mailboat_controller.store import audit, outbox
 from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.device_orders import OVERRIDES_MAX, DeviceDesired
@@ -152,6 +153,16 @@ def test_labels_of_operators_are_for_selectors(api: RunningApi) -> None:
 
     assert send(api, "dev-2", "labels", labels={"owner": None})["operator_labels"] == {}
     assert found(api, "owner") == []
+
+
+def test_a_device_has_a_bounded_number_of_labels(api: RunningApi) -> None:
+    send(api, "dev-1", "labels", labels={f"a{n}": "x" for n in range(LABELS_MAX)})
+    body = WHY | {"labels": {"b": "x"}}
+    answer = api.ask("POST", "/v1/devices/dev-1/labels", by="alice", body=body)
+
+    assert (answer.status, answer.json["code"]) == (409, "E-OVERRIDES")
+    taken = send(api, "dev-1", "labels", labels={f"a{n}": None for n in range(LABELS_MAX)})
+    assert taken["operator_labels"] == {}
 
 
 def test_a_selector_is_refused_with_its_place(api: RunningApi) -> None:
