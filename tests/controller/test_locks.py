@@ -16,6 +16,7 @@ from enrolled_fleet import NOON, EnrolledFleet
 from mailboat_controller.store import audit, deliveries, devices
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.locks import LEADER, LockLost, partition_lock
+from mailboat_schemas.deltas import DeliveryOutcome
 from mailboat_schemas.errors import ServerUnavailable
 from postgres_server import PostgresServer
 
@@ -197,7 +198,7 @@ class TestOnPostgres:
         def add() -> None:
             for _ in range(10):
                 with fleet.store.device_transaction() as tx:
-                    deliveries._add(tx, "d" * 64, "kiosk-x86", TOLD, 100)
+                    deliveries._add(tx, "d" * 64, "kiosk-x86", DeliveryOutcome.FULL, [10], 100)
 
         threads = [threading.Thread(target=add) for _ in range(3)]
         for thread in threads:
@@ -243,14 +244,3 @@ class TestOnPostgres:
             thread.join(SECONDS)
 
         assert sorted(ends) == ["again", "done"]
-
-
-class _Told:
-    def __init__(self) -> None:
-        from mailboat_schemas.deltas import DeliveryOutcome
-
-        self.outcome = next(iter(DeliveryOutcome))
-        self.fetched_bytes = 10
-
-
-TOLD: Any = _Told()

@@ -25,7 +25,7 @@ from mailboat_controller.rollout.gate import Gate
 from mailboat_controller.rollout.state import Phase
 from mailboat_controller.simulate import device as shell
 from mailboat_controller.simulate import model_work, registry
-from mailboat_controller.simulate.controller import ControllerDied, SimulatedController
+from mailboat_controller.simulate.controller import SimulatedController
 from mailboat_controller.simulate.device import SimulatedDevice
 from mailboat_controller.simulate.disk import Disk
 from mailboat_controller.simulate.model_work import ModelWork
@@ -121,15 +121,6 @@ def _begins_without_telling(self: SimulatedDevice, real: Any = SimulatedDevice.b
         real(self)
 
 
-def _make_after_overwriting(self: ModelWork, step: Any) -> bool:
-    """The record of the last install is overwritten before what it implies is told."""
-    with mock.patch.object(SimulatedDevice, "tell_what_the_state_implies", _nothing):
-        return bool(_START(self, step))
-
-
-_START = ModelWork._start_trial
-
-
 def _skips_the_trial(situation: Any, now: Any, real: Any = decide.decide) -> Any:
     step = real(situation, now)
     if isinstance(step, RunTrial):
@@ -186,11 +177,6 @@ def _deletes_on_sending(self: Rows, sequence: int, limit: int, bytes_max: int) -
 
 
 _EVENTS_AFTER = Rows.events_after
-_ON_ACK = Outbox.on_ack
-
-
-def _takes_any_epoch(self: Outbox, ack: Any, now: float) -> None:
-    _ON_ACK(self, ack.model_copy(update={"epoch": self._epoch}), now)
 
 
 def _takes_every_row(self: Any, epoch: str, rows: Any, first: int, reached: int) -> Any:
@@ -209,17 +195,6 @@ def _acks_one_more(self: Any, fleet: str, epoch: str, counter: int) -> Any:
 
 
 _ACK = DeviceStreams.ack
-_TAKE = SimulatedController.take
-
-
-def _acks_before_the_commit(
-    self: SimulatedController, device: str, channel: Any, payload: bytes, dies: Any
-) -> tuple[bytes, bool]:
-    try:
-        return _TAKE(self, device, channel, payload, dies)
-    except ControllerDied:
-        with mock.patch.object(registry.Registry, "commit", return_value=[]):
-            return _TAKE(self, device, channel, payload, _never)
 
 
 def _knows_no_doubles(
@@ -337,21 +312,12 @@ def _mutants() -> Iterator[tuple[str, list[Plant]]]:
         "what a power cut left untold stays so",
         [(SimulatedDevice, "begin", _begins_without_telling)],
     )
-    yield (
-        "an install begins and nobody is told",
-        [(ModelWork, "_start_trial", _make_after_overwriting)],
-    )
     yield "install numbers come again", [(DeviceState, "next_install", property(_install_again))]
     yield "rows are deleted when they are sent", [(Rows, "events_after", _deletes_on_sending)]
-    yield "an ack of another epoch counts", [(Outbox, "on_ack", _takes_any_epoch)]
     yield "a hello is said once", [(Outbox, "_hello_is_due", _asks_once)]
     yield "rows that are known are stored again", [(DeviceStreams, "unstored", _takes_every_row)]
     yield "rows behind a gap are stored", [(DeviceStreams, "unstored", _takes_over_gaps)]
     yield "the watermark is one ahead", [(DeviceStreams, "ack", _acks_one_more)]
-    yield (
-        "the ack goes out before the commit",
-        [(SimulatedController, "take", _acks_before_the_commit)],
-    )
     yield (
         "a lost journal tells everything twice",
         [(registry.Registry, "take_events", _knows_no_doubles)],

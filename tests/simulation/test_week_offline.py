@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import pairwise
@@ -45,7 +45,11 @@ RECONNECT_SECONDS_MAX = 3600
 
 
 def on_disk_bytes(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.glob("journal.db*"))
+    size_bytes = 0
+    for path in directory.glob("journal.db*"):
+        with suppress(FileNotFoundError):  # a journal that closes takes files of SQLite's along
+            size_bytes += path.stat().st_size
+    return size_bytes
 
 
 @dataclass
