@@ -47,6 +47,16 @@ def encode(payload: WireModel) -> bytes:
     return packed
 
 
+def unpacked_size_bytes(encoded: bytes) -> int:
+    """What an encoded payload takes unpacked, by its own word: only for what we encoded."""
+    if encoded[:4] != _ZSTD_MAGIC:
+        return len(encoded)
+    try:
+        return int(zstandard.frame_content_size(encoded))
+    except zstandard.ZstdError:
+        return len(encoded)
+
+
 def decode(kind: type[Payload], payload: bytes) -> Payload:
     """Read a payload as one kind.
 

@@ -1,9 +1,9 @@
 """What a device tells of its state, and the small messages of the outbox protocol."""
 
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from mailboat_schemas.codec import WireModel
 from mailboat_schemas.documents.live_gates import COUNTERS_MAX, CounterName
@@ -154,12 +154,15 @@ class LatencySketch(WireModel):
 
 
 class TelemetryWindow(WireModel):
-    """Of one release and one workload class. Every figure merges, so windows can be made one."""
+    """Of one release and one workload class. Every figure merges, so windows can be made one.
+
+    Of the machine alone, while nothing is served: without model, version and digest.
+    """
 
     sequence: int = Field(ge=1, lt=1 << 63)
-    model: ModelName
-    version: Version
-    digest: Digest
+    model: ModelName | Literal[""] = ""
+    version: Version | Literal[""] = ""
+    digest: Digest | Literal[""] = ""
     started_at: int = Field(description="milliseconds since 1970 UTC by the device's clock")
     seconds: float = Field(ge=0)
     requests_ok: int = Field(ge=0)
@@ -191,6 +194,12 @@ class TelemetryWindow(WireModel):
     host: HostFigures | None = Field(
         default=None, description="of the whole device; in one of the windows of a drain alone"
     )
+
+    @model_validator(mode="after")
+    def _names_a_release_or_none(self) -> Self:
+        if not bool(self.model) == bool(self.version) == bool(self.digest):
+            raise ValueError("model, version and digest go together")
+        return self
 
 
 class TelemetryBatch(WireModel):

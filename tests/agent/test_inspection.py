@@ -15,6 +15,13 @@ from mailboat_agent.cli import main
 from mailboat_agent.journal import inspection as inspection_module
 from mailboat_agent.journal.event_journal import Journal
 from mailboat_agent.journal.inspection import Inspection, InspectorMissing, QueryRefused
+from mailboat_agent.journal.inspection_bounds import (
+    QUERY_ROWS,
+    QUERY_ROWS_MAX,
+    STATEMENT_BYTES_MAX,
+    VALUE_BYTES_MAX,
+)
+from mailboat_agent.journal.inspection_command import CELL_LENGTH_MAX
 from mailboat_schemas.errors import NotFound
 from mailboat_schemas.events import Event, EventKind
 from mailboat_schemas.reports import TelemetryWindow
@@ -75,8 +82,11 @@ def test_a_query_reads_content_as_json(inspection: Inspection) -> None:
         "CREATE TABLE mine (x)",
         "CREATE TEMP TABLE mine (x)",
         "ATTACH ':memory:' AS other",
+        "PRAGMA journal_mode = DELETE",
+        f"SELECT length(zeroblob({VALUE_BYTES_MAX + 1}))",
+        f"SELECT hex(zeroblob({VALUE_BYTES_MAX}))",
         "no sql at all",
-        "SELECT " + "x" * 70_000,
+        "SELECT " + "x" * STATEMENT_BYTES_MAX,
     ],
 )
 def test_nothing_can_be_changed(inspection: Inspection, journal: Journal, statement: str) -> None:
@@ -85,6 +95,13 @@ def test_nothing_can_be_changed(inspection: Inspection, journal: Journal, statem
 
     assert journal.span_events().last == 3
     assert len(inspection.query("SELECT * FROM events")[0]) == 3
+
+
+def test_no_file_can_be_written_from_a_query(inspection: Inspection, tmp_path: Path) -> None:
+    with pytest.raises(QueryRefused):
+        inspection.query(f"VACUUM INTO '{tmp_path / 'copy.db'}'")
+
+    assert not (tmp_path / "copy.db").exists()
 
 
 def test_an_answer_has_a_bound_in_rows_and_in_bytes(
@@ -194,3 +211,36 @@ def test_a_refused_query_ends_the_command_with_a_next_step(
 ) -> None:
     assert main(["db", "query", "DROP TABLE events", "--file", str(tmp_path / "journal.db")]) == 1
     assert "it can only be read" in capsys.readouterr().err
+
+
+def test_a_table_for_people_has_bounds_and_does_not_speak_to_the_terminal(
+    tmp_path: Path, journal: Journal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = f"\x1b[2J\r{'x' * 100}"
+    journal.record_event(
+        Event(event_id="e:9", sequence=1, kind=EventKind.SECURITY, observed_at=0, because=said)
+    )
+    statement = "SELECT json_extract(decoded(content), '$.because') AS said FROM events"
+
+    assert main(["db", "query", statement, "--file", str(tmp_path / "journal.db")]) == 0
+
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\r" not in out
+    assert max(len(line) for line in out.splitlines()) == CELL_LENGTH_MAX
+
+
+@pytest.mark.parametrize("rows", ["0", str(QUERY_ROWS_MAX + 1), "many"])
+def test_more_rows_than_may_be_asked_for_are_refused(
+    capsys: pytest.CaptureFixture[str], rows: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["db", "query", "SELECT 1", "--rows", rows])
+    assert f"from 1 to {QUERY_ROWS_MAX}" in capsys.readouterr().err
+
+
+def test_a_query_gives_so_many_rows_unless_told_otherwise(inspection: Inspection) -> None:
+    rows, more = inspection.query(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1001) SELECT i FROM n"
+    )
+    assert (len(rows), more) == (QUERY_ROWS, True)

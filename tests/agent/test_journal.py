@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mailboat_agent.journal import event_journal as journal_module
-from mailboat_agent.journal.database import DAMAGED_KEPT_MAX
+from mailboat_agent.journal.database import DAMAGED_KEPT_MAX, WAL_BYTES_KEPT_MAX, WAL_PAGES_MAX
 from mailboat_agent.journal.event_journal import (
     EVENT_IDS_KEPT,
     EVENTS_ROWS_MAX,
@@ -443,3 +443,41 @@ def test_a_full_disk_is_said_and_nothing_recorded_is_lost(tmp_path: Path) -> Non
         assert journal.events_after(recorded, 5, 99999)[0].event_id == f"e{recorded}"
         """,
     )
+
+
+def test_the_log_beside_the_journal_is_used_anew_and_stays_short(
+    tmp_path: Path, journal: Journal
+) -> None:
+    largest = 0
+    for number in range(300):
+        journal.record_event(event(f"e:{number}", because="x" * 900))
+        largest = max(largest, (tmp_path / "journal.db-wal").stat().st_size)
+
+    page_bytes = 4096 + 24
+    assert largest > WAL_PAGES_MAX * page_bytes / 2
+    assert largest <= WAL_BYTES_KEPT_MAX
+
+
+@pytest.mark.parametrize("acked", [0, 3, 14])
+def test_a_new_epoch_tells_all_that_waits_anew_a_part_at_a_time(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, acked: int
+) -> None:
+    """Tens of thousands of events may wait, and all at once they took more memory than the agent
+    may have."""
+    monkeypatch.setattr(journal_module, "RENUMBERED_AT_ONCE", 4)
+    for number in range(1, 15):
+        journal.record_event(event(f"e:{number}"))
+    journal.acknowledge(acked, 0)
+    edit(tmp_path, "DELETE FROM events WHERE sequence = 9")
+    before = journal.epoch
+
+    journal.begin_epoch_anew()
+
+    events = journal.events_after(0, 100, BYTES_MAX)
+    expected = [f"e:{number}" for number in range(acked + 1, 15)]
+    if acked < 9:
+        expected[9 - acked - 1] = f"{before}:9:damaged"
+    assert names(events) == expected
+    assert [each.sequence for each in events] == list(range(1, 15 - acked))
+    assert journal.record_event(event("e:15")) == 15 - acked
+    assert journal.record_event(event("e:1")) == 1 - acked  # known, as before

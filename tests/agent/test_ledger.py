@@ -39,7 +39,9 @@ def reopen(tmp_path: Path) -> Open:
 def install(ledger: Ledger, release: Installed = NEW) -> int:
     """Record a trial as the model loop does; returns the install's number."""
     number = ledger.state.next_install
-    trial = ModelState(phase=ModelPhase.TRIAL, active=release, tries=3, install=number)
+    trial = ModelState(
+        phase=ModelPhase.TRIAL, active=release, install_of=release, tries=3, install=number
+    )
     ledger.record("vad", trial, NOON)
     return number
 
@@ -222,7 +224,8 @@ def test_what_the_journal_could_not_take_is_told_in_order_when_it_can(tmp_path: 
         except DiskFull:
             break
     new = Installed(version="2.0.0", digest="2" * 64)
-    trial = ModelState(phase=ModelPhase.TRIAL, active=new, install=ledger.state.next_install)
+    number = ledger.state.next_install
+    trial = ModelState(phase=ModelPhase.TRIAL, active=new, install_of=new, install=number)
     ledger.record("vad", trial, noon)
     ledger.tell_damage("trust", "rot", noon)
     try:

@@ -17,18 +17,26 @@ from mailboat_agent.journal import outbox as outbox_module
 from mailboat_agent.journal.event_journal import Journal
 from mailboat_agent.journal.outbox import (
     BATCHES_IN_FLIGHT_MAX,
+    EVENT_BATCH_BYTES_MAX,
+    HEARD_SPREAD_SECONDS,
     HELLO_AFTER_SECONDS,
+    HELLO_AFTER_SECONDS_MAX,
     HISTORY_BEGINS_SECONDS_MAX,
     HISTORY_SECONDS,
-    REWIND_AGAIN_AFTER_SECONDS,
+    TELEMETRY_BATCH_BYTES_MAX,
+    TELEMETRY_BATCHES_IN_FLIGHT_MAX,
     Outbox,
     Outgoing,
 )
-from mailboat_schemas.codec import decode
+from mailboat_agent.journal.stream import REWIND_AGAIN_AFTER_SECONDS
+from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.errors import DiskFull
 from mailboat_schemas.events import EVENTS_PER_BATCH_MAX, Event, EventBatch, EventKind
-from mailboat_schemas.reports import Ack, Hello, TelemetryBatch, TelemetryWindow
+from mailboat_schemas.reports import Ack, Hello, LatencySketch, TelemetryBatch, TelemetryWindow
 from mailboat_schemas.topics import Channel
+
+DAY_SECONDS = 86_400
+HELLOS_A_DAY_MAX = 300  # that `site kit` counts with
 
 
 def event(number: int) -> Event:
@@ -133,12 +141,89 @@ def test_nothing_is_sent_before_the_hello_is_answered(journal: Journal) -> None:
 def test_a_hello_without_an_answer_is_repeated_at_growing_intervals(journal: Journal) -> None:
     outbox = outbox_of(journal)
     outbox.on_connected(0.0)
-    hellos = [now for now in range(300) if outbox.due(float(now))]
+    hellos, now = [], 0.0
+    while now < 7 * DAY_SECONDS:
+        hellos.append(now)
+        assert len(outbox.due(now)) == 1
+        now = outbox._hello_due_at
 
     gaps = [after - before for before, after in pairwise(hellos)]
     assert gaps[0] == HELLO_AFTER_SECONDS
-    assert max(gaps) <= 61
-    assert gaps[-1] >= 30
+    assert max(gaps[:4]) <= 60
+    assert HELLO_AFTER_SECONDS_MAX * 0.9 < max(gaps) <= HELLO_AFTER_SECONDS_MAX + 1
+    # All of it, not half, is jitter: the queue of a site's broker is worked out from the mean.
+    assert min(gaps[10:]) < HELLO_AFTER_SECONDS_MAX / 10
+    assert len(hellos) < 7 * HELLOS_A_DAY_MAX
+
+
+def long_waiting(journal: Journal) -> tuple[Outbox, float]:
+    """An outbox that has asked for hours without an answer, and when it is."""
+    outbox = outbox_of(journal)
+    outbox.on_connected(0.0)
+    now = 0.0
+    while outbox._hello_due_at < now + 10 * HEARD_SPREAD_SECONDS or now < 10_000:
+        now = outbox._hello_due_at
+        outbox.due(now)
+    return outbox, now
+
+
+def asked(outbox: Outbox, began: float, seconds: float) -> list[float]:
+    """When it asked within so long."""
+    return [now for step in range(int(seconds)) if outbox.due(now := began + step)]
+
+
+def test_who_waits_long_asks_soon_once_the_centre_is_heard_again(journal: Journal) -> None:
+    outbox, now = long_waiting(journal)
+    assert asked(outbox, now, HEARD_SPREAD_SECONDS) == []
+
+    now += HEARD_SPREAD_SECONDS
+    outbox.on_heard(now)
+
+    (first, *_) = asked(outbox, now, HEARD_SPREAD_SECONDS + 2)
+    (second, *_) = asked(outbox, first + 1, 60)
+    assert second - first < 60
+
+
+def test_devices_that_hear_the_centre_together_do_not_ask_together(tmp_path: Path) -> None:
+    due = []
+    for number in range(8):
+        with closing(Journal(tmp_path / f"{number}.db", random.Random(number))) as journal:
+            outbox = Outbox("kiosk-1", journal, lambda _, payload: payload, random.Random(number))
+            outbox.on_connected(0.0)
+            outbox.due(0.0)
+            outbox._hello_due_at = 800.0
+            outbox.on_heard(100.0)
+            due.append(outbox._hello_due_at - 100)
+
+    assert max(due) - min(due) > HEARD_SPREAD_SECONDS / 2
+    assert max(due) <= HEARD_SPREAD_SECONDS
+
+
+def test_who_is_flooded_by_a_broker_asks_no_more_often_than_it_may(journal: Journal) -> None:
+    outbox, now = long_waiting(journal)
+
+    hellos = 0
+    for _ in range(600):
+        now += 1.0
+        outbox.on_heard(now)
+        hellos += len(outbox.due(now))
+
+    assert hellos <= 600 / 2
+
+
+def test_an_answer_that_moves_nothing_is_an_answer_all_the_same(journal: Journal) -> None:
+    """What it was asked about goes at once, and if that is lost, nobody waits for a quarter of an
+    hour."""
+    journal.record_event(event(1))
+    outbox, now = long_waiting(journal)
+    outbox.on_ack(
+        Ack(device="kiosk-1", epoch=journal.epoch, events_acked=0, telemetry_acked=0), now
+    )
+    assert firsts(outbox.due(now)) == [1]
+
+    (again, *_) = asked(outbox, now + 1, 120)
+
+    assert again - now < 60
 
 
 def test_state_events_go_before_telemetry(journal: Journal) -> None:
@@ -513,3 +598,69 @@ def test_on_a_full_disk_events_go_out_although_telemetry_cannot(
     monkeypatch.setattr(journal, "windows_to_send", refuse)
 
     assert [item.channel for item in outbox.due(0.0)] == [Channel.EVENTS]
+
+
+def test_a_batch_counts_what_repeats_itself_unpacked_too(journal: Journal) -> None:
+    """Rows are held compressed. Logs of failures, side by side, came to more than a batch may be
+    unpacked: nothing could be sent any more, and the agent ended each time it tried."""
+    said = {"log": ["the same line again and again"] * 1000}
+    for number in range(EVENTS_PER_BATCH_MAX):
+        journal.record_event(event(number).model_copy(update={"evidence": said}))
+    outbox = outbox_of(journal)
+    connected(outbox, journal)
+
+    batches = [decode(EventBatch, o.payload) for o in outbox.due(0.0)]
+
+    assert 1 < len(batches) < EVENTS_PER_BATCH_MAX / 10
+    assert batches[0].events[0].evidence == said
+
+
+def test_a_batch_of_wide_windows_counts_them_unpacked_too(journal: Journal) -> None:
+    wide = LatencySketch(
+        relative_accuracy=0.01, offset=0, bins=(1 << 33,) * 4096, count=1 << 45, sum_ms=5
+    )
+    for number in range(100):
+        journal.record_window(window(number).model_copy(update={"latency": wide}))
+    outbox = outbox_of(journal)
+    connected(outbox, journal)
+
+    (batch,) = outbox.due(0.0)
+
+    assert 1 < len(decode(TelemetryBatch, batch.payload).windows) < 100
+
+
+def incompressible(size_bytes: int, seed: int) -> str:
+    return random.Random(seed).randbytes(size_bytes // 2).hex()
+
+
+def test_events_that_cannot_be_compressed_fill_batches_up_to_their_bytes(journal: Journal) -> None:
+    for number in range(EVENTS_PER_BATCH_MAX):
+        evidence = {"log": incompressible(4000, number)}
+        journal.record_event(event(number).model_copy(update={"evidence": evidence}))
+    outbox = outbox_of(journal)
+    connected(outbox, journal)
+
+    sent = [decode(EventBatch, o.payload).events for o in outbox.due(0.0)]
+
+    sizes = [sum(len(encode(each)) for each in events) for events in sent]
+    assert max(sizes) <= EVENT_BATCH_BYTES_MAX
+    assert sizes[0] > EVENT_BATCH_BYTES_MAX * 0.9
+
+
+def test_windows_that_cannot_be_compressed_fill_one_batch_at_a_time(journal: Journal) -> None:
+    rng = random.Random(1)
+    for number in range(150):
+        bins = tuple(rng.getrandbits(30) for _ in range(500))
+        sketch = LatencySketch(
+            relative_accuracy=0.01, offset=0, bins=bins, count=sum(bins), sum_ms=5
+        )
+        journal.record_window(window(number).model_copy(update={"latency": sketch}))
+    outbox = outbox_of(journal)
+    connected(outbox, journal)
+
+    batches = outbox.due(0.0)
+
+    assert len(batches) == TELEMETRY_BATCHES_IN_FLIGHT_MAX
+    size = sum(len(encode(each)) for each in decode(TelemetryBatch, batches[0].payload).windows)
+    assert TELEMETRY_BATCH_BYTES_MAX * 0.9 < size <= TELEMETRY_BATCH_BYTES_MAX
+    assert outbox.due(1.0) == []

@@ -121,6 +121,7 @@ def test_what_the_application_says_stands_in_the_window_of_the_release(journal: 
         {},
     ]
     assert (windows[0].requests_ok, windows[0].seconds) == (1, 60)
+    assert [window.merged for window in windows] == [1, 1, 1]
 
 
 def test_what_is_said_of_a_release_that_is_gone_has_a_window_of_its_own(journal: Journal) -> None:
@@ -146,6 +147,7 @@ def test_what_was_taken_and_not_written_is_in_the_next_window() -> None:
 
     (window,) = windows.rest(seconds=60)
     assert window.counters == {"accuracy": CounterSum(good=10, total=12)}
+    assert window.merged == 1
     windows.told(window)
     assert windows.rest(seconds=60) == []
 

@@ -18,8 +18,9 @@ from mailboat_agent.journal.thinning import (
     TELEMETRY_ROWS_MAX,
     Bounds,
 )
+from mailboat_agent.telemetry.figures import describe_telemetry, telemetry_figures
 from mailboat_schemas.documents.serving_policy import Workload
-from mailboat_schemas.events import EventKind
+from mailboat_schemas.events import Event, EventKind
 from mailboat_schemas.reports import LatencySketch, TelemetryWindow
 
 BYTES_MAX = 1 << 20
@@ -326,3 +327,87 @@ def test_a_window_damaged_on_its_way_leaves_a_gap_that_is_not_sent_over(
     journal.acknowledge(0, 1)
     assert [each.sequence for each in journal.windows_to_send(1, 10, BYTES_MAX).windows] == [3, 4]
     assert journal.span_telemetry().first == 3
+
+
+@pytest.mark.parametrize("size", ["1 << 60", "-(1 << 60)", "'much'", "9223372036854775807"])
+def test_a_damaged_size_does_not_empty_the_buffer(
+    tmp_path: Path, opened: Opened, size: str
+) -> None:
+    """No hash covers it: one bad number looked like a full buffer, and every window was dropped."""
+    journal = opened(Bounds(rows_max=100, bytes_max=1 << 20))
+    for minute in range(12):
+        journal.record_window(window(minute))
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as database, database:
+        # As a bad sector does it, past what the table's declaration would refuse.
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("UPDATE sqlite_schema SET sql = replace(sql, 'STRICT', '')")
+    with closing(sqlite3.connect(tmp_path / "journal.db")) as database, database:
+        database.execute(f"UPDATE windows SET bytes = {size} WHERE number IN (2, 3)")  # noqa: S608
+
+    journal.record_window(window(12))
+
+    assert len(kept(journal)) == 13
+    assert journal.held_telemetry().dropped == 0
+    assert 0 <= journal.held_telemetry().bytes <= 1 << 20
+
+
+@pytest.mark.parametrize(
+    "damage", ["seconds = 9e999", "started_at = 1 << 62", "seconds = -9e999", "level = 77"]
+)
+def test_what_is_held_can_be_said_whatever_a_damaged_window_says(
+    tmp_path: Path, opened: Opened, damage: str
+) -> None:
+    """The agent asks once a second: an overflow here would end it, start after start."""
+    journal = opened(TWENTY)
+    for minute in range(3):
+        journal.record_window(window(minute))
+    edit(tmp_path, f"UPDATE windows SET {damage} WHERE number = 2")  # noqa: S608
+    journal.record_window(window(3))
+
+    held = journal.held_telemetry()
+    figures = telemetry_figures(held, TWENTY, damaged=0, detail="normal", host=None)
+
+    assert held.windows >= 3
+    assert list(describe_telemetry(figures))
+
+
+def test_a_damaged_window_that_its_index_does_not_find_is_in_nobodys_way(
+    tmp_path: Path, opened: Opened
+) -> None:
+    """The oldest of its level: nothing of that level could be merged any more; and once it was to
+    be dropped, the whole journal was set aside for it, with the events in it."""
+    journal = opened(TWENTY)
+    journal.record_event(Event(event_id="e:1", sequence=1, kind=EventKind.COMMITTED, observed_at=0))
+    for minute in range(20):
+        journal.record_window(window(minute, model="lost" if minute == 0 else "vad"))
+    journal.close()
+    path = tmp_path / "journal.db"
+    content = path.read_bytes()
+    place = content.index(b"lost/aaaa")
+    while b"requests_ok" not in content[place : place + 300]:  # that of the table, not of an index
+        place = content.index(b"lost/aaaa", place + 1)
+    path.write_bytes(content[:place] + b"else" + content[place + 4 :])
+    journal = opened(TWENTY)
+
+    journal.record_window(window(20))
+
+    assert sum(each.requests_ok for each in kept(journal)) == 20
+    assert journal.held_telemetry().dropped == 0
+    assert journal.damaged_rows == 1
+    assert not journal.was_lost
+    assert [each.event_id for each in journal.events_after(0, 1, BYTES_MAX)] == ["e:1"]
+
+
+def test_a_bucket_of_many_short_windows_is_merged_in_parts(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thinning, "BUCKET_ROWS_MAX", 3)
+    journal = opened(TWENTY)
+    for _ in range(25):
+        journal.record_window(window(0, seconds=1))
+
+    windows = kept(journal)
+
+    assert sum(each.requests_ok for each in windows) == 25
+    assert max(each.merged for each in windows) == 3
+    assert len(windows) <= 20

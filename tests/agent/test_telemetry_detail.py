@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.journal import event_journal as journal_module
-from mailboat_agent.journal.event_journal import Journal
+from mailboat_agent.journal.event_journal import ANOMALIES, Journal
 from mailboat_agent.journal.telemetry import Telemetry
 from mailboat_agent.journal.thinning import Bounds
 from mailboat_agent.serving.runtime import Runtime
@@ -25,14 +26,15 @@ from mailboat_agent.telemetry.detail import (
     is_trouble,
     window_seconds,
 )
-from mailboat_agent.telemetry.energy import GAP_SECONDS_MAX, EnergyMeter
+from mailboat_agent.telemetry.energy import CHANNELS_MAX, GAP_SECONDS_MAX, WATTS_MAX, EnergyMeter
 from mailboat_agent.telemetry.figures import describe_telemetry
 from mailboat_agent.telemetry.host import Host
 from mailboat_agent.telemetry.recorder import Recorder
+from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.documents.serving_policy import Workload
 from mailboat_schemas.events import Event, EventKind
 from mailboat_schemas.host_figures import Gauge, HostFigures
-from mailboat_schemas.reports import TelemetryWindow
+from mailboat_schemas.reports import TelemetryBatch, TelemetryWindow
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -117,9 +119,10 @@ class Device:
         self.journal = journal
         self.runtime = OneRelease()
         self.host = Host(directory, directory / "no-sensors")
-        telemetry = Telemetry(self.runtime, journal, NOON, host=self.host)
+        self.models = ["vad"]
+        self.telemetry = Telemetry(self.runtime, journal, NOON, host=self.host)
         self.recorder = Recorder(
-            telemetry,
+            self.telemetry,
             self.host,
             journal,
             normal_seconds=60,
@@ -132,7 +135,7 @@ class Device:
         for _ in range(times):
             self.monotonic += self.recorder.seconds_to_next_look
             now = NOON + timedelta(seconds=self.monotonic)
-            self.recorder.look(["vad"], now, self.monotonic)
+            self.recorder.look(self.models, now, self.monotonic)
 
     @property
     def windows(self) -> list[TelemetryWindow]:
@@ -158,6 +161,114 @@ def test_windows_are_a_minute_until_something_goes_wrong(journal: Journal, tmp_p
     assert device.seconds == [60, 30, 10, 10, 10]
     assert [window.requests_error for window in device.windows] == [0, 1, 0, 0, 0]
     assert device.recorder.detail is Detail.FINE
+
+
+@pytest.mark.parametrize("kind", sorted(ANOMALIES))
+def test_what_the_device_tells_as_a_breach_is_looked_at_closely_too(
+    journal: Journal, tmp_path: Path, kind: EventKind
+) -> None:
+    """A gate on what the application posts, a withdrawal, a degraded mode: no counter shows it."""
+    device = Device(journal, tmp_path)
+    device.looks(6)
+    told = Event(event_id="e:1", sequence=1, kind=kind, observed_at=0)
+    journal.record_event(told)
+    device.looks(2)
+    journal.record_event(told)  # told again, and known
+    device.looks(int(FINE_SECONDS / 10) - 2)
+    assert device.recorder.detail is Detail.FINE
+
+    device.looks(7)
+
+    assert device.recorder.detail is Detail.NORMAL
+    assert device.seconds == [60, *[10] * int(FINE_SECONDS / 10), 60]
+
+
+def test_a_minute_that_a_full_disk_did_not_take_is_in_the_next_window_with_its_time(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device(journal, tmp_path)
+    device.looks(5)
+    device.runtime.counters.count_ok(1)
+    with monkeypatch.context() as full:
+
+        def refuse(*_: object) -> int:
+            raise DiskFailing("full", next_step="none")
+
+        full.setattr(journal, "record_window", refuse)
+        with pytest.raises(DiskFailing):
+            device.looks(1)
+    device.runtime.counters.count_ok(1)
+    device.looks(6)
+
+    (window,) = device.windows
+
+    assert (window.requests_ok, window.seconds) == (2, 120)
+    assert window.started_at == int(NOON.timestamp() * 1000)
+
+
+def test_ordinary_news_are_no_breach(journal: Journal, tmp_path: Path) -> None:
+    device = Device(journal, tmp_path)
+    journal.record_event(Event(event_id="e:1", sequence=1, kind=EventKind.COMMITTED, observed_at=0))
+    device.looks(6)
+
+    assert device.seconds == [60]
+
+
+def test_a_second_release_in_trouble_is_seen_at_the_same_look(
+    journal: Journal, tmp_path: Path
+) -> None:
+    device = Device(journal, tmp_path)
+    device.runtime.counters.count_error()
+    device.recorder.look(["vad", "kws"], NOON + timedelta(seconds=10), 10)
+
+    glanced = {model: seen.glanced for (model, _), seen in device.telemetry._seen.items()}
+
+    assert glanced == {"vad": (0, 1, 0, 0), "kws": (0, 1, 0, 0)}
+
+
+# --- the machine alone ----------------------------------------------------------------------------
+
+
+def test_a_device_that_serves_nothing_tells_how_it_is_all_the_same(
+    journal: Journal, tmp_path: Path
+) -> None:
+    device = Device(journal, tmp_path)
+    device.models = []
+    device.looks(12)
+    device.models = ["vad"]
+    device.looks(6)
+
+    alone, alone_again, served = device.windows
+    assert (alone.model, alone.version, alone.digest, alone.seconds) == ("", "", "", 60)
+    for window in (alone, alone_again):
+        assert window.host is not None
+        assert window.host.memory_available_bytes is not None
+        assert window.host.memory_available_bytes.count == 6
+    assert served.model == "vad"
+    batch = TelemetryBatch(device="kiosk-1", epoch="0" * 16, first=1, windows=(alone,))
+    assert decode(TelemetryBatch, encode(batch)).windows == (alone,)
+
+
+def test_windows_of_the_machine_alone_are_within_the_same_bounds(tmp_path: Path) -> None:
+    bounds = Bounds(rows_max=20)
+    with closing(Journal(tmp_path / "journal.db", random.Random(1), bounds)) as journal:
+        device = Device(journal, tmp_path)
+        device.models = []
+        device.looks(6 * 120)
+
+        held = journal.held_telemetry()
+        assert held.windows <= 20
+        assert held.dropped == 0
+        counts = [each.host.load_1m.count for each in device.windows if each.host.load_1m]  # type: ignore[union-attr]
+        assert sum(counts) == 6 * 120
+
+
+def test_a_window_names_a_release_whole_or_not_at_all() -> None:
+    for given in ({"model": "vad"}, {"version": "1.0.0"}, {"model": "vad", "digest": "a" * 64}):
+        with pytest.raises(ValidationError, match="go together"):
+            TelemetryWindow(
+                sequence=1, started_at=0, seconds=1, requests_ok=0, requests_error=0, **given
+            )
 
 
 def test_a_latency_that_doubles_is_trouble(journal: Journal, tmp_path: Path) -> None:
@@ -351,6 +462,20 @@ def test_energy_of_a_supply_rail_is_its_power_over_time(tmp_path: Path) -> None:
     meter.read(0)
 
     assert meter.read(10) == (pytest.approx(100), 10)
+    sensor(tmp_path, f"{rail}/curr1_input", 2_000_000_000)
+    assert WATTS_MAX < 5.0 * 2_000_000
+    assert meter.read(20) is None  # no device takes so much
+
+
+def test_only_so_many_sensors_are_looked_at(tmp_path: Path) -> None:
+    for number in range(CHANNELS_MAX + 1):
+        sensor(tmp_path, f"class/powercap/intel-rapl:{number:03}/energy_uj", 1_000_000)
+    meter = EnergyMeter(tmp_path)
+    meter.read(0)
+    for number in range(CHANNELS_MAX + 1):
+        sensor(tmp_path, f"class/powercap/intel-rapl:{number:03}/energy_uj", 2_000_000)
+
+    assert meter.read(10) == (pytest.approx(CHANNELS_MAX), 10)
 
 
 def test_energy_of_a_battery_counts_only_while_it_is_drained(tmp_path: Path) -> None:

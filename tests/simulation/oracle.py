@@ -7,7 +7,7 @@ forgets something cannot hide it, and a rule that is wrong is not asked whether 
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import is_
 from typing import Any
 
@@ -68,7 +68,7 @@ class Oracle:
         self.fleet: Fleet
         self.accounts: dict[str, Account] = defaultdict(Account)
         self.signed: dict[int, Roles] = {}
-        self.published: set[tuple[str, str, int]] = set()
+        self.published: dict[tuple[str, str, int], Manifest] = {}
         self.exposures: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         self.eligible: dict[str, dict[int, dict[str, int]]] = defaultdict(dict)
         self.completed: set[str] = set()  # digests
@@ -188,13 +188,7 @@ class Oracle:
         digest = account.committed
         if digest and not self._approved(device.roles.version, digest):
             account.committed = ""  # left for good: an approval that comes later is a new one
-        ought = (
-            device.up
-            and not device.work.serving
-            and bool(digest)
-            and self._approved(device.roles.version, digest)
-            and account.hit.isdisjoint(device.around.releases[digest].files)
-        )
+        ought = device.up and not device.work.serving and self._could_serve(device, account)
         now = device.around.agenda.now
         if not ought:
             account.bare_since = None
@@ -202,6 +196,15 @@ class Oracle:
             account.bare_since = now
         elif now - account.bare_since > BARE_SECONDS_MAX:
             raise Violation(4, f"{device.device} serves nothing, and could serve {digest[:8]}")
+
+    def _could_serve(self, device: SimulatedDevice, account: Account) -> bool:
+        """What it committed last is approved still, and nobody has damaged it."""
+        digest = account.committed
+        return (
+            bool(digest)
+            and self._approved(device.roles.version, digest)
+            and account.hit.isdisjoint(device.around.releases[digest].files)
+        )
 
     def _what_is_recorded_is_told(self, device: SimulatedDevice, account: Account) -> None:
         state = device.state
@@ -231,10 +234,7 @@ class Oracle:
         account, told_by = self.accounts[device], self.fleet.devices[device]
         now = self.fleet.agenda.now
         meaning = (event.kind, event.digest, event.retry_epoch)
-        # A return to the predecessor, and one from it, leave nothing in the record that says of
-        # which release the install was; after a lost journal its beginning is told of the last one.
-        unsure = told_by.post.rows.epochs > 1 and told_by.state.outcome == EventKind.RETURNED
-        if account.meant.setdefault(event.event_id, meaning) != meaning and not unsure:
+        if account.meant.setdefault(event.event_id, meaning) != meaning:
             raise Violation(3, f"{device} gives the id {event.event_id} to another event")
         again = event.event_id in account.emitted[epoch]
         if again:
@@ -252,6 +252,8 @@ class Oracle:
         elif event.kind in _BAD:
             if state.outcome_digest != event.digest:
                 raise Violation(3, f"{device} tells of a failure that is not recorded")
+            if state.active is None and self._could_serve(told_by, account):
+                raise Violation(4, f"{device} went back to nothing, and had {account.committed}")
             if not told_by.online:
                 self.happened["went back while offline"] += 1
             account.failed[event.digest] = event.retry_epoch
@@ -365,7 +367,9 @@ class Oracle:
         if roles.signer == AUTHORITY:
             self.signed.setdefault(roles.version, roles)
         key = (manifest.hardware_class, manifest.director, manifest.counter)
-        self.published.add(key)
+        said = self.published.setdefault(key, manifest)  # a renewed one ends later, and is no other
+        if replace(said, expires=manifest.expires) != manifest:
+            raise Violation(7, f"two manifests are number {manifest.counter} of one director")
         offer = None if manifest.assignment is None else manifest.assignment.offer
         if offer is not None:
             phase = self.fleet.controller.rollouts[offer.rollout].rollout.phase

@@ -261,14 +261,16 @@ class JournalDatabase:
 SQLITE_ERRORS = (sqlite3.Error, sqlite3.Warning)
 
 
-def open_to_look(path: Path, seconds_max: float) -> Connection:
+def open_to_look(path: Path, seconds_max: float, value_bytes_max: int) -> Connection:
     """For one answer to a person, beside an agent that writes: nothing can be changed through it.
 
-    After ``seconds_max`` what is still being asked is interrupted. Raises `SQLITE_ERRORS`.
+    After ``seconds_max`` what is still being asked is interrupted, and no value it makes is larger
+    than ``value_bytes_max``. Raises `SQLITE_ERRORS`.
     """
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1, isolation_level=None
     )
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, value_bytes_max)
     connection.execute("PRAGMA query_only = ON")
     until = time.monotonic() + seconds_max
     connection.set_progress_handler(lambda: time.monotonic() > until, LOOK_STEPS)

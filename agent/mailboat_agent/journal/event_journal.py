@@ -25,8 +25,8 @@ from mailboat_agent.journal.rows import (
     SCHEMA,
     WINDOWS_GIVEN,
     WINDOWS_RECORDED,
+    BatchSize,
     acknowledged,
-    content_bytes,
     insert_event,
     is_whole,
     last_event,
@@ -38,13 +38,20 @@ from mailboat_agent.journal.telemetry_buffer import HandedOut, Held, TelemetryBu
 from mailboat_agent.journal.thinning import Bounds
 from mailboat_schemas.codec import decode
 from mailboat_schemas.errors import DiskFull, MalformedPayload
-from mailboat_schemas.events import Event, EventKind
+from mailboat_schemas.events import Event, EventBatch, EventKind
 from mailboat_schemas.reports import Span, TelemetryWindow
 
 EVENTS_ROWS_MAX = 50_000  # an alarm, not a wall: a week offline at five a minute, about 20 MB
 SEQUENCE_MAX = 1 << 53  # an event every millisecond for 285,000 years
 TELEMETRY_BOUNDS = Bounds()
+# Somebody will want to know what came next, second by second.
+ANOMALIES = frozenset(
+    {EventKind.TRIAL_FAILED, EventKind.ROLLED_BACK, EventKind.RETURNED, EventKind.DEGRADED}
+    | {EventKind.NOTHING_TO_SERVE, EventKind.STORAGE_DAMAGED}
+)
+RENUMBERED_AT_ONCE = 500  # in memory; tens of thousands may wait
 EVENT_IDS_KEPT = 10_000  # of acknowledged events, so that none is recorded a second time
+_FORGET = "DELETE FROM events WHERE sequence BETWEEN ? AND ?"
 
 
 class Journal:
@@ -62,6 +69,7 @@ class Journal:
         self._epoch = ""
         self._damaged_events: set[int] = set()
         self.damaged_rows = 0
+        self.anomalies = 0  # events of these kinds that were recorded since the start
         self.telemetry_bounds = telemetry
         self._telemetry = TelemetryBuffer(self._note_damaged_windows, telemetry)
         self._lost_rows = False  # the controller has rows of this epoch that are not here
@@ -128,6 +136,7 @@ class Journal:
             sequence = last_event(connection) + 1
             insert_event(connection, event.model_copy(update={"sequence": sequence}))
             set_meta(connection, EVENTS_GIVEN, str(sequence))
+            self.anomalies += event.kind in ANOMALIES
             return sequence
 
         return self._database.run(record)
@@ -154,11 +163,10 @@ class Journal:
             rows = connection.execute(EVENTS_FROM, (first, limit)).fetchall()
             by_sequence = {row[0]: row for row in rows}
             events: list[Event] = []
-            bytes_used = 0
+            size = BatchSize(bytes_max, EventBatch.unpacked_bytes_max)
             for number in range(first, last + 1):
                 row = by_sequence.get(number)
-                bytes_used += 0 if row is None else content_bytes(row)
-                if events and bytes_used > bytes_max:
+                if not size.takes(None if row is None else row[2]):
                     break
                 events.append(self._event_of(number, row))
             return events
@@ -282,17 +290,22 @@ class Journal:
         def renumber(connection: Connection) -> str:
             acked = acknowledged(connection)
             given = last_event(connection)
-            rows = {row[0]: row for row in connection.execute(EVENTS_FROM, (acked + 1, -1))}
-            events = [self._event_of(each, rows.get(each)) for each in range(acked + 1, given + 1)]
-            connection.execute("DELETE FROM events")
             # What was told before stays known, under numbers before the first.
             connection.execute("UPDATE told SET sequence = sequence - ?", (acked,))
-            for number, event in enumerate(events, start=1):
-                insert_event(connection, event.model_copy(update={"sequence": number}))
+            connection.execute(_FORGET, (-SEQUENCE_MAX, acked))
+            connection.execute(_FORGET, (given + 1, SEQUENCE_MAX))
+            for first in range(acked + 1, given + 1, RENUMBERED_AT_ONCE):
+                last = min(given, first + RENUMBERED_AT_ONCE - 1)
+                found = connection.execute(EVENTS_FROM, (first, RENUMBERED_AT_ONCE))
+                rows = {row[0]: row for row in found}
+                events = [self._event_of(each, rows.get(each)) for each in range(first, last + 1)]
+                connection.execute(_FORGET, (first, last))
+                for number, event in enumerate(events, start=first - acked):
+                    insert_event(connection, event.model_copy(update={"sequence": number}))
             epoch = self._new_epoch()
             set_meta(connection, EPOCH, epoch)
             set_meta(connection, EVENTS_ACKNOWLEDGED, "0")
-            set_meta(connection, EVENTS_GIVEN, str(len(events)))
+            set_meta(connection, EVENTS_GIVEN, str(given - acked))
             self._telemetry.take_back(connection)
             return epoch
 

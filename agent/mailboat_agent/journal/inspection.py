@@ -18,6 +18,7 @@ from mailboat_agent.journal.inspection_bounds import (
     QUERY_SECONDS_MAX,
     RESULT_BYTES_MAX,
     STATEMENT_BYTES_MAX,
+    VALUE_BYTES_MAX,
 )
 from mailboat_schemas.codec import decode
 from mailboat_schemas.errors import MailboatError, NotFound, OperatorNeeded
@@ -137,7 +138,7 @@ class Inspection:
                 "another machine and use --file there.",
             ) from error
         database = sqlite_utils.Database(
-            open_to_look(self._path, QUERY_SECONDS_MAX), execute_plugins=False
+            open_to_look(self._path, QUERY_SECONDS_MAX, VALUE_BYTES_MAX), execute_plugins=False
         )
         database.register_function(_decoded, name="decoded", deterministic=True)
         return database

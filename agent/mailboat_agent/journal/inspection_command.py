@@ -62,10 +62,9 @@ def run_db(options: argparse.Namespace, journal: Path) -> Iterator[str]:
 
 
 def _rows(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= QUERY_ROWS_MAX:
-        raise ValueError
-    return number
+    if not text.isdecimal() or not 1 <= int(text) <= QUERY_ROWS_MAX:
+        raise argparse.ArgumentTypeError(f"it is a number from 1 to {QUERY_ROWS_MAX}")
+    return int(text)
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -81,7 +80,8 @@ def _table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def _cell(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    text = text.replace("\n", " ")
+    # What a stranger's library has said shall not speak to the terminal.
+    text = "".join(each if each.isprintable() else " " for each in text[: CELL_LENGTH_MAX + 1])
     return text if len(text) <= CELL_LENGTH_MAX else text[: CELL_LENGTH_MAX - 3] + "..."
 
 

@@ -23,12 +23,15 @@ class LiveWindows:
             window = _window(model, digest, began, figures)
             untold = self._untold.get((model, digest))
             both = window if untold is None else merge_windows(untold, window)
-            self._untold[model, digest] = both
+            self._untold[model, digest] = both.model_copy(update={"merged": 1})
 
     def put_into(self, window: TelemetryWindow) -> TelemetryWindow:
         """The window with what is told of its release."""
         untold = self._untold.get((window.model, window.digest))
-        return window if untold is None else merge_windows(untold, window)
+        if untold is None:
+            return window
+        # What is told of is no window of its own.
+        return merge_windows(untold, window).model_copy(update={"merged": window.merged})
 
     def told(self, window: TelemetryWindow) -> None:
         """This window has been written."""

@@ -14,9 +14,10 @@ Source: MQTT.md section 3, measured over broker, controller and device kills.
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mailboat_agent.journal.event_journal import Journal
+from mailboat_agent.journal.stream import Stream
 from mailboat_agent.update.retry import retry_delay_seconds
 from mailboat_schemas.codec import WireModel, encode
 from mailboat_schemas.envelope import PayloadType
@@ -28,8 +29,10 @@ from mailboat_schemas.topics import Channel
 Seal = Callable[[str, bytes], bytes]  # payload type, payload -> bytes of the signed envelope
 
 HELLO_AFTER_SECONDS = 3.0  # without progress while rows wait
-HELLO_AFTER_SECONDS_MAX = 60.0
-REWIND_AGAIN_AFTER_SECONDS = 1.0  # one gap makes the controller ask once for each batch behind it
+# Without an answer. At a site that is cut off each of these waits in its broker's queue.
+HELLO_AFTER_SECONDS_MAX = 900.0
+HELLOS_COUNTED_MAX = 4  # once the centre was heard of: the next delay is below a minute again
+HEARD_SPREAD_SECONDS = 10.0  # the centre is heard again: a site's devices ask within so long
 BATCHES_IN_FLIGHT_MAX = 8  # of events; a link of 1 s round trip still moves 800 of them a second
 # One at a time: what is on its way cannot be merged any more, and waits for an answer.
 TELEMETRY_BATCHES_IN_FLIGHT_MAX = 1
@@ -46,56 +49,6 @@ class Outgoing:
 
     channel: Channel
     payload: bytes
-
-
-@dataclass(slots=True)
-class _Stream:
-    """Where one stream stands: acknowledged ≤ sent ≤ last row."""
-
-    acked: int
-    sent: int
-    sent_ever: int  # an ack beyond it was not earned by anything this outbox said
-    in_flight: list[int] = field(default_factory=list)  # last sequence of each batch
-    rewound_at: float | None = None
-    # When to ask what became of what is in flight. Each stream has its own: telemetry that moves
-    # says nothing about an event batch that the broker forgot.
-    patience_until: float = 0.0
-
-    @classmethod
-    def of(cls, span: Span) -> "_Stream":
-        # An earlier life of this process may have sent any row that is here.
-        return cls(acked=span.first - 1, sent=span.first - 1, sent_ever=span.last)
-
-    def is_beyond(self, acked: int) -> bool:
-        """Whether the controller has what was never given here."""
-        return acked > self.sent_ever
-
-    def take_ack(self, acked: int) -> bool:
-        """Whether it moved. Acks only ever move forward."""
-        if not self.acked < acked <= self.sent_ever:
-            return False
-        self.acked = acked
-        self.sent = max(self.sent, acked)
-        self.in_flight = [last for last in self.in_flight if last > acked]
-        self.rewound_at = None
-        return True
-
-    def rewind(self) -> None:
-        self.sent = self.acked
-        self.in_flight = []
-
-    def rewind_unless_just_done(self, now: float) -> None:
-        recently = self.rewound_at is not None and (
-            now - self.rewound_at < REWIND_AGAIN_AFTER_SECONDS
-        )
-        if not recently:
-            self.rewind()
-            self.rewound_at = now
-
-    def note_sent(self, last: int) -> None:
-        self.sent = last
-        self.sent_ever = max(self.sent_ever, last)
-        self.in_flight.append(last)
 
 
 @dataclass(slots=True)
@@ -118,7 +71,7 @@ class Outbox:
         # The journal is asked when there is something to send: a full disk may keep it closed, and
         # that is no reason not to serve.
         self._epoch = ""
-        self._events = self._telemetry = _Stream(acked=0, sent=0, sent_ever=0)
+        self._events = self._telemetry = Stream(acked=0, sent=0, sent_ever=0)
         self._connected = False
         self._waits_for_answer = False  # a hello is out: nothing is sent before its answer
         self._undeleted = False  # rows that are acknowledged and still on the disk
@@ -145,6 +98,15 @@ class Outbox:
     def on_disconnected(self) -> None:
         self._connected = False
 
+    def on_heard(self, now: float) -> None:
+        """The centre said something to all: a manifest, published anew by a controller that is
+        back, or delivered anew over a bridge that is. Who has long been waiting for an answer asks
+        soon, and no more than once for each `HEARD_SPREAD_SECONDS`. Nothing is believed on it.
+        """
+        self._hellos = min(self._hellos, HELLOS_COUNTED_MAX)
+        if self._waits_for_answer and self._hello_due_at > now + HEARD_SPREAD_SECONDS:
+            self._hello_due_at = now + HEARD_SPREAD_SECONDS * self._rng.random()
+
     def on_not_sent(self, now: float) -> None:
         """What `due` gave last was not taken by the link: it must be given again."""
         self._ask(now + HELLO_AFTER_SECONDS)
@@ -156,12 +118,14 @@ class Outbox:
         if self._waits_for_answer and self._lost_rows(ack):
             self._rows.begin_epoch_anew()  # `due` notices
             return
+        self._hellos = min(self._hellos, HELLOS_COUNTED_MAX)
         moved = False
         for stream, acked in (
             (self._events, ack.events_acked),
             (self._telemetry, ack.telemetry_acked),
         ):
             if stream.take_ack(acked):
+                self._hellos = 0
                 stream.patience_until = now + self._hello_delay_seconds()
                 moved = True
         if moved or self._undeleted:
@@ -175,8 +139,6 @@ class Outbox:
         elif ack.rewind:
             self._events.rewind_unless_just_done(now)
             self._telemetry.rewind_unless_just_done(now)
-        if moved:
-            self._hellos = 0
 
     def _lost_rows(self, ack: Ack) -> bool:
         """The answer to a hello speaks of rows that were lost here, so it cannot be waited for."""
@@ -208,8 +170,8 @@ class Outbox:
         """The first one, or the journal was damaged and began anew: nothing of the old one will
         ever be confirmed."""
         self._epoch = self._rows.epoch
-        self._events = _Stream.of(self._rows.span_events())
-        self._telemetry = _Stream.of(self._rows.span_telemetry())
+        self._events = Stream.of(self._rows.span_events())
+        self._telemetry = Stream.of(self._rows.span_telemetry())
         self._hellos = 0
         self._ask(now)
 
@@ -242,11 +204,16 @@ class Outbox:
         return self._sealed(Channel.HELLO, PayloadType.HELLO, hello)
 
     def _hello_delay_seconds(self) -> float:
-        """3 s, then growing to a minute, half of it jitter: a fleet must not ask in step."""
-        reach = min(HELLO_AFTER_SECONDS_MAX, HELLO_AFTER_SECONDS * (1 << min(self._hellos, 10)))
+        """3 s, then up to twice as long each time, with full jitter: a fleet must not ask in
+        step."""
         if self._hellos <= 1:
             return HELLO_AFTER_SECONDS
-        return reach / 2 + retry_delay_seconds(0, self._rng, seconds_min=reach / 2)
+        return HELLO_AFTER_SECONDS + retry_delay_seconds(
+            self._hellos,
+            self._rng,
+            seconds_min=HELLO_AFTER_SECONDS,
+            seconds_max=HELLO_AFTER_SECONDS_MAX - HELLO_AFTER_SECONDS,
+        )
 
     # --- rows ------------------------------------------------------------------------------------
 

@@ -4,11 +4,12 @@ SQLite has no checksums of its own: every row carries 64 bits of a hash over eve
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from mailboat_agent.journal.database import Connection, Damaged
-from mailboat_schemas.codec import encode
+from mailboat_schemas.codec import encode, unpacked_size_bytes
 from mailboat_schemas.errors import PayloadTooLarge
 from mailboat_schemas.events import Event
 
@@ -18,6 +19,7 @@ EVENTS_ACKNOWLEDGED = "events_acknowledged"
 EVENTS_GIVEN, WINDOWS_GIVEN = "events_given", "windows_given"  # the last sequence that was given
 WINDOWS_RECORDED = "windows_recorded"  # the last number that a window was recorded under
 WINDOWS_MERGED, WINDOWS_DROPPED = "windows_merged", "windows_dropped"  # counts, of this epoch
+BATCH_BESIDE_ROWS_BYTES = 4096  # unpacked: device, epoch and what frames the rows
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, hash BLOB NOT NULL) STRICT;
 CREATE TABLE events (
@@ -95,6 +97,20 @@ def is_whole(row: Sequence[Any]) -> bool:
     return as_written and bool(row_hash(sequence, key, content) == digest)
 
 
-def content_bytes(row: Sequence[Any]) -> int:
-    """How much a row holds; a damaged one may hold anything."""
-    return len(row[2]) if isinstance(row[2], bytes) else 0
+class BatchSize:
+    """What rows take together. Each holds its content compressed; side by side in a batch they
+    count unpacked too, and what repeats itself, as lines of a log do, is small only on the disk."""
+
+    def __init__(self, bytes_max: int, unpacked_bytes_max: float = math.inf) -> None:
+        self._left_bytes = bytes_max
+        self._left_unpacked_bytes = unpacked_bytes_max - BATCH_BESIDE_ROWS_BYTES
+        self._rows = 0
+
+    def takes(self, content: object) -> bool:
+        """Whether one more row finds room; the first always does. A damaged one may hold
+        anything."""
+        if isinstance(content, bytes):
+            self._left_bytes -= len(content)
+            self._left_unpacked_bytes -= unpacked_size_bytes(content)
+        self._rows += 1
+        return self._rows == 1 or min(self._left_bytes, self._left_unpacked_bytes) >= 0

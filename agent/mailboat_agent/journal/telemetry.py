@@ -103,15 +103,16 @@ class Telemetry:
             )
 
     def drain(self, models: Iterable[str], now: datetime, seconds: float) -> int:
-        """Write one window per model, release and workload; returns how many.
+        """Write one window per model, release and workload, or one of the machine alone; returns
+        how many.
 
         Args:
-            seconds: that the window took, by a monotonic clock.
+            seconds: since the last one that was written, by a monotonic clock.
 
         Raises:
-            DiskFull, DiskFailing: this window is lost, the counters go into the next one.
+            DiskFull, DiskFailing: this window becomes a part of the next, but for its latencies.
         """
-        began, self._began = self._began, now
+        began = self._began
         models = list(models)
         drained = [item for model in models for item in self._runtime.drain_window(model)]
         for model in models:
@@ -129,7 +130,24 @@ class Telemetry:
         for window in (rest := self._live.rest(seconds)):
             self._record(window)
             self._live.told(window)
-        return count + len(rest)
+        written = count + len(rest) or self._tell_machine(began, seconds)
+        self._began = now
+        return written
+
+    def _tell_machine(self, began: datetime, seconds: float) -> int:
+        """Of a device that serves nothing it is known how it is all the same."""
+        if self._host is None or not self._host.was_sampled:
+            return 0
+        self._record(
+            TelemetryWindow(
+                sequence=1,  # the journal gives the real one
+                started_at=milliseconds(began),
+                seconds=seconds,
+                requests_ok=0,
+                requests_error=0,
+            )
+        )
+        return 1
 
     def _tell_unserved(self, model: str, began: datetime, seconds: float) -> int:
         """Degraded answers while no release served, as those of the one that should have."""

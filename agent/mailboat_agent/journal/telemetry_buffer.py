@@ -5,6 +5,7 @@ Its methods work within a transaction of the journal.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from mailboat_agent.journal import thinning, window_rows
 from mailboat_agent.journal.database import Connection
@@ -13,16 +14,19 @@ from mailboat_agent.journal.rows import (
     WINDOWS_GIVEN,
     WINDOWS_MERGED,
     WINDOWS_RECORDED,
+    BatchSize,
     read_meta,
     set_meta,
 )
 from mailboat_schemas.codec import encode
-from mailboat_schemas.reports import Span, TelemetryWindow
+from mailboat_schemas.reports import Span, TelemetryBatch, TelemetryWindow
 
-_LEVELS = """
-SELECT level, count(*), sum(bytes), min(started_at), max(started_at + seconds * 1000)
-FROM windows GROUP BY level ORDER BY level
-"""
+# A damaged row may say anything, and is in these all the same until it is met.
+_LEVELS = f"""
+SELECT level, count(*), sum({window_rows.SIZE}), CAST(min(started_at) AS INTEGER),
+    coalesce(CAST(max(started_at + seconds * 1000) AS INTEGER), 0)
+FROM windows WHERE typeof(level) = 'integer' GROUP BY level ORDER BY level
+"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +96,14 @@ class TelemetryBuffer:
         self, connection: Connection, number: int, limit: int, bytes_max: int
     ) -> list[TelemetryWindow]:
         rows = connection.execute(window_rows.IN_ORDER, (number, limit)).fetchall()
-        read = self._whole(connection, _within(rows, bytes_max))
+        read = self._whole(connection, _within(rows, BatchSize(bytes_max)))
         return [window.model_copy(update={"sequence": row[0]}) for row, window in read]
 
     def hand_out(
         self, connection: Connection, after: int, limit: int, bytes_max: int, newer_than: int
     ) -> HandedOut:
         rows = connection.execute(window_rows.ON_THEIR_WAY, (after, limit)).fetchall()
-        read = self._whole(connection, _within(rows, bytes_max))
+        read = self._whole(connection, _within(rows, _of_a_batch(bytes_max)))
         again = bool(read)
         if not again:
             read = self._give_sequences(connection, limit, bytes_max, newer_than)
@@ -129,7 +133,7 @@ class TelemetryBuffer:
                         windows=windows,
                         bytes=used,
                         began_at=began_at,
-                        ended_at=int(ended_at),
+                        ended_at=ended_at,
                     )
                     for level, windows, used, began_at, ended_at in connection.execute(_LEVELS)
                     if 0 <= level < len(thinning.LEVEL_SECONDS)
@@ -151,7 +155,7 @@ class TelemetryBuffer:
         self, connection: Connection, limit: int, bytes_max: int, newer_than: int
     ) -> list[tuple[window_rows.Row, TelemetryWindow]]:
         rows = connection.execute(window_rows.NEWEST_FIRST, (newer_than, limit)).fetchall()
-        newest = self._whole(connection, _within(rows, bytes_max))
+        newest = self._whole(connection, _within(rows, _of_a_batch(bytes_max)))
         given = window_rows.last_given(connection)
         read = []
         for row, window in reversed(newest):
@@ -166,15 +170,11 @@ class TelemetryBuffer:
         self, connection: Connection, rows: Sequence[window_rows.Row]
     ) -> list[tuple[window_rows.Row, TelemetryWindow]]:
         """Those that can be read; the others are deleted, and an event tells of them."""
-        read = []
-        for row in rows:
-            window = window_rows.read(row)
-            if window is None:
-                window_rows.delete(connection, row[0])
-            else:
-                read.append((row, window))
-        self._tell_damage(connection, len(rows) - len(read))
-        return read
+        read = [(row, window_rows.read(row)) for row in rows]
+        damaged = [row[0] for row, window in read if window is None]
+        window_rows.delete_damaged(connection, damaged)
+        self._tell_damage(connection, len(damaged))
+        return [(row, window) for row, window in read if window is not None]
 
     def _tell_damage(self, connection: Connection, count: int) -> None:
         if count:
@@ -182,11 +182,10 @@ class TelemetryBuffer:
             self._damaged(connection, count)
 
 
-def _within(rows: Sequence[window_rows.Row], bytes_max: int) -> Sequence[window_rows.Row]:
+def _of_a_batch(bytes_max: int) -> BatchSize:
+    return BatchSize(bytes_max, TelemetryBatch.unpacked_bytes_max)
+
+
+def _within(rows: Sequence[window_rows.Row], size: BatchSize) -> Sequence[window_rows.Row]:
     """As many as fit, but one if any."""
-    used = 0
-    for place, row in enumerate(rows):
-        used += window_rows.bytes_of(row)
-        if place and used > bytes_max:
-            return rows[:place]
-    return rows
+    return list(takewhile(lambda row: size.takes(window_rows.content_of(row)), rows))

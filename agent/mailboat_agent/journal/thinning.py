@@ -49,7 +49,7 @@ SELECT {window_rows.COLUMNS} FROM windows WHERE series = ? AND level = ? AND seq
 ORDER BY number LIMIT 2
 """  # noqa: S608
 _OLDEST = "SELECT number FROM windows ORDER BY sequence IS NOT NULL, number LIMIT 1"
-_TOTALS = "SELECT level, count(*), sum(bytes) FROM windows GROUP BY level"
+_TOTALS = f"SELECT level, count(*), sum({window_rows.SIZE}) FROM windows GROUP BY level"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,17 +161,17 @@ def _make_one(connection: Connection, rows: Sequence[window_rows.Row], level: in
         window_rows.lift(connection, rows[0], level)
         return Thinned()
     merged: TelemetryWindow | None = None
-    damaged = 0
-    for row in rows:
-        window_rows.delete(connection, row[0])
-        window = window_rows.read(row)
-        if window is None:
-            damaged += 1
-        else:
+    read = [(row[0], window_rows.read(row)) for row in rows]
+    damaged = [number for number, window in read if window is None]
+    window_rows.delete_damaged(connection, damaged)
+    for number, window in read:
+        if window is not None:
+            window_rows.delete(connection, number)
             merged = window if merged is None else merge_windows(merged, window)
     if merged is not None:
         window_rows.insert(connection, merged, level)
-    return Thinned(merged=len(rows) - damaged - (merged is not None), damaged=damaged)
+    count = len(rows) - len(damaged) - (merged is not None)
+    return Thinned(merged=count, damaged=len(damaged))
 
 
 def _count(connection: Connection, name: str, more: int) -> None:

@@ -24,6 +24,8 @@ from mailboat_schemas.reports import Span, TelemetryWindow
 Row = Sequence[Any]  # as COLUMNS
 COLUMNS = "number, series, level, started_at, seconds, sequence, content, hash"
 _INSERT = "INSERT INTO windows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# No hash covers it: one bad number shall not make the buffer look full.
+SIZE = f"min(max(bytes, 0), {TelemetryWindow.wire_bytes_max})"
 # S608: no text of a stranger's is put into a statement here, only the names of our own columns.
 IN_ORDER = f"SELECT {COLUMNS} FROM windows WHERE number > ? ORDER BY number LIMIT ?"  # noqa: S608
 ON_THEIR_WAY = f"""
@@ -79,13 +81,22 @@ def read(row: Row) -> TelemetryWindow | None:
     return None
 
 
-def bytes_of(row: Row) -> int:
-    """How much it holds; a damaged one may hold anything."""
-    return len(row[6]) if isinstance(row[6], bytes) else 0
+def content_of(row: Row) -> object:
+    """Encoded; a damaged row may hold anything."""
+    return row[6]
 
 
 def delete(connection: Connection, number: int) -> None:
     connection.execute("DELETE FROM windows WHERE number = ?", (number,))
+
+
+def delete_damaged(connection: Connection, numbers: Sequence[int]) -> None:
+    """An index that does not find what it is to forget makes SQLite call the whole file damaged,
+    and the events in it would be set aside with it. So the indexes are made anew first."""
+    if numbers:
+        connection.execute("REINDEX windows")
+    for number in numbers:
+        delete(connection, number)
 
 
 def next_number(connection: Connection) -> int:

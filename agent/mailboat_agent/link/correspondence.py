@@ -127,6 +127,8 @@ class Correspondence:
                 f"A message on {message.topic} is not for this device.",
                 next_step="look at the broker's ACL and bridges.",
             )
+        if channel is not Channel.ACK:
+            self._outbox.on_heard(monotonic)
         match channel:
             case Channel.MANIFEST:
                 if self._reconciler.take_manifest(message.payload, now):

@@ -62,6 +62,11 @@ class Host:
         taken, self._taken = self._taken, None
         return taken
 
+    @property
+    def was_sampled(self) -> bool:
+        """Since it was last taken."""
+        return self._taken is not None
+
     def put_back(self, figures: HostFigures | None) -> None:
         """What could not be written goes into the next window."""
         if figures is not None:

@@ -38,11 +38,12 @@ class Recorder:
         self._host = host
         self._journal = journal
         self._sampled: HostFigures | None = None
+        self._anomalies = journal.anomalies
         self._dropped_before: int | None = None  # by earlier lives of this process
         self._normal_seconds = normal_seconds
         self._metered = metered
         self._watch = DetailWatch()
-        self._began = monotonic
+        self._began = self._recorded_until = monotonic
         self.detail = Detail.NORMAL
         self.seconds_to_next_look = window_seconds(Detail.FINE, normal_seconds)
 
@@ -54,7 +55,9 @@ class Recorder:
         """
         models = list(models)
         self._sampled = self._host.sample(monotonic)
-        trouble = any(is_trouble(signs) for signs in self._telemetry.glance(models))
+        troubles = [is_trouble(signs) for signs in self._telemetry.glance(models)]
+        anomalies, self._anomalies = self._anomalies, self._journal.anomalies
+        trouble = any(troubles) or self._anomalies > anomalies
         self.detail = self._watch.look(
             trouble=trouble, metered=self._metered(), monotonic=monotonic
         )
@@ -62,7 +65,8 @@ class Recorder:
         if seconds < window_seconds(self.detail, self._normal_seconds) - EARLY_SECONDS:
             return False
         self._began = monotonic
-        self._telemetry.drain(models, now, seconds)
+        self._telemetry.drain(models, now, monotonic - self._recorded_until)
+        self._recorded_until = monotonic
         return True
 
     def notes(self) -> list[str]:

@@ -45,14 +45,12 @@ def left_with_nothing(state: ModelState) -> bool:
 
 
 def _progress(model: str, state: ModelState, kind: EventKind, now: datetime) -> Event | None:
-    about = (
-        Installed(version=state.outcome_version, digest=state.outcome_digest)
-        if state.outcome
-        else state.active
-    )
+    """Of the release that the install was of: by now the record may tell of what was left since."""
+    about = state.install_of
     if about is None:
         return None
-    serving = about if kind is EventKind.SOAK_STARTED else state.previous
+    predecessor = state.previous if state.active == about else state.active
+    serving = about if kind is EventKind.SOAK_STARTED else predecessor
     return Event(
         event_id=install_event_id(model, state.install, kind),
         sequence=1,

@@ -22,10 +22,12 @@ def started_trial(
 
     ``install`` is a number that no install on this device has had.
     """
+    install_of = Installed(version=candidate.version, digest=candidate.digest)
     return replace(
         state,
         phase=advance(advance(state.phase, Trigger.STAGE), Trigger.SWITCH),
-        active=Installed(version=candidate.version, digest=candidate.digest),
+        active=install_of,
+        install_of=install_of,
         previous=state.active,
         spare=state.previous,
         tries=tries,

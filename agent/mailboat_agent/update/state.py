@@ -36,6 +36,8 @@ class ModelState:
     tries: int = 0  # attempts left of the trial or soak
     stops: int = 0  # attempts of this install that were given back as the agent was told to stop
     install: int = 0  # the number of the last install, never reused: part of event ids
+    # What the last install was of. Whatever was left since: its beginning is told of this release.
+    install_of: Installed | None = None
     retry_epoch: int = 0  # of the assignment that led to this install
     # How the last install ended, and of which release: the event can be told again from this.
     outcome: str = ""  # "", committed, trial_failed, rolled_back, returned

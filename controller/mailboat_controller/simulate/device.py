@@ -270,6 +270,7 @@ class SimulatedDevice:
         return self.run(self.life, self._take_and_look, (manifest,))
 
     def _take_and_look(self, manifest: Manifest) -> None:
+        self.post.heard()
         if manifest is self.manifest:
             return  # retained, and heard before: nothing to look at
         self.look_at_the_clock()

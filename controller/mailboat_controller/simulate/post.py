@@ -3,7 +3,7 @@
 import random
 from typing import TYPE_CHECKING, cast
 
-from mailboat_agent.journal.outbox import HELLO_AFTER_SECONDS, HELLO_AFTER_SECONDS_MAX, Outbox
+from mailboat_agent.journal.outbox import HELLO_AFTER_SECONDS, Outbox
 from mailboat_controller.simulate.rows import Rows
 from mailboat_schemas.codec import decode
 from mailboat_schemas.events import Event
@@ -12,6 +12,8 @@ from mailboat_schemas.reports import Ack
 if TYPE_CHECKING:
     from mailboat_agent.journal.event_journal import Journal
     from mailboat_controller.simulate.device import SimulatedDevice
+
+LOOKS_SECONDS_MAX = 60.0  # from one look to the next while anything waits
 
 
 def _unsealed(payload_type: str, payload: bytes) -> bytes:
@@ -59,6 +61,11 @@ class Post:
             return
         self.pump()
 
+    def heard(self) -> None:
+        """The centre said something to all."""
+        if self._outbox is not None:
+            self._outbox.on_heard(self._device.around.agenda.now)
+
     def pump(self) -> None:
         """Send what is due, and come again while anything waits for its answer."""
         device = self._device
@@ -84,7 +91,7 @@ class Post:
             return
         self._asked_at = agenda.now + self._waits_seconds
         self._device.later(self._waits_seconds, self._again)
-        self._waits_seconds = min(2 * self._waits_seconds, HELLO_AFTER_SECONDS_MAX)
+        self._waits_seconds = min(2 * self._waits_seconds, LOOKS_SECONDS_MAX)
 
     def _again(self) -> None:
         self._asked_at = 0.0

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mailboat_agent.update import moves
-from mailboat_agent.update.events import implied_events, refusal_event
+from mailboat_agent.update.events import BECAUSE_CHARS_MAX, implied_events, refusal_event
 from mailboat_agent.update.retry import Backoff, left_as, retry_delay_seconds
 from mailboat_agent.update.state import Installed, ModelState
 from mailboat_agent.update.steps import GoBack, Refusal
@@ -26,7 +26,9 @@ from mailboat_schemas.trust import Standing
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 OLDEST, OLD, NEW = (Installed(version=f"{n}.0.0", digest=f"{n}" * 64) for n in (1, 2, 3))
-RUNS_OLD = ModelState(phase=ModelPhase.COMMITTED, active=OLD, previous=OLDEST, install=4)
+RUNS_OLD = ModelState(
+    phase=ModelPhase.COMMITTED, active=OLD, previous=OLDEST, install=4, install_of=OLD
+)
 BACK = GoBack(to=OLD, kind=EventKind.ROLLED_BACK, code="error_rate", because="too many errors")
 
 
@@ -125,6 +127,15 @@ def test_a_rollback_is_told_with_what_serves_now() -> None:
     assert (told.code, told.retry_epoch) == ("error_rate", 2)
 
 
+def test_what_a_runtime_said_at_length_is_told_in_short() -> None:
+    began = moves.started_trial(RUNS_OLD, candidate(), tries=3, install=5)
+    step = replace(BACK, kind=EventKind.TRIAL_FAILED, because="x" * (BECAUSE_CHARS_MAX + 1))
+
+    told = implied_events("vad", moves.went_back(began, step), NOON)[-1]
+
+    assert told.because == "x" * BECAUSE_CHARS_MAX
+
+
 def test_two_returns_after_one_install_have_two_ids() -> None:
     first = moves.went_back(RUNS_OLD, replace(BACK, to=OLDEST, kind=EventKind.RETURNED))
     second = moves.went_back(first, replace(BACK, to=None, kind=EventKind.RETURNED))
@@ -132,6 +143,24 @@ def test_two_returns_after_one_install_have_two_ids() -> None:
     ids = {implied_events("vad", state, NOON)[-1].event_id for state in (first, second)}
 
     assert len(ids) == 2
+
+
+def test_the_beginning_of_an_install_is_told_of_its_release_whatever_was_left_since() -> None:
+    """Installed and committed, returned to the one before, and that one left too: a journal that
+    was lost told the install's beginning of the release that was left last."""
+    began = moves.started_trial(RUNS_OLD, candidate(), tries=3, install=5)
+    first = implied_events("vad", began, NOON)[0]
+    ran = moves.committed(moves.began_soak(began, tries=3), "clean", security_version=9)
+    to_old = moves.went_back(ran, replace(BACK, to=OLD, kind=EventKind.RETURNED))
+    to_nothing = moves.went_back(to_old, replace(BACK, to=None, kind=EventKind.RETURNED))
+
+    again = [implied_events("vad", state, NOON)[0] for state in (ran, to_old, to_nothing)]
+
+    assert {(each.event_id, each.digest, each.version) for each in again} == {
+        (first.event_id, NEW.digest, NEW.version)
+    }
+    assert [each.serving_version for each in (first, *again)] == ["2.0.0", "2.0.0", "2.0.0", None]
+    assert implied_events("vad", to_nothing, NOON)[-1].digest == OLD.digest
 
 
 def test_one_refusal_has_one_id_however_often_it_is_looked_at() -> None:
