@@ -176,6 +176,11 @@ TOPICS: Mapping[Channel, TopicRule] = MappingProxyType(
     }
 )
 
+# What a device may write below its own level, for brokers' rules.
+SAID_BY_DEVICES = tuple(
+    rule.template.removeprefix(f"{_DEVICE}/") for rule in TOPICS.values() if rule.sender == "device"
+)
+
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _LABEL = LABEL_PATTERN.strip("^$")
 

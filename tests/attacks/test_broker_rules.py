@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from broker_site import NOW, REFUSED, Peer, Site, speak_to
+from broker_site import NOW, REFUSED, Peer, Site, connected, running_broker, speak_to
 from enrolled_fleet import migrated_database
 from mailboat_controller.broker.guard import BrokerGuard
 from mailboat_controller.pki.certificates import public_key_of_request
@@ -29,24 +29,20 @@ END = "mb/1/demo/class/kiosk/fresh"  # said last, so that what was not heard bef
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = Site(tmp_path_factory.mktemp("site"))
-    site.broker.start()
-    yield site
-    site.broker.stop()
+    with running_broker(tmp_path_factory.mktemp("site")) as site:
+        yield site
 
 
 @pytest.fixture
 def controller(site: Site) -> Iterator[Peer]:
-    peer = Peer(site, Kind.CONTROLLER, "controller")
-    yield peer
-    peer.close()
+    with connected(site, Kind.CONTROLLER, "controller") as peer:
+        yield peer
 
 
 @pytest.fixture
 def device(site: Site) -> Iterator[Peer]:
-    peer = Peer(site, Kind.DEVICE, "dev-1")
-    yield peer
-    peer.close()
+    with connected(site, Kind.DEVICE, "dev-1") as peer:
+        yield peer
 
 
 def heard_before_the_end(device: Peer, controller: Peer) -> set[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from broker_site import NOW, REFUSED, WAIT_SECONDS, Peer, Site, speak_to
+from broker_site import NOW, REFUSED, WAIT_SECONDS, Peer, Site, connected, running_broker, speak_to
 from mailboat_controller.broker import embedded as broker
 from mailboat_controller.broker.embedded import BrokerDied, MosquittoBroker, find_mosquitto
 from mailboat_controller.pki.issuing import Authority, TlsFiles
@@ -23,10 +23,8 @@ UP = "mb/1/demo/site/-/dev/dev-1/up/events"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = Site(tmp_path_factory.mktemp("site"))
-    site.broker.start()
-    yield site
-    site.broker.stop()
+    with running_broker(tmp_path_factory.mktemp("site")) as site:
+        yield site
 
 
 @pytest.fixture
@@ -39,23 +37,20 @@ def lone(tmp_path: Path) -> Iterator[Site]:
 
 @pytest.fixture
 def controller(site: Site) -> Iterator[Peer]:
-    peer = Peer(site, Kind.CONTROLLER, "controller")
-    yield peer
-    peer.close()
+    with connected(site, Kind.CONTROLLER, "controller") as peer:
+        yield peer
 
 
 @pytest.fixture
 def device(site: Site) -> Iterator[Peer]:
-    peer = Peer(site, Kind.DEVICE, "dev-1")
-    yield peer
-    peer.close()
+    with connected(site, Kind.DEVICE, "dev-1") as peer:
+        yield peer
 
 
 @pytest.fixture
 def pipeline(site: Site) -> Iterator[Peer]:
-    peer = Peer(site, Kind.CI, "build")
-    yield peer
-    peer.close()
+    with connected(site, Kind.CI, "build") as peer:
+        yield peer
 
 
 def test_it_is_told_no_passphrase_and_no_pin_of_ours(

@@ -3,6 +3,8 @@
 import socket
 import ssl
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -178,6 +180,26 @@ class Peer:
         with self._changed:
             self.heard.append((message.topic, message.payload))
             self._changed.notify_all()
+
+
+@contextmanager
+def running_broker(directory: Path) -> Iterator[Site]:
+    """It ends whatever happens."""
+    site = Site(directory)
+    site.broker.start()
+    try:
+        yield site
+    finally:
+        site.broker.stop()
+
+
+@contextmanager
+def connected(site: Site, kind: Kind, name: str) -> Iterator[Peer]:
+    peer = Peer(site, kind, name)
+    try:
+        yield peer
+    finally:
+        peer.close()
 
 
 def speak_to(site: Site, context: ssl.SSLContext) -> None:

@@ -1,32 +1,27 @@
-"""Sites: what they are, how the link to each stands, and what a site fetches for its own broker."""
+"""Sites: what they are, and how the link to each stands."""
 
-import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from mailboat_controller.api import etags
 from mailboat_controller.api.context import ApiContext, Context
-from mailboat_controller.api.identity import Operator, Reader, Site
+from mailboat_controller.api.identity import Operator, Reader
 from mailboat_controller.api.limits import OptionalReason, Reason
-from mailboat_controller.broker.access_files import CRL_FILE
 from mailboat_controller.data_directory import refuse_taken_name
-from mailboat_controller.sites.access_rules import access_rules
 from mailboat_controller.sites.link_state import Link
 from mailboat_controller.sites.policy import WINDOWS_MAX, Policy, Window
 from mailboat_controller.store import audit, credentials, sites
 from mailboat_controller.store.sites import SiteStanding
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.enrolment import Kind
-from mailboat_schemas.errors import ConfigurationInvalid, Conflict, NotPermitted, ServerUnavailable
+from mailboat_schemas.errors import ConfigurationInvalid, Conflict
 from mailboat_schemas.names import RESERVED_NAMES, Label
 
 SITES_MAX = 10_000  # each is a section of the broker's rules, and series of metrics
 BROKER_PORT = 8883
-_TEXT = "text/plain; charset=utf-8"
 
 router = APIRouter(prefix="/v1/sites", tags=["sites"])
 
@@ -106,6 +101,7 @@ def get_site(name: SiteLabel, _reader: Reader, context: Context) -> SiteShown:
 @router.post("", status_code=201)
 def add_site(order: SiteOrder, operator: Operator, context: Context) -> SiteShown:
     """Make a site known. Its kit comes from the controller's disk: `mailboat site kit`."""
+    _refuse_past(order, context)
     with context.store.transaction() as tx:
         if sites.by_name(tx, order.name) is not None:
             raise Conflict(
@@ -134,6 +130,7 @@ def change_site(
     name: SiteLabel, change: SiteChange, operator: Operator, context: Context
 ) -> SiteShown:
     """Change what is given. Devices and kits know the old addresses until they get new ones."""
+    _refuse_past(change, context)
     with context.store.transaction() as tx:
         row = sites.get(tx, name)
         given = change.model_dump(exclude_unset=True)
@@ -174,40 +171,13 @@ def remove_site(
     return shown
 
 
-@router.get("/{name}/access/{file}", response_class=Response)
-def get_access_file(
-    name: SiteLabel,
-    file: Literal["acl", "crl.pem"],
-    request: Request,
-    holder: Site,
-    context: Context,
-) -> Response:
-    """What the site's own broker goes by, for its bridge's certificate alone."""
-    if holder.name != name:
-        raise NotPermitted(
-            f"{holder} may fetch its own access rules only, not those of {name}.",
-            next_step="run `refresh` of this site's own kit.",
+def _refuse_past(order: SiteChange, context: ApiContext) -> None:
+    until, now = order.expected_until, context.now()
+    if until is not None and until <= now:
+        raise ConfigurationInvalid(
+            f"A cut cannot be expected until {until.isoformat()}: it is {now.isoformat()}.",
+            next_step="give an instant to come, in UTC or with its offset (…+01:00).",
         )
-    with context.store.transaction() as tx:
-        sites.get(tx, name)
-        sites.note_fetched(tx, name, context.now())
-        cut_off = sites.cut_off(tx, name, context.now())
-    if file == "acl":
-        content = access_rules(context.settings.fleet, name, cut_off).encode()
-    else:
-        content = _revocation_list(context)
-    digest = hashlib.sha256(content).hexdigest()
-    return etags.answer(request, content, digest, media_type=_TEXT)
-
-
-def _revocation_list(context: ApiContext) -> bytes:
-    try:
-        return (context.settings.broker_dir / CRL_FILE).read_bytes()
-    except OSError as error:
-        raise ServerUnavailable(
-            f"The revocation list is not in place: {error.strerror}.",
-            next_step="nothing; the controller writes it when it starts.",
-        ) from error
 
 
 def _put(

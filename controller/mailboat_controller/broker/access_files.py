@@ -17,7 +17,7 @@ from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
 from mailboat_controller.ingest.partition import client_name
 from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.store.broker_access import Access
-from mailboat_schemas.topics import ROOT
+from mailboat_schemas.topics import ROOT, SAID_BY_DEVICES
 
 ACL_FILE = "acl"
 CRL_FILE = "crl.pem"
@@ -106,7 +106,8 @@ def _sections(access: Access, root: str, partitions: int) -> Iterator[str]:
         yield f"topic read {root}/stats/#"
     for site in access.sites:
         yield f"user {site}"
-        yield f"topic write {root}/site/{site}/#"
+        for level in SAID_BY_DEVICES:
+            yield f"topic write {root}/site/{site}/dev/+/{level}"
         yield f"topic read {root}/site/{site}/dev/+/dn/#"
         yield f"topic read {root}/class/#"
         yield f"topic readwrite $SYS/broker/connection/{site}/state"

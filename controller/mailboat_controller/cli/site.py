@@ -1,15 +1,20 @@
 """``mailboat site``: islands with a broker of their own."""
 
 import re
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mailboat_controller.cli import options, output
 from mailboat_controller.sites.policy import Policy
 from mailboat_controller.sites.queue_size import DAYS_DEFAULT, DAYS_MAX, DEVICES_MAX
+from mailboat_schemas.names import is_label
+
+if TYPE_CHECKING:
+    from mailboat_controller.client import ApiClient
 
 app = typer.Typer(
     help="Sites: brokers of their own, their links to the centre, their kits.",
@@ -29,9 +34,17 @@ _COLUMNS = {
     "policy": "A CUT IS",
     "devices": "DEVICES",
     "last_heard_at": "LAST HEARD",
+    "certificate_expires_at": "CERTIFICATE ENDS",
 }
 
-SiteName = Annotated[str, typer.Argument(help="The site's name.")]
+
+def _a_name(text: str) -> str:
+    if not is_label(text):  # it stands in the path of a request
+        raise typer.BadParameter(f"{text!r}: lower-case letters, digits and inner hyphens")
+    return text
+
+
+SiteName = Annotated[str, typer.Argument(help="The site's name.", callback=_a_name)]
 PolicyOption = Annotated[
     Policy | None,
     typer.Option(
@@ -79,9 +92,8 @@ def add(
 ) -> None:
     """Make a site known to the controller. Without --policy a cut of its link is an error."""
     order = _given(policy, until, window, broker_port, cache_url, label, reason)
-    with options.client(connection) as client:
-        found = client.post("/v1/sites", {"name": name, "broker_host": broker_host, **order})
-    output.show_fields(_shown(found), as_json=as_json)
+    order |= {"name": name, "broker_host": broker_host}
+    _show(lambda client: client.post("/v1/sites", order), connection, as_json=as_json)
     output.say(f"\nOn the controller's machine: mailboat site kit {name} …", as_json=as_json)
 
 
@@ -105,9 +117,7 @@ def change(
     order = _given(policy, until, window, broker_port, cache_url, label, reason)
     if broker_host is not None:
         order["broker_host"] = broker_host
-    with options.client(connection) as client:
-        found = client.patch(f"/v1/sites/{name}", order)
-    output.show_fields(_shown(found), as_json=as_json)
+    _show(lambda client: client.patch(f"/v1/sites/{name}", order), connection, as_json=as_json)
 
 
 @app.command("list")
@@ -125,9 +135,7 @@ def show(
     as_json: options.Json = False,
 ) -> None:
     """One site: its link, its policy, its addresses."""
-    with options.client(connection) as client:
-        found = client.get(f"/v1/sites/{name}")
-    output.show_fields(_shown(found), as_json=as_json)
+    _show(lambda client: client.get(f"/v1/sites/{name}"), connection, as_json=as_json)
 
 
 @app.command("remove")
@@ -232,7 +240,7 @@ def _instant(text: str) -> str:
         instant = datetime.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(
-            f"{text!r}: write it like 2026-12-24T18:00", param_hint="--until"
+            f"{text!r}: write it like 2031-12-24T18:00", param_hint="--until"
         ) from None
     return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).isoformat()
 
@@ -249,9 +257,14 @@ def _window(text: str) -> dict[str, Any]:
     return window
 
 
-def _shown(found: dict[str, Any]) -> dict[str, Any]:
+def _show(
+    ask: Callable[["ApiClient"], dict[str, Any]], connection: Path | None, *, as_json: bool
+) -> None:
+    """Show the site that an answer is about."""
+    with options.client(connection) as client:
+        found = ask(client)
     windows = [
         f"{','.join(each['days'])} {each['start']} {each['minutes'] / 60:g}h"
         for each in found["windows"]
     ]
-    return {**found, "windows": windows}
+    output.show_fields({**found, "windows": windows}, as_json=as_json)

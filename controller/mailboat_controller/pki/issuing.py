@@ -194,19 +194,36 @@ class Authority:
         signed = builder.sign(self._key, hashes.SHA256())
         return signed.public_bytes(serialization.Encoding.PEM)
 
+    def issue_bridge(self, request_pem: str, site: str, *, now: datetime) -> Issued:
+        """A site's certificate over the key of its request. The request's subject is ignored.
+
+        Raises:
+            MalformedPayload: see `certificates.public_key_of_request`.
+        """
+        public_key = load_request(request_pem)
+        return self._issued(self._client(public_key, Kind.SITE, site, now, CREDENTIAL_DAYS), None)
+
+    def issue_site_server(self, request_pem: str, hosts: Sequence[str], *, now: datetime) -> Issued:
+        """Likewise for the listeners of a site's broker and cache."""
+        return self._issued(self._server(load_request(request_pem), hosts, now), None)
+
     def issue_server(self, hosts: Sequence[str], *, now: datetime) -> Issued:
         """Key and certificate for our own listeners. ``hosts``: DNS names or addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
+        return self._issued(self._server(key.public_key(), hosts, now), key)
+
+    def _server(
+        self, public_key: ec.EllipticCurvePublicKey, hosts: Sequence[str], now: datetime
+    ) -> x509.Certificate:
         subject = profile.subject(fleet=self.fleet, name=hosts[0][:64], kind=Kind.SERVER)
         names = x509.SubjectAlternativeName([profile.general_name(host) for host in hosts])
-        builder = self._leaf(subject, key.public_key(), now, SERVER_DAYS)
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
-        certificate = (
-            builder.add_extension(names, critical=False)
+        return (
+            self._leaf(subject, public_key, now, SERVER_DAYS)
+            .add_extension(names, critical=False)
             .add_extension(usage, critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        return self._issued(certificate, key)
 
     def server_files(self, hosts: Sequence[str], *, now: datetime) -> TlsFiles:
         """The server certificate on disk, made anew when it ends soon or names other hosts."""

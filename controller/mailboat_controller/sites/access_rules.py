@@ -9,7 +9,7 @@ silences a connection that is open. The bridge needs none; mosquitto asks no rul
 
 from collections.abc import Sequence
 
-from mailboat_schemas.topics import ROOT
+from mailboat_schemas.topics import ROOT, SAID_BY_DEVICES
 
 
 def access_rules(fleet: str, site: str, cut_off: Sequence[str]) -> str:
@@ -22,8 +22,7 @@ def access_rules(fleet: str, site: str, cut_off: Sequence[str]) -> str:
     lines = [
         f"# What devices may say and hear at the broker of site {site}. Made by the controller and",
         "# fetched by `refresh`: changes are overwritten.",
-        f"pattern write {here}/up/#",
-        f"pattern write {here}/st",
+        *(f"pattern write {here}/{level}" for level in SAID_BY_DEVICES),
         f"pattern read {here}/dn/#",
         "# Manifests of all classes: signed, and without a secret.",
         f"pattern read {root}/class/#",

@@ -6,6 +6,7 @@ removed, so that a new kit can be put in place at leisure.
 """
 
 import io
+import re
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from mailboat_controller.durable_file import PUBLIC_MODE, SECRET_MODE, replace_d
 from mailboat_controller.pki.issuing import CREDENTIAL_DAYS, Authority, Issued
 from mailboat_controller.sites.access_rules import access_rules
 from mailboat_controller.sites.queue_size import DAYS_DEFAULT, DEVICES_DEFAULT, queue_size
+from mailboat_controller.sites.renewal import RENEW_WITHIN, server_names
 from mailboat_controller.store import audit, credentials, device_certificates, sites
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.sites import SiteRow
@@ -31,6 +33,10 @@ from mailboat_schemas.errors import ConfigurationInvalid
 _MIB = 1 << 20
 _PROGRAM_MODE = 0o755
 _HTTPS_PORT = 443
+_PATH = re.compile(r"/[A-Za-z0-9._+/-]{1,200}")
+_ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}|[0-9a-fA-F:.]{2,45}")
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_CACHE_SIZE = re.compile(r"[1-9][0-9]{0,9}[kmg]")
 _UNITS = (
     "mailboat-site-broker.service",
     "mailboat-site-refresh.service",
@@ -82,7 +88,7 @@ def make_kit(
         NotFound: no such site. Conflict: its name belongs to somebody else.
         ConfigurationInvalid: a value that cannot stand in a configuration file.
     """
-    _refuse_paths(wishes)
+    _refuse_wishes(wishes)
     addresses = addresses_of(settings)
     authority = Authority.load(settings.pki_dir)
     bridge = authority.issue_credential(Kind.SITE, name, now=now, days=CREDENTIAL_DAYS)
@@ -97,8 +103,8 @@ def make_kit(
             _record(tx, name, bridge, actor=actor, now=now)
     finally:
         store.close()
-    server_names = _server_names(row)
-    server = authority.issue_server(server_names, now=now)
+    names = server_names(row)
+    server = authority.issue_server(names, now=now)
     devices = wishes.devices or max(DEVICES_DEFAULT, 2 * enrolled)
     size = queue_size(
         devices,
@@ -111,7 +117,7 @@ def make_kit(
         "QUEUE_MESSAGES": str(size.messages),
         "QUEUE_BYTES": str(size.bytes),
         "QUEUE_MIB": str(size.bytes // _MIB),
-        "SERVER_NAMES": ", ".join(server_names),
+        "SERVER_NAMES": ", ".join(names),
         "BRIDGE_EXPIRES": bridge.expires_at.date().isoformat(),
     }
     crl = settings.broker_dir / CRL_FILE
@@ -182,6 +188,8 @@ def _values(fleet: str, row: SiteRow, addresses: Addresses, wishes: KitWishes) -
         "CENTRAL_HOST": addresses.mqtt_host,
         "CENTRAL_PORT": str(addresses.mqtt_port),
         "API_URL": addresses.api_url.rstrip("/"),
+        "RENEW_WITHIN_SECONDS": str(int(RENEW_WITHIN.total_seconds())),
+        "RENEW_WITHIN_DAYS": str(RENEW_WITHIN.days),
         "CACHE_DIR": f"{data}/cache",
         # Of the cache (`broker-config/nginx/site-cache.conf`).
         "CACHE_MAX_SIZE": wishes.cache_size,
@@ -189,10 +197,14 @@ def _values(fleet: str, row: SiteRow, addresses: Addresses, wishes: KitWishes) -
         "CACHE_KEY": f"{install}/bridge.key",
         "CONTROLLER_HOST": api.hostname or "",
         "CONTROLLER_PORT": str(api.port or _HTTPS_PORT),
-        "LISTEN": f"{wishes.listen}:{urlsplit(row.cache_url).port or _HTTPS_PORT}",
+        "LISTEN": f"{_bracketed(wishes.listen)}:{urlsplit(row.cache_url).port or _HTTPS_PORT}",
         "SERVER_NAME": urlsplit(row.cache_url).hostname or "",
         "ACCESS_LOG": f"{data}/cache-access.log",
     }
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _from_templates(row: SiteRow, values: Mapping[str, str]) -> dict[str, tuple[bytes, int]]:
@@ -212,20 +224,19 @@ def _from_templates(row: SiteRow, values: Mapping[str, str]) -> dict[str, tuple[
     }
 
 
-def _server_names(row: SiteRow) -> list[str]:
-    names = [row.broker_host]
-    cache = urlsplit(row.cache_url).hostname
-    if cache and cache not in names:
-        names.append(cache)
-    return names
-
-
-def _refuse_paths(wishes: KitWishes) -> None:
-    for text in (wishes.install_dir, wishes.data_dir, wishes.listen, wishes.run_as):
-        if not text or any(character.isspace() or character in "\"'$`\\" for character in text):
+def _refuse_wishes(wishes: KitWishes) -> None:
+    """What would mean something else to the shell, nginx, systemd or mosquitto."""
+    for text, syntax, wanted in (
+        (wishes.install_dir, _PATH, "an absolute path of letters, digits and . _ + - /"),
+        (wishes.data_dir, _PATH, "an absolute path of letters, digits and . _ + - /"),
+        (wishes.listen, _ADDRESS, "an address or a host name"),
+        (wishes.run_as, _USER, "the name of a user"),
+        (wishes.cache_size, _CACHE_SIZE, "a size such as 20g"),
+    ):
+        if syntax.fullmatch(text) is None:
             raise ConfigurationInvalid(
                 f"{text!r} cannot stand in the site's configuration files.",
-                next_step="use a path, an address or a user without spaces and quotes.",
+                next_step=f"give {wanted}.",
             )
 
 

@@ -13,9 +13,9 @@ DAYS_MAX = 60
 DEVICES_DEFAULT = 20
 DEVICES_MAX = 10_000
 MEMORY_BYTES_MAX = 1 << 30
-# An outbox asks after 30 s on average (60 s at most, with full jitter) while nothing answers;
-# births, wills and reports are few beside that.
-MESSAGES_PER_DEVICE_DAY = 3_000
+# An outbox that nothing answers asks after 7.5 minutes on average (15 at most, with full jitter),
+# 190 times a day; births, wills and reports are few beside that.
+MESSAGES_PER_DEVICE_DAY = 300
 # A signed hello with the topic and what mosquitto 2.0 keeps about a message, rounded up.
 MESSAGE_BYTES = 1_024
 # Batches that wait for their acknowledgement: up to 8 of events and one of telemetry, at their

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
@@ -16,6 +16,7 @@ from mailboat_schemas.errors import NotFound
 
 _devices = tables.devices
 _sites = sites
+FETCHES_NOTED_EVERY = timedelta(seconds=45)  # `refresh` runs once a minute
 _INSTANTS = ("expected_until", "created_at", "changed_at", "unconfirmed_since", "fetched_at")
 
 

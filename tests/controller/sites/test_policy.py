@@ -1,10 +1,13 @@
 """What a cut of a site's link means, and when we may say that it is cut."""
 
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import ValidationError
 
+from command_line import mailboat
+from mailboat_controller.sites.flapping import CHANGES_TOLD_MAX, WITHIN, Flapping, Telling
 from mailboat_controller.sites.link_state import CONFIRM_WITHIN, Link, Told, heard, link_state
 from mailboat_controller.sites.policy import (
     WINDOW_MINUTES_MAX,
@@ -15,6 +18,8 @@ from mailboat_controller.sites.policy import (
 )
 from mailboat_controller.sites.queue_size import (
     BYTES_MIN,
+    DAYS_MAX,
+    DEVICES_MAX,
     IN_FLIGHT_BYTES,
     MESSAGE_BYTES,
     MESSAGES_MIN,
@@ -23,7 +28,8 @@ from mailboat_controller.sites.queue_size import (
 )
 
 MONDAY_NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
-MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 NIGHT = Window(days=(Day.MONDAY,), start="22:00", minutes=8 * 60)
 
 
@@ -48,6 +54,17 @@ class TestPolicy:
         window = Window(days=(Day.SUNDAY,), start="00:00", minutes=WINDOW_MINUTES_MAX)
 
         assert all(window.holds(MONDAY_NOON + n * 5 * HOUR) for n in range(40))
+
+    def test_a_window_is_as_long_when_clocks_are_set_for_summer_because_it_is_in_utc(self) -> None:
+        berlin = ZoneInfo("Europe/Berlin")
+        window = Window(days=(Day.SUNDAY,), start="01:00", minutes=60)
+        held = {
+            here
+            for here in ("00:30", "01:30", "03:30", "04:30")  # there is no 02:30 that night
+            if window.holds(datetime.fromisoformat(f"2026-03-29T{here}").replace(tzinfo=berlin))
+        }
+
+        assert held == {"03:30"}  # 01:30 UTC
 
     def test_a_window_longer_than_a_week_is_refused(self) -> None:
         with pytest.raises(ValidationError):
@@ -117,9 +134,42 @@ class TestQueue:
 
         assert size.bytes == 1 << 31
         assert size.messages * MESSAGE_BYTES <= 1 << 31
-        assert size.days < 1
+        assert 3 < size.days < 4
 
     def test_a_small_site_has_room_for_one_busy_device(self) -> None:
         size = queue_size(0, 1, memory_bytes=1)
 
         assert (size.bytes, size.messages) == (BYTES_MIN, MESSAGES_MIN)
+
+    def test_more_devices_or_days_than_the_bound_are_refused_before_a_kit_is_made(self) -> None:
+        for words in (("--devices", str(DEVICES_MAX + 1)), ("--days", str(DAYS_MAX + 1))):
+            said = mailboat("site", "kit", "x", "--out", "x.tar", *words)
+
+            assert said.code == 2
+            assert words[0] in said.err
+
+    def test_the_largest_site_has_numbers_that_a_broker_can_hold(self) -> None:
+        size = queue_size(DEVICES_MAX, DAYS_MAX, memory_bytes=1 << 40)
+
+        assert size.messages < 1 << 31  # mosquitto's max_queued_messages is an int
+        assert size.days == DAYS_MAX
+
+
+class TestFlapping:
+    def test_so_many_changes_are_told_and_then_none_until_it_is_quiet(self) -> None:
+        flapping = Flapping()
+
+        def changes(count: int, at: datetime) -> list[Telling]:
+            return [flapping.changed("harbour", at + n * SECOND) for n in range(count)]
+
+        assert changes(CHANGES_TOLD_MAX, MONDAY_NOON) == [Telling.EACH] * CHANGES_TOLD_MAX
+        assert changes(3, MONDAY_NOON + MINUTE) == [Telling.TOO_MANY, Telling.NONE, Telling.NONE]
+        assert flapping.changed("quarry", MONDAY_NOON + MINUTE) is Telling.EACH
+        assert changes(1, MONDAY_NOON + 2 * WITHIN) == [Telling.EACH]
+
+    def test_a_clock_that_was_set_back_silences_nobody_for_long(self) -> None:
+        flapping = Flapping()
+        for n in range(CHANGES_TOLD_MAX + 2):
+            flapping.changed("harbour", MONDAY_NOON + n * SECOND)
+
+        assert flapping.changed("harbour", MONDAY_NOON - DAY) is Telling.EACH

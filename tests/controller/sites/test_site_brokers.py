@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from broker_site import REFUSED, Peer, Site
+from broker_site import REFUSED, Peer, Site, connected, running_broker
 from mailboat_controller.broker.embedded import fill_in, template_directory
 from mailboat_controller.sites.access_rules import access_rules
 from mailboat_controller.sites.bridge_news import SUBSCRIPTION, is_about_a_bridge
 from mailboat_schemas.enrolment import Kind
+from mailboat_schemas.topics import SAID_BY_DEVICES
 
 STATE = "$SYS/broker/connection/{}/state"
 OWN = "mb/1/demo/site/harbour/dev/dev-1"
@@ -19,24 +20,20 @@ OWN = "mb/1/demo/site/harbour/dev/dev-1"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = Site(tmp_path_factory.mktemp("site"))
-    site.broker.start()
-    yield site
-    site.broker.stop()
+    with running_broker(tmp_path_factory.mktemp("site")) as site:
+        yield site
 
 
 @pytest.fixture
 def bridge(site: Site) -> Iterator[Peer]:
-    peer = Peer(site, Kind.SITE, "harbour")
-    yield peer
-    peer.close()
+    with connected(site, Kind.SITE, "harbour") as peer:
+        yield peer
 
 
 @pytest.fixture
 def controller(site: Site) -> Iterator[Peer]:
-    peer = Peer(site, Kind.CONTROLLER, "controller")
-    yield peer
-    peer.close()
+    with connected(site, Kind.CONTROLLER, "controller") as peer:
+        yield peer
 
 
 def test_a_bridge_speaks_for_its_own_site_and_says_how_it_stands(
@@ -57,6 +54,10 @@ def test_a_bridge_speaks_for_its_own_site_and_says_how_it_stands(
     [
         "mb/1/demo/site/quarry/dev/dev-1/up/events",
         "mb/1/demo/site/-/dev/dev-1/up/events",
+        f"{OWN}/dn/ack",
+        f"{OWN}/up/surplus",  # what nobody hears would be retained for ever
+        f"{OWN}/up/events/more",
+        "mb/1/demo/site/harbour/surplus",
         "mb/1/demo/class/kiosk/manifest",
         "mb/1/demo/class/kiosk/fresh",
         "mb/1/demo/ci/build/submit",
@@ -99,34 +100,43 @@ class TestAtTheSite:
         site.broker.stop()
 
     def test_a_device_speaks_for_itself_at_this_site(self, here: Site) -> None:
-        device = Peer(here, Kind.DEVICE, "dev-1")
-        codes = {
-            topic: device.publish(topic) < REFUSED
-            for topic in (
-                f"{OWN}/up/events",
-                f"{OWN}/st",
-                "mb/1/demo/site/harbour/dev/dev-2/up/events",
-                "mb/1/demo/site/quarry/dev/dev-1/up/events",
-                f"{OWN}/dn/ack",
-                "mb/1/demo/class/kiosk/manifest",
-            )
-        }
-        device.close()
+        with connected(here, Kind.DEVICE, "dev-1") as device:
+            codes = {
+                topic: device.publish(topic) < REFUSED
+                for topic in (
+                    f"{OWN}/up/events",
+                    f"{OWN}/st",
+                    "mb/1/demo/site/harbour/dev/dev-2/up/events",
+                    "mb/1/demo/site/quarry/dev/dev-1/up/events",
+                    f"{OWN}/dn/ack",
+                    f"{OWN}/up/surplus",
+                    "mb/1/demo/class/kiosk/manifest",
+                )
+            }
 
-        assert list(codes.values()) == [True, True, False, False, False, False]
+        assert list(codes.values()) == [True, True, *5 * [False]]
 
     def test_whoever_is_cut_off_says_nothing_on_an_open_connection(self, here: Site) -> None:
-        device = Peer(here, Kind.DEVICE, "dev-9")
-        code = device.publish("mb/1/demo/site/harbour/dev/dev-9/up/events")
-        device.close()
+        with connected(here, Kind.DEVICE, "dev-9") as device:
+            code = device.publish("mb/1/demo/site/harbour/dev/dev-9/up/events")
 
         assert code == REFUSED
+
+
+def test_what_the_centres_rules_let_devices_write_are_the_topics_that_there_are() -> None:
+    """The part that `mailboat serve` fills in is written by hand."""
+    lines = (template_directory() / "acl").read_text().splitlines()
+    written = {line.partition("/dev/%u/")[2] for line in lines if line.startswith("pattern write")}
+
+    assert written - {""} == set(SAID_BY_DEVICES)
 
 
 def test_the_units_of_a_kit_hold_no_placeholder_and_refresh_is_a_shell_script(
     tmp_path: Path,
 ) -> None:
     values = {
+        "RENEW_WITHIN_SECONDS": "60",
+        "RENEW_WITHIN_DAYS": "1",
         "SITE": "harbour",
         "RUN_AS": "mosquitto",
         "INSTALL_DIR": "/etc/mailboat-site",

@@ -5,11 +5,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from enrolled_fleet import CLASS, NOON, EnrolledFleet
 from mailboat_controller.metrics.process_metrics import Metrics
 from mailboat_controller.metrics.site_metrics import SiteMetrics
+from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.sites import bridge_news
+from mailboat_controller.sites.flapping import CHANGES_TOLD_MAX, Flapping
 from mailboat_controller.sites.link_state import Link
 from mailboat_controller.sites.policy import Policy, Window
 from mailboat_controller.store import broker_access, credentials, devices, sites
@@ -91,6 +94,42 @@ def test_a_connection_that_is_new_puts_in_doubt_who_was_connected_before(
     assert links(3) == [(Link.CONNECTED, NOON), (Link.CUT, NOON)]
     tell(fleet, "harbour", connected=True, at=3 * HOUR)
     assert links(4) == [(Link.CONNECTED, NOON), (Link.CUT, NOON)]
+
+
+def test_a_taken_site_that_plays_with_its_state_fills_no_log(fleet: EnrolledFleet) -> None:
+    flapping = Flapping()
+
+    def say(*payloads: bytes) -> int:
+        topic = "$SYS/broker/connection/harbour/state"
+        news = [Incoming(topic=topic, payload=each, retain=False) for each in payloads]
+        return bridge_news.take(fleet.store, news, NOON, flapping)
+
+    with capture_logs() as logs:
+        assert say(*(500 * [b"0", b"1"])) == 1  # what was told last counts
+        for _ in range(CHANGES_TOLD_MAX):
+            assert say(b"0") + say(b"1") == 2
+
+    assert len(logs) == CHANGES_TOLD_MAX + 1
+    assert "its kit runs on two machines" in logs[-1]["next_step"]
+    with fleet.store.read() as tx:
+        assert sites.standing(tx, "harbour", NOON).state.link is Link.CONNECTED
+
+
+def test_a_kit_that_runs_on_two_machines_is_told_once(fleet: EnrolledFleet) -> None:
+    """Each takes the other's connection over: the broker says that the bridge is here, again and
+    again, and never that it was gone."""
+    flapping = Flapping()
+    topic = "$SYS/broker/connection/harbour/state"
+    here = Incoming(topic=topic, payload=b"1", retain=False)
+
+    with capture_logs() as logs:
+        for n in range(3 * CHANGES_TOLD_MAX):
+            bridge_news.take(fleet.store, [here], NOON + timedelta(seconds=n), flapping)
+
+    assert [each["event"] for each in logs] == [
+        "site connected",
+        "a site comes and goes; for now it is not told each time",
+    ]
 
 
 def test_metrics_say_how_long_a_site_is_cut_and_whether_that_was_expected(
