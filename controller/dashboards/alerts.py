@@ -26,6 +26,13 @@ _P99 = (
     "(rate(mailboat_request_latency_seconds_bucket{window}{offset})))"
 )
 
+# Devices of a site that is cut off as its policy expects are silent, and nobody need be told.
+_CUT_AS_EXPECTED = "(mailboat_site_disconnect_expected == 1 and mailboat_site_connected == 0)"
+# Devices by release; 0 before the first. The counters of events begin with their first one, which
+# `increase` does not see: all devices of a site may fail between two scrapes.
+_FAILED = 'mailboat_release_outcomes{outcome="failed"}'
+_BEGUN = 'mailboat_release_outcomes{outcome=~"exposed|ok"}'
+
 ALERTS = (
     Alert(
         name="MailboatControllerDown",
@@ -36,12 +43,20 @@ ALERTS = (
         next_step="look whether `mailboat serve` runs, and at its log.",
     ),
     Alert(
+        name="MailboatIngestDown",
+        expr='up{job="mailboat-ingest"} == 0',
+        held_for="2m",
+        severity=_PAGE,
+        summary="Nobody takes in what one share of the devices says; they keep it meanwhile.",
+        next_step="look whether `mailboat ingest` runs at {{ $labels.instance }}, and at its log.",
+    ),
+    Alert(
         name="MailboatBrokerDisconnected",
         expr="mailboat_broker_connected == 0",
         held_for="2m",
         severity=_PAGE,
         summary="The controller is not connected to the broker: it hears nothing of the fleet.",
-        next_step="look at mosquitto, and at the controller's log for the reason.",
+        next_step="look at mosquitto, and at the log of {{ $labels.job }} for the reason.",
     ),
     Alert(
         name="MailboatOutboxStuck",
@@ -81,8 +96,10 @@ ALERTS = (
     Alert(
         name="MailboatFleetStale",
         expr=(
-            'sum(mailboat_devices_unseen{seconds_min="86400"}) / '
-            'sum(mailboat_site_devices{state!="revoked"}) > 0.1'
+            'sum(mailboat_devices_unseen{seconds_min="86400"} '
+            f"unless on (site) {_CUT_AS_EXPECTED}) "
+            '/ sum(mailboat_site_devices{state!="revoked"} '
+            f"unless on (site) {_CUT_AS_EXPECTED}) > 0.1"
         ),
         held_for="30m",
         severity=_LOOK,
@@ -92,8 +109,8 @@ ALERTS = (
     Alert(
         name="MailboatManifestNotAnswered",
         expr=(
-            "sum by (hardware_class) (mailboat_manifest_devices_current) / sum by (hardware_class) "
-            '(mailboat_devices{state="online"}) < 0.5'
+            'sum by (hardware_class) (mailboat_manifest_devices_current{state="online"}) / '
+            'sum by (hardware_class) (mailboat_devices{state="online"}) < 0.5'
         ),
         held_for="6h",
         severity=_LOOK,
@@ -102,10 +119,7 @@ ALERTS = (
     ),
     Alert(
         name="MailboatRollbacks",
-        expr=(
-            "sum by (model, version) (increase(mailboat_release_events_total"
-            '{kind=~"rolled_back|trial_failed"}[1h])) > 3'
-        ),
+        expr=f"sum by (model, version) (delta({_FAILED}[1h])) > 3",
         held_for="0m",
         severity=_PAGE,
         summary="{{ $labels.model }} {{ $labels.version }} failed on several devices this hour.",
@@ -114,8 +128,10 @@ ALERTS = (
     Alert(
         name="MailboatReleaseFailing",
         expr=(
-            'sum by (model, version) (mailboat_release_outcomes{outcome="failed"}) / sum by '
-            '(model, version) (mailboat_release_outcomes{outcome=~"ok|failed"}) > 0.05'
+            f"sum by (model, version) ({_FAILED}) / sum by "
+            '(model, version) (mailboat_release_outcomes{outcome=~"ok|failed"}) > 0.05 '
+            # What failed is halted or taken back; its count stays, and is no news after a day.
+            f"and on (model, version) sum by (model, version) (delta({_FAILED}[1d])) > 0"
         ),
         held_for="5m",
         severity=_LOOK,
@@ -124,7 +140,12 @@ ALERTS = (
     ),
     Alert(
         name="MailboatQuarantineGrowing",
-        expr="sum by (code) (increase(mailboat_quarantined_messages_total[1h])) > 20",
+        expr=(
+            "sum by (code) (increase(mailboat_quarantined_messages_total[1h])) > 20 or "
+            # The first of a code come all at once: there is no sample before them.
+            "sum by (code) (mailboat_quarantined_messages_total unless "
+            "mailboat_quarantined_messages_total offset 1h) > 20"
+        ),
         held_for="0m",
         severity=_LOOK,
         summary="Somebody sends what cannot be taken ({{ $labels.code }}).",
@@ -157,13 +178,21 @@ ALERTS = (
         next_step="look at its uplink: docs/sites.md. Its devices go on alone.",
     ),
     Alert(
+        name="MailboatSiteCertificateEnds",
+        expr="mailboat_site_certificate_expires_timestamp_seconds - time() < 60 * 86400",
+        held_for="1h",
+        severity=_LOOK,
+        summary="The certificate of site {{ $labels.site }} ends within 60 days, not renewed.",
+        next_step="run `refresh` at the site: it renews it, or prints why not; docs/sites.md.",
+    ),
+    Alert(
         name="MailboatLatencyRegression",
         # After a release: against the one that served this class and model before, an hour ago.
         expr=(
             f"max by (hardware_class, model) ({_P99.format(window='[15m]', offset='')}) > 1.5 * "
             f"max by (hardware_class, model) ({_P99.format(window='[1h]', offset=' offset 1h')}) "
             "and on (hardware_class, model) sum by (hardware_class, model) "
-            '(increase(mailboat_release_events_total{kind="soak_started"}[2h])) > 0'
+            f"(delta({_BEGUN}[2h])) > 0"
         ),
         held_for="10m",
         severity=_LOOK,
@@ -196,6 +225,22 @@ ALERTS = (
         severity=_LOOK,
         summary="Devices of site {{ $labels.site }} have a wrong clock.",
         next_step="give the site a time server; expiries go by the signed time meanwhile.",
+    ),
+    Alert(
+        name="MailboatWebhookStuck",
+        expr="time() - mailboat_webhook_oldest_waiting_timestamp_seconds > 3600",
+        held_for="5m",
+        severity=_LOOK,
+        summary="What webhook {{ $labels.webhook }} should be told has waited for an hour.",
+        next_step="`mailboat webhook deliveries` says why: docs/webhooks.md.",
+    ),
+    Alert(
+        name="MailboatWebhookDisabled",
+        expr="mailboat_webhook_active == 0",
+        held_for="0m",
+        severity=_LOOK,
+        summary="Webhook {{ $labels.webhook }} is disabled: nobody is told there.",
+        next_step="mend the receiver, `mailboat webhook enable`; or remove it: docs/webhooks.md.",
     ),
     Alert(
         name="MailboatArtifactsDamaged",

@@ -41,12 +41,11 @@ class Panel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """What a reader chooses: a label's values, or a word they type (Grafana's MQTT source knows no
-    other)."""
+    """What a reader chooses: a label's values, or a word they type."""
 
     name: str
     of: str = ""  # label_values(metric, label)
-    default: str = ""
+    one: bool = False  # not several and not all, as in a topic
     label: str = ""
 
 
@@ -66,9 +65,94 @@ def prom(expr: str, legend: str = "") -> Query:
     return Query(expr=expr, legend=legend)
 
 
+def stat(
+    title: str,
+    text: str,
+    unit: str,
+    *queries: Query,
+    width: int = 4,
+    height: int = 4,
+    most: float | None = None,
+) -> Panel:
+    """The newest value, large."""
+    return Panel(
+        title=title,
+        text=text,
+        unit=unit,
+        queries=queries,
+        kind="stat",
+        width=width,
+        height=height,
+        most=most,
+    )
+
+
+def chart(
+    title: str,
+    text: str,
+    unit: str,
+    *queries: Query,
+    width: int = 8,
+    most: float | None = None,
+    stacked: bool = False,
+) -> Panel:
+    """Lines over time."""
+    return Panel(
+        title=title,
+        text=text,
+        unit=unit,
+        queries=queries,
+        width=width,
+        most=most,
+        stacked=stacked,
+    )
+
+
+def bars(
+    title: str, text: str, unit: str, *queries: Query, width: int = 8, most: float | None = None
+) -> Panel:
+    """The newest values, side by side."""
+    return Panel(
+        title=title,
+        text=text,
+        unit=unit,
+        queries=queries,
+        kind="bargauge",
+        width=width,
+        most=most,
+    )
+
+
+def table(title: str, text: str, query: Query, width: int = 12) -> Panel:
+    return Panel(title=title, text=text, unit="short", queries=(query,), kind="table", width=width)
+
+
+def sql_table(title: str, text: str, sql: str, width: int = 12) -> Panel:
+    return Panel(
+        title=title,
+        text=text,
+        unit="none",
+        queries=(Query(sql=sql),),
+        source="sql",
+        kind="table",
+        width=width,
+    )
+
+
+def live(title: str, text: str, topic: str, *fields: str, unit: str = "short") -> Panel:
+    """Fields of one retained message, as it changes."""
+    query = Query(topic=topic, fields=fields)
+    return Panel(
+        title=title, text=text, unit=unit, queries=(query,), source="mqtt", kind="stat", width=12
+    )
+
+
 def rendered(board: Board) -> dict[str, Any]:
     """The dashboard's JSON."""
-    sources: list[Source] = sorted({panel.source for panel in board.panels})
+    asked: set[Source] = {panel.source for panel in board.panels}
+    if any(each.of for each in board.variables):
+        asked.add("prometheus")
+    sources = sorted(asked)
     return {
         "uid": board.uid,
         "title": board.title,
@@ -118,9 +202,10 @@ def _variable(each: Variable) -> dict[str, Any]:
             "name": each.name,
             "label": label,
             "type": "textbox",
-            "query": each.default,
-            "current": {"text": each.default, "value": each.default},
+            "query": "",
+            "current": {"text": "", "value": ""},
         }
+    every = {"includeAll": True, "allValue": ".*", "current": {"text": "All", "value": "$__all"}}
     return {
         "name": each.name,
         "label": label,
@@ -129,11 +214,10 @@ def _variable(each: Variable) -> dict[str, Any]:
         "query": {"query": each.of, "refId": "variable"},
         "definition": each.of,
         "refresh": 2,
-        "includeAll": True,
-        "multi": True,
-        "allValue": ".*",
-        "current": {"text": "All", "value": "$__all"},
+        "multi": not each.one,
         "sort": 1,
+        # Without a current value Grafana takes the first that there is.
+        **({} if each.one else every),
     }
 
 

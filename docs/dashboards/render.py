@@ -84,9 +84,26 @@ def _panel(panel: dict[str, Any], series: Series) -> Iterator[str]:
     if not series:
         yield f'<text x="{x + 8}" y="{y + 44}" fill="{FAINT}">no data</text>'
     elif panel["type"] == "timeseries":
-        yield from _chart(series, unit, x + 8, y + 28, width - 16, height - 36)
+        defaults = panel["fieldConfig"]["defaults"]
+        shown = _stacked(series) if "stacking" in defaults["custom"] else series
+        top = defaults.get("max", 0.0)
+        yield from _chart(shown, unit, top, x + 8, y + 36, width - 16, height - 44)
+    elif panel["type"] == "table":
+        for number, (name, _) in enumerate(series[: int((height - 46) // 18)]):
+            yield f'<text x="{x + 8}" y="{y + 46 + 18 * number}" fill="{INK}">{escape(name)}</text>'
     else:
         yield from _values(series, unit, x + 8, y + 46, width - 16, height - 46)
+
+
+def _stacked(series: Series) -> Series:
+    """Each above those before it."""
+    below: dict[float, float] = {}
+    found: Series = []
+    for name, points in series:
+        for at, value in points:
+            below[at] = below.get(at, 0.0) + value
+        found.append((name, [(at, below[at]) for at, _ in points]))
+    return found
 
 
 def _values(
@@ -113,15 +130,20 @@ def _values(
 
 
 def _chart(
-    series: Series, unit: str, x: float, y: float, width: float, height: float
+    series: Series, unit: str, top: float, x: float, y: float, width: float, height: float
 ) -> Iterator[str]:
+    """Args: top: how far the axis goes at least."""
     shown = series[:LEGEND_MAX]
+    if len(series) > LEGEND_MAX:
+        shown = [*series[: LEGEND_MAX - 1], (f"and {len(series) - LEGEND_MAX + 1} more", [])]
     plot = height - 15 * ((len(shown) + 1) // 2) - 6
     first = min(points[0][0] for _, points in series)
     last = max(points[-1][0] for _, points in series)
-    most = max(max(value for _, value in points) for _, points in series)
+    most = max(top, *(max(value for _, value in points) for _, points in series))
     least = min(0.0, *(min(value for _, value in points) for _, points in series))
-    span_x, span_y = max(last - first, 1.0), (most - least) or 1.0
+    if most == least:
+        most = least + 1.0
+    span_x, span_y = max(last - first, 1.0), most - least
     for value in (least, (least + most) / 2, most):
         at = y + plot - plot * (value - least) / span_y
         yield f'<path d="M{x + 60} {at:.1f}H{x + width}" stroke="{FRAME}" stroke-width="0.5"/>'
@@ -137,9 +159,9 @@ def _chart(
         )
         colour = LINES[number % len(LINES)]
         yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
-    for number, (name, _) in enumerate(shown):
+    for number, (name, points) in enumerate(shown):
         at_x, at_y = x + (number % 2) * width / 2, y + plot + 18 + 15 * (number // 2)
-        colour = LINES[number % len(LINES)]
+        colour = LINES[number % len(LINES)] if points else "none"
         yield f'<rect x="{at_x}" y="{at_y - 8}" width="8" height="8" fill="{colour}"/>'
         yield (
             f'<text x="{at_x + 12}" y="{at_y}" font-size="10" fill="{INK}">'
@@ -160,11 +182,19 @@ def _said(value: float, unit: str) -> str:
         case "bool_on_off":
             return "on" if value else "off"
         case "bytes":
-            return f"{value:,.0f} B"
+            return _bytes(value)
         case "reqps" | "cps":
             return f"{value:.3g}/s"
         case _:
             return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
+
+
+def _bytes(value: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024:
+            return f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.3g} TiB"
 
 
 if __name__ == "__main__":

@@ -2,23 +2,30 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from controller_core import CLASS, FLEET, Core, plan
 from enrolled_fleet import NOON, EnrolledFleet
 from mailboat_agent.journal.telemetry import sketch_by_value
 from mailboat_agent.serving.window import LatencyWindow
 from mailboat_controller.metrics import latency_buckets
+from mailboat_controller.metrics.fleet_metrics import FleetMetrics
 from mailboat_controller.metrics.fleet_roll_ups import LATELY, FleetPanels
 from mailboat_controller.metrics.fleet_state import KEPT_SECONDS_MIN, REST_FACTOR, FleetReader
-from mailboat_controller.store import fleet_counts, fleet_sums, retention
-from mailboat_controller.store.fleet_counts import DISK_LOW_BYTES
-from mailboat_controller.store.fleet_sums import GROUPS_READ_MAX, SumKey
+from mailboat_controller.metrics.process_metrics import Metrics
+from mailboat_controller.rollout.members import Outcome
+from mailboat_controller.sites.policy import Policy
+from mailboat_controller.store import devices, fleet_counts, fleet_sums, retention, sites
+from mailboat_controller.store.fleet_counts import DISK_LOW_BYTES, SAID_FOR, SiteCount
+from mailboat_controller.store.fleet_sums import GROUPS_READ_MAX, SumKey, SumRow
 from mailboat_schemas.events import EventKind
+from mailboat_schemas.names import is_label
 from mailboat_schemas.reports import LatencySketch
 
 
@@ -115,6 +122,17 @@ def test_sums_that_nothing_was_added_to_are_forgotten_in_time(core: Core) -> Non
     assert (step.rows, step.more) == (1, False)
 
 
+def test_sums_are_forgotten_a_step_at_a_time(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "ROWS_PER_STEP_MAX", 2)
+    keys = [SumKey("d" * 64, CLASS, f"site-{n}", "", "requests", "ok") for n in range(3)]
+    with core.store.transaction() as tx:
+        fleet_sums.add(tx, dict.fromkeys(keys, 1.0), NOON)
+        later = NOON + timedelta(seconds=1)
+        steps = [retention.drop_fleet_sums(tx, older_than=later) for _ in range(2)]
+
+    assert [(step.rows, step.more) for step in steps] == [(2, True), (1, False)]
+
+
 def test_how_the_fleet_stands_is_read_a_twentieth_of_the_time_at_most(core: Core) -> None:
     took_seconds = 3.0
     clock = count(start=0.0, step=took_seconds)
@@ -139,7 +157,69 @@ def test_devices_are_counted_by_what_is_wrong_with_them(core: Core) -> None:
         (site,) = fleet_counts.by_site(tx, NOON + timedelta(hours=2))
 
     assert (site.site, site.online, site.unknown, site.disk_low) == ("harbour", 1, 1, 1)
-    assert site.unseen == (2, 1, 1)  # an hour: both; longer: the one that never spoke
+    assert site.unseen == (2, 0, 0)  # the one that never spoke was enrolled two hours ago
+
+
+def test_what_a_device_said_a_week_ago_calls_nobody_for_ever(core: Core) -> None:
+    low = core.fleet.enrol("low", site="harbour")
+    core.fleet.take(low.report(facts={"disk_free_bytes": DISK_LOW_BYTES - 1}))
+
+    def after(span: timedelta) -> SiteCount:
+        with core.store.read() as tx:
+            (site,) = fleet_counts.by_site(tx, NOON + span)
+        return site
+
+    assert after(SAID_FOR).disk_low == 1
+    later = after(SAID_FOR + timedelta(seconds=1))
+    assert (later.disk_low, later.unseen) == (0, (1, 1, 1))
+
+
+def test_at_a_site_that_is_cut_off_devices_are_unknown_as_they_are_in_their_class(
+    core: Core,
+) -> None:
+    device = core.fleet.enrol("dev-1", site="harbour")
+    core.fleet.take(device.report(), device.presence(1, online=True))
+    with core.store.transaction() as tx:
+        sites.put(
+            tx,
+            "harbour",
+            policy=Policy.ERROR,
+            expected_until=None,
+            windows=(),
+            broker_host="",
+            broker_port=8883,
+            cache_url="",
+            labels={},
+            at=NOON,
+        )
+        sites.note_link(tx, "harbour", connected=False, retained=False, at=NOON)
+
+    with core.store.read() as tx:
+        (site,) = fleet_counts.by_site(tx, NOON)
+        (of_class,) = devices.count_by_class(tx)
+
+    assert (site.online, site.unknown) == (of_class.online, of_class.unknown) == (0, 1)
+
+
+def test_beyond_so_many_sites_the_smallest_are_added_up(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_counts, "SITES_COUNTED_MAX", 3)
+    names = {"-": 1, "big": 2, "small-1": 1, "small-2": 1}
+    for site, number in names.items():
+        for each in range(number):
+            core.fleet.enrol(f"{site.strip('-') or 'direct'}-{each}", site=site)
+
+    with core.store.read() as tx:
+        counts = fleet_counts.by_site(tx, NOON + timedelta(hours=1, seconds=1))
+
+    assert [(each.site, each.unknown) for each in counts] == [
+        ("-", 1),
+        ("big", 2),
+        (fleet_counts.OTHER_SITES, 2),
+    ]
+    assert counts[-1].unseen == (2, 0, 0)
+    assert not is_label(fleet_counts.OTHER_SITES)
 
 
 def test_a_device_is_counted_once_by_its_newest_try(core: Core) -> None:
@@ -149,9 +229,47 @@ def test_a_device_is_counted_once_by_its_newest_try(core: Core) -> None:
     core.tell(device, EventKind.COMMITTED, digest, retry_epoch=1)
 
     with core.store.read() as tx:
-        (counted,) = fleet_counts.outcomes(tx, core.now)
+        counted = fleet_counts.outcomes(tx, core.now)
 
-    assert (counted.outcome, counted.devices) == ("ok", 1)
+    assert {each.outcome: each.devices for each in counted if each.devices} == {"ok": 1}
+
+
+def test_a_failure_is_known_to_be_the_first_one(core: Core) -> None:
+    """Or an alert on how many more there are would not see it."""
+    core.fleet.enrol("dev-1")
+    core.release("1.0.0", plan("first"))
+
+    with core.store.read() as tx:
+        counted = fleet_counts.outcomes(tx, core.now)
+
+    assert {each.outcome: each.devices for each in counted} == dict.fromkeys(Outcome, 0)
+
+
+def test_what_comes_twice_is_summed_once(core: Core) -> None:
+    device = core.fleet.enrol("dev-1")
+    digest = core.release("1.0.0", plan("first"))
+    told = [device.tells(1, EventKind.COMMITTED, digest=digest)] * 2
+
+    for _ in range(2):
+        core.fleet.take(*told)
+    with core.store.read() as tx:
+        rows, _ = fleet_sums.read(tx)
+
+    assert [(row.part, row.amount) for row in rows if row.figure == "events"] == [("committed", 1)]
+
+
+def test_a_name_may_have_any_letters_and_stays_one_label(core: Core) -> None:
+    name = 'a"} 1\nmailboat_devices{x="\\'
+    row = SumRow(name, "1.0.0", CLASS, name, "", "requests", "ok", 3.0)
+    with core.store.read() as tx:
+        state = replace(FleetReader().read(tx, NOON), sums=(row,))
+
+    shown = Metrics(None, dict, state=lambda: state)
+    shown.add(FleetMetrics(lambda: state))
+    families = list(text_string_to_metric_families(shown.render().decode()))
+
+    (sample,) = next(each for each in families if each.name == "mailboat_requests").samples
+    assert (sample.labels["model"], sample.labels["site"], sample.value) == (name, name, 3.0)
 
 
 def test_people_are_told_from_machines_in_the_audit_log(core: Core) -> None:
@@ -189,3 +307,19 @@ def test_a_rate_is_of_the_last_minutes_and_absent_until_there_are_two_looks(core
     assert "requests_per_second" not in first
     assert second["requests_per_second"] == 10
     assert later["requests_per_second"] == 0
+
+
+def test_how_the_fleet_stands_is_read_from_either_database(
+    database_url: str, tmp_path: Path
+) -> None:
+    fleet = EnrolledFleet(tmp_path / "fleet", database_url)
+    device = fleet.enrol("dev-1", site="harbour")
+    fleet.take(device.report(facts={"disk_free_bytes": 1}), device.presence(1, online=True))
+
+    with fleet.store.read() as tx:
+        state = FleetReader(("dev-1",)).read(tx, NOON)
+    fleet.store.close()
+
+    (site,) = state.sites
+    assert (site.site, site.online, site.disk_low, site.unseen) == ("harbour", 1, 1, (0, 0, 0))
+    assert [each.device for each in state.canaries] == ["dev-1"]

@@ -15,6 +15,7 @@ from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.store import fleet_sums, tables
 from mailboat_schemas.documents.live_gates import COUNTERS_MAX
 from mailboat_schemas.envelope import PayloadType
+from mailboat_schemas.host_figures import Gauge, HostFigures
 from mailboat_schemas.live_figures import CounterSum
 from mailboat_schemas.reports import TelemetryBatch, TelemetryWindow
 from mailboat_schemas.topics import Channel
@@ -105,6 +106,24 @@ def test_each_figure_is_in_the_rows_and_in_the_metrics(core: Core) -> None:
         assert line in lines
 
 
+def test_what_a_device_without_a_release_tells_of_itself_is_in_the_sums_of_no_release(
+    core: Core,
+) -> None:
+    host = HostFigures(load_1m=Gauge.of(0.5), energy_joules=5.0, energy_seconds=60.0)
+    alone = TelemetryWindow(
+        sequence=1, started_at=0, seconds=60, requests_ok=0, requests_error=0, host=host
+    )
+
+    taken = core.fleet.take(telemetry(core.fleet.enrol("dev-1"), alone))
+
+    assert taken.windows == 1
+    with core.store.read() as tx:
+        (row,) = tx.execute(select(tables.telemetry)).fetchall()
+    assert (row.model, row.version, row.digest) == ("", "", "")
+    assert TelemetryWindow.model_validate(row.content) == alone
+    assert {(row.model, row.figure) for row in sums(core)} <= {("", "energy_joules")}
+
+
 @pytest.mark.parametrize("lie", [{"digest": "e" * 64}, {"version": "9.9.9"}, {"model": "other"}])
 def test_a_device_makes_no_series_of_releases_that_do_not_exist(
     core: Core, lie: dict[str, str]
@@ -116,6 +135,16 @@ def test_a_device_makes_no_series_of_releases_that_do_not_exist(
 
     assert taken.windows == 1
     assert sums(core) == []
+
+
+def test_energy_is_of_the_machine_whatever_it_serves(core: Core) -> None:
+    device = core.fleet.enrol("dev-1")
+    host = HostFigures(energy_joules=40.0, energy_seconds=60.0)
+    told = window("e" * 64).model_copy(update={"host": host})
+
+    core.fleet.take(telemetry(device, told))
+
+    assert {(row.model, row.figure): row.amount for row in sums(core)}[("", "energy_joules")] == 40
 
 
 def test_a_release_has_a_bounded_number_of_names(core: Core) -> None:

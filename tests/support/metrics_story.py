@@ -65,7 +65,9 @@ class MetricsStory:
         self.digest = self.core.release("1.0.0", plan(ROLLOUT))
         self.panels = FleetPanels(FLEET, canaries=("dev-1",))
         self._latest: dict[str, stats.RollUp] = {}
-        self.metrics = Metrics(self.core.store, lambda: self._latest, state=self.panels.state)
+        self.metrics = Metrics(
+            self.core.store, lambda: self._latest, state=self.panels.state, fleet=FLEET
+        )
         self.metrics.add(SiteMetrics(self.core.store, lambda: self.core.now))
         self.metrics.broker_connected.set(1)
         fleet = self.core.fleet

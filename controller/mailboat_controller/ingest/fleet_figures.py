@@ -56,6 +56,9 @@ class FleetFigures:
         for device, window in self._windows:
             if known.get(window.digest) == (window.model, window.version):
                 self._window(device, window)
+            # Of the machine, whatever it serves, and while it serves nothing.
+            if window.host is not None and window.host.energy_joules is not None:
+                self._add(_of_device(device, "energy_joules"), window.host.energy_joules)
             if (device.device, window.started_at) in energy:
                 self._add(_of_device(device, "energy_inferences"), window.requests_ok)
         for device, event in self._events:
@@ -81,8 +84,6 @@ class FleetFigures:
         for figure, amounts in _of_release(window):
             for name, more in amounts.items():
                 self._add(SumKey(*group, "", figure, name), more)
-        if window.host is not None and window.host.energy_joules is not None:
-            self._add(_of_device(device, "energy_joules"), window.host.energy_joules)
 
     def _event(self, device: DeviceRow, event: Event, digest: str) -> None:
         group = (digest, device.hardware_class, device.site, "")
@@ -106,7 +107,7 @@ class FleetFigures:
         named = {key.digest for key in self._sums if key.figure in PARTS_MAX}
         if not named:
             return self._sums
-        there = fleet_sums.parts(tx, named)
+        there = fleet_sums.parts(tx, named, PARTS_MAX)
         kept: dict[SumKey, float] = {}
         for key, amount in self._sums.items():
             parts = there.setdefault((key.digest, key.hardware_class, key.figure), set())

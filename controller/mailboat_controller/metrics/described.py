@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 Kind = Literal["counter", "gauge", "histogram"]
 CLASS, SITE, MODEL, VERSION = "hardware_class", "site", "model", "version"
+WEBHOOK = "webhook"
 RELEASE = (CLASS, MODEL, VERSION)
 RELEASE_AT_SITE = (*RELEASE, SITE)
 
@@ -64,6 +65,7 @@ _PROCESS = {
         "Time to take a batch of messages into the database."
     ),
     "mailboat_broker_connected": _gauge("1 while connected."),
+    "mailboat_controller_info": _gauge("1, with the name of the fleet.", "fleet"),
 }
 
 _STORE = {
@@ -174,15 +176,21 @@ _KPIS = {
         "Times a release came to a device, by how.", *RELEASE, "outcome"
     ),
     "mailboat_manifest_devices_current": _gauge(
-        "Devices whose report answers the newest manifest of their class.", CLASS
+        "Devices whose report answers the newest manifest of their class, by presence.",
+        CLASS,
+        "state",
     ),
     "mailboat_site_devices": _gauge("Enrolled devices by site and state.", SITE, "state"),
     "mailboat_devices_unseen": _gauge(
-        "Devices not heard of for at least so many seconds, or never.", SITE, "seconds_min"
+        "Devices not heard of for at least so many seconds, since enrolment if never.",
+        SITE,
+        "seconds_min",
     ),
-    "mailboat_devices_disk_low": _gauge("Devices that report less free disk than 512 MiB.", SITE),
+    "mailboat_devices_disk_low": _gauge(
+        "Devices heard of in a week that report less free disk than 512 MiB.", SITE
+    ),
     "mailboat_devices_clock_wrong": _gauge(
-        "Devices whose clock is more than a minute away from ours.", SITE
+        "Devices heard of in a week whose clock is more than a minute away from ours.", SITE
     ),
     "mailboat_audit_entries": _counter(
         "Entries of the audit log, by action and kind of actor.", "action", "actor"
@@ -209,8 +217,25 @@ _SITES = {
     ),
 }
 
+_OUTREACH = {
+    "mailboat_webhook_active": _gauge("1, or 0 while a webhook is disabled.", WEBHOOK),
+    "mailboat_webhook_failures_in_a_row": _gauge(
+        "Attempts to reach it that failed since the last that did not.", WEBHOOK
+    ),
+    "mailboat_webhook_events_waiting": _gauge("Events that it has not been told yet.", WEBHOOK),
+    "mailboat_webhook_oldest_waiting_timestamp_seconds": _gauge(
+        "Since when the oldest of them waits; nothing while none does.", WEBHOOK
+    ),
+    "mailboat_webhook_events_given_up": _gauge(
+        "Events of the last thirty days that it was never told.", WEBHOOK
+    ),
+    "mailboat_span_rows_waiting": _gauge(
+        "Rows that the collector of otlp_endpoint was not told of yet; nothing without one."
+    ),
+}
+
 METRICS: Mapping[str, Described] = MappingProxyType(
-    {**_PROCESS, **_STORE, **_FLEET, **_KPIS, **_SITES}
+    {**_PROCESS, **_STORE, **_FLEET, **_KPIS, **_SITES, **_OUTREACH}
 )
 
 

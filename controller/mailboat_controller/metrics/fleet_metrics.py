@@ -122,8 +122,7 @@ def _releases(state: FleetState) -> Iterator[Metric]:
     for each in state.deliveries:
         _add(fetched, (each.hardware_class, each.model, each.version), each.fetched_bytes)
     yield _family("mailboat_release_fetched_bytes", fetched.items())
-    manifests = (((name,), number) for name, number in state.manifest_current.items())
-    yield _family("mailboat_manifest_devices_current", manifests)
+    yield _family("mailboat_manifest_devices_current", state.manifest_current.items())
 
 
 def _sites(state: FleetState) -> Iterator[Metric]:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from mailboat_controller.metrics import latency_buckets
 from mailboat_controller.metrics.fleet_state import FleetReader, FleetState
-from mailboat_controller.store.fleet_counts import UNSEEN
+from mailboat_controller.store.fleet_counts import NO_SITE, UNSEEN
 from mailboat_controller.store.fleet_sums import SumRow
 from mailboat_controller.store.transaction import Transaction
 
@@ -19,8 +19,7 @@ LATELY = timedelta(minutes=5)
 APART_MIN = timedelta(seconds=10)  # of two states that are kept
 MODELS_SHOWN_MAX = 50
 RELEASES_SHOWN_MAX = 100  # the most deployed
-SITES_SHOWN_MAX = 500
-NO_SITE = "-"  # of devices that connect to the centre directly
+SITES_SHOWN_MAX = 500  # those with most devices
 DIGEST_CHARS = 8  # enough to tell releases of one model apart in a topic
 MODEL_CHARS = 54  # so that a topic level holds both
 

@@ -38,7 +38,7 @@ class FleetState:
     assigned: tuple[Assigned, ...]
     outcomes: tuple[OutcomeCount, ...]
     deliveries: tuple[DeliverySum, ...]
-    manifest_current: Mapping[str, int]
+    manifest_current: Mapping[tuple[str, str], int]  # by class and presence
     sites: tuple[SiteCount, ...]
     sums: tuple[SumRow, ...]
     left_out: int  # groups of sums

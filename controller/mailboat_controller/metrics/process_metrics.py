@@ -24,12 +24,16 @@ class Metrics:
 
     def __init__(
         self,
-        store: Store,
+        store: Store | None,
         roll_ups: Callable[[], Mapping[str, RollUp]],
         state: Callable[[], FleetState | None] = lambda: None,
+        *,
+        fleet: str = "",
     ) -> None:
         """
         Args:
+            store: None shows this process's own figures alone: those of the database are shown by
+                one process, or a sum over all of them would have them twice.
             roll_ups: the newest of what is published on stats/, by scope/name.
             state: how the fleet stands, as it was read last; None where nobody reads it.
         """
@@ -49,8 +53,11 @@ class Metrics:
             "mailboat_ingest_batch_seconds", registry, _BATCH_SECONDS
         )
         self.broker_connected = described.gauge("mailboat_broker_connected", registry)
-        registry.register(StoreMetrics(store, roll_ups))
-        registry.register(FleetMetrics(state))
+        if fleet:
+            described.gauge("mailboat_controller_info", registry).labels(fleet).set(1)
+        if store is not None:
+            registry.register(StoreMetrics(store, roll_ups))
+            registry.register(FleetMetrics(state))
 
     def add(self, collector: Collector) -> None:
         """One more that is asked at each scrape."""

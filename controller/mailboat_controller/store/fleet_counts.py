@@ -1,14 +1,17 @@
 """How the fleet stands, counted in SQL: a row for each class, release or site, not for a device."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, case, func, or_, select
+from sqlalchemy import Connection, and_, case, func, not_, or_, select
 
-from mailboat_controller.store import rollouts, tables
+from mailboat_controller.rollout.members import Outcome
+from mailboat_controller.store import devices, rollouts, tables
 from mailboat_controller.store.delta_tables import deliveries
 from mailboat_controller.store.instants import to_ms
+from mailboat_schemas.documents.release import ReleaseDocument
 
 # Of so many releases outcomes are counted: one reads a row for each device that had it.
 RELEASES_COUNTED_MAX = 20
@@ -16,6 +19,13 @@ COUNTED_FOR = timedelta(days=30)  # after a rollout last changed, if its release
 UNSEEN = (timedelta(hours=1), timedelta(days=1), timedelta(days=7))
 DISK_LOW_BYTES = 512 << 20
 CLOCK_OFFSET_MS_MAX = 60_000
+# What a device last said of its disk and clock, before it fell silent, calls nobody for ever.
+SAID_FOR = timedelta(days=7)
+# A site is several series. Beyond so many, the smallest are added up under a name that none has.
+SITES_COUNTED_MAX = 1000
+OTHER_SITES = "(others)"
+STATES = ("online", "offline", "unknown")
+NO_SITE = "-"  # of devices that connect to the centre directly
 
 _devices, _outcomes, _releases = tables.devices, tables.outcomes, tables.releases
 _audit, _rollouts = tables.audit, tables.rollouts
@@ -64,44 +74,66 @@ class CanaryRow(NamedTuple):
 
 
 def by_site(tx: Connection, now: datetime) -> tuple[SiteCount, ...]:
+    """Devices of no site first, then the sites with most devices, then the `OTHER_SITES`."""
     c = _devices.c
     live = c.revoked.is_(False)
+    spoke = and_(live, c.last_seen_at >= to_ms(now - SAID_FOR))
     free_bytes = c.report["facts"]["disk_free_bytes"].as_float()
     conditions = [
-        and_(live, c.online.is_(True)),
-        and_(live, c.online.is_(False)),
-        and_(live, c.online.is_(None)),
+        and_(live, _is("online")),
+        and_(live, _is("offline")),
+        and_(live, _is("unknown")),
         c.revoked.is_(True),
-        and_(live, c.report.is_not(None), free_bytes < DISK_LOW_BYTES),
-        and_(live, func.abs(func.coalesce(c.clock_offset_ms, 0)) > CLOCK_OFFSET_MS_MAX),
+        and_(spoke, c.report.is_not(None), free_bytes < DISK_LOW_BYTES),
+        and_(spoke, func.abs(func.coalesce(c.clock_offset_ms, 0)) > CLOCK_OFFSET_MS_MAX),
         *(
-            and_(live, or_(c.last_seen_at.is_(None), c.last_seen_at < to_ms(now - span)))
+            and_(live, func.coalesce(c.last_seen_at, c.enrolled_at) < to_ms(now - span))
             for span in UNSEEN
         ),
     ]
     rows = tx.execute(
         select(c.site, *(_counted(condition) for condition in conditions))
         .group_by(c.site)
-        .order_by(c.site)
+        .order_by(case((c.site == NO_SITE, 0), else_=1), func.count().desc(), c.site)
     )
-    return tuple(SiteCount._make([*row[:7], tuple(row[7:])]) for row in rows)
+    counts = [SiteCount._make([*row[:7], tuple(row[7:])]) for row in rows]
+    if len(counts) <= SITES_COUNTED_MAX:
+        return tuple(counts)
+    kept = counts[: SITES_COUNTED_MAX - 1]
+    return (*kept, _added_up(counts[len(kept) :]))
 
 
-def manifest_current(tx: Connection) -> dict[str, int]:
-    """Devices whose newest report answers the newest manifest of their class."""
+def _added_up(counts: Iterable[SiteCount]) -> SiteCount:
+    columns = zip(*((*each[1:7], *each.unseen) for each in counts), strict=True)
+    sums = [sum(column) for column in columns]
+    return SiteCount._make([OTHER_SITES, *sums[:6], tuple(sums[6:])])
+
+
+def manifest_current(tx: Connection) -> dict[tuple[str, str], int]:
+    """Devices whose newest report answers the newest manifest of their class, by class and
+    whether they are online, offline or unknown."""
     c, m = _devices.c, tables.manifests.c
-    newest = _counted(and_(c.revoked.is_(False), c.manifest_counter >= m.counter))
+    answers = and_(c.revoked.is_(False), c.manifest_counter >= m.counter)
+    counted = (_counted(and_(answers, _is(state))) for state in STATES)
     rows = tx.execute(
-        select(c.hardware_class, newest)
+        select(c.hardware_class, *counted)
         .join(tables.manifests, m.hardware_class == c.hardware_class)
         .group_by(c.hardware_class)
     )
-    return {hardware_class: int(number) for hardware_class, number in rows}
+    return {
+        (row[0], state): int(number)
+        for row in rows
+        for state, number in zip(STATES, row[1:], strict=True)
+    }
 
 
 def outcomes(tx: Connection, now: datetime) -> tuple[OutcomeCount, ...]:
     """By class, release and outcome, of the newest retry of each device; of releases that are
-    current somewhere or were rolled out lately."""
+    current somewhere or were rolled out lately.
+
+    What no device has yet is there with 0, so that a share of all is known and a first failure is
+    seen to have been none before.
+    """
     digests = _counted_releases(tx, now)
     o, d, r = _outcomes.c, _devices.c, _releases.c
     newest = (
@@ -125,7 +157,27 @@ def outcomes(tx: Connection, now: datetime) -> tuple[OutcomeCount, ...]:
         .join(_releases, r.digest == o.digest)
         .group_by(d.hardware_class, r.model, r.version, o.outcome)
     )
-    return tuple(OutcomeCount._make(row) for row in rows)
+    found = dict.fromkeys(_expected_outcomes(tx, digests), 0)
+    found |= {tuple(row[:4]): row[4] for row in rows}
+    return tuple(OutcomeCount(*key, number) for key, number in found.items())
+
+
+def _expected_outcomes(
+    tx: Connection, digests: Collection[str]
+) -> Iterator[tuple[str, str, str, str]]:
+    """Of the classes that a release has a variant for."""
+    r = _releases.c
+    columns = (r.model, r.version, r.document)
+    for row in tx.execute(select(*columns).where(r.digest.in_(digests)).order_by(r.digest)):
+        for hardware_class in _classes(row.document):
+            for outcome in Outcome:
+                yield hardware_class, row.model, row.version, outcome.value
+
+
+@lru_cache(maxsize=RELEASES_COUNTED_MAX)
+def _classes(document: bytes) -> tuple[str, ...]:
+    variants = ReleaseDocument.parse(document).variants
+    return tuple(sorted({name for each in variants for name in each.hardware_classes}))
 
 
 def came(tx: Connection, now: datetime) -> tuple[DeliverySum, ...]:
@@ -175,6 +227,18 @@ def _counted_releases(tx: Connection, now: datetime) -> Collection[str]:
         .limit(RELEASES_COUNTED_MAX)
     ).scalars()
     return list(dict.fromkeys([*lately, *sorted(current)]))[:RELEASES_COUNTED_MAX]
+
+
+def _is(state: str) -> Any:
+    """The same as `devices.count_by_class` counts by, so that sites and classes add up alike."""
+    online, known = _devices.c.online, devices.way_is_open()
+    match state:
+        case "online":
+            return and_(known, online.is_(True))
+        case "offline":
+            return and_(known, online.is_(False))
+        case _:
+            return or_(not_(known), online.is_(None))
 
 
 def _counted(condition: Any) -> Any:

@@ -60,11 +60,13 @@ def add(tx: Connection, sums: Mapping[SumKey, float], at: datetime) -> None:
     )
 
 
-def parts(tx: Connection, digests: Collection[str]) -> dict[tuple[str, str, str], set[str]]:
-    """Parts that there are, by digest, class and figure."""
+def parts(
+    tx: Connection, digests: Collection[str], figures: Collection[str]
+) -> dict[tuple[str, str, str], set[str]]:
+    """Parts that there are of these figures, by digest, class and figure."""
     found: dict[tuple[str, str, str], set[str]] = {}
     names = select(_c.digest, _c.hardware_class, _c.figure, _c.part).distinct()
-    for row in tx.execute(names.where(_c.digest.in_(digests))):
+    for row in tx.execute(names.where(_c.digest.in_(digests), _c.figure.in_(figures))):
         found.setdefault((row.digest, row.hardware_class, row.figure), set()).add(row.part)
     return found
 
@@ -93,6 +95,9 @@ def read(tx: Connection) -> tuple[list[SumRow], int]:
     return [SumRow._make(row) for row in rows], max(0, total - GROUPS_READ_MAX)
 
 
-def forget(tx: Connection, *, older_than: datetime) -> int:
-    """Sums that nothing was added to since; says how many."""
-    return tx.execute(delete(fleet_sums).where(_c.updated_at < to_ms(older_than))).rowcount
+def forget(tx: Connection, *, older_than: datetime, limit: int) -> int:
+    """Sums that nothing was added to since, so many at once; says how many."""
+    old = _c.updated_at < to_ms(older_than)
+    some = select(*_KEY).where(old).order_by(*_KEY).limit(limit)
+    # Asked once more of the row: one that was added to meanwhile stays.
+    return tx.execute(delete(fleet_sums).where(tuple_(*_KEY).in_(some), old)).rowcount

@@ -11,6 +11,14 @@ import yaml
 RULES = Path(__file__).parents[3] / "controller" / "dashboards" / "prometheus" / "alerts.yml"
 MODEL = 'hardware_class="kiosk",model="vad"'
 
+_CUT_SITE = {
+    'mailboat_site_connected{site="ship"}': "0x60",
+    'mailboat_devices_unseen{seconds_min="86400",site="ship"}': "90x60",
+    'mailboat_site_devices{site="ship",state="unknown"}': "90x60",
+    'mailboat_devices_unseen{seconds_min="86400",site="-"}': "0x60",
+    'mailboat_site_devices{site="-",state="online"}': "10x60",
+}
+
 # By alert: the series (as promtool writes them, a sample each minute), the minute it is looked at,
 # whether it fires there, and with which labels.
 CASES: dict[str, list[tuple[dict[str, str], str, list[dict[str, str]]]]] = {
@@ -19,8 +27,21 @@ CASES: dict[str, list[tuple[dict[str, str], str, list[dict[str, str]]]]] = {
         ({'up{job="mailboat"}': "1 0 1x10"}, "5m", []),
         ({"other": "1x10"}, "5m", [{"job": "mailboat"}]),
     ],
+    "MailboatIngestDown": [
+        (
+            {'up{job="mailboat-ingest",instance="a:9464"}': "0x10"},
+            "5m",
+            [{"job": "mailboat-ingest", "instance": "a:9464"}],
+        ),
+        ({'up{job="mailboat-ingest",instance="a:9464"}': "1x10"}, "5m", []),
+        ({'up{job="mailboat"}': "1x10"}, "5m", []),  # there are none
+    ],
     "MailboatBrokerDisconnected": [
-        ({"mailboat_broker_connected": "0x10"}, "5m", [{}]),
+        (
+            {'mailboat_broker_connected{job="mailboat-ingest"}': "0x10"},
+            "5m",
+            [{"job": "mailboat-ingest"}],
+        ),
         ({"mailboat_broker_connected": "1x10"}, "5m", []),
     ],
     "MailboatOutboxStuck": [
@@ -30,6 +51,23 @@ CASES: dict[str, list[tuple[dict[str, str], str, list[dict[str, str]]]]] = {
     "MailboatPublishRefused": [
         ({"mailboat_publishes_refused_total": "0x5 2x10"}, "10m", [{}]),
         ({"mailboat_publishes_refused_total": "2x20"}, "10m", []),
+    ],
+    "MailboatWebhookStuck": [
+        (
+            {'mailboat_webhook_oldest_waiting_timestamp_seconds{webhook="chat"}': "0x100"},
+            "70m",
+            [{"webhook": "chat"}],
+        ),
+        # Always something, and nothing for long.
+        (
+            {'mailboat_webhook_oldest_waiting_timestamp_seconds{webhook="chat"}': "0+60x100"},
+            "90m",
+            [],
+        ),
+    ],
+    "MailboatWebhookDisabled": [
+        ({'mailboat_webhook_active{webhook="chat"}': "1 0x10"}, "5m", [{"webhook": "chat"}]),
+        ({'mailboat_webhook_active{webhook="chat"}': "1x10"}, "5m", []),
     ],
     "MailboatTimestampOld": [
         ({"mailboat_trust_timestamp_signed_timestamp_seconds": "0x4000"}, "3000m", [{}]),
@@ -65,11 +103,18 @@ CASES: dict[str, list[tuple[dict[str, str], str, list[dict[str, str]]]]] = {
             "45m",
             [],
         ),
+        # A ship's site, cut off as expected, has most devices of the fleet; another one is well.
+        ({**_CUT_SITE, 'mailboat_site_disconnect_expected{site="ship"}': "1x60"}, "45m", []),
+        ({**_CUT_SITE, 'mailboat_site_disconnect_expected{site="ship"}': "0x60"}, "45m", [{}]),
     ],
     "MailboatManifestNotAnswered": [
         (
             {
-                'mailboat_manifest_devices_current{hardware_class="kiosk"}': "1x500",
+                'mailboat_manifest_devices_current{hardware_class="kiosk",state="online"}': "1x500",
+                # They answered and went away: they say nothing of those that are here.
+                'mailboat_manifest_devices_current{hardware_class="kiosk",state="offline"}': (
+                    "9x500"
+                ),
                 'mailboat_devices{hardware_class="kiosk",state="online"}': "10x500",
             },
             "400m",
@@ -77,7 +122,7 @@ CASES: dict[str, list[tuple[dict[str, str], str, list[dict[str, str]]]]] = {
         ),
         (
             {
-                'mailboat_manifest_devices_current{hardware_class="kiosk"}': "9x500",
+                'mailboat_manifest_devices_current{hardware_class="kiosk",state="online"}': "9x500",
                 'mailboat_devices{hardware_class="kiosk",state="online"}': "10x500",
             },
             "400m",
@@ -86,41 +131,56 @@ CASES: dict[str, list[tuple[dict[str, str], str, list[dict[str, str]]]]] = {
     ],
     "MailboatRollbacks": [
         (
-            {
-                f'mailboat_release_events_total{{{MODEL},version="2",kind="rolled_back"}}': (
-                    "0+1x30"
-                ),
-            },
-            "20m",
+            # All at once, between two scrapes.
+            {f'mailboat_release_outcomes{{{MODEL},version="2",outcome="failed"}}': "0x70 5x50"},
+            "100m",
             [{"model": "vad", "version": "2"}],
         ),
         (
-            {f'mailboat_release_events_total{{{MODEL},version="2",kind="committed"}}': "0+9x30"},
+            {f'mailboat_release_outcomes{{{MODEL},version="2",outcome="ok"}}': "0+9x30"},
             "20m",
             [],
         ),
+        # They failed long ago.
+        ({f'mailboat_release_outcomes{{{MODEL},version="2",outcome="failed"}}': "5x90"}, "80m", []),
     ],
     "MailboatReleaseFailing": [
         (
             {
-                f'mailboat_release_outcomes{{{MODEL},version="2",outcome="failed"}}': "1x20",
-                f'mailboat_release_outcomes{{{MODEL},version="2",outcome="ok"}}': "9x20",
+                f'mailboat_release_outcomes{{{MODEL},version="2",outcome="failed"}}': "0x2 1x20",
+                f'mailboat_release_outcomes{{{MODEL},version="2",outcome="ok"}}': "9x30",
             },
-            "10m",
+            "15m",
             [{"model": "vad", "version": "2"}],
+        ),
+        # It was taken back days ago, and what it did stays in the counts.
+        (
+            {
+                f'mailboat_release_outcomes{{{MODEL},version="2",outcome="failed"}}': "1x2000",
+                f'mailboat_release_outcomes{{{MODEL},version="2",outcome="ok"}}': "9x2000",
+            },
+            "1900m",
+            [],
         ),
         (
             {
-                f'mailboat_release_outcomes{{{MODEL},version="2",outcome="failed"}}': "1x20",
-                f'mailboat_release_outcomes{{{MODEL},version="2",outcome="ok"}}': "99x20",
+                f'mailboat_release_outcomes{{{MODEL},version="2",outcome="failed"}}': "0x2 1x20",
+                f'mailboat_release_outcomes{{{MODEL},version="2",outcome="ok"}}': "99x30",
             },
-            "10m",
+            "15m",
             [],
         ),
     ],
     "MailboatQuarantineGrowing": [
         ({'mailboat_quarantined_messages_total{code="E-X"}': "0+1x60"}, "50m", [{"code": "E-X"}]),
         ({'mailboat_quarantined_messages_total{code="E-X"}': "0x30 1x30"}, "50m", []),
+        # The first ones, all at once: there was no series before.
+        (
+            {'mailboat_quarantined_messages_total{code="E-X"}': "_x30 99x20"},
+            "40m",
+            [{"code": "E-X"}],
+        ),
+        ({'mailboat_quarantined_messages_total{code="E-X"}': "99x200"}, "150m", []),
     ],
     "MailboatDeviceFloods": [
         ({"mailboat_device_messages_ignored_total": "0x5 9x10"}, "10m", [{}]),
@@ -148,6 +208,21 @@ CASES: dict[str, list[tuple[dict[str, str], str, list[dict[str, str]]]]] = {
             [],
         ),
     ],
+    "MailboatSiteCertificateEnds": [
+        (
+            {
+                'mailboat_site_certificate_expires_timestamp_seconds{site="a"}': "5180400x70",
+                'mailboat_site_certificate_expires_timestamp_seconds{site="b"}': "6000000x70",
+            },
+            "65m",
+            [{"site": "a"}],
+        ),
+        (
+            {'mailboat_site_certificate_expires_timestamp_seconds{site="b"}': "6000000x70"},
+            "65m",
+            [],
+        ),
+    ],
     "MailboatLatencyRegression": [
         (
             {
@@ -166,12 +241,28 @@ CASES: dict[str, list[tuple[dict[str, str], str, list[dict[str, str]]]]] = {
                 f'mailboat_request_latency_seconds_bucket{{{MODEL},version="2",le="+Inf"}}': (
                     "0x60 0+10x180"
                 ),
-                f'mailboat_release_events_total{{{MODEL},version="2",kind="soak_started"}}': (
-                    "0x60 1x180"
-                ),
+                # One device, and all that it tells between two scrapes.
+                f'mailboat_release_outcomes{{{MODEL},version="2",outcome="ok"}}': "0x60 1x180",
             },
             "110m",
             [{"hardware_class": "kiosk", "model": "vad"}],
+        ),
+        # As slow, and no release began lately: the load, or the weather.
+        (
+            {
+                f'mailboat_request_latency_seconds_bucket{{{MODEL},version="1",le="0.01"}}': (
+                    "0+10x60 600x180"
+                ),
+                f'mailboat_request_latency_seconds_bucket{{{MODEL},version="1",le="0.1"}}': (
+                    "0+10x240"
+                ),
+                f'mailboat_request_latency_seconds_bucket{{{MODEL},version="1",le="+Inf"}}': (
+                    "0+10x240"
+                ),
+                f'mailboat_release_outcomes{{{MODEL},version="1",outcome="ok"}}': "9x240",
+            },
+            "110m",
+            [],
         ),
     ],
     "MailboatModelErrors": [
@@ -233,7 +324,8 @@ def rules() -> dict[str, dict[str, Any]]:
 
 def test_every_alert_is_tried() -> None:
     assert CASES.keys() == rules().keys()
-    assert [name for name, cases in CASES.items() if not any(fires for *_, fires in cases)] == []
+    for name, cases in CASES.items():
+        assert {bool(fires) for *_, fires in cases} == {True, False}, name
 
 
 @pytest.mark.slow
@@ -252,6 +344,7 @@ def test_each_alert_fires_on_what_it_is_for_and_on_nothing_less(tmp_path: Path) 
                 step = rule["annotations"]["next_step"]
                 for label, value in labels.items():
                     summary = summary.replace(f"{{{{ $labels.{label} }}}}", value)
+                    step = step.replace(f"{{{{ $labels.{label} }}}}", value)
                 expected.append(
                     {
                         "exp_labels": {**labels, "severity": rule["labels"]["severity"]},

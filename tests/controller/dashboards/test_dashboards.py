@@ -104,6 +104,20 @@ def test_a_variable_that_a_query_names_is_one_of_the_boards() -> None:
         assert used - known <= {"__rate_interval"}, name
 
 
+def test_what_a_topic_names_is_one_name_that_prometheus_knows() -> None:
+    """The fleet's own as well: a default that is written down is somebody else's."""
+    live = dict(boards())["mailboat-live"]
+    variables = {each["name"]: each for each in live["templating"]["list"]}
+    topics = [target["topic"] for panel in live["panels"] for target in panel["targets"]]
+    named = set(re.findall(r"\$\{(\w+)\}", " ".join(topics)))
+
+    assert named == {"fleet", "hardware_class", "model", "rollout", "site"}
+    for name in named:
+        assert variables[name]["type"] == "query", name
+        assert not variables[name]["multi"], "mb/1/{a,b}/stats is no topic"
+        assert "includeAll" not in variables[name], ".* is no topic"
+
+
 def test_every_metric_that_is_drawn_or_alerted_on_is_described() -> None:
     known = described.shown_names().keys()
     for name, panel in panels():
@@ -127,7 +141,8 @@ def test_every_label_that_a_query_names_is_one_of_the_metric() -> None:
                 r"\b(mailboat_\w+)\{([^}]*)\}", target.get("expr", "")
             ):
                 labels = set(re.findall(r"(\w+)(?==|!=|=~|!~)", re.sub(r'"[^"]*"', "", selector)))
-                assert labels <= set(shown[metric].labels), f"{name}: {metric}"
+                of_prometheus = {"job", "instance"}
+                assert labels - of_prometheus <= set(shown[metric].labels), f"{name}: {metric}"
 
 
 def test_provisioning_names_the_plugins_that_the_dashboards_ask_for() -> None:

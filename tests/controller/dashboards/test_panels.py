@@ -67,6 +67,7 @@ def test_what_is_shown_is_what_is_described(story: MetricsStory) -> None:
     shown = {line.split()[2].removesuffix("_total") for line in lines if line.startswith("# TYPE")}
 
     assert {name for name in shown if not name.endswith("_created")} <= described.METRICS.keys()
+    assert f'mailboat_controller_info{{fleet="{FLEET}"}} 1.0' in lines
     # All but what a controller without an artifact store, deltas or a site's certificate knows.
     assert len(shown) > 0.8 * len(described.METRICS)
 
