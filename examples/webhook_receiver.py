@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
@@ -55,7 +55,8 @@ class Handler(BaseHTTPRequestHandler):
     ] = {}  # in a real receiver: in the database, with what it leads to
 
     def do_POST(self) -> None:
-        length = int(self.headers.get("content-length") or 0)
+        said = self.headers.get("content-length") or ""
+        length = int(said) if said.isascii() and said.isdecimal() else 0
         if not 0 < length <= BODY_BYTES_MAX:
             return self.answer(413)
         body = self.rfile.read(length)
@@ -84,4 +85,4 @@ class Handler(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     Handler.secret = Path(os.environ["WEBHOOK_SECRET_FILE"]).read_text()
-    HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()

@@ -9,8 +9,9 @@ from typing import Any
 from mailboat_controller.config import ControllerSettings
 from mailboat_controller.device_logs.orders import LogOrders
 from mailboat_controller.ground import Ground
+from mailboat_controller.metrics.outreach_metrics import OutreachMetrics
 from mailboat_controller.overrides.orders import Overrides
-from mailboat_controller.traces.export import SpanExporter
+from mailboat_controller.traces.export import AUDIT_READER, EVENT_READER, SpanExporter
 from mailboat_controller.webhooks.courier import Courier
 
 
@@ -20,6 +21,7 @@ class Outreach:
     overrides: Overrides
     courier: Courier
     spans: SpanExporter | None
+    metrics: OutreachMetrics
 
     @property
     def loops(self) -> Mapping[str, Callable[[], Coroutine[Any, Any, None]]]:
@@ -59,4 +61,5 @@ def open_outreach(
             rng=rng,
         ),
         spans=SpanExporter(store, endpoint, fleet=fleet, now=now) if endpoint else None,
+        metrics=OutreachMetrics(store, (AUDIT_READER, EVENT_READER) if endpoint else None),
     )

@@ -21,6 +21,7 @@ LOG_BYTES_MAX = 4 * 1024 * 1024  # of lines that one request may bring, before c
 OVERRIDES_MAX = 16  # holds and pins of one device together: they travel in one message
 OVERRIDE_REASON_CHARS_MAX = 256
 OVERRIDE_ACTOR_CHARS_MAX = 128
+AT_MS_MAX = 253_402_300_799_000  # the last second of 9999, which programs can still write out
 TRACE_PATTERN = r"^(?:|[0-9a-f]{32})$"
 
 RequestId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
@@ -85,7 +86,11 @@ class LogLine(WireModel):
     disk is whole."""
 
     number: int = Field(ge=1, lt=1 << 53)
-    at: int = Field(description="milliseconds since 1970 UTC by the device's clock")
+    at: int = Field(
+        ge=-AT_MS_MAX,
+        le=AT_MS_MAX,
+        description="milliseconds since 1970 UTC by the device's clock",
+    )
     level: str = Field(max_length=16)
     logger: str = Field(max_length=128)
     message: str = Field(max_length=LOG_MESSAGE_CHARS_MAX)
@@ -102,4 +107,6 @@ class LogExcerpt(WireModel):
     request: RequestId
     lines: tuple[LogLine, ...] = Field(max_length=LOG_LINES_PER_EXCERPT_MAX)
     last: bool = Field(default=False, description="nothing comes after it")
-    withheld: int = Field(default=0, ge=0, description="lines that were too many to keep, so far")
+    withheld: int = Field(
+        default=0, ge=0, lt=1 << 53, description="lines that were too many to keep, so far"
+    )

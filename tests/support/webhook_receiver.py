@@ -2,8 +2,8 @@
 
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -28,6 +28,7 @@ class Receiver:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     answer: bytes = b""
+    meanwhile: Callable[[], object] = lambda: None  # done before it answers
 
     @property
     def url(self) -> str:
@@ -43,12 +44,14 @@ def webhook_receiver() -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers["content-length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
             receiver.heard.append(Heard(self.path, headers, body))
+            receiver.meanwhile()
             self.send_response(receiver.status)
             for name, value in receiver.headers.items():
                 self.send_header(name, value)
             self.send_header("content-length", str(len(receiver.answer)))
-            self.end_headers()
-            self.wfile.write(receiver.answer)
+            with suppress(OSError):  # whoever asked may have left
+                self.end_headers()
+                self.wfile.write(receiver.answer)
 
         def log_message(self, *_arguments: object) -> None:
             pass

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal
 
-from mailboat_agent.logs.redaction import redact
+from mailboat_agent.logs.redaction import redact, redact_end
 from mailboat_schemas.tracing import trace_id
 
 MESSAGE_CHARS_MAX = 4000
@@ -61,8 +61,8 @@ class JsonLines(logging.Formatter):
         if trace:
             content["trace_id"] = trace
         if record.exc_info:
-            content["exception"] = redact(
-                self.formatException(record.exc_info)[-MESSAGE_CHARS_MAX:]
+            content["exception"] = redact_end(
+                self.formatException(record.exc_info), MESSAGE_CHARS_MAX
             )
         return json.dumps(content)
 
@@ -74,7 +74,8 @@ class TextLines(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        """What goes on in a further line is set in, so that nobody's text looks like ours."""
+        return redact(super().format(record)).replace("\n", "\n    ")
 
 
 def configure_logging(log_format: LogFormat) -> None:

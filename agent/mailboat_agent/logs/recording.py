@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailboat_agent.logs.lines import message_of, trace_of
-from mailboat_agent.logs.redaction import redact
+from mailboat_agent.logs.redaction import redact_end
 from mailboat_agent.logs.ring import LogRing
 from mailboat_schemas.device_orders import LOG_MESSAGE_CHARS_MAX
 
@@ -50,8 +50,8 @@ class RingHandler(logging.Handler):
                 return
             message = message_of(record)
             if record.exc_info:
-                trace = redact(self._exceptions.formatException(record.exc_info))
-                message = f"{message[:400]}\n{trace[-EXCEPTION_CHARS_MAX:]}"
+                trace = self._exceptions.formatException(record.exc_info)
+                message = f"{message[:400]}\n{redact_end(trace, EXCEPTION_CHARS_MAX)}"
             if withheld:
                 message = f"{message[: LOG_MESSAGE_CHARS_MAX - 60]} ({withheld} more like it)"
             self._ring.append(

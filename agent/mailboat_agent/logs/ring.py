@@ -7,6 +7,7 @@ else; the newest are in memory anyway, for the event that tells of a failure.
 
 import contextlib
 import json
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -31,7 +32,9 @@ class LogRing:
         self._directory = directory
         self._segment_bytes_max = max(SEGMENT_BYTES_MIN, bytes_max // SEGMENTS)
         self._on_disk = bytes_max > 0
-        self._lock = threading.Lock()
+        # Held again by the same thread: whatever is thrown away while we hold it may log as well.
+        self._lock = threading.RLock()
+        self._writing = False
         self._tail: deque[LogLine] = deque(maxlen=TAIL_LINES_MAX)
         self._file: BufferedWriter | None = None
         self._file_bytes = 0
@@ -51,8 +54,12 @@ class LogRing:
                 trace=trace,
             )
             self._tail.append(line)
-            if self._on_disk:
-                self._write(line)
+            if self._on_disk and not self._writing:
+                self._writing = True
+                try:
+                    self._write(line)
+                finally:
+                    self._writing = False
 
     def tail(self, count: int) -> list[LogLine]:
         """The newest lines, oldest first; they cost no disk."""
@@ -99,6 +106,8 @@ class LogRing:
             return
         content = json.dumps(line.model_dump(), separators=(",", ":")).encode() + b"\n"
         try:
+            if self._file is None:
+                self._resume_segment(len(content))
             if self._file is None or self._file_bytes + len(content) > self._segment_bytes_max:
                 self._begin_segment(line.number)
             assert self._file is not None  # noqa: S101  begun above
@@ -108,6 +117,20 @@ class LogRing:
         except OSError:
             self._close_file()
             self._refused_lines = RETRY_AFTER_LINES
+
+    def _resume_segment(self, more_bytes: int) -> None:
+        """Go on with the newest: an agent that is started again and again must not push out, file
+        by file, the lines that say why."""
+        segments = self._segments()
+        if not segments or segments[-1].is_symlink() or not segments[-1].is_file():
+            return
+        size = segments[-1].stat().st_size
+        if size + more_bytes + 1 > self._segment_bytes_max:
+            return
+        self._file = segments[-1].open("ab")
+        self._file_bytes = size
+        if size and _last_byte(segments[-1]) != b"\n":  # torn by a power cut
+            self._file_bytes += self._file.write(b"\n")
 
     def _begin_segment(self, number: int) -> None:
         self._close_file()
@@ -140,6 +163,12 @@ def _from(segments: list[Path], after: int) -> list[Path]:
     begins = [int(path.stem) if path.stem.isdecimal() else 0 for path in segments]
     kept = [place for place, begin in enumerate(begins) if begin <= after + 1]
     return segments[max(kept, default=0) :]
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1)
 
 
 def _lines_of(path: Path) -> Iterator[LogLine]:

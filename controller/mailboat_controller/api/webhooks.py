@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, SecretStr, StringConstraints
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Operator
 from mailboat_controller.api.limits import PRINTED, Reason
-from mailboat_controller.store import audit, webhooks
+from mailboat_controller.store import audit, webhook_deliveries, webhooks
 from mailboat_controller.store.webhooks import State, WebhookRow
 from mailboat_controller.webhooks import occurrences, secrets_room, signing, target
 from mailboat_schemas.errors import ConfigurationInvalid
@@ -25,15 +25,18 @@ router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
 Url = Annotated[str, StringConstraints(min_length=8, max_length=1000, pattern=PRINTED)]
 
+Secret = Annotated[
+    SecretStr | None,
+    Field(max_length=200, description="whsec_…; without one it is made and told once"),
+]
+
 
 class NewWebhook(BaseModel):
     name: Label
     url: Url
     types: list[str] = Field(default=[], max_length=TYPES_MAX, description="empty: all")
     models: list[ModelName] = Field(default=[], max_length=MODELS_MAX, description="empty: all")
-    secret: SecretStr | None = Field(
-        default=None, max_length=200, description="whsec_…; without one it is made and told once"
-    )
+    secret: Secret = None
     reason: Reason
 
 
@@ -54,6 +57,19 @@ class Webhook(BaseModel):
 
 
 class AddedWebhook(Webhook):
+    secret: str | None = Field(description="only if it was made here, and never again")
+
+
+class NewSecret(BaseModel):
+    secret: Secret = None
+    reason: Reason
+
+
+class RenewedSecret(BaseModel):
+    """Until ``both_until`` events are signed with the secret before it as well."""
+
+    name: str
+    both_until: datetime
     secret: str | None = Field(description="only if it was made here, and never again")
 
 
@@ -82,7 +98,7 @@ class Delivery(BaseModel):
 @router.get("")
 def list_webhooks(_operator: Operator, context: Context) -> list[Webhook]:
     with context.store.read() as tx:
-        waiting = webhooks.count_waiting(tx)
+        waiting = webhook_deliveries.count_waiting(tx)
         return [Webhook(**_shown(row, waiting.get(row.name, 0))) for row in webhooks.every(tx)]
 
 
@@ -96,9 +112,7 @@ def add_webhook(order: NewWebhook, operator: Operator, context: Context) -> Adde
             next_step=f"take some of {', '.join(occurrences.EVENT_TYPES)}.",
         )
     target.parse(order.url, context.settings.webhooks.http_hosts)
-    made = signing.new_secret() if order.secret is None else None
-    given = made if order.secret is None else order.secret.get_secret_value()
-    assert given is not None  # noqa: S101  one of the two
+    given, made = _secret(order.secret)
     now = context.now()
     row = WebhookRow(
         name=order.name,
@@ -131,8 +145,23 @@ def remove_webhook(
         row = webhooks.get(tx, name)
         webhooks.remove(tx, name)
         _record(context, tx, "webhook.remove", row, reason, str(operator))
-    secrets_room.forget(context.settings.webhook_secrets_dir, name)
+        # Inside: afterwards it might be that of a new one by the same name.
+        secrets_room.forget(context.settings.webhook_secrets_dir, name)
     return Response(status_code=204)
+
+
+@router.post("/{name}/secret")
+def renew_secret(
+    name: Label, order: NewSecret, operator: Operator, context: Context
+) -> RenewedSecret:
+    """Another secret; for a day the one before signs as well."""
+    given, made = _secret(order.secret)
+    with context.store.transaction() as tx:
+        row = webhooks.get(tx, name)
+        _record(context, tx, "webhook.secret", row, order.reason, str(operator))
+        room = context.settings.webhook_secrets_dir
+        until = secrets_room.renew(room, name, given, context.now())
+    return RenewedSecret(name=name, both_until=until, secret=made)
 
 
 @router.post("/{name}/test")
@@ -173,9 +202,9 @@ def switch_webhook(
         because = "" if verb == "enable" else f"by {operator}: {deed.reason}"
         webhooks.set_state(tx, name, state, because)
         if state is State.ACTIVE:
-            webhooks.send_soon(tx, name, now)
+            webhook_deliveries.send_soon(tx, name, now)
         _record(context, tx, f"webhook.{verb}", row, deed.reason, str(operator))
-        shown = _shown(webhooks.get(tx, name), webhooks.count_waiting(tx).get(name, 0))
+        shown = _shown(webhooks.get(tx, name), webhook_deliveries.count_waiting(tx).get(name, 0))
     return Webhook(**shown)
 
 
@@ -189,7 +218,7 @@ def list_deliveries(
     """The newest first."""
     with context.store.read() as tx:
         webhooks.get(tx, name)
-        rows = webhooks.deliveries(tx, name, limit)
+        rows = webhook_deliveries.deliveries(tx, name, limit)
     return [
         Delivery(
             event=row.event,
@@ -206,6 +235,14 @@ def list_deliveries(
     ]
 
 
+def _secret(order: SecretStr | None) -> tuple[str, str | None]:
+    """To be kept, and to be told."""
+    if order is None:
+        made = signing.new_secret()
+        return made, made
+    return order.get_secret_value(), None
+
+
 def _record(
     context: Context, tx: Any, action: str, row: WebhookRow, reason: str, operator: str
 ) -> None:
@@ -216,7 +253,11 @@ def _record(
         action=action,
         subject=row.name,
         reason=reason,
-        details={"url": row.url, "types": list(row.types), "models": list(row.models)},
+        details={
+            "url": target.origin_of(row.url),
+            "types": list(row.types),
+            "models": list(row.models),
+        },
     )
 
 

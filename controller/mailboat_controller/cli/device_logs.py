@@ -1,5 +1,6 @@
 """``mailboat device logs``: ask a device for its log and read what comes."""
 
+import contextlib
 import json
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,6 +63,7 @@ def logs(
                 "hours": hours,
             }
             request = client.post(f"/v1/devices/{device}/logs", order)["request"]
+            output.remark(f"Asked {device} (request {request}); it answers once it is connected.")
         seconds = max(wait, FOLLOW_SECONDS) if follow else wait
         state = _print_lines(client, f"/v1/devices/{device}/logs/{request}", seconds, as_json)
     if state in ("waiting", "answering"):
@@ -90,10 +92,16 @@ def _print_lines(client: "ApiClient", path: str, seconds: float, as_json: bool) 
 
 
 def _text(line: dict[str, Any]) -> str:
-    from datetime import UTC, datetime
+    """A device may say anything: nothing of it moves the terminal or looks like another line."""
+    from datetime import UTC, datetime, timedelta
 
-    at = datetime.fromtimestamp(line["at"] / 1000, UTC).isoformat(timespec="milliseconds")
-    return f"{at} {line['level']:<7} {line['message']}"
+    at = datetime(1970, 1, 1, tzinfo=UTC)
+    with contextlib.suppress(OverflowError):  # a clock before the year 1
+        at += timedelta(milliseconds=line["at"])
+    first, *more = line["message"].split("\n")
+    said = [f"{line['level']:<7} {first}", *(f"    {each}" for each in more)]
+    text = "\n".join(output.plain_text(each) for each in said)
+    return f"{at.isoformat(timespec='milliseconds')} {text}"
 
 
 def _since(text: str) -> str | None:

@@ -133,11 +133,17 @@ class LogOrders:
             await asyncio.sleep(LOOK_SECONDS)
 
     def look(self, *, assert_open: bool = False) -> int:
-        """Take back what is over; say again what stands, if asked to. How many were queued."""
+        """Take back what is over; if asked to, say again what stands and forget what is old.
+
+        Returns: how many were queued.
+        """
         now = self._now()
         with self._store.read() as tx:
             rows = log_requests.open_orders(tx)
-        if not any(assert_open or row.state(now) in ("complete", "expired") for row in rows):
+            old = assert_open and log_requests.has_old(tx, now)
+        if not old and not any(
+            assert_open or row.state(now) in ("complete", "expired") for row in rows
+        ):
             return 0
         queued = 0
         with self._store.transaction() as tx:

@@ -16,6 +16,7 @@ from mailboat_schemas.errors import NotFound
 REQUESTS_OPEN_MAX = 1000  # of all devices
 REQUESTS_KEPT_PER_DEVICE = 5  # with their lines
 KEPT_FOR = timedelta(days=30)
+FORGOTTEN_AT_ONCE = 100
 # Of one request. A device sends at most `LOG_BYTES_MAX`; what it follows comes on top.
 LINES_MAX = 50_000
 LINES_BYTES_MAX = 16 * 1024 * 1024
@@ -172,13 +173,21 @@ def lines_after(tx: Connection, request: str, number: int, limit: int) -> tuple[
     )
 
 
+def has_old(tx: Connection, now: datetime) -> bool:
+    return bool(_old(tx, now, 1))
+
+
 def forget_old(tx: Connection, now: datetime) -> int:
     """Drop requests, and lines, that were asked for long ago; how many requests."""
-    c = log_requests.c
-    old = select(c.request).where(c.asked_at < to_ms(now - KEPT_FOR), c.withdrawn.is_(True))
-    found = list(tx.execute(old.limit(100)).scalars())
+    found = _old(tx, now, FORGOTTEN_AT_ONCE)
     _forget(tx, found)
     return len(found)
+
+
+def _old(tx: Connection, now: datetime, limit: int) -> list[str]:
+    c = log_requests.c
+    old = select(c.request).where(c.asked_at < to_ms(now - KEPT_FOR), c.withdrawn.is_(True))
+    return list(tx.execute(old.limit(limit)).scalars())
 
 
 def _forget(tx: Connection, requests: Sequence[str]) -> None:

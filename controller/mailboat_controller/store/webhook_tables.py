@@ -39,6 +39,7 @@ webhook_deliveries = Table(
 )
 Index(
     "ix_webhook_deliveries_due",
+    webhook_deliveries.c.webhook,
     webhook_deliveries.c.state,
     webhook_deliveries.c.next_attempt_at,
 )

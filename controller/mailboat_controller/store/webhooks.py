@@ -1,32 +1,22 @@
-"""Webhooks, and what waits to be told to them."""
+"""Webhooks: who is told."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from mailboat_controller.store.instants import from_ms, to_ms
-from mailboat_controller.store.upsert import upsert
-from mailboat_controller.store.webhook_tables import audit_readers, webhook_deliveries, webhooks
+from mailboat_controller.store.webhook_tables import webhook_deliveries, webhooks
 from mailboat_schemas.errors import Conflict, NotFound
 
 WEBHOOKS_MAX = 50
-# That wait, of one webhook: a week of a busy fleet. Beyond it the oldest are given up.
-WAITING_MAX = 10_000
 
 
 class State(StrEnum):
     ACTIVE = "active"
     DISABLED = "disabled"
-
-
-class DeliveryState(StrEnum):
-    WAITING = "waiting"
-    DELIVERED = "delivered"
-    GIVEN_UP = "given_up"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,22 +31,6 @@ class WebhookRow:
     failing_since: datetime | None
     created_by: str
     created_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryRow:
-    webhook: str
-    event: str
-    number: int  # of its entry in the audit log
-    type: str
-    body: bytes
-    state: DeliveryState
-    attempts: int
-    next_attempt_at: datetime
-    status: int | None
-    problem: str
-    created_at: datetime
-    ended_at: datetime | None
 
 
 def add(tx: Connection, row: WebhookRow) -> None:
@@ -143,156 +117,6 @@ def count_success(tx: Connection, name: str) -> None:
     )
 
 
-# --- deliveries ----------------------------------------------------------------------------------
-
-
-def queue(
-    tx: Connection, webhook: str, event: str, number: int, kind: str, body: bytes, now: datetime
-) -> None:
-    """To be told; once, however often it is queued. Of too many the oldest are given up."""
-    tx.execute(
-        upsert(tx, webhook_deliveries)
-        .values(
-            webhook=webhook,
-            event=event,
-            number=number,
-            type=kind,
-            body=body,
-            state=DeliveryState.WAITING.value,
-            attempts=0,
-            next_attempt_at=to_ms(now),
-            problem="",
-            created_at=to_ms(now),
-        )
-        .on_conflict_do_nothing()
-    )
-    c = webhook_deliveries.c
-    waiting = (c.webhook == webhook, c.state == DeliveryState.WAITING.value)
-    count = tx.execute(select(func.count()).select_from(webhook_deliveries).where(*waiting))
-    over = count.scalar_one() - WAITING_MAX
-    if over > 0:
-        oldest = select(c.event).where(*waiting).order_by(c.number).limit(over)
-        for each in list(tx.execute(oldest).scalars()):
-            end(tx, webhook, each, DeliveryState.GIVEN_UP, None, "too many wait", now)
-
-
-def due(tx: Connection, webhook: str, now: datetime, limit: int) -> tuple[DeliveryRow, ...]:
-    """Whose time has come, the oldest first."""
-    c = webhook_deliveries.c
-    rows = tx.execute(
-        select(webhook_deliveries)
-        .where(
-            c.webhook == webhook,
-            c.state == DeliveryState.WAITING.value,
-            c.next_attempt_at <= to_ms(now),
-        )
-        .order_by(c.number)
-        .limit(limit)
-    )
-    return tuple(map(_delivery, rows))
-
-
-def deliveries(tx: Connection, webhook: str, limit: int) -> tuple[DeliveryRow, ...]:
-    """The newest first."""
-    c = webhook_deliveries.c
-    query = select(webhook_deliveries).where(c.webhook == webhook)
-    return tuple(map(_delivery, tx.execute(query.order_by(c.number.desc()).limit(limit))))
-
-
-def postpone(
-    tx: Connection,
-    webhook: str,
-    event: str,
-    *,
-    status: int | None,
-    problem: str,
-    next_attempt_at: datetime,
-) -> None:
-    """An attempt failed; another one is made later."""
-    c = webhook_deliveries.c
-    tx.execute(
-        update(webhook_deliveries)
-        .where(c.webhook == webhook, c.event == event)
-        .values(
-            attempts=c.attempts + 1,
-            status=status,
-            problem=problem,
-            next_attempt_at=to_ms(next_attempt_at),
-        )
-    )
-
-
-def end(
-    tx: Connection,
-    webhook: str,
-    event: str,
-    state: DeliveryState,
-    status: int | None,
-    problem: str,
-    now: datetime,
-) -> None:
-    """The last attempt is made."""
-    c = webhook_deliveries.c
-    tx.execute(
-        update(webhook_deliveries)
-        .where(c.webhook == webhook, c.event == event)
-        .values(
-            attempts=c.attempts + 1,
-            state=state.value,
-            status=status,
-            problem=problem,
-            ended_at=to_ms(now),
-        )
-    )
-
-
-def send_soon(tx: Connection, webhook: str, now: datetime) -> None:
-    """Whatever waits is tried again at once: somebody has mended the receiver."""
-    c = webhook_deliveries.c
-    tx.execute(
-        update(webhook_deliveries)
-        .where(c.webhook == webhook, c.state == DeliveryState.WAITING.value)
-        .values(next_attempt_at=to_ms(now))
-    )
-
-
-def forget_ended(tx: Connection, older_than: datetime) -> None:
-    c = webhook_deliveries.c
-    tx.execute(
-        delete(webhook_deliveries).where(
-            c.state != DeliveryState.WAITING.value, c.created_at < to_ms(older_than)
-        )
-    )
-
-
-def count_waiting(tx: Connection) -> Mapping[str, int]:
-    """By webhook."""
-    c = webhook_deliveries.c
-    rows = tx.execute(
-        select(c.webhook, func.count().label("waiting"))
-        .where(c.state == DeliveryState.WAITING.value)
-        .group_by(c.webhook)
-    )
-    return {row.webhook: row.waiting for row in rows}
-
-
-# --- how far a reader of the audit log has come ---------------------------------------------------
-
-
-def reached(tx: Connection, reader: str) -> int | None:
-    """The last entry it has dealt with; None: it is new."""
-    c = audit_readers.c
-    return tx.execute(select(c.sequence).where(c.name == reader)).scalar()
-
-
-def set_reached(tx: Connection, reader: str, sequence: int) -> None:
-    tx.execute(
-        upsert(tx, audit_readers)
-        .values(name=reader, sequence=sequence)
-        .on_conflict_do_update(index_elements=["name"], set_={"sequence": sequence})
-    )
-
-
 def _webhook(row: Row[Any]) -> WebhookRow:
     content = dict(row._mapping)
     since = content["failing_since"]
@@ -304,15 +128,3 @@ def _webhook(row: Row[Any]) -> WebhookRow:
         "created_at": from_ms(content["created_at"]),
     }
     return WebhookRow(**content)
-
-
-def _delivery(row: Row[Any]) -> DeliveryRow:
-    content = dict(row._mapping)
-    ended = content["ended_at"]
-    content |= {
-        "state": DeliveryState(content["state"]),
-        "next_attempt_at": from_ms(content["next_attempt_at"]),
-        "created_at": from_ms(content["created_at"]),
-        "ended_at": None if ended is None else from_ms(ended),
-    }
-    return DeliveryRow(**content)

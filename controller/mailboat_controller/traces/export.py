@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from mailboat_controller.store import audit, events, releases, rollouts, webhooks
+from mailboat_controller.store import audit, audit_readers, events, releases, rollouts
 from mailboat_controller.store.audit import AuditRow
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.events import EventRow
@@ -18,6 +18,7 @@ from mailboat_controller.store.transaction import Transaction
 from mailboat_controller.traces.about import ReleaseName, release_of
 from mailboat_controller.traces.otlp import Span, export_request
 from mailboat_controller.webhooks import target
+from mailboat_controller.worker_threads import WorkerThreads
 from mailboat_schemas.errors import ConfigurationInvalid, MailboatError
 from mailboat_schemas.tracing import span_id, trace_id
 
@@ -27,6 +28,7 @@ RETRY_SECONDS = 30.0
 ROWS_AT_ONCE = 200
 SKIP_OLDER = timedelta(days=1)  # a collector's storage would refuse it anyway
 PATH = "/v1/traces"
+REFUSED = (400, 413, 415, 422)  # of OTLP/HTTP: "the client MUST NOT retry" a bad request
 _ENDED = ("rollout.completed", "rollout.halted", "rollout.aborted", "rollout.superseded")
 _BAD = ("rollout.halted", "release.withdraw", "submission.refuse")
 _BAD_EVENTS = ("trial_failed", "rolled_back", "release_refused")
@@ -53,26 +55,35 @@ class SpanExporter:
         host = target.host_of(url)
         self._http_hosts = (host,)
         self._target = target.parse(url, self._http_hosts)
+        self._posts = target.OpenPosts()
 
     async def run(self) -> None:
-        while True:
-            seconds = LOOK_SECONDS
-            try:
-                while await asyncio.to_thread(self.export):
-                    pass
-            except MailboatError as error:
-                _log.warning("spans wait", problem=str(error))
-                seconds = RETRY_SECONDS
-            await asyncio.sleep(seconds)
+        self._posts = target.OpenPosts()
+        threads = WorkerThreads("spans", 1)  # a collector may take its time
+        try:
+            while True:
+                seconds = LOOK_SECONDS
+                try:
+                    while await threads.run(self.export):
+                        pass
+                except MailboatError as error:
+                    _log.warning("spans wait", problem=str(error))
+                    seconds = RETRY_SECONDS
+                await asyncio.sleep(seconds)
+        finally:
+            self._posts.stop()
+            threads.close()
 
     def export(self) -> int:
         """Send the next spans; how many rows they came from.
 
+        What the collector cannot read is passed over: it would be no better the next time.
+
         Raises:
-            ConfigurationInvalid: the collector is away or refuses; they are sent again.
+            ConfigurationInvalid: the collector is away or lets nobody in; they are sent again.
         """
         with self._store.read() as tx:
-            marks = {name: webhooks.reached(tx, name) for name in (AUDIT_READER, EVENT_READER)}
+            marks = {name: audit_readers.reached(tx, name) for name in (AUDIT_READER, EVENT_READER)}
             first = any(mark is None for mark in marks.values())
             entries = audit.page(tx, after=marks[AUDIT_READER] or 0, limit=ROWS_AT_ONCE)
             rows = events.page(tx, after=marks[EVENT_READER] or 0, limit=ROWS_AT_ONCE)
@@ -88,7 +99,7 @@ class SpanExporter:
             }
             with self._store.transaction() as tx:
                 for name, mark in reached.items():
-                    webhooks.set_reached(tx, name, mark)
+                    audit_readers.set_reached(tx, name, mark)
         return len(entries) + len(rows)
 
     def _post(self, body: bytes) -> None:
@@ -98,8 +109,11 @@ class SpanExporter:
             {"Content-Type": "application/json", "User-Agent": "mailboat"},
             context=self._context,
             http_hosts=self._http_hosts,
+            running=self._posts,
         )
-        if not answer.delivered:
+        if answer.status in REFUSED:
+            _log.warning("spans were refused and are passed over", problem=answer.problem)
+        elif not answer.delivered:
             raise ConfigurationInvalid(
                 f"The collector of otlp_endpoint did not take spans: {answer.problem}.",
                 next_step="see that it runs and takes OTLP over HTTP with JSON.",

@@ -80,4 +80,4 @@ def cloud_event(
         data["release"] = dict(release)
         trace = trace_id(release["digest"])
         event["traceparent"] = traceparent(trace, span_id(trace, f"audit {row.sequence}"))
-    return json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(event, separators=(",", ":")).encode()

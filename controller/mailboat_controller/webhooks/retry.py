@@ -15,18 +15,11 @@ DISABLE_FAILURES_MIN = 20
 GONE = 410  # the receiver says itself that it is no more
 
 
-def next_attempt(
-    created_at: datetime, attempts: int, now: datetime, rng: random.Random
-) -> datetime | None:
-    """After the ``attempts``-th attempt (from 1) failed; None: no more are made.
-
-    Exponential with half jitter: 5 s doubled each time up to 6 h.
-    """
-    if now - created_at >= RETRY_FOR:
-        return None
+def delay(attempts: int, rng: random.Random) -> timedelta:
+    """After so many attempts (from 1) that failed in a row: exponential with half jitter, 5 s
+    doubled each time up to 6 h."""
     doubled = RETRY_MIN * (1 << min(attempts - 1, RETRY_DOUBLINGS_MAX))
-    delay = min(RETRY_MAX, doubled)
-    return now + delay * (0.5 + rng.random() / 2)
+    return min(RETRY_MAX, doubled) * (0.5 + rng.random() / 2)
 
 
 def must_be_disabled(row: WebhookRow, status: int | None, now: datetime) -> str:

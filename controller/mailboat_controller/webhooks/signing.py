@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from mailboat_schemas.errors import ConfigurationInvalid
@@ -45,13 +45,13 @@ def key_of(secret: str) -> bytes:
     return key
 
 
-def headers(key: bytes, event: str, body: bytes, now: datetime) -> Mapping[str, str]:
-    """What the receiver verifies the body with."""
+def headers(keys: Sequence[bytes], event: str, body: bytes, now: datetime) -> Mapping[str, str]:
+    """What the receiver verifies the body with: one signature of each key."""
     timestamp = str(int(now.timestamp()))
     signed = b".".join((event.encode(), timestamp.encode(), body))
-    signature = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    signatures = (hmac.new(key, signed, hashlib.sha256).digest() for key in keys)
     return {
         "webhook-id": event,
         "webhook-timestamp": timestamp,
-        "webhook-signature": f"v1,{signature}",
+        "webhook-signature": " ".join(f"v1,{base64.b64encode(s).decode()}" for s in signatures),
     }

@@ -11,7 +11,7 @@ import ipaddress
 import socket
 import ssl
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
@@ -19,11 +19,18 @@ from urllib.parse import urlsplit
 from mailboat_schemas.errors import ConfigurationInvalid
 
 URL_CHARS_MAX = 1000
+ORIGIN_CHARS_MAX = 300
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 10.0  # for each wait of the connection
 POST_SECONDS_MAX = 20.0  # in all
 ANSWER_BYTES_MAX = 1024
+ADDRESSES_MAX = 4  # of one name that are tried, until one takes the connection
 REDIRECTS = range(300, 400)
+# Metadata services of clouds that are not link-local, and the way to all IPv4 ones by NAT64.
+METADATA = frozenset(
+    ipaddress.ip_address(each) for each in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192")
+)
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -89,6 +96,17 @@ def host_of(url: str) -> str:
         return ""
 
 
+def origin_of(url: str) -> str:
+    """Scheme, host and port: what may be told to others. With many chats the path is the key."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "(no address)"
+    host = f"[{host}]" if ":" in host else host
+    return ascii(f"{parts.scheme}://{host}{f':{port}' if port else ''}")[1:-1][:ORIGIN_CHARS_MAX]
+
+
 def addresses(target: Target, http_hosts: Collection[str] = ()) -> list[str]:
     """The addresses behind the name that may be called.
 
@@ -99,8 +117,34 @@ def addresses(target: Target, http_hosts: Collection[str] = ()) -> list[str]:
     named = list(dict.fromkeys(str(each[4][0]) for each in found))
     allowed = [each for each in named if _may_call(each, target, http_hosts)]
     if not allowed:
-        raise _refused(target.host, f"its address {named[0]} is not one that may be called")
-    return allowed
+        raise _refused(f"//{target.host}", f"its address {named[0]} is not one that may be called")
+    return allowed[:ADDRESSES_MAX]
+
+
+class OpenPosts:
+    """Those under way, so that whoever stops need not wait for their receivers."""
+
+    def __init__(self) -> None:
+        self._connections: set[_Pinned] = set()
+        self._lock = threading.Lock()
+        self.stopped = False
+
+    def add(self, connection: "_Pinned") -> None:
+        with self._lock:
+            self._connections.add(connection)
+            if self.stopped:
+                connection.cut()
+
+    def discard(self, connection: "_Pinned") -> None:
+        with self._lock:
+            self._connections.discard(connection)
+
+    def stop(self) -> None:
+        """End those that run, and every later one before it says anything."""
+        with self._lock:
+            self.stopped = True
+            for connection in self._connections:
+                connection.cut()
 
 
 def post(
@@ -110,21 +154,24 @@ def post(
     *,
     context: ssl.SSLContext,
     http_hosts: Collection[str] = (),
+    running: OpenPosts | None = None,
 ) -> Answer:
     """One attempt. Never raises for what the other side does."""
+    running = running or OpenPosts()
     try:
-        address = addresses(target, http_hosts)[0]
-        connection = _Pinned(target, address, context)
+        connection = _Pinned(target, addresses(target, http_hosts), context)
         # A receiver that drips a byte now and then would keep us for hours.
         deadline = threading.Timer(POST_SECONDS_MAX, connection.cut)
         deadline.daemon = True
         deadline.start()
+        running.add(connection)
         try:
             connection.request("POST", target.path, body, dict(headers))
             answer = connection.getresponse()
             said = answer.read(ANSWER_BYTES_MAX)
         finally:
             deadline.cancel()
+            running.discard(connection)
             connection.close()
     except WebhookTargetRefused as error:
         return Answer(None, error.what)
@@ -141,21 +188,41 @@ def post(
 class _Pinned(HTTPConnection):
     """A connection to an address that was judged; the certificate must be the name's."""
 
-    def __init__(self, target: Target, address: str, context: ssl.SSLContext) -> None:
+    def __init__(self, target: Target, judged: Sequence[str], context: ssl.SSLContext) -> None:
         super().__init__(target.host, target.port, timeout=CONNECT_SECONDS)
-        self._address = address
+        self._judged = judged
         self._tls = context if target.tls else None
+        self._cut = False
 
     def connect(self) -> None:
-        self.sock = socket.create_connection((self._address, self.port), CONNECT_SECONDS)
+        self.sock = self._first_that_answers()
         self.sock.settimeout(ANSWER_SECONDS)
         if self._tls is not None:
-            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
+            # The handshake comes after the socket stands here: else `cut` could not end it.
+            self.sock = self._tls.wrap_socket(
+                self.sock, server_hostname=self.host, do_handshake_on_connect=False
+            )
+            self._refuse_if_cut()
+            self.sock.do_handshake()
+        self._refuse_if_cut()
+
+    def _first_that_answers(self) -> socket.socket:
+        for address in self._judged[:-1]:
+            self._refuse_if_cut()
+            with contextlib.suppress(OSError):
+                return socket.create_connection((address, self.port), CONNECT_SECONDS)
+        return socket.create_connection((self._judged[-1], self.port), CONNECT_SECONDS)
+
+    def _refuse_if_cut(self) -> None:
+        if self._cut:
+            raise TimeoutError(f"not answered within {POST_SECONDS_MAX:.0f} s, or we stop")
 
     def cut(self) -> None:
         """From another thread: whoever reads or writes here gets an error."""
-        with contextlib.suppress(OSError, AttributeError):
-            self.sock.shutdown(socket.SHUT_RDWR)
+        self._cut = True
+        # Not the method of an SSL socket: that takes away what the other thread is working with.
+        with contextlib.suppress(OSError, TypeError):
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
 
 def _may_call(text: str, target: Target, http_hosts: Collection[str]) -> bool:
@@ -163,7 +230,8 @@ def _may_call(text: str, target: Target, http_hosts: Collection[str]) -> bool:
     if address.is_loopback:
         return True
     if (
-        address.is_link_local  # the metadata services of clouds
+        address in METADATA
+        or address.is_link_local  # most metadata services of clouds
         or address.is_multicast
         or address.is_unspecified
         or address.is_reserved
@@ -174,9 +242,11 @@ def _may_call(text: str, target: Target, http_hosts: Collection[str]) -> bool:
 
 def _unwrapped(address: Address) -> Address:
     """An IPv4 address inside an IPv6 one is judged as what it is."""
-    if isinstance(address, ipaddress.IPv6Address):
-        return address.ipv4_mapped or address.sixtofour or address
-    return address
+    if not isinstance(address, ipaddress.IPv6Address):
+        return address
+    if address in NAT64:
+        return ipaddress.IPv4Address(address.packed[-4:])
+    return address.ipv4_mapped or address.sixtofour or address
 
 
 def _is_loopback_name(host: str) -> bool:
@@ -190,7 +260,7 @@ def _is_loopback_name(host: str) -> bool:
 
 def _refused(url: str, why: str) -> WebhookTargetRefused:
     return WebhookTargetRefused(
-        f"A webhook may not go to {url[:200]}: {why}.",
+        f"A webhook may not go to {origin_of(url).removeprefix('://')}: {why}.",
         next_step="use an https address without credentials; webhooks.http_hosts in "
         "controller.toml names hosts that may be called without TLS.",
     )

@@ -1,7 +1,9 @@
 """A bounded log on the disk, that harms nobody when the disk refuses."""
 
 import asyncio
+import gc
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -164,3 +166,74 @@ def test_what_a_thread_of_the_agent_logs_is_about_the_release_it_works_on(
     asyncio.run(errand())
 
     assert [line.trace for line in log.tail(2)] == [trace_id("a1" * 32), ""]
+
+
+def test_an_agent_that_starts_again_and_again_keeps_the_lines_that_say_why(tmp_path: Path) -> None:
+    first = LogRing(tmp_path, BYTES_MAX)
+    say(first, "the cause")
+    first.close()
+
+    for _ in range(3 * SEGMENTS):
+        log = LogRing(tmp_path, BYTES_MAX)
+        say(log, "started")
+        log.close()
+
+    assert [line.number for line in LogRing(tmp_path, BYTES_MAX).read()] == list(range(1, 26))
+    assert len(list(tmp_path.glob("*.jsonl"))) == 1
+
+
+def test_going_on_with_a_file_keeps_the_log_under_its_bound(tmp_path: Path) -> None:
+    for _ in range(100):
+        log = LogRing(tmp_path, BYTES_MAX)
+        for number in range(2):
+            say(log, f"{number} " + "x" * 1600)
+        log.close()
+
+    assert BYTES_MAX * 6 // SEGMENTS < on_disk(tmp_path) <= BYTES_MAX
+
+
+def test_what_is_thrown_away_while_a_line_is_written_may_log_as_well(tmp_path: Path) -> None:
+    """As asyncio does for a task whose error nobody asked for: it must not wait for itself."""
+    log = LogRing(tmp_path, BYTES_MAX)
+
+    class Task:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            say(log, "nobody asked")
+
+    def run() -> None:
+        with log._lock:  # a collection may begin wherever memory is taken
+            Task()
+            gc.collect(0)
+        say(log, "after")
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+
+    assert not thread.is_alive()
+    assert [line.message for line in log.tail(9)] == ["nobody asked", "after"]
+
+
+def test_a_damaged_line_without_end_costs_no_memory_and_only_itself(tmp_path: Path) -> None:
+    log = LogRing(tmp_path, BYTES_MAX)
+    say(log, "before")
+    log.close()
+    (segment,) = tmp_path.glob("*.jsonl")
+    with segment.open("ab") as file:
+        file.write(b"x" * (ring.LINE_BYTES_MAX * 3) + b"\n")
+
+    again = LogRing(tmp_path, BYTES_MAX)
+    say(again, "after")
+
+    assert [line.message for line in again.read()] == ["before", "after"]
+
+
+def test_so_many_lines_are_in_memory(tmp_path: Path) -> None:
+    log = LogRing(tmp_path, 0)
+    for number in range(ring.TAIL_LINES_MAX + 5):
+        say(log, f"{number}")
+
+    assert len(log.read()) == ring.TAIL_LINES_MAX

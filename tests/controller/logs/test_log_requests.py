@@ -7,17 +7,20 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from enrolled_fleet import FLEET, NOON, EnrolledDevice, EnrolledFleet
 from mailboat_controller import cli
+from mailboat_controller.cli.device_logs import _text
 from mailboat_controller.device_logs.orders import LogOrders, TooManyLogRequests
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.store import audit, devices, log_requests, outbox
 from mailboat_controller.store.log_requests import LogRequestRow
 from mailboat_controller.store.outbox import OutboxRow
-from mailboat_schemas.codec import decode
+from mailboat_schemas import device_orders
+from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.device_orders import DeviceDesired, LogExcerpt, LogLine
-from mailboat_schemas.envelope import Envelope, PayloadType
+from mailboat_schemas.envelope import Envelope, PayloadType, sign_as_device
 from mailboat_schemas.errors import Conflict, NotFound
 from mailboat_schemas.topics import Channel
 from running_api import RunningApi, running_api
@@ -156,6 +159,15 @@ def test_another_devices_name_or_key_in_an_answer_is_set_aside(desk: Desk) -> No
     assert desk.kept() == []
 
 
+def test_bytes_beyond_the_bound_are_not_kept(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_requests, "LINES_BYTES_MAX", 3)
+    desk.ask()
+    desk.answers(1, 2, 3, 4)
+
+    assert desk.kept() == [1, 2, 3]
+    assert desk.row().state(desk.now) == "complete"
+
+
 def test_lines_beyond_the_bound_are_not_kept(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_requests, "LINES_MAX", 4)
     desk.ask()
@@ -229,6 +241,51 @@ def test_so_many_may_wait_and_no_more(desk: Desk, monkeypatch: pytest.MonkeyPatc
         desk.ask("b" * 16, device="dev-2")
 
 
+def test_what_was_asked_for_long_ago_goes_with_its_lines_also_in_a_quiet_fleet(
+    desk: Desk,
+) -> None:
+    desk.ask()
+    desk.answers(1, 2, last=True)
+    desk.orders.look()
+    desk.now += log_requests.KEPT_FOR + timedelta(days=1)
+
+    assert desk.orders.look(assert_open=True) == 0
+
+    assert desk.kept() == []
+    with pytest.raises(NotFound):
+        desk.row()
+
+
+def test_numbers_that_no_database_holds_are_set_aside(desk: Desk) -> None:
+    desk.ask()
+    odd = (
+        {"lines": (line(1).model_copy(update={"at": 1 << 63}),)},
+        {"lines": (line(1).model_copy(update={"at": -(1 << 62)}),)},
+        {"lines": (line(1).model_copy(update={"number": 0}),)},
+        {"lines": (line(1).model_copy(update={"level": "x" * 17}),)},
+        {"withheld": (1 << 64) - 1},
+    )
+    for field in odd:
+        content = {"device": "dev-1", "request": REQUEST, "lines": (), "last": True, "withheld": 0}
+        excerpt = LogExcerpt.model_construct(**{**content, **field})
+        said = desk.takes(desk.device.sealed(PayloadType.LOG_EXCERPT, excerpt))
+        assert said == ["E-PAYLOAD-MALFORMED"], field
+
+    assert desk.answers(1) == []
+    assert desk.kept() == [1]
+
+
+def test_an_answer_that_unpacks_into_more_than_its_bound_is_set_aside(desk: Desk) -> None:
+    desk.ask()
+    bomb = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 26))
+    assert len(bomb) < LogExcerpt.wire_bytes_max
+    device = desk.device
+
+    payload = encode(sign_as_device(PayloadType.LOG_EXCERPT, bomb, device.key, device.name))
+
+    assert desk.takes(payload) == ["E-PAYLOAD-TOO-LARGE"]
+
+
 def test_a_stranger_or_a_revoked_device_is_not_asked(desk: Desk) -> None:
     with pytest.raises(NotFound):
         desk.ask(device="nobody")
@@ -245,37 +302,48 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
         yield api
 
 
-class TestAsOperatorsSeeIt:
-    def test_the_command_asks_waits_and_prints(
-        self,
-        api: RunningApi,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        monkeypatch.setenv("MAILBOAT_CONNECTION", str(api.connection_file("alice")))
+def test_what_a_device_says_moves_no_terminal_and_forges_no_line() -> None:
+    message = "\x1b[2J\n2026 error forged"
+    said = _text({"at": -device_orders.AT_MS_MAX, "level": "\x9b1m", "message": message})
 
-        def run(*arguments: str) -> str:
-            monkeypatch.setattr(sys, "argv", ["mailboat", "device", "logs", *arguments])
-            try:
-                cli.main()
-            except SystemExit as end:
-                assert not end.code, capsys.readouterr()
-            return capsys.readouterr().out
+    assert said == "1970-01-01T00:00:00.000+00:00  1m      [2J\n    2026 error forged"
 
-        said = run("dev-1", "--reason", "it is slow", "--since", "2h", "--wait", "0")
-        assert "Not complete (waiting)" in said
-        (asked,) = json.loads(run("dev-1", "--list", "--json"))
-        with api.store.transaction() as tx:
-            row = log_requests.get(tx, "dev-1", asked["request"])
-            assert row.since > 0
-            log_requests.add_lines(
-                tx, row, [line(1), line(2)], last=True, withheld=1, now=api.now()
-            )
 
-        said = run("dev-1", "--request", asked["request"])
-        assert "1970-01-01T00:00:01.000+00:00 info    1" in said
-        assert "(1 lines were too many to keep)" in said
+@pytest.mark.slow
+def test_the_command_asks_waits_and_prints(
+    api: RunningApi,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MAILBOAT_CONNECTION", str(api.connection_file("alice")))
 
-    def test_a_reason_must_be_given(self, api: RunningApi) -> None:
-        answer = api.ask("POST", "/v1/devices/dev-1/logs", by="alice", body={"reason": " "})
-        assert answer.status == 422
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["mailboat", "device", "logs", *arguments])
+        try:
+            cli.main()
+        except SystemExit as end:
+            assert not end.code, capsys.readouterr()
+        return capsys.readouterr().out
+
+    said = run("dev-1", "--reason", "it is slow", "--since", "2h", "--wait", "0")
+    assert "Not complete (waiting)" in said
+    (asked,) = json.loads(run("dev-1", "--list", "--json"))
+    with api.store.transaction() as tx:
+        row = log_requests.get(tx, "dev-1", asked["request"])
+        assert row.since > 0
+        hostile = {"message": "\x1b[2J\n2026 error forged", "at": -device_orders.AT_MS_MAX}
+        lines = [line(1), line(2).model_copy(update=hostile | {"level": "\x9b1m"})]
+        log_requests.add_lines(tx, row, lines, last=True, withheld=1, now=api.now())
+
+    said = run("dev-1", "--request", asked["request"])
+    assert "1970-01-01T00:00:01.000+00:00 info    1" in said
+    assert "\x1b" not in said
+    assert "\x9b" not in said
+    assert "\n    2026 error forged" in said
+    assert "(1 lines were too many to keep)" in said
+
+
+@pytest.mark.slow
+def test_a_reason_must_be_given(api: RunningApi) -> None:
+    answer = api.ask("POST", "/v1/devices/dev-1/logs", by="alice", body={"reason": " "})
+    assert answer.status == 422

@@ -8,9 +8,17 @@ from pathlib import Path
 import pytest
 
 from enrolled_fleet import DIGEST, NOON, EnrolledFleet
-from mailboat_controller.store import first_told, log_requests, trace_rows, webhooks
+from mailboat_controller.store import (
+    audit_readers,
+    first_told,
+    log_requests,
+    trace_rows,
+    webhook_deliveries,
+    webhooks,
+)
 from mailboat_controller.store.log_requests import LogRequestRow
-from mailboat_controller.store.webhooks import DeliveryState, State, WebhookRow
+from mailboat_controller.store.webhook_deliveries import DeliveryState
+from mailboat_controller.store.webhooks import State, WebhookRow
 from mailboat_schemas.device_orders import LogLine
 from mailboat_schemas.events import EventKind
 
@@ -77,25 +85,27 @@ def test_deliveries_wait_in_order_and_end(fleet: EnrolledFleet) -> None:
         assert webhooks.get(tx, "chat") == hook
         for number in (2, 1, 2):
             body = json.dumps(number).encode()
-            webhooks.queue(tx, "chat", f"msg_{number}", number, "a", body, NOON)
-        due = webhooks.due(tx, "chat", NOON, 10)
+            webhook_deliveries.queue(tx, "chat", f"msg_{number}", number, "a", body, NOON)
+        due = webhook_deliveries.due(tx, "chat", NOON, 10)
         assert [row.event for row in due] == ["msg_1", "msg_2"]
         later = NOON + timedelta(minutes=1)
-        webhooks.postpone(tx, "chat", "msg_1", status=503, problem="away", next_attempt_at=later)
-        webhooks.end(tx, "chat", "msg_2", DeliveryState.DELIVERED, 204, "", NOON)
-        assert webhooks.due(tx, "chat", NOON, 10) == ()
-        assert webhooks.count_waiting(tx) == {"chat": 1}
-        webhooks.send_soon(tx, "chat", NOON)
-        assert [row.attempts for row in webhooks.due(tx, "chat", NOON, 10)] == [1]
+        webhook_deliveries.postpone(
+            tx, "chat", "msg_1", status=503, problem="away", next_attempt_at=later
+        )
+        webhook_deliveries.end(tx, "chat", "msg_2", DeliveryState.DELIVERED, 204, "", NOON)
+        assert webhook_deliveries.due(tx, "chat", NOON, 10) == ()
+        assert webhook_deliveries.count_waiting(tx) == {"chat": 1}
+        webhook_deliveries.send_soon(tx, "chat", NOON)
+        assert [row.attempts for row in webhook_deliveries.due(tx, "chat", NOON, 10)] == [1]
         failed = webhooks.count_failure(tx, "chat", NOON)
         assert failed is not None
         assert (failed.failures, failed.failing_since) == (1, NOON)
         webhooks.count_success(tx, "chat")
         assert webhooks.get(tx, "chat") == hook
-        assert webhooks.reached(tx, "x") is None
+        assert audit_readers.reached(tx, "x") is None
         for sequence in (3, 9):
-            webhooks.set_reached(tx, "x", sequence)
-        assert webhooks.reached(tx, "x") == 9
+            audit_readers.set_reached(tx, "x", sequence)
+        assert audit_readers.reached(tx, "x") == 9
         webhooks.remove(tx, "chat")
         assert webhooks.every(tx) == ()
 

@@ -6,14 +6,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+import structlog
 
 from controller_core import Core, plan
 from enrolled_fleet import CLASS, FLEET, EnrolledDevice
-from mailboat_controller.store import releases, trace_rows, webhooks
+from mailboat_controller.ingest import pending_rows
+from mailboat_controller.store import audit_readers, releases, trace_rows
 from mailboat_controller.traces import export, reading
 from mailboat_controller.traces.export import SpanExporter
 from mailboat_schemas.errors import ConfigurationInvalid, NotFound
-from mailboat_schemas.events import EventKind
+from mailboat_schemas.events import Event, EventKind
 from mailboat_schemas.tracing import span_id, trace_id, traceparent
 from webhook_receiver import Receiver, webhook_receiver
 
@@ -125,6 +127,16 @@ def test_of_a_large_fleet_those_with_the_worst_news_are_shown(
     assert [step.who for step in one.steps if step.what.startswith("device.")] == ["dev-0"]
 
 
+def test_a_trace_is_bounded_whatever_happened(told: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_rows, "EVENTS_PER_DEVICE_MAX", 1)
+    monkeypatch.setattr(reading, "ENTRIES_PER_SUBJECT_MAX", 1)
+
+    steps = [step.what for step in read(told, "vad@1.0.0").steps]
+
+    assert [each for each in steps if each.startswith("device.")] == ["device.rolled_back"]
+    assert [each for each in steps if each.startswith("rollout.")] == ["rollout.running"]
+
+
 def test_ids_have_the_form_of_the_w3c_and_are_the_same_everywhere() -> None:
     trace = trace_id("a1" * 32)
 
@@ -136,65 +148,107 @@ def test_ids_have_the_form_of_the_w3c_and_are_the_same_everywhere() -> None:
     assert int(parent, 16) > 0
 
 
-class TestSpans:
-    """Source: OpenTelemetry Protocol 1.x, "JSON Protobuf Encoding"."""
+# Source: OpenTelemetry Protocol 1.x, "JSON Protobuf Encoding".
 
-    @pytest.fixture
-    def collector(self) -> Iterator[Receiver]:
-        with webhook_receiver() as collector:
-            yield collector
 
-    def exporter(
-        self, core: Core, collector: Receiver, now: Callable[[], datetime] | None = None
-    ) -> SpanExporter:
-        url = f"http://127.0.0.1:{collector.port}"
-        with core.store.transaction() as tx:
-            for reader in (export.AUDIT_READER, export.EVENT_READER):
-                webhooks.set_reached(tx, reader, 0)
-        return SpanExporter(core.store, url, fleet=FLEET, now=now or (lambda: core.now))
+@pytest.fixture
+def collector() -> Iterator[Receiver]:
+    with webhook_receiver() as collector:
+        yield collector
 
-    def test_a_story_arrives_as_one_trace_under_one_root(
-        self, told: Core, collector: Receiver
-    ) -> None:
-        core, digest = told, digest_of(told)
 
-        self.exporter(core, collector).export()
+def exporter_of(
+    core: Core, collector: Receiver, now: Callable[[], datetime] | None = None
+) -> SpanExporter:
+    url = f"http://127.0.0.1:{collector.port}"
+    with core.store.transaction() as tx:
+        for reader in (export.AUDIT_READER, export.EVENT_READER):
+            audit_readers.set_reached(tx, reader, 0)
+    return SpanExporter(core.store, url, fleet=FLEET, now=now or (lambda: core.now))
 
-        (heard,) = collector.heard
-        assert heard.path == "/v1/traces"
-        assert heard.headers["content-type"] == "application/json"
-        (resource,) = json.loads(heard.body)["resourceSpans"]
-        attributes = {each["key"]: each["value"] for each in resource["resource"]["attributes"]}
-        assert attributes["service.namespace"] == {"stringValue": FLEET}
-        spans = resource["scopeSpans"][0]["spans"]
-        assert {span["traceId"] for span in spans} == {trace_id(digest)}
-        (root,) = [span for span in spans if "parentSpanId" not in span]
-        assert root["name"] == "release vad@1.0.0"
-        assert {span.get("parentSpanId") for span in spans} == {None, root["spanId"]}
-        by_name = {span["name"]: span for span in spans}
-        assert by_name["device.rolled_back"]["status"]["code"] == 2
-        halted = by_name["rollout.halted"]
-        lasted_ns = int(halted["endTimeUnixNano"]) - int(halted["startTimeUnixNano"])
-        assert lasted_ns == 90 * 10**9
 
-    def test_nothing_is_sent_twice_and_a_collector_that_is_away_loses_nothing(
-        self, told: Core, collector: Receiver
-    ) -> None:
-        core = told
-        exporter = self.exporter(core, collector)
-        collector.status = 503
-        with pytest.raises(ConfigurationInvalid):
-            exporter.export()
+def test_a_story_arrives_as_one_trace_under_one_root(told: Core, collector: Receiver) -> None:
+    core, digest = told, digest_of(told)
 
-        collector.status = 200
-        assert exporter.export() > 0
-        assert exporter.export() == 0
-        assert len(collector.heard) == 2
-        assert collector.heard[0].body == collector.heard[1].body
+    exporter_of(core, collector).export()
 
-    def test_what_is_older_than_a_day_is_passed_over(self, told: Core, collector: Receiver) -> None:
-        later = told.now + export.SKIP_OLDER + timedelta(hours=1)
-        exporter = self.exporter(told, collector, lambda: later)
+    (heard,) = collector.heard
+    assert heard.path == "/v1/traces"
+    assert heard.headers["content-type"] == "application/json"
+    (resource,) = json.loads(heard.body)["resourceSpans"]
+    attributes = {each["key"]: each["value"] for each in resource["resource"]["attributes"]}
+    assert attributes["service.namespace"] == {"stringValue": FLEET}
+    spans = resource["scopeSpans"][0]["spans"]
+    assert {span["traceId"] for span in spans} == {trace_id(digest)}
+    (root,) = [span for span in spans if "parentSpanId" not in span]
+    assert root["name"] == "release vad@1.0.0"
+    assert {span.get("parentSpanId") for span in spans} == {None, root["spanId"]}
+    by_name = {span["name"]: span for span in spans}
+    assert by_name["device.rolled_back"]["status"]["code"] == 2
+    halted = by_name["rollout.halted"]
+    lasted_ns = int(halted["endTimeUnixNano"]) - int(halted["startTimeUnixNano"])
+    assert lasted_ns == 90 * 10**9
 
-        assert exporter.export() > 0
-        assert collector.heard == []
+
+def test_nothing_is_sent_twice_and_a_collector_that_is_away_loses_nothing(
+    told: Core, collector: Receiver
+) -> None:
+    core = told
+    exporter = exporter_of(core, collector)
+    collector.status = 503
+    with pytest.raises(ConfigurationInvalid):
+        exporter.export()
+
+    collector.status = 200
+    assert exporter.export() > 0
+    assert exporter.export() == 0
+    assert len(collector.heard) == 2
+    assert collector.heard[0].body == collector.heard[1].body
+
+
+def test_what_a_collector_cannot_read_is_passed_over_and_keeps_nothing_waiting(
+    told: Core, collector: Receiver
+) -> None:
+    exporter = exporter_of(told, collector)
+    collector.status = 400
+
+    assert exporter.export() > 0
+    assert exporter.export() == 0
+    assert len(collector.heard) == 1
+
+
+def test_what_is_older_than_a_day_is_passed_over(told: Core, collector: Receiver) -> None:
+    later = told.now + export.SKIP_OLDER + timedelta(hours=1)
+    exporter = exporter_of(told, collector, lambda: later)
+
+    assert exporter.export() > 0
+    assert collector.heard == []
+
+
+def test_the_controllers_log_names_the_trace_at_every_step(core: Core) -> None:
+    with structlog.testing.capture_logs() as said:
+        digest, _ = story(core)
+
+    steps = {line["event"] for line in said if line.get("trace_id") == trace_id(digest)}
+    assert steps == {
+        "release.accept",
+        "release.approve",
+        "rollout moved",  # also when it is halted
+        "manifest queued",
+        "devices failed a release",
+    }
+    moves = [line["to"] for line in said if line["event"] == "rollout moved"]
+    assert moves == ["running", "wave", "halted"]
+
+
+def test_of_many_releases_that_fail_at_once_a_few_lines_are_logged() -> None:
+    count = pending_rows.LOG_LINES_MAX + 5
+    kind = EventKind.TRIAL_FAILED
+    new = [
+        Event(event_id=f"1:{n}", sequence=n, kind=kind, observed_at=0, digest=f"{n:064x}")
+        for n in range(1, count + 1)
+    ]
+    with structlog.testing.capture_logs() as said:
+        pending_rows._log_failures(new)
+
+    assert len(said) == pending_rows.LOG_LINES_MAX

@@ -1,22 +1,37 @@
 """Outcomes reach whoever asked to be told, once he can be reached; nobody is forgotten."""
 
+import asyncio
+import os
 import random
+import threading
+import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from controller_core import Core, plan
 from enrolled_fleet import FLEET, NOON, EnrolledFleet
-from mailboat_controller.store import audit, trust_roles, webhooks
+from mailboat_controller.metrics.outreach_metrics import OutreachMetrics
+from mailboat_controller.pki.issuing import Authority
+from mailboat_controller.store import (
+    audit,
+    audit_readers,
+    trust_roles,
+    webhook_deliveries,
+    webhooks,
+)
 from mailboat_controller.store.engine import Store
-from mailboat_controller.store.webhooks import DeliveryState, State, WebhookRow
+from mailboat_controller.store.webhook_deliveries import DeliveryState
+from mailboat_controller.store.webhooks import State, WebhookRow
 from mailboat_controller.trust import expiry
 from mailboat_controller.webhooks import courier as courier_module
 from mailboat_controller.webhooks import expiring, retry, secrets_room, signing
 from mailboat_controller.webhooks.courier import Courier
 from mailboat_controller.webhooks.settings import WebhookSettings
+from mailboat_schemas.errors import Conflict
 from mailboat_schemas.events import EventKind
 from mailboat_schemas.tracing import trace_id
 from webhook_receiver import Receiver, webhook_receiver
@@ -25,8 +40,9 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 class Site:
-    def __init__(self, directory: Path, receiver: Receiver, store: Store) -> None:
+    def __init__(self, directory: Path, receiver: Receiver, store: Store, ca: Path) -> None:
         self.store = store
+        self.settings = WebhookSettings(ca=ca)
         self.receiver = receiver
         self.now = NOON
         self.secrets = directory / "webhooks"
@@ -36,7 +52,7 @@ class Site:
     def start(self) -> Courier:
         return Courier(
             self.store,
-            WebhookSettings(),
+            self.settings,
             fleet=FLEET,
             secrets_dir=self.secrets,
             now=lambda: self.now,
@@ -76,18 +92,25 @@ class Site:
 
     def states(self, name: str = "chat") -> list[DeliveryState]:
         with self.store.read() as tx:
-            return [row.state for row in webhooks.deliveries(tx, name, 100)]
+            return [row.state for row in webhook_deliveries.deliveries(tx, name, 100)]
 
     def hook(self, name: str = "chat") -> WebhookRow:
         with self.store.read() as tx:
             return webhooks.get(tx, name)
 
 
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The system's many take fifty times as long to read."""
+    directory = tmp_path_factory.mktemp("authority")
+    return Authority.create(directory, FLEET, now=datetime.now(UTC)).ca_path
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def site(tmp_path: Path, ca: Path) -> Iterator[Site]:
     with webhook_receiver() as receiver:
         fleet = EnrolledFleet(tmp_path)
-        yield Site(tmp_path, receiver, fleet.store)
+        yield Site(tmp_path, receiver, fleet.store, ca)
         fleet.store.close()
 
 
@@ -122,7 +145,7 @@ def test_a_halted_rollout_is_told_with_its_release_and_trace(site: Site, core: C
     assert event["data"]["release"] == {"model": "vad", "version": "1.0.0", "digest": digest}
     assert event["traceparent"].split("-")[1] == trace_id(digest)
     assert heard.headers["webhook-id"] == event["id"]
-    wanted = signing.headers(signing.key_of(SECRET), event["id"], heard.body, site.now)
+    wanted = signing.headers([signing.key_of(SECRET)], event["id"], heard.body, site.now)
     assert heard.headers["webhook-signature"] == wanted["webhook-signature"]
 
 
@@ -149,18 +172,122 @@ def test_a_receiver_that_is_away_gets_everything_later_in_order_and_once(site: S
     site.happens("device.flooding")
     site.happens("device.doubled")
     assert site.turn() == 0
-    assert len(site.receiver.heard) == 1  # the first failure ends the turn
+    site.happens("device.revoke")
     assert site.turn() == 0
-    assert site.types() == ["device.flooding", "device.doubled"]  # the first one waits its time
+    assert site.types() == ["device.flooding"]  # he is away: the others wait with the first
 
     site.now += timedelta(hours=7)
     site.receiver.heard.clear()
     site.receiver.status = 204
-    assert site.turn() == 2
-    assert site.types() == ["device.flooding", "device.doubled"]
-    assert site.states() == [DeliveryState.DELIVERED] * 2
+    assert site.turn() == 3
+    assert site.types() == ["device.flooding", "device.doubled", "device.revoked"]
+    assert site.states() == [DeliveryState.DELIVERED] * 3
     assert site.turn() == 0
     assert site.hook().failures == 0
+
+
+def test_a_receiver_that_is_away_is_asked_ever_less_however_much_waits(site: Site) -> None:
+    site.add()
+    site.receiver.status = 503
+    for number in range(10):
+        site.happens(subject=f"dev-{number}")
+    for _ in range(20):
+        site.turn()
+        site.now += timedelta(seconds=10)
+
+    assert 3 <= len(site.receiver.heard) <= 8  # and not one each time
+    assert {each.event["subject"] for each in site.receiver.heard} == {"dev-0"}
+
+
+def test_an_event_that_is_refused_keeps_no_other_waiting(site: Site) -> None:
+    site.add()
+    site.happens("device.flooding")
+    site.receiver.status = 422
+    site.turn()
+    site.receiver.heard.clear()
+    site.receiver.status = 200
+    site.happens("device.doubled")
+
+    assert site.turn() == 1
+    assert site.types() == ["device.doubled"]
+    assert sorted(site.states()) == [DeliveryState.DELIVERED, DeliveryState.WAITING]
+
+
+def test_what_waited_for_too_long_is_given_up_with_the_next_failure(site: Site) -> None:
+    site.add()
+    site.receiver.status = 503
+    for number in range(3):
+        site.happens(subject=f"dev-{number}")
+    site.turn()
+    site.now += retry.RETRY_FOR
+    site.happens(subject="dev-9")
+    site.turn()
+
+    assert sorted(site.states()) == [DeliveryState.GIVEN_UP] * 3 + [DeliveryState.WAITING]
+
+
+def test_one_that_is_removed_or_switched_off_in_a_turn_hears_no_more(site: Site) -> None:
+    site.add()
+    for number in range(5):
+        site.happens(subject=f"dev-{number}")
+
+    def remove() -> None:
+        with site.store.transaction() as tx:
+            webhooks.remove(tx, "chat")
+
+    site.receiver.meanwhile = remove
+    site.turn()
+
+    assert len(site.receiver.heard) == 1
+    with site.store.read() as tx:
+        assert webhook_deliveries.deliveries(tx, "chat", 10) == ()
+
+
+def test_nobody_is_told_of_what_was_before_him_however_late_it_is_read(site: Site) -> None:
+    site.happens("device.flooding")
+    site.add()
+    with site.store.transaction() as tx:
+        audit.append(tx, at=site.now, actor="x", action="webhook.add", subject="chat")
+    site.happens("device.doubled")
+
+    site.turn()
+
+    assert site.types() == ["device.doubled"]
+
+
+def _threads() -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name.startswith("webhooks")]
+
+
+def test_slow_receivers_keep_no_thread_of_others_and_stopping_does_not_wait_for_them(
+    site: Site,
+) -> None:
+    """More of them than asyncio has threads; the leader needs those for everything else."""
+    hold = threading.Event()
+    site.receiver.meanwhile = lambda: hold.wait(60)
+    count = min(32, (os.cpu_count() or 1) + 4) + 1
+    for number in range(count):
+        site.add(f"slow-{number}")
+    site.happens()
+
+    async def scenario() -> float:
+        run = asyncio.create_task(site.courier.run())
+        while len(site.receiver.heard) < count:  # noqa: ASYNC110  of other threads
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(lambda: None)  # hangs where they have taken every thread
+        run.cancel()
+        started = time.monotonic()
+        await asyncio.gather(run, return_exceptions=True)
+        while _threads():  # noqa: ASYNC110  they end by themselves
+            await asyncio.sleep(0.01)
+        return time.monotonic() - started
+
+    try:
+        assert asyncio.run(asyncio.wait_for(scenario(), 30)) < 8
+        # All were called before one took his ten seconds, and then we left, not they.
+        assert [site.hook(f"slow-{number}").failures for number in range(count)] == [0] * count
+    finally:
+        hold.set()
 
 
 def test_the_id_is_the_same_in_every_attempt_and_the_time_is_not(site: Site) -> None:
@@ -249,7 +376,7 @@ def test_a_receiver_that_says_it_is_gone_is_disabled_at_once(site: Site) -> None
 
 
 def test_too_many_that_wait_cost_the_oldest(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "WAITING_MAX", 3)
+    monkeypatch.setattr(webhook_deliveries, "WAITING_MAX", 3)
     site.add()
     for number in range(5):
         site.now += timedelta(seconds=1)
@@ -269,7 +396,7 @@ def test_without_its_secret_nothing_is_sent_and_it_says_why(site: Site) -> None:
     assert site.turn() == 0
     assert site.receiver.heard == []
     with site.store.read() as tx:
-        (row,) = webhooks.deliveries(tx, "chat", 10)
+        (row,) = webhook_deliveries.deliveries(tx, "chat", 10)
     assert "secret" in row.problem
 
 
@@ -303,15 +430,58 @@ def test_trust_that_runs_out_is_told_once_for_each_urgency(site: Site, core: Cor
     assert sum(count for _, count in told) >= 1
 
 
-class TestRetry:
-    def test_the_wait_doubles_up_to_its_bound_and_half_of_it_is_jitter(self) -> None:
-        rng = random.Random(3)
-        for attempt in range(1, 40):
-            at = retry.next_attempt(NOON, attempt, NOON, rng)
-            assert at is not None
-            whole = min(retry.RETRY_MAX, retry.RETRY_MIN * 2 ** min(attempt - 1, 20))
-            assert whole / 2 <= at - NOON <= whole
+def test_the_wait_doubles_up_to_its_bound_and_half_of_it_is_jitter() -> None:
+    rng = random.Random(3)
+    for attempt in range(1, 40):
+        whole = min(retry.RETRY_MAX, retry.RETRY_MIN * 2 ** min(attempt - 1, 20))
+        assert whole / 2 <= retry.delay(attempt, rng) <= whole
 
-    def test_after_three_days_no_more_is_tried(self) -> None:
-        now = NOON + retry.RETRY_FOR
-        assert retry.next_attempt(NOON, 5, now, random.Random(1)) is None
+
+def test_prometheus_is_told_what_waits_since_when_and_what_was_lost(site: Site) -> None:
+    site.add()
+    site.add("idle")
+    site.receiver.status = 503
+    site.happens(subject="dev-1")
+    site.turn()
+    site.now += retry.RETRY_FOR
+    site.happens(subject="dev-2")
+    site.turn()
+    registry = CollectorRegistry()
+    registry.register(OutreachMetrics(site.store, ("otlp-audit", "otlp-events")))
+
+    def value(name: str, webhook: str = "chat") -> float | None:
+        return registry.get_sample_value(f"mailboat_webhook_{name}", {"webhook": webhook})
+
+    assert (value("active"), value("failures_in_a_row")) == (1, 2)
+    assert (value("events_waiting"), value("events_given_up")) == (1, 1)
+    assert value("oldest_waiting_timestamp_seconds") == site.now.timestamp()
+    assert value("oldest_waiting_timestamp_seconds", "idle") is not None
+    assert registry.get_sample_value("mailboat_span_rows_waiting") == 0
+    with site.store.transaction() as tx:
+        audit_readers.set_reached(tx, "otlp-audit", audit.head(tx)[0] - 2)
+        webhooks.set_state(tx, "chat", State.DISABLED, "by alice")
+    assert registry.get_sample_value("mailboat_span_rows_waiting") == 2
+    assert value("active") == 0
+
+
+def test_so_many_webhooks_there_may_be_and_no_more(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "WEBHOOKS_MAX", 1)
+    site.add()
+
+    with pytest.raises(Conflict):
+        site.add("other")
+
+
+def test_a_turn_reads_and_sends_so_many_and_the_next_goes_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier_module, "ENTRIES_AT_ONCE", 2)
+    monkeypatch.setattr(courier_module, "DELIVERIES_AT_ONCE", 2)
+    site.add()
+    for number in range(3):
+        site.happens(subject=f"dev-{number}")
+
+    assert [site.courier.take_in() for _ in range(3)] == [2, 1, 0]
+    assert [site.courier.deliver("chat") for _ in range(3)] == [2, 1, 0]

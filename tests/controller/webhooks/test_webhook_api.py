@@ -4,13 +4,14 @@ import json
 import stat
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from mailboat_controller import cli
 from mailboat_controller.store import audit
-from mailboat_controller.webhooks import signing
+from mailboat_controller.webhooks import secrets_room, signing
 from running_api import RunningApi, running_api
 from webhook_receiver import Receiver, webhook_receiver
 
@@ -67,13 +68,46 @@ def test_a_test_is_signed_with_the_secret_and_audited(api: RunningApi, receiver:
     (heard,) = receiver.heard
     assert heard.event["type"] == "io.mailboat.webhook.test"
     at = int(heard.headers["webhook-timestamp"])
-    from datetime import UTC, datetime
-
     wanted = signing.headers(
-        signing.key_of(secret), heard.event["id"], heard.body, datetime.fromtimestamp(at, UTC)
+        [signing.key_of(secret)], heard.event["id"], heard.body, datetime.fromtimestamp(at, UTC)
     )
     assert heard.headers["webhook-signature"] == wanted["webhook-signature"]
     assert actions(api, "tested") == ["webhook.add", "webhook.test"]
+
+
+def test_a_new_secret_signs_and_for_a_day_the_one_before_as_well(
+    api: RunningApi, receiver: Receiver
+) -> None:
+    before = str(add(api, "renewed", receiver.url)["secret"])
+
+    answer = api.ask("POST", "/v1/webhooks/renewed/secret", by="alice", body={"reason": "yearly"})
+
+    after = str(answer.json["secret"])
+    until = datetime.fromisoformat(str(answer.json["both_until"]))
+    room = api.settings.webhook_secrets_dir
+    both = (signing.key_of(after), signing.key_of(before))
+    assert secrets_room.read(room, "renewed", until - timedelta(seconds=1)) == both
+    assert secrets_room.read(room, "renewed", until) == both[:1]
+    assert actions(api, "renewed") == ["webhook.add", "webhook.secret"]
+    (room / "renewed.secret").unlink()
+    answer = api.ask("POST", "/v1/webhooks/renewed/secret", by="alice", body={"reason": "lost"})
+    assert secrets_room.read(room, "renewed", until) == (signing.key_of(answer.json["secret"]),)
+
+
+def test_the_path_of_an_address_is_a_key_and_stands_in_no_audit_log(
+    api: RunningApi, receiver: Receiver
+) -> None:
+    add(api, "slack", receiver.url.replace("/hook", "/services/T0/hunter2"))
+    body = {"name": "x", "url": "https://al:hunter2@example.org/hunter2", "reason": "r"}
+
+    refused = api.ask("POST", "/v1/webhooks", by="alice", body=body)
+
+    assert b"hunter2" not in refused.content
+    assert b"https://example.org" in refused.content
+    with api.store.read() as tx:
+        (entry,) = audit.page(tx, subject="slack")
+    assert "hunter2" not in str(entry)
+    assert entry.details["url"] == f"http://127.0.0.1:{receiver.port}"
 
 
 def test_one_that_is_removed_takes_its_secret_along(api: RunningApi, receiver: Receiver) -> None:
@@ -148,6 +182,10 @@ def test_the_command_line_adds_lists_tests_and_removes(
     assert json.loads(run("list", "--json"))[-1]["state"] == "active"
     run("test", "chat", "--reason", "now")
     assert receiver.heard
+    newer = tmp_path / "newer.secret"
+    run("secret", "chat", "--secret-out", str(newer), "--reason", "yearly")
+    assert newer.read_text().startswith("whsec_")
+    assert newer.read_text() != out.read_text()
     run("disable", "chat", "--reason", "night")
     run("enable", "chat", "--reason", "day")
     assert json.loads(run("deliveries", "chat", "--json")) == []

@@ -29,7 +29,7 @@ def test_the_example_of_the_specification_comes_out() -> None:
     key = signing.key_of("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     at = datetime.fromtimestamp(1614265330, UTC)
 
-    headers = signing.headers(key, "msg_p5jXN8AQM9LWM0D4loKWxJek", BODY, at)
+    headers = signing.headers([key], "msg_p5jXN8AQM9LWM0D4loKWxJek", BODY, at)
 
     assert headers["webhook-timestamp"] == "1614265330"
     assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
@@ -43,13 +43,21 @@ class TestTheExampleOfAReceiver:
         return signing.new_secret()
 
     def test_takes_what_we_sign(self, secret: str) -> None:
-        headers = signing.headers(signing.key_of(secret), "msg_1", BODY, self.NOW)
+        headers = signing.headers([signing.key_of(secret)], "msg_1", BODY, self.NOW)
+
+        assert receiver().verify(secret, headers, BODY, self.NOW.timestamp()) == "msg_1"
+
+    def test_takes_what_two_secrets_sign_while_one_takes_the_others_place(
+        self, secret: str
+    ) -> None:
+        keys = [signing.key_of(each) for each in (signing.new_secret(), secret)]
+        headers = signing.headers(keys, "msg_1", BODY, self.NOW)
 
         assert receiver().verify(secret, headers, BODY, self.NOW.timestamp()) == "msg_1"
 
     @pytest.mark.parametrize("what", ["body", "id", "secret", "age", "no signature", "time"])
     def test_refuses_whatever_was_changed_on_the_way(self, secret: str, what: str) -> None:
-        headers = dict(signing.headers(signing.key_of(secret), "msg_1", BODY, self.NOW))
+        headers = dict(signing.headers([signing.key_of(secret)], "msg_1", BODY, self.NOW))
         body, now = BODY, self.NOW.timestamp()
         match what:
             case "body":

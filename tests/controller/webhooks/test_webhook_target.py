@@ -1,9 +1,13 @@
 """The controller stands inside, so nobody may send it wherever he likes."""
 
 import socket
+import socketserver
 import ssl
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -95,6 +99,15 @@ def test_a_name_that_leads_to_the_metadata_service_is_not_called(
     assert "169.254.169.254" in answer.problem
 
 
+def test_of_a_name_with_many_addresses_a_few_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked_up(*_arguments: object, **_more: object) -> list[object]:
+        return [(0, 0, 0, "", (f"203.0.113.{number}", 443)) for number in range(50)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up)
+
+    assert len(addresses(parse("https://many.example.org/"))) == target.ADDRESSES_MAX
+
+
 def test_without_tls_a_name_must_lead_to_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     def looked_up(*_arguments: object, **_more: object) -> list[object]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.7", 80))]
@@ -125,30 +138,35 @@ def test_of_an_answer_little_is_read_and_nothing_that_moves_a_terminal() -> None
     assert len(answer.problem) < 400
 
 
-def test_a_receiver_that_drips_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target, "POST_SECONDS_MAX", 0.3)
-    listener = socket.create_server(("127.0.0.1", 0))
+@contextmanager
+def dripping(text: bytes) -> Iterator[int]:
+    """A server on a port of its own that says a byte now and then, to whoever comes."""
     done = threading.Event()
 
-    def drip() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            try:
-                while not done.wait(0.05):
-                    connection.sendall(b"H")
-            except OSError:
-                pass
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                for place in range(len(text)):
+                    if done.wait(0.05):
+                        break
+                    self.request.sendall(text[place : place + 1])
 
-    thread = threading.Thread(target=drip)
-    thread.start()
-    started = time.monotonic()
-    try:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        answer = post(parse(url), b"{}", {}, context=CONTEXT)
-    finally:
-        done.set()
-        thread.join()
-        listener.close()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.02))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            done.set()
+            server.shutdown()
+            thread.join()
+
+
+def test_a_receiver_that_drips_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "POST_SECONDS_MAX", 0.2)
+    with dripping(b"H" * 1000) as port:
+        started = time.monotonic()
+        answer = post(parse(f"http://127.0.0.1:{port}/"), b"{}", {}, context=CONTEXT)
 
     assert not answer.delivered
     assert time.monotonic() - started < target.ANSWER_SECONDS
@@ -172,3 +190,65 @@ def test_a_certificate_of_another_name_is_refused() -> None:
 
     assert not answer.delivered
     assert receiver.heard == []
+
+
+@pytest.mark.parametrize(
+    "address", ["100.100.100.200", "192.0.0.192", "fd00:ec2::254", "64:ff9b::a9fe:a9fe"]
+)
+def test_metadata_services_that_are_not_link_local_are_never_called(address: str) -> None:
+    with pytest.raises(WebhookTargetRefused):
+        addresses(target.Target(address, 443, "/", tls=True))
+
+
+def test_behind_nat64_an_address_is_judged_as_what_it_is() -> None:
+    public = "64:ff9b::808:808"
+
+    assert addresses(target.Target(public, 443, "/", tls=True)) == [public]
+
+
+def test_of_several_addresses_the_one_that_answers_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of localhost, which is ::1 first: a receiver that listens on 127.0.0.1 alone."""
+    real = socket.getaddrinfo
+
+    def looked_up(host: str, port: int, *more: Any, **named: Any) -> list[Any]:
+        if host != "localhost":
+            return list(real(host, port, *more, **named))
+        kind = socket.SOCK_STREAM
+        return [(socket.AF_INET, kind, 6, "", (each, port)) for each in ("127.0.0.2", "127.0.0.1")]
+
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up)
+    with webhook_receiver() as receiver:
+        url = receiver.url.replace("127.0.0.1", "localhost")
+
+        answer = post(parse(url), b"{}", {}, context=CONTEXT)
+
+    assert answer.delivered
+
+
+def test_a_receiver_that_drips_its_handshake_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte of it is in time; all of them would take days."""
+    monkeypatch.setattr(target, "POST_SECONDS_MAX", 0.2)
+    with dripping(b"\x16\x03\x03\x40\x00" + bytes(1000)) as port:
+        started = time.monotonic()
+        answer = post(parse(f"https://127.0.0.1:{port}/"), b"{}", {}, context=CONTEXT)
+
+    assert not answer.delivered
+    assert time.monotonic() - started < 8
+
+
+def test_whoever_stops_ends_what_is_under_way_and_lets_nothing_follow() -> None:
+    running = target.OpenPosts()
+    with dripping(b"HTTP/1.1 200 OK\r\n" + b"x" * 1000) as port:
+        place = parse(f"http://127.0.0.1:{port}/")
+        stopper = threading.Timer(0.1, running.stop)
+        stopper.start()
+        started = time.monotonic()
+        first = post(place, b"{}", {}, context=CONTEXT, running=running)
+        assert time.monotonic() - started < 8
+        second = post(place, b"{}", {}, context=CONTEXT, running=running)
+        stopper.join()
+
+    assert (first.delivered, second.delivered) == (False, False)
+    assert "we stop" in second.problem

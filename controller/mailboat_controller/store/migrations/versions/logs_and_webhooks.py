@@ -87,7 +87,9 @@ def _webhooks() -> None:
         sa.PrimaryKeyConstraint("webhook", "event", name="pk_webhook_deliveries"),
     )
     deliveries = "webhook_deliveries"
-    op.create_index("ix_webhook_deliveries_due", deliveries, ["state", "next_attempt_at"])
+    op.create_index(
+        "ix_webhook_deliveries_due", deliveries, ["webhook", "state", "next_attempt_at"]
+    )
     op.create_index("ix_webhook_deliveries_created_at", deliveries, ["created_at"])
     op.create_table(
         "audit_readers",
