@@ -3,11 +3,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 from mailboat_controller.store import classes, engine
 from mailboat_controller.store.engine import DatabaseUnusable, Store
 from mailboat_schemas.errors import ConfigurationInvalid, ServerUnavailable
+from postgres_server import PostgresServer
 
 
 @pytest.fixture
@@ -116,6 +117,39 @@ def test_another_process_that_holds_the_database_for_too_long_is_a_passing_troub
 def test_a_database_that_would_not_keep_anything_or_is_unknown_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationInvalid, match=r"sqlite|database"):
         Store(url)
+
+
+def test_a_server_that_has_no_address_is_a_passing_trouble() -> None:
+    """The network is away, and its names with it."""
+    pytest.importorskip("psycopg")
+    store = Store("postgresql+psycopg://mailboat@db.invalid/mailboat")
+
+    with pytest.raises(ServerUnavailable, match="does not answer") as away:
+        store.ping()
+
+    assert "database_url" in away.value.next_step
+    store.close()
+
+
+def test_an_option_that_the_server_does_not_know_is_explained() -> None:
+    pytest.importorskip("psycopg")
+    store = Store("postgresql+psycopg://mailboat@/mailboat?host=/nowhere&sslmod=require")
+
+    with pytest.raises(ConfigurationInvalid, match="sslmod"):
+        store.ping()
+    store.close()
+
+
+@pytest.mark.slow
+def test_a_standby_that_takes_no_writes_yet_is_a_passing_trouble(postgres: PostgresServer) -> None:
+    url = postgres.database("migrated")
+    name = make_url(url).database
+    postgres.sql("postgres", f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    store = Store(url)
+
+    with pytest.raises(ServerUnavailable, match="read-only"), store.device_transaction() as tx:
+        tx.execute(ADD)
+    store.close()
 
 
 @pytest.mark.parametrize("content", [b"no database " * 1000, None])

@@ -1,7 +1,7 @@
 """A device that says too much is not heard for a while, and nobody else notices."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -111,6 +111,25 @@ def test_what_it_remembers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert len(gate._buckets) == 3
     assert len(gate._kept) == 2
+
+
+def test_what_waits_is_bounded_in_bytes_and_the_count_goes_down_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(flood, "KEPT_BYTES_MAX", 25)
+    gate = FloodGate(FloodLimits(messages_burst=1, messages_per_second=1))
+
+    def waits(device: str, size: int, now: datetime = NOON) -> bool:
+        gate.admit(said(device, 1), now)
+        return gate.admit(said(device, 1, kind="st", size=size), now).ignored == 0
+
+    assert waits("dev-1", 10)
+    assert waits("dev-1", 20)  # in the place of the one before
+    assert not waits("dev-2", 10)
+    assert gate.waiting
+    assert len(gate.admit([], NOON + SECOND).messages) == 1
+    assert not gate.waiting
+    assert waits("dev-3", 25, NOON + SECOND)
 
 
 def test_nothing_is_lost_because_the_outbox_sends_again(fleet: EnrolledFleet) -> None:

@@ -13,11 +13,15 @@ import pytest
 from sqlalchemy import text
 
 from enrolled_fleet import NOON, EnrolledFleet
-from mailboat_controller.store import audit, deliveries, devices
+from mailboat_controller.ingest.batch_reading import reread
+from mailboat_controller.rollout.members import Outcome
+from mailboat_controller.store import audit, deliveries, devices, events, outcomes
 from mailboat_controller.store.engine import Store
+from mailboat_controller.store.events import UnreadRow
 from mailboat_controller.store.locks import LEADER, LockLost, partition_lock
 from mailboat_schemas.deltas import DeliveryOutcome
 from mailboat_schemas.errors import ServerUnavailable
+from mailboat_schemas.events import EventKind
 from postgres_server import PostgresServer
 
 SECONDS = 30
@@ -97,7 +101,26 @@ def test_who_loses_the_connection_is_told_that_the_lock_is_gone(postgres: Postgr
         "AND usename = 'mailboat' AND backend_type = 'client backend'",
     )
 
-    with pytest.raises(LockLost, match="leader"):
+    for _ in range(2):  # whoever asks again does not get another connection that holds nothing
+        with pytest.raises(LockLost, match="leader"):
+            held.check()
+    held.release()
+    store.close()
+
+
+@pytest.mark.slow
+def test_a_session_that_is_not_the_one_that_took_the_lock_is_noticed(
+    postgres: PostgresServer,
+) -> None:
+    """A pooler gave our connection another session of the server, without a word."""
+    store = Store(postgres.database("migrated"))
+    held = store.try_hold(partition_lock(3))
+    assert held is not None
+    assert held._connection is not None
+    held.check()
+    held._connection.execute(text("SELECT pg_advisory_unlock_all()"))
+
+    with pytest.raises(LockLost, match="pooler"):
         held.check()
     held.release()
     store.close()
@@ -210,10 +233,38 @@ class TestOnPostgres:
             (total,) = deliveries.totals(tx)
         assert (total.count, total.fetched_bytes) == (30, 300)
 
+    def test_what_is_read_again_at_a_start_waits_for_who_takes_the_device_in(
+        self, fleet: EnrolledFleet
+    ) -> None:
+        """Ingest processes go on while a newer `mailboat serve` starts."""
+        device = fleet.enrol("dev-1")
+        told = device.event(1, EventKind.COMMITTED, digest="d" * 64, model="vad", version="1.0.0")
+        kept = UnreadRow(sequence=1, event_id="", content=told.model_dump(), problem="new")
+        with fleet.store.device_transaction() as tx:
+            events.append(tx, "dev-1", device.epoch, [kept], NOON)
+        read: list[int] = []
+
+        def again() -> None:
+            with fleet.store.transaction() as tx:
+                read.append(reread(tx, NOON))
+
+        thread = threading.Thread(target=again)
+        with fleet.store.device_transaction() as tx:
+            devices.lock(tx, {"dev-1"})
+            outcomes.fold(tx, "dev-1", [told], NOON)
+            thread.start()
+            thread.join(0.3)
+            assert read == []
+        thread.join(SECONDS)
+
+        assert read == [1]
+        with fleet.store.read() as tx:
+            assert [row.outcome for row in outcomes.of_release(tx, "d" * 64)] == [Outcome.OK]
+
     def test_a_server_that_went_away_is_a_passing_trouble(self, postgres: PostgresServer) -> None:
         store = Store(postgres.database("migrated").replace(str(postgres.directory), "/nowhere"))
 
-        with pytest.raises(ServerUnavailable, match="busy"):
+        with pytest.raises(ServerUnavailable, match="does not answer"):
             store.ping()
         store.close()
 

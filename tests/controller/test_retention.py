@@ -1,5 +1,6 @@
 """History is thinned as promised, in short steps, and nothing else goes."""
 
+import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,9 @@ from mailboat_controller.store.instants import to_ms
 from mailboat_controller.store.retention import LEVEL_DAY, LEVEL_HOUR, LEVEL_SENT, Step
 from mailboat_schemas.events import EventKind
 from mailboat_schemas.reports import LatencySketch, TelemetryWindow
+from postgres_server import PostgresServer
 
+SECONDS = 30
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 
@@ -253,6 +256,52 @@ class TestEvents:
             assert len(audit.page(tx)) == 1
             assert audit.verify(tx) is None
         assert fleet.take(device.numbered(6, 7), now=NOON + DAY).events == {}
+
+
+def test_two_leaders_for_a_moment_count_nothing_twice(fleet: EnrolledFleet) -> None:
+    """The one before has lost its lock and does not know yet; both come to the same step."""
+    store_windows(fleet, [window(n + 1, NOON + n * MINUTE) for n in range(60)])
+    other = EnrolledFleet(fleet.directory / "other", fleet.url)
+    began, done = threading.Event(), threading.Event()
+
+    def second() -> None:
+        began.set()
+        merge(other, LEVEL_HOUR, NOON + HOUR)
+        done.set()
+
+    thread = threading.Thread(target=second)
+    with fleet.store.device_transaction() as tx:
+        retention.merge_telemetry(tx, level=LEVEL_HOUR, older_than=NOON + HOUR)
+        thread.start()
+        assert began.wait(SECONDS)
+        assert not done.wait(0.2)
+    thread.join(SECONDS)
+    other.store.close()
+
+    ((level, began_at, one),) = held(fleet)
+    assert (level, began_at, one.requests_ok) == (LEVEL_HOUR, NOON, 600)
+
+
+@pytest.mark.slow
+def test_a_step_that_takes_long_keeps_nobody_from_telling(
+    tmp_path: Path, postgres: PostgresServer
+) -> None:
+    """On PostgreSQL; SQLite has one writer, so there a step is short."""
+    fleet = EnrolledFleet(tmp_path, postgres.database("migrated"))
+    device = fleet.enrol("dev-1")
+    fleet.take(device.numbered(1, 3), device.telemetry(1, 3))
+    later = NOON + 2 * DAY
+    with fleet.store.device_transaction() as tx:
+        retention.strip_events(tx, older_than=later)
+        retention.drop_events(tx, older_than=later)
+        assert retention.merge_telemetry(tx, level=LEVEL_HOUR, older_than=later).rows == 3
+        retention.drop_telemetry(tx, older_than=later)
+        retention.drop_fleet_sums(tx, older_than=NOON)
+
+        taken = fleet.take(device.numbered(4, 5), device.telemetry(4, 6), now=NOON + DAY)
+
+    assert (taken.events, taken.windows) == ({"trust_stale": 2}, 3)
+    fleet.store.close()
 
 
 def test_spans_that_would_thin_before_they_fill_are_refused() -> None:

@@ -4,23 +4,35 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-Advance = Callable[[int], None]  # bytes done since the last call
+Advance = Callable[[int], None]  # bytes, or rows, done since the last call
 
 
 @contextmanager
-def progress(label: str, *, shown: bool, total_bytes: int | None = None) -> Iterator[Advance]:
+def progress(
+    label: str, *, shown: bool, total_bytes: int | None = None, total_rows: int | None = None
+) -> Iterator[Advance]:
+    """
+    Args:
+        total_rows: rows are counted, not bytes.
+    """
     if not shown or not sys.stderr.isatty():
         yield lambda _count: None
         return
     from rich.console import Console  # slow to import, and pipes do not need it
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TransferSpeedColumn,
     )
+
+    counted: tuple[ProgressColumn, ...] = (DownloadColumn(), TransferSpeedColumn())
+    if total_rows is not None:
+        counted = (MofNCompleteColumn(), TextColumn("rows"))
+    columns = (TextColumn("{task.description}"), BarColumn(), *counted)
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total_bytes)
+        task = bar.add_task(label, total=total_rows if total_bytes is None else total_bytes)
         yield lambda count: bar.advance(task, count)

@@ -15,7 +15,9 @@ from mailboat_controller.mqtt.incoming import Incoming
 
 # A bucket that is not remembered is full: who floods is heard of often, so it is remembered.
 DEVICES_MAX = 100_000
-KEPT_MESSAGES_MAX = 10_000  # of reports, births and wills that wait; each at most 64 KiB
+# Of reports, births and wills that wait, two of a device.
+KEPT_MESSAGES_MAX = 10_000
+KEPT_BYTES_MAX = 64 << 20  # all their payloads
 TELL_EVERY = timedelta(hours=1)  # of one device's flood, into the audit log
 _WITHOUT_OUTBOX = ("/st", "/up/report")
 
@@ -55,6 +57,12 @@ class FloodGate:
         self._limits = limits
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
         self._kept: OrderedDict[str, Incoming] = OrderedDict()  # by topic
+        self._kept_bytes = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `admit` may have something to give though nothing new has come."""
+        return bool(self._kept)
 
     def admit(self, messages: Iterable[Incoming], now: datetime) -> Admitted:
         """Messages in the order they came, those that had to wait first. What is no device's is
@@ -64,7 +72,7 @@ class FloodGate:
         for message in messages:
             device = device_of(message.topic)
             if device is None or self._takes(device, len(message.payload), now):
-                self._kept.pop(message.topic, None)  # this one is newer
+                self._forget(message.topic)  # this one is newer
                 taken.append(message)
             else:
                 ignored[device] += not self._keep(message)
@@ -105,18 +113,28 @@ class FloodGate:
         """Whether it waits; the one before it on its topic is old news."""
         if not message.topic.endswith(_WITHOUT_OUTBOX):
             return False
-        known = message.topic in self._kept
-        if not known and len(self._kept) >= KEPT_MESSAGES_MAX:
+        held = self._kept.get(message.topic)
+        size_bytes = len(message.payload) - (0 if held is None else len(held.payload))
+        if (held is None and len(self._kept) >= KEPT_MESSAGES_MAX) or (
+            self._kept_bytes + size_bytes > KEPT_BYTES_MAX
+        ):
             return False
         self._kept[message.topic] = message
+        self._kept_bytes += size_bytes
         return True
+
+    def _forget(self, topic: str) -> None:
+        held = self._kept.pop(topic, None)
+        if held is not None:
+            self._kept_bytes -= len(held.payload)
 
     def _ripe(self, now: datetime) -> list[Incoming]:
         ripe = []
         for topic, message in list(self._kept.items()):
             device = device_of(topic)
             if device is None or self._takes(device, len(message.payload), now):
-                ripe.append(self._kept.pop(topic))
+                self._forget(topic)
+                ripe.append(message)
         return ripe
 
     def _to_tell(self, ignored: Mapping[str, int], now: datetime) -> dict[str, int]:

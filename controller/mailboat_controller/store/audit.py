@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, func, insert, select
 
 from mailboat_controller.store import locks, tables
 from mailboat_controller.store.instants import from_ms, to_ms
+from mailboat_controller.store.plain_json import storable_json, storable_text
 
 FIRST_PREVIOUS_HASH = "0" * 64
 REASON_LENGTH_MAX = 2000
@@ -57,12 +58,12 @@ def append(
     row: dict[str, Any] = {
         "sequence": last_sequence + 1,
         "at": to_ms(at),
-        "actor": actor[:128],
+        "actor": storable_text(actor)[:128],
         "action": action,
-        "subject": subject[:SUBJECT_LENGTH_MAX],
-        "reason": reason[:REASON_LENGTH_MAX],
+        "subject": storable_text(subject)[:SUBJECT_LENGTH_MAX],
+        "reason": storable_text(reason)[:REASON_LENGTH_MAX],
         # Through JSON once, so that what is hashed is what a reader of the column gets back.
-        "details": json.loads(json.dumps(dict(details or {}))),
+        "details": storable_json(json.loads(json.dumps(dict(details or {})))),
         "previous_hash": last_hash,
     }
     tx.execute(insert(_audit).values(**row, hash=_seal(row)))

@@ -9,6 +9,8 @@ from sqlalchemy import Connection, bindparam, or_, update
 from mailboat_controller.store import devices, tables
 from mailboat_controller.store.devices import DeviceRow
 from mailboat_controller.store.instants import to_ms
+from mailboat_controller.store.many_rows import ManyRows
+from mailboat_controller.store.plain_json import storable_json
 from mailboat_schemas.reports import ReportedState
 
 # Of two measures of a clock the one that was less on its way is the better, for so long; then the
@@ -19,6 +21,15 @@ CLOCK_OFFSET_MS_MAX = 1 << 53  # a device's clock may say anything
 FUTURE_MAX = timedelta(days=1)
 
 _devices = tables.devices
+_SEEN = ManyRows(
+    update(_devices)
+    .where(_devices.c.device == bindparam("of_device"))
+    .where(
+        or_(_devices.c.last_seen_at.is_(None), _devices.c.last_seen_at < bindparam("before")),
+    )
+    .values(last_seen_at=bindparam("seen_at")),
+    ("of_device", "before", "seen_at"),
+)
 
 
 def mark_seen(tx: Connection, device: str, at: datetime) -> None:
@@ -27,16 +38,7 @@ def mark_seen(tx: Connection, device: str, at: datetime) -> None:
 
 def mark_seen_many(tx: Connection, seen: Mapping[str, datetime]) -> None:
     """When devices were last heard of, by the controller's clock; never moves backwards."""
-    if not seen:
-        return
-    c = _devices.c
-    tx.execute(
-        update(_devices)
-        .where(c.device == bindparam("of_device"))
-        .where(or_(c.last_seen_at.is_(None), c.last_seen_at < bindparam("seen_at")))
-        .values(last_seen_at=bindparam("seen_at")),
-        [{"of_device": device, "seen_at": to_ms(at)} for device, at in seen.items()],
-    )
+    _SEEN.run(tx, [(device, to_ms(at), to_ms(at)) for device, at in seen.items()])
 
 
 def set_presence(
@@ -67,6 +69,11 @@ def set_presence(
     return True
 
 
+def document(report: ReportedState) -> dict[str, Any]:
+    """A report as it is kept: statistics look into all of them at once, so none may break that."""
+    return storable_json(report.model_dump(mode="json"))  # type: ignore[no-any-return]
+
+
 def set_report(
     tx: Connection, report: ReportedState, *, at: datetime, held: DeviceRow | None = None
 ) -> bool:
@@ -78,7 +85,7 @@ def set_report(
         update(_devices)
         .where(_devices.c.device == report.device)
         .values(
-            report=report.model_dump(mode="json"),
+            report=document(report),
             manifest_counter=max(known.manifest_counter, report.manifest_counter),
         )
     )

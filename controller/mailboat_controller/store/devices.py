@@ -250,11 +250,16 @@ def serving(tx: Connection, digest: str) -> tuple[str, ...]:
     )
 
 
+def way_is_open() -> Any:
+    """Of a device whose site is cut off, what was told before says nothing of now: it is neither
+    online nor offline (`presence.py`)."""
+    return _devices.c.site.not_in(select(sites.c.name).where(sites.c.connected.is_(False)))
+
+
 def count_by_class(tx: Connection) -> tuple[ClassCount, ...]:
     c = _devices.c
     live = c.revoked.is_(False)
-    # Of a site that is cut off, what was told before says nothing of now (`presence.py`).
-    known = c.site.not_in(select(sites.c.name).where(sites.c.connected.is_(False)))
+    known = way_is_open()
 
     def counted(condition: Any) -> Any:
         return func.sum(case((condition, 1), else_=0))

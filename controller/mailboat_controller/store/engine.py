@@ -14,10 +14,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from mailboat_controller.store import all_tables, locks
+from mailboat_controller.store import all_tables, database_url, locks
 from mailboat_controller.store.locks import HeldLock
 from mailboat_schemas.errors import (
     ConfigurationInvalid,
@@ -38,8 +38,8 @@ CONNECT_SECONDS_MAX = 10
 # A server or network that is gone without a word is noticed after so long.
 SILENCE_SECONDS_MAX = 30
 # PostgreSQL's words for what passes: no connection, shutting down, too much of everything, a
-# deadlock or a lock that was not given in time.
-_PASSING_STATES = ("08", "40", "53", "57", "55P03")
+# deadlock or a lock that was not given in time, a standby that is to take over.
+_PASSING_STATES = ("08", "40", "53", "57", "55P03", "25006")
 _DISK_FULL_STATE = "53100"
 
 
@@ -183,12 +183,10 @@ def _open(url: str) -> Engine:
                     "options": f"-c lock_timeout={LOCK_WAIT_SECONDS}s -c synchronous_commit=on",
                 },
             )
+    except ValueError as error:
+        raise database_url.unreadable() from error
     except (ArgumentError, ImportError) as error:
-        raise ConfigurationInvalid(
-            f"The database URL cannot be used: {error}.",
-            next_step="write database_url as sqlite:////absolute/path/mailboat.db or "
-            "postgresql+psycopg://user@host/name (with the psycopg package installed).",
-        ) from error
+        raise database_url.unusable(str(error)) from error
     raise ConfigurationInvalid(
         f"The database {backend!r} is not supported, nor is one that lives in memory.",
         next_step="write database_url as sqlite:////absolute/path or postgresql+psycopg://….",
@@ -256,6 +254,12 @@ def _translated() -> Iterator[None]:
 
 
 def _translate_operational(error: DBAPIError, problem: str) -> None:
+    if not hasattr(error.orig, "sqlite_errorname") and not getattr(error.orig, "sqlstate", None):
+        # The server has said nothing: there is none, or none by this name.
+        if isinstance(error, OperationalError):
+            raise _away(problem) from error
+        if isinstance(error, ProgrammingError):
+            raise database_url.unusable(problem) from error
     if isinstance(error, OperationalError):
         if "locked" in problem or "connection" in problem:
             raise _busy(problem) from error
@@ -272,6 +276,14 @@ def _unusable(problem: str) -> DatabaseUnusable:
         f"The database cannot be used: {problem}.",
         next_step="look at the file and the rights of its directory where database_url points; if "
         "it is damaged, restore it from a backup: devices send again what it has not seen.",
+    )
+
+
+def _away(problem: str) -> ServerUnavailable:
+    return ServerUnavailable(
+        f"The database server does not answer: {' '.join(problem.split())}.",
+        next_step="nothing, if it is being started again: it is tried again. If it stays, see that "
+        "the server runs, and that database_url names it and a user that it lets in.",
     )
 
 

@@ -1,22 +1,39 @@
 """State events as devices told them: append-only, each sequence of an epoch once."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
 from mailboat_controller.store import tables
 from mailboat_controller.store.instants import from_ms, to_ms
-from mailboat_controller.store.plain_json import plain
+from mailboat_controller.store.many_rows import ManyRows
+from mailboat_controller.store.plain_json import INTEGER_EXACT_MAX, packed, plain
 from mailboat_schemas.events import Event
 
 RETRY_EPOCH_MAX = (1 << 31) - 1  # what the column holds; a device may say anything
 OBSERVED_MS_MAX = 1 << 53  # a device's clock may say anything; a column may not hold everything
 COMPARED_ROWS_MAX = 1000  # what a broker may deliver again is newer
 
+# What an event says of itself, in the order of its row.
+_TOLD = (
+    "sequence",
+    "event_id",
+    "kind",
+    "model",
+    "version",
+    "digest",
+    "retry_epoch",
+    "content",
+    "observed_at",
+)
+
 _events = tables.events
+_INSERT = ManyRows.into(_events, ("device", "epoch", *_TOLD, "received_at"))
+_ESCAPED = "\\u"  # in JSON, before what is not printable ASCII
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,22 +80,17 @@ def append(
 
 def rows_of(
     device: str, epoch: str, events: Sequence[Event | UnreadRow], received_at: datetime
-) -> list[dict[str, Any]]:
+) -> list[tuple[Any, ...]]:
     """For `write`, which takes those of many devices at once."""
-    origin = {"device": device, "epoch": epoch, "received_at": to_ms(received_at)}
+    origin, end = (device, epoch), (to_ms(received_at),)
     return [
-        {
-            **origin,
-            "sequence": event.sequence,
-            **(_read(event) if isinstance(event, Event) else _unread(event, epoch)),
-        }
+        origin + (_read(event) if isinstance(event, Event) else _unread(event, epoch)) + end
         for event in events
     ]
 
 
-def write(tx: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    if rows:
-        tx.execute(insert(_events), rows)
+def write(tx: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    _INSERT.run(tx, rows)
 
 
 def unread(tx: Connection, *, after: int = 0, limit: int = 500) -> tuple[EventRow, ...]:
@@ -90,7 +102,10 @@ def unread(tx: Connection, *, after: int = 0, limit: int = 500) -> tuple[EventRo
 
 def replace_unread(tx: Connection, row_id: int, event: Event) -> None:
     """What an unread row turned out to say."""
-    tx.execute(update(_events).where(_events.c.id == row_id).values(**_read(event)))
+    told = dict(zip(_TOLD, _read(event), strict=True))
+    told["content"] = json.loads(told["content"])
+    del told["sequence"]  # what it is found by is not its word any more
+    tx.execute(update(_events).where(_events.c.id == row_id).values(**told))
 
 
 def already_told(tx: Connection, device: str, event_ids: Iterable[str]) -> frozenset[str]:
@@ -134,35 +149,51 @@ def count(tx: Connection) -> int:
     return tx.execute(select(func.count()).select_from(_events)).scalar_one()
 
 
-def _read(event: Event) -> dict[str, Any]:
-    return {
-        "event_id": event.event_id,
-        "kind": event.kind.value,
-        "model": event.model,
-        "version": event.version,
-        "digest": event.digest,
-        "retry_epoch": min(event.retry_epoch, RETRY_EPOCH_MAX),
-        "content": plain(event.model_dump(mode="python")),
-        "observed_at": _observed_ms(event),
-    }
+def _read(event: Event) -> tuple[Any, ...]:
+    """The values of `_TOLD`."""
+    return (
+        event.sequence,
+        event.event_id,
+        event.kind.value,
+        event.model,
+        event.version,
+        event.digest,
+        min(event.retry_epoch, RETRY_EPOCH_MAX),
+        _content(event),
+        _observed_ms(event),
+    )
+
+
+def _content(event: Event) -> str:
+    """``packed(plain(…))`` of all its fields, which for nearly every event is what stands there."""
+    told = vars(event)  # dumping the model costs as much as all the rest
+    if event.evidence:
+        told = {**told, "evidence": plain(event.evidence, 1)}
+    if max(event.sequence, abs(event.observed_at), event.retry_epoch) <= INTEGER_EXACT_MAX:
+        text = packed(told)
+        if _ESCAPED not in text:
+            return text
+    return packed({name: plain(value, 1) for name, value in told.items()})
 
 
 def _observed_ms(event: Event) -> int:
     return max(0, min(event.observed_at, OBSERVED_MS_MAX))
 
 
-def _unread(row: UnreadRow, epoch: str) -> dict[str, Any]:
+def _unread(row: UnreadRow, epoch: str) -> tuple[Any, ...]:
+    """The values of `_TOLD`."""
     content = plain(row.content)
-    return {
-        "event_id": row.event_id or f"unread:{epoch}:{row.sequence}",
-        "kind": tables.UNKNOWN_KIND,
-        "model": None,
-        "version": None,
-        "digest": None,
-        "retry_epoch": 0,
-        "content": content if isinstance(content, dict) else {"row": content},
-        "observed_at": 0,
-    }
+    return (
+        row.sequence,
+        row.event_id or f"unread:{epoch}:{row.sequence}",
+        tables.UNKNOWN_KIND,
+        None,
+        None,
+        None,
+        0,
+        packed(content if isinstance(content, dict) else {"row": content}),
+        0,
+    )
 
 
 def _row(row: Row[Any]) -> EventRow:

@@ -1,4 +1,4 @@
-"""Locks in the database: who may write now, who may write the audit chain, who leads.
+"""Locks in the database: who may write now, write the audit chain, thin old rows; who leads.
 
 On SQLite one writer at a time is all there is, and who leads is a lock on a file beside the
 database. On PostgreSQL they are advisory locks; those of a session end with its connection, so a
@@ -21,8 +21,16 @@ from mailboat_schemas.errors import Transient
 # "mailboat" in ASCII; the locks that sessions hold have numbers of their own behind it.
 WRITER_KEY = 0x6D61696C626F6174
 AUDIT_KEY = WRITER_KEY + 1
+RETENTION_KEY = WRITER_KEY + 2
 LEADER = "leader"
 _SESSION_KEYS_FROM = WRITER_KEY + 100
+
+
+# How PostgreSQL lists an advisory lock with a key of 64 bits: `pg_locks` in its manual.
+_IS_OURS = text(
+    "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 "
+    "AND pid = pg_backend_pid() AND granted AND classid = :high AND objid = :low)"
+)
 
 
 class LockLost(Transient):
@@ -63,13 +71,22 @@ class HeldLock:
             if self._connection is None:
                 return
             try:
-                self._connection.execute(text("SELECT 1"))
+                ours = self._connection.execute(_IS_OURS, _halves(_session_key(self.name)))
+                if ours.scalar_one():
+                    return
             except SQLAlchemyError as error:
-                raise LockLost(
-                    f"The connection to the database that held the lock {self.name!r} is gone.",
-                    next_step="nothing; start the program again (a supervisor does): whoever gets "
-                    "the lock goes on from what is in the database.",
-                ) from error
+                raise self._lost("the connection to the database that held it is gone") from error
+            raise self._lost(
+                "our connection to the database does not hold it (a pooler between us and the "
+                "server must keep one session for each connection)"
+            )
+
+    def _lost(self, because: str) -> LockLost:
+        return LockLost(
+            f"The lock {self.name!r} is not ours any more: {because}.",
+            next_step="nothing; start the program again (a supervisor does): whoever gets "
+            "the lock goes on from what is in the database.",
+        )
 
     def release(self) -> None:
         with self._one_at_a_time:
@@ -133,3 +150,7 @@ def _session_key(name: str) -> int:
     if name == LEADER:
         return _SESSION_KEYS_FROM
     return _SESSION_KEYS_FROM + 1 + int(name.rpartition("-")[2])
+
+
+def _halves(key: int) -> dict[str, int]:
+    return {"high": key >> 32, "low": key & 0xFFFFFFFF}

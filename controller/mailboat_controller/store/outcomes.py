@@ -4,13 +4,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from mailboat_controller.rollout.members import Outcome, stronger
 from mailboat_controller.store import tables
 from mailboat_controller.store.devices import NAMES_AT_ONCE
 from mailboat_controller.store.events import RETRY_EPOCH_MAX
 from mailboat_controller.store.instants import to_ms
+from mailboat_controller.store.many_rows import ManyRows
 from mailboat_controller.store.plain_json import plain
 from mailboat_schemas.events import Event, EventKind
 
@@ -127,8 +128,8 @@ def _in_parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
         yield names[first : first + NAMES_AT_ONCE]
 
 
-_INSERT = insert(_outcomes)
-_UPDATE = (
+_INSERT = ManyRows.into(_outcomes, (*_Key._fields, *_Held._fields))
+_UPDATE = ManyRows(
     update(_outcomes)
     .where(
         _outcomes.c.digest == bindparam("of_digest"),
@@ -137,27 +138,21 @@ _UPDATE = (
     )
     .values(
         {name: bindparam(f"new_{name}") for name in _Held._fields},
-    )
+    ),
+    [f"of_{name}" for name in _Key._fields] + [f"new_{name}" for name in _Held._fields],
 )
 
 
 def _write(tx: Connection, before: Mapping[_Key, _Held], held: Mapping[_Key, _Held]) -> None:
-    new = [
-        {**key._asdict(), **each._asdict(), "outcome": each.outcome.value}
-        for key, each in held.items()
-        if key not in before
-    ]
-    if new:
-        tx.execute(_INSERT, new)
-    other = [
-        {f"of_{name}": value for name, value in key._asdict().items()}
-        | {f"new_{name}": value for name, value in each._asdict().items()}
-        | {"new_outcome": each.outcome.value}
-        for key, each in held.items()
-        if key in before and before[key] != each
-    ]
-    if other:
-        tx.execute(_UPDATE, other)
+    new: list[tuple[Any, ...]] = []
+    other: list[tuple[Any, ...]] = []
+    for key, each in held.items():
+        known = before.get(key)
+        if known != each:
+            rows = new if known is None else other
+            rows.append((*key, each.outcome.value, *each[1:]))
+    _INSERT.run(tx, new)
+    _UPDATE.run(tx, other)
 
 
 def of_release(tx: Connection, digest: str) -> tuple[OutcomeRow, ...]:

@@ -1,4 +1,5 @@
-"""Old rows thinned, a bounded step at a time: each step is one short transaction.
+"""Old rows thinned, a bounded step at a time: each step is one short transaction, and waits for
+another that has not ended (a leader that does not know yet that it is none).
 
 What is promised stays (docs/retention.md); the audit chain, outcomes and watermarks are never
 thinned. Events go by the time of receipt, which is our clock; windows by when they began by our
@@ -13,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from mailboat_controller.store import fleet_sums, tables
+from mailboat_controller.store import fleet_sums, locks, tables
 from mailboat_controller.store.instants import to_ms
 from mailboat_controller.store.plain_json import plain
 from mailboat_controller.store.upsert import upsert
@@ -44,6 +45,7 @@ def strip_events(tx: Connection, *, older_than: datetime) -> Step:
 
     Rows that this program cannot read stay whole for one that can.
     """
+    locks.hold_until_commit(tx, locks.RETENTION_KEY)
     c = _events.c
     reached = tx.execute(
         select(_retention.c.reached).where(_retention.c.name == _STRIPPED)
@@ -70,6 +72,7 @@ def strip_events(tx: Connection, *, older_than: datetime) -> Step:
 
 def drop_events(tx: Connection, *, older_than: datetime) -> Step:
     """Forget events received before, altogether."""
+    locks.hold_until_commit(tx, locks.RETENTION_KEY)
     c = _events.c
     rows = tx.execute(
         select(c.id, c.received_at).order_by(c.id).limit(ROWS_PER_STEP_MAX)
@@ -89,6 +92,7 @@ def merge_telemetry(tx: Connection, *, level: int, older_than: datetime) -> Step
     Args:
         level: `LEVEL_HOUR`, out of windows as sent; or `LEVEL_DAY`, out of hours.
     """
+    locks.hold_until_commit(tx, locks.RETENTION_KEY)
     c, span_ms = _telemetry.c, SPAN_MS[level]
     # Whole hours or days alone, or the newest would be merged again and again.
     limit_ms = to_ms(older_than) // span_ms * span_ms
@@ -119,6 +123,7 @@ def merge_telemetry(tx: Connection, *, level: int, older_than: datetime) -> Step
 
 def drop_telemetry(tx: Connection, *, older_than: datetime) -> Step:
     """Forget days that began before."""
+    locks.hold_until_commit(tx, locks.RETENTION_KEY)
     c = _telemetry.c
     query = select(c.id).where(c.level == LEVEL_DAY, c.began_at < to_ms(older_than))
     old = tx.execute(query.order_by(c.began_at).limit(ROWS_PER_STEP_MAX)).scalars().all()
@@ -129,7 +134,9 @@ def drop_telemetry(tx: Connection, *, older_than: datetime) -> Step:
 
 def drop_fleet_sums(tx: Connection, *, older_than: datetime) -> Step:
     """Forget sums of releases that nothing was told of since."""
-    return Step(fleet_sums.forget(tx, older_than=older_than), more=False)
+    locks.hold_until_commit(tx, locks.RETENTION_KEY)
+    rows = fleet_sums.forget(tx, older_than=older_than, limit=ROWS_PER_STEP_MAX)
+    return Step(rows, more=rows == ROWS_PER_STEP_MAX)
 
 
 def _put(

@@ -5,17 +5,35 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, func, select
 
 from mailboat_controller.store import tables
 from mailboat_controller.store.events import OBSERVED_MS_MAX
 from mailboat_controller.store.instants import to_ms
-from mailboat_controller.store.plain_json import plain
+from mailboat_controller.store.many_rows import ManyRows
+from mailboat_controller.store.plain_json import packed, plain
 from mailboat_schemas.reports import TelemetryWindow
 
 BUFFERED_MAX = timedelta(days=400)  # no outbox holds anything for longer
 
 _telemetry = tables.telemetry
+_AS_SENT = 0  # the level of a window that was not merged here
+_INSERT = ManyRows.into(
+    _telemetry,
+    (
+        "device",
+        "epoch",
+        "sequence",
+        "model",
+        "version",
+        "digest",
+        "started_at",
+        "content",
+        "received_at",
+        "began_at",
+        "level",
+    ),
+)
 
 
 def append(
@@ -41,28 +59,29 @@ def rows_of(
     received_at: datetime,
     *,
     clock_offset_ms: int = 0,
-) -> list[dict[str, Any]]:
+) -> list[tuple[Any, ...]]:
     """For `write`, which takes those of many devices at once; arguments as of `append`."""
+    received_ms = to_ms(received_at)
     return [
-        {
-            "device": device,
-            "epoch": epoch,
-            "sequence": window.sequence,
-            "model": window.model,
-            "version": window.version,
-            "digest": window.digest,
-            "started_at": max(0, min(window.started_at, OBSERVED_MS_MAX)),
-            "content": plain(window.model_dump(mode="python")),
-            "received_at": to_ms(received_at),
-            "began_at": _began_ms(window.started_at - clock_offset_ms, received_at),
-        }
+        (
+            device,
+            epoch,
+            window.sequence,
+            window.model,
+            window.version,
+            window.digest,
+            max(0, min(window.started_at, OBSERVED_MS_MAX)),
+            packed(plain(window.model_dump(mode="python"))),
+            received_ms,
+            _began_ms(window.started_at - clock_offset_ms, received_at),
+            _AS_SENT,
+        )
         for window in windows
     ]
 
 
-def write(tx: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    if rows:
-        tx.execute(insert(_telemetry), rows)
+def write(tx: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    _INSERT.run(tx, rows)
 
 
 def _began_ms(started_ms: int, received_at: datetime) -> int:

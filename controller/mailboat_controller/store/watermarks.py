@@ -3,12 +3,14 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from mailboat_controller.store import tables
 from mailboat_controller.store.devices import NAMES_AT_ONCE
 from mailboat_controller.store.instants import to_ms
+from mailboat_controller.store.many_rows import ManyRows
 
 # A device that keeps losing its journal must not fill the table. Its oldest epochs are forgotten;
 # should one come back, its events are still known by their ids.
@@ -61,23 +63,21 @@ def put_all(
         marks: by device and epoch.
         known: the epochs of each device that have a row already.
     """
-    moved, first = [], []
+    moved: list[tuple[Any, ...]] = []
+    first: list[tuple[Any, ...]] = []
     for (device, epoch), mark in marks.items():
-        if epoch in known[device]:
-            moved.append({"of_device": device, "of_epoch": epoch, **_values(mark, at, "to_")})
-        elif not known[device]:
-            first.append({"device": device, "epoch": epoch, **_values(mark, at)})
+        if epoch in known[device] or not known[device]:
+            rows = moved if epoch in known[device] else first
+            rows.append((device, epoch, *_values(mark, at)))
         else:
             put(tx, device, epoch, mark, at)
-    if moved:
-        tx.execute(_MOVE, moved)
-    if first:
-        tx.execute(insert(_watermarks), first)
+    _MOVE.run(tx, moved)
+    _INSERT.run(tx, first)
 
 
 def put(tx: Connection, device: str, epoch: str, watermark: Watermark, at: datetime) -> None:
     c = _watermarks.c
-    values = _values(watermark, at)
+    values = dict(zip(_COLUMNS, _values(watermark, at), strict=True))
     changed = tx.execute(
         update(_watermarks).where(c.device == device, c.epoch == epoch).values(values)
     )
@@ -87,19 +87,21 @@ def put(tx: Connection, device: str, epoch: str, watermark: Watermark, at: datet
 
 
 _COLUMNS = ("events", "telemetry", "number", "updated_at")
-_MOVE = (
+_INSERT = ManyRows.into(_watermarks, ("device", "epoch", *_COLUMNS))
+_MOVE = ManyRows(
     update(_watermarks)
     .where(
         _watermarks.c.device == bindparam("of_device"),
         _watermarks.c.epoch == bindparam("of_epoch"),
     )
-    .values({name: bindparam(f"to_{name}") for name in _COLUMNS})
+    .values({name: bindparam(f"to_{name}") for name in _COLUMNS}),
+    ["of_device", "of_epoch"] + [f"to_{name}" for name in _COLUMNS],
 )
 
 
-def _values(mark: Watermark, at: datetime, prefix: str = "") -> dict[str, int]:
-    values = (mark.events, mark.telemetry, mark.number, to_ms(at))
-    return {prefix + name: value for name, value in zip(_COLUMNS, values, strict=True)}
+def _values(mark: Watermark, at: datetime) -> tuple[int, ...]:
+    """Of `_COLUMNS`."""
+    return mark.events, mark.telemetry, mark.number, to_ms(at)
 
 
 def _forget_oldest(tx: Connection, device: str) -> None:
