@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
-from bench.ingest import publishing, report  # noqa: E402
+from bench.ingest import checking, publishing, report  # noqa: E402
 from bench.ingest.messages import Load, make  # noqa: E402
 from bench.process_figures import ResidentMemory, cpu_seconds  # noqa: E402
 from bench.serving import bar  # noqa: E402
@@ -117,6 +117,38 @@ class Bench:
             path.unlink()
         return found
 
+    def checks(self, load: Load, name: str) -> Run:
+        """The signatures alone, on all cores, behind the same broker."""
+        context, parts = multiprocessing.get_context("fork"), os.cpu_count() or 1
+        keys = {device.name: device.key.public_key() for device in self.devices}
+        with self._broker() as broker:
+            spent = [context.Value("d", 0.0) for _ in range(parts)]
+            ready = [context.Event() for _ in range(parts)]
+            address = (broker.port, EVENTS_FILTER)
+            processes = [
+                context.Process(
+                    target=checking.main,
+                    args=(address, (n, parts), keys, len(load.messages), ready[n], spent[n]),
+                )
+                for n in range(parts)
+            ]
+            try:
+                for process, event in zip(processes, ready, strict=True):
+                    process.start()
+                    if not event.wait(WAIT_SECONDS_MAX):
+                        raise RuntimeError("a checking process is not subscribed")
+                with self._publishing(broker, load) as began:
+                    for process in processes:
+                        process.join(WAIT_SECONDS_MAX)
+                    seconds = time.monotonic() - began
+            finally:
+                for process in processes:
+                    process.kill()
+            if any(process.exitcode for process in processes):
+                raise RuntimeError("checking signatures failed")
+            total = sum(each.value for each in spent)
+            return self._run("signatures alone", name, load, seconds, total, broker)
+
     def _run(
         self, who: str, name: str, load: Load, seconds: float, spent: float, broker: PlainBroker
     ) -> Run:
@@ -204,22 +236,27 @@ def measure(bench: Bench, minutes: float, rounds: int) -> tuple[list[Run], list[
     some = make(bench.devices, batches=10, events_per_batch=full)
     runs = []
     for _ in range(rounds):
-        runs += [bench.peer(live, "live"), bench.ours(live, "live")]
+        runs += [bench.peer(live, "live"), bench.checks(live, "live"), bench.ours(live, "live")]
     for _ in range(rounds):
         runs += [bench.peer(some, "back from offline"), bench.ours(some, "back from offline")]
     batches = max(10, round(minutes * 60 * PLANNED_EVENTS_PER_SECOND / full / DEVICES))
     long = bench.ours(make(bench.devices, batches=batches, events_per_batch=full), "long")
     memory = bench.memory
     assert memory is not None
-    ratio = statistics.median(
-        ours.per_second / peer.per_second
-        for peer, ours in zip(runs[: 2 * rounds : 2], runs[1 : 2 * rounds : 2], strict=True)
+    lived = runs[: 3 * rounds]
+    of_peer, of_limit = (
+        statistics.median(
+            ours.per_second / other.per_second
+            for other, ours in zip(lived[first::3], lived[2::3], strict=True)
+        )
+        for first in (0, 1)
     )
     committed = statistics.median(
         run.per_second for run in runs if (run.who, run.load) == ("mailboat", "back from offline")
     )
     held = [
-        bar.at_least("live, events/s of mosquitto_sub's", ratio, RATIO_MIN),
+        bar.at_least("live, events/s of mosquitto_sub's", of_peer, RATIO_MIN),
+        bar.at_least("live, events/s of the signatures' alone", of_limit, RATIO_MIN),
         bar.at_least("batches, events/s committed", committed, EVENTS_PER_SECOND_MIN),
         bar.at_least("long, events/s committed", long.per_second, EVENTS_PER_SECOND_MIN),
         bar.at_most("memory grown during the long one, MiB", memory.grown_mib(), GROWN_MIB_MAX),

@@ -18,7 +18,7 @@ from attack_broker import StolenBroker, stolen_broker
 from attack_siege import Siege
 from enrolled_fleet import FLEET, EnrolledDevice
 from mailboat_agent.device_orders import DeviceOrders
-from mailboat_agent.journal.outbox import Outbox
+from mailboat_agent.journal.outbox import HEARD_SPREAD_SECONDS, Outbox
 from mailboat_agent.link import manifest_poll
 from mailboat_agent.link.acknowledgement import FORGED_BEFORE_TOLD, AckReader
 from mailboat_agent.link.correspondence import Correspondence, subscriptions, topic_of
@@ -350,6 +350,26 @@ async def test_an_acknowledgement_for_another_device(siege: Siege) -> None:
     brings(siege, own(siege, Channel.ACK), genuine)
     assert siege.box.events()[: len(before)] == before
     await siege.assert_refused("E-TOPIC-MISMATCH")
+
+
+@pytest.mark.parametrize(
+    ("channel", "is_for_all"),
+    [(Channel.ACK, False), (Channel.MANIFEST, True), (Channel.FRESH, True)],
+)
+async def test_what_comes_for_all_lets_a_device_ask_soon_and_nothing_more(
+    siege: Siege, channel: Channel, *, is_for_all: bool
+) -> None:
+    """Whoever keeps a broker may send anything; it costs a question to the controller."""
+    post, _ = post_of(siege)
+    outbox = post._outbox
+    outbox.on_connected(0.0)
+    assert len(outbox.due(0.0)) == 1
+    outbox._hello_due_at = 800.0
+
+    deliver(siege, post, own(siege, channel), b"garbage")
+
+    assert (outbox._hello_due_at <= HEARD_SPREAD_SECONDS) is is_for_all
+    assert outbox.due(0.0) == []
 
 
 async def test_a_message_on_another_devices_topic(siege: Siege) -> None:

@@ -6,9 +6,10 @@ import socket
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paho.mqtt.enums import CallbackAPIVersion
 
 from mailboat_controller.mqtt import buffered_client
-from mailboat_controller.mqtt.buffered_client import BufferedSocket
+from mailboat_controller.mqtt.buffered_client import BufferedClient, BufferedSocket
 
 
 @given(st.binary(min_size=1, max_size=500), st.lists(st.integers(1, 60), min_size=1))
@@ -39,3 +40,16 @@ def test_no_more_is_read_ahead_than_the_bound(monkeypatch: pytest.MonkeyPatch) -
 
         assert buffered.recv(1) == b"x"
         assert buffered.held_bytes == 9
+
+
+def test_many_acknowledgements_are_one_write_of_the_same_packets_in_order() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        client = BufferedClient(CallbackAPIVersion.VERSION2, manual_ack=True)
+        client._sock = BufferedSocket(near)
+
+        client.acknowledge([1, 258, 65535])
+        client.acknowledge([])
+
+        assert far.recv(100) == b"\x40\x02\x00\x01" + b"\x40\x02\x01\x02" + b"\x40\x02\xff\xff"
+        client._sock = None

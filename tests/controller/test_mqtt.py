@@ -383,7 +383,7 @@ def test_kill_9_in_the_middle_of_a_stream_loses_nothing_and_doubles_nothing(
 
     second = subprocess.Popen(consumer, stdout=subprocess.DEVNULL)
     try:
-        peer.until(lambda: highest(database) == rows)
+        peer.until(lambda: highest(database) == rows, 60)
     finally:
         second.kill()
         second.wait()

@@ -1,9 +1,11 @@
 import asyncio
 import random
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import structlog
 
 from controller_core import Core, plan
 from enrolled_fleet import FLEET
@@ -19,8 +21,10 @@ from mailboat_controller.store import audit, events, quarantine
 from mailboat_schemas.codec import decode
 from mailboat_schemas.envelope import Envelope
 from mailboat_schemas.errors import DiskFull
+from mailboat_schemas.events import EventKind
 from mailboat_schemas.reports import Ack
 from mailboat_schemas.topics import Channel, build
+from mailboat_schemas.tracing import trace_id
 from plain_broker import Peer, plain_broker
 
 
@@ -71,6 +75,18 @@ def test_events_and_a_submission_of_one_batch_are_both_taken(core: Core) -> None
     assert result.submissions == (submission,)
     assert stored(core) == [1, 2]
     assert core.rollout("first").waves_open == 1
+
+
+def test_a_failure_is_logged_with_its_trace_once_it_is_committed(core: Core) -> None:
+    device = core.fleet.enrol("dev-1")
+    digest = core.release("1.0.0", plan("first"))
+    failed = device.tells(1, EventKind.TRIAL_FAILED, digest=digest, version="1.0.0")
+
+    with structlog.testing.capture_logs() as said:
+        receiver(core).take([failed])
+
+    (line,) = [line for line in said if line["event"] == "devices failed a release"]
+    assert (line["trace_id"], line["events"]) == (trace_id(digest), 1)
 
 
 def test_one_message_that_breaks_us_is_set_aside_and_the_others_are_taken(
@@ -127,6 +143,32 @@ def test_a_device_that_floods_is_not_heard_and_the_broker_is_rid_of_its_messages
         assert asyncio.run(story(broker.port)) == (5, 5)
     with core.store.read() as tx:
         assert [row.subject for row in audit.page(tx) if row.action == FLOODING_ACTION] == ["dev-1"]
+
+
+def test_the_last_will_of_a_device_that_flooded_is_taken_though_nobody_says_anything_more(
+    core: Core, tmp_path: Path
+) -> None:
+    loud = core.fleet.enrol("dev-1")
+    gate = FloodGate(FloodLimits(messages_per_second=1, messages_burst=2))
+
+    async def story(port: int) -> None:
+        link = Link(host="127.0.0.1", port=port, fleet=FLEET, tls=None, rng=random.Random(1))
+        tasks = [asyncio.create_task(link.run(lambda: None))]
+        await link.until_connected()
+        tasks.append(asyncio.create_task(receiver(core, gate=gate).run(link)))
+        peer = Peer(port, "devices")
+        for message in (loud.numbered(1, 1), loud.numbered(2, 2), loud.presence(1, online=False)):
+            peer.publish(message.topic, message.payload)
+        await asyncio.to_thread(peer.until, lambda: gate.waiting)
+        core.now += timedelta(minutes=1)
+        await asyncio.to_thread(peer.until, lambda: core.fleet.row(loud).online is False)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.to_thread(peer.close)
+
+    with plain_broker(tmp_path) as broker:
+        asyncio.run(story(broker.port))
 
 
 @pytest.mark.slow

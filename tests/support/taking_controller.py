@@ -10,6 +10,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from mailboat_controller import garbage, logs
 from mailboat_controller.authority.keys import create_key
 from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.metrics.process_metrics import Metrics
@@ -63,4 +64,6 @@ def _context(ca: str, certificate: str, key: str) -> ssl.SSLContext:
 
 if __name__ == "__main__":
     port, database, *files = sys.argv[1:]
+    logs.configure("json")  # standard output is read up to "connected" alone
+    garbage.settle()
     asyncio.run(take(int(port), Path(database), _context(*files) if files else None))

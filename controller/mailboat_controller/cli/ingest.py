@@ -22,7 +22,7 @@ def ingest(
     import contextlib
     import signal
 
-    from mailboat_controller import logs
+    from mailboat_controller import garbage, logs
     from mailboat_controller.config import load
     from mailboat_controller.ingest.process import take_in
 
@@ -37,4 +37,5 @@ def ingest(
         await take_in(settings, partition, now=options.now, stopped=stopped)
 
     logs.configure(settings.log_format)
+    garbage.settle()
     asyncio.run(until_stopped())

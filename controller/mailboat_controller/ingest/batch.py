@@ -9,7 +9,7 @@ because redelivery would not make it better; its rows stay in the device's outbo
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import MappingProxyType
 
@@ -17,8 +17,9 @@ from mailboat_controller.device_logs.taking import take_excerpt
 from mailboat_controller.ingest import doubles, flood_telling
 from mailboat_controller.ingest.batch_reading import UNREAD_CODE, read_events, read_telemetry
 from mailboat_controller.ingest.doubles import DeviceDoubled
+from mailboat_controller.ingest.failure_lines import Failing
 from mailboat_controller.ingest.fleet_figures import FleetFigures
-from mailboat_controller.ingest.opening import OpenedAhead, admit, require_own
+from mailboat_controller.ingest.opening import OpenedAhead, require_own
 from mailboat_controller.ingest.partition import device_of
 from mailboat_controller.ingest.pending_rows import PendingRows
 from mailboat_controller.ingest.signs_of_life import take_presence, take_report
@@ -63,6 +64,7 @@ class Ingested:
     events: Mapping[str, int]  # stored, by kind
     windows: int
     quarantined: Mapping[str, int]  # by error code
+    failures: Mapping[Failing, int] = field(default_factory=dict)  # by release and kind
     dropped: int = 0  # of older messages in the quarantine
     doubled: int = 0  # devices of which it was told anew that there seem to be two
 
@@ -123,16 +125,6 @@ class _Batch:
         self._quarantined: Counter[str] = Counter()
         self._poisoned: set[str] = set()
         self._counters: dict[str, int] = {}
-        self._take: Mapping[Channel, Callable[[DeviceStreams, Incoming], None]] = MappingProxyType(
-            {
-                Channel.EVENTS: self._take_events,
-                Channel.TELEMETRY: self._take_telemetry,
-                Channel.HELLO: self._take_hello,
-                Channel.REPORT: self._take_report,
-                Channel.STATUS: self._take_status,
-                Channel.LOGS: self._take_logs,
-            }
-        )
 
     def run(self, messages: Sequence[Incoming], flooding: Mapping[str, int]) -> Ingested:
         for device, count in flooding.items():
@@ -143,7 +135,7 @@ class _Batch:
 
     def _take_one(self, message: Incoming) -> None:
         try:
-            topic = admit(message, self._fleet)
+            topic = self._opened.topic(message)
             if topic.channel is Channel.SUBMIT:
                 self._submissions.append(message)
                 return
@@ -151,7 +143,7 @@ class _Batch:
             before = device.copy()
             try:
                 with self._undoable(topic.channel):
-                    self._take[topic.channel](device, message)
+                    _TAKE[topic.channel](self, device, message)
             except MailboatError as error:
                 # What was undone in the database is undone here too.
                 self._devices[topic["device"]] = before
@@ -207,6 +199,7 @@ class _Batch:
             events=dict(self._pending.kinds),
             windows=self._pending.windows,
             quarantined=dict(self._quarantined),
+            failures=dict(self._pending.failures),
             dropped=quarantine.trim(self._tx, self._poisoned),
             doubled=self._doubled,
         )
@@ -319,3 +312,16 @@ class _Batch:
     def _take_status(self, device: DeviceStreams, message: Incoming) -> None:
         payload = self._opened.payload(device.row, message, PayloadType.PRESENCE)
         take_presence(self._tx, device, payload, self._now)
+
+
+# Not in the batch itself: a circle would keep its rows in memory until the next garbage collection.
+_TAKE: Mapping[Channel, Callable[[_Batch, DeviceStreams, Incoming], None]] = MappingProxyType(
+    {
+        Channel.EVENTS: _Batch._take_events,
+        Channel.TELEMETRY: _Batch._take_telemetry,
+        Channel.HELLO: _Batch._take_hello,
+        Channel.REPORT: _Batch._take_report,
+        Channel.STATUS: _Batch._take_status,
+        Channel.LOGS: _Batch._take_logs,
+    }
+)

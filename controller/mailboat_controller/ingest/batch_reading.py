@@ -98,6 +98,8 @@ def reread(tx: Transaction, now: datetime) -> int:
     count, after = 0, 0
     while rows := events.unread(tx, after=after):
         after = rows[-1].id
+        # Other processes may be taking in what the same devices say.
+        devices.lock(tx, {row.device for row in rows})
         for row in rows:
             try:
                 event = Event.model_validate(row.content)

@@ -3,8 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -28,6 +27,7 @@ PAYLOAD_TYPE = {
 # Checking a P-256 signature takes some 70 µs and leaves the interpreter to others meanwhile.
 CHECKERS_MAX = 4
 MESSAGES_PER_CHECKER_MIN = 16  # below, handing them over takes longer
+KEYS_MAX = 4096  # of devices, read and kept; each has some kilobytes
 
 _ToOpen = tuple[DeviceRow, Incoming, str]  # with the payload type
 
@@ -55,13 +55,20 @@ def admit(message: Incoming, fleet: str) -> Topic:
 def open_payload(row: DeviceRow, message: Incoming, payload_type: str) -> bytes:
     """The payload, once the signature by the device's registered key held."""
     envelope = decode(Envelope, message.payload)
-    key = load_der_public_key(row.public_key)
-    if not isinstance(key, ec.EllipticCurvePublicKey):
+    key = _key(row.public_key)
+    if key is None:
         raise NotPermitted(
             f"Device {row.device} is enrolled with a key that cannot sign messages.",
             next_step="enrol it anew with a P-256 key.",
         )
     return open_from_device(envelope, payload_type, key, row.device)
+
+
+@lru_cache(maxsize=KEYS_MAX)
+def _key(content: bytes) -> ec.EllipticCurvePublicKey | None:
+    """The key that these bytes are; None for one that cannot sign messages."""
+    key = load_der_public_key(content)
+    return key if isinstance(key, ec.EllipticCurvePublicKey) else None
 
 
 class OpenedAhead:
@@ -76,16 +83,27 @@ class OpenedAhead:
             rows: devices by name; what others send is not opened.
         """
         wanted: list[_ToOpen] = []
+        self._topics: dict[int, Topic | MailboatError] = {}
         for message in messages:
-            with suppress(MailboatError):
-                topic = admit(message, fleet)
-                row = rows.get(topic["device"]) if topic.channel in PAYLOAD_TYPE else None
-                if row is not None and not row.revoked:
-                    wanted.append((row, message, PAYLOAD_TYPE[topic.channel]))
+            try:
+                topic = self._topics[id(message)] = admit(message, fleet)
+            except MailboatError as error:
+                self._topics[id(message)] = error
+                continue
+            row = rows.get(topic["device"]) if topic.channel in PAYLOAD_TYPE else None
+            if row is not None and not row.revoked:
+                wanted.append((row, message, PAYLOAD_TYPE[topic.channel]))
         self._found = {
             id(message): opened
             for (_, message, _), opened in zip(wanted, _open_all(wanted), strict=True)
         }
+
+    def topic(self, message: Incoming) -> Topic:
+        """As `admit`, of a message that this was made with."""
+        topic = self._topics[id(message)]
+        if isinstance(topic, MailboatError):
+            raise topic
+        return topic
 
     def payload(self, row: DeviceRow, message: Incoming, payload_type: str) -> bytes:
         """As `open_payload`, once for each message."""

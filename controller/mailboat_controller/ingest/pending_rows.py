@@ -7,16 +7,19 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
+from mailboat_controller.ingest.failure_lines import Failing
 from mailboat_controller.ingest.fleet_figures import FleetFigures
 from mailboat_controller.store import deliveries, events, outcomes, telemetry
 from mailboat_controller.store.devices import DeviceRow
 from mailboat_controller.store.events import UnreadRow
+from mailboat_controller.store.tables import UNKNOWN_KIND
 from mailboat_controller.store.transaction import Transaction
-from mailboat_schemas.events import Event
+from mailboat_schemas.events import Event, EventKind
 from mailboat_schemas.reports import TelemetryWindow
 
 # Some ten megabytes: the largest batch of messages brings fifty times as many rows.
 ROWS_MAX = 2000
+FAILURES = frozenset({EventKind.TRIAL_FAILED, EventKind.ROLLED_BACK, EventKind.RELEASE_REFUSED})
 
 
 class PendingRows:
@@ -35,6 +38,7 @@ class PendingRows:
         self._held = 0
         self.changed = False  # an outcome did, so a rollout may decide otherwise
         self.kinds: Counter[str] = Counter()  # of events that were written
+        self.failures: Counter[Failing] = Counter()  # of those written
         self.windows = 0
 
     def add_events(self, row: DeviceRow, epoch: str, rows: Sequence[Event | UnreadRow]) -> None:
@@ -75,7 +79,14 @@ class PendingRows:
             self._figures.add_events(row, some)
         for hardware_class in sorted(by_class):
             deliveries.fold(self._tx, hardware_class, by_class[hardware_class])
-        self.kinds.update(content["kind"] for content in rows)
+        self.kinds.update(
+            event.kind.value if isinstance(event, Event) else UNKNOWN_KIND
+            for _, _, some in new
+            for event in some
+        )
+        self.failures.update(
+            (event.digest, event.kind) for _, event in told if event.kind in FAILURES
+        )
 
     def _write_windows(
         self, new: Sequence[tuple[DeviceRow, str, Sequence[TelemetryWindow]]]

@@ -20,6 +20,7 @@ from mailboat_controller.config import ControllerSettings
 from mailboat_controller.ingest.flood import FloodGate
 from mailboat_controller.ingest.partition import client_name, share
 from mailboat_controller.loop_errors import first_error
+from mailboat_controller.metrics import metrics_server
 from mailboat_controller.metrics.process_metrics import Metrics
 from mailboat_controller.mqtt.link import DEVICE_CHANNELS, Link
 from mailboat_controller.mqtt.receiving import Receiver
@@ -35,6 +36,7 @@ from mailboat_controller.wake import Wake
 from mailboat_schemas.errors import ConfigurationInvalid, MailboatError
 
 BEAT_SECONDS = 2.0
+PORT_LOOK_SECONDS = 10.0  # for a port that is taken
 
 _log = structlog.get_logger(__name__)
 
@@ -92,6 +94,8 @@ class _Process:
         self._store = store
         self._held = held
         self._now = now
+        # What is in the database `mailboat serve` shows.
+        self._metrics = Metrics(None, dict)
 
     async def run(self, stopped: asyncio.Event) -> None:
         settings, store = self._settings, self._store
@@ -100,7 +104,7 @@ class _Process:
             store=store,
             admission=None,
             fleet=settings.fleet,
-            metrics=Metrics(store, dict),
+            metrics=self._metrics,
             changed=Wake(),
             queued=Wake(),
             sign_ack=director.sign_ack,
@@ -124,10 +128,23 @@ class _Process:
                 group.create_task(receiver.run(link), name="receive"),
                 group.create_task(self._beat(link, receiver, director), name="beat"),
                 group.create_task(leading.keep(self._held), name="lock"),
+                group.create_task(self._show_figures(), name="figures"),
             ]
             await stopped.wait()
             for task in tasks:
                 task.cancel()
+
+    async def _show_figures(self) -> None:
+        """Whoever worked before us may still be on its way out and have the port."""
+        settings = self._settings.ingest
+        port = settings.metrics_port + self._partition
+        while settings.metrics_port:
+            try:
+                with metrics_server.shown(settings.metrics_host, port, self._metrics.render):
+                    await asyncio.Event().wait()
+            except ConfigurationInvalid as error:
+                _log.warning("our figures are not shown", problem=str(error))
+            await asyncio.sleep(PORT_LOOK_SECONDS)
 
     def _director(self) -> DirectorKey:
         if not self._store.is_migrated():
@@ -144,6 +161,7 @@ class _Process:
         """Tell the leader that we are there and whether it should look; follow its keys."""
         holder = f"{socket.gethostname()}:{os.getpid()}"
         while True:
+            self._metrics.broker_connected.set(link.connected)
             row = PartitionRow(
                 partition=self._partition,
                 partitions=self._settings.ingest.partitions,

@@ -22,6 +22,15 @@ class IngestSettings(BaseModel):
         le=PARTITIONS_MAX,
         description="processes `mailboat ingest`; 0: `mailboat serve` takes everything in itself",
     )
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65_535 - PARTITIONS_MAX + 1,
+        description="where partition 0 shows its figures, partition N at the Nth after it; 0: none",
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", min_length=1, max_length=255, description="anybody there may read them"
+    )
     messages_per_second: float = Field(default=50, gt=0, le=100_000)
     messages_burst: int = Field(default=1000, ge=1, le=1_000_000)
     bytes_per_second: float = Field(default=2 << 20, gt=0, le=1 << 30)

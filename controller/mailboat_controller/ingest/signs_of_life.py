@@ -43,7 +43,7 @@ def take_report(
         device.seen = device.seen or not retained
     device.row = replace(
         row,
-        report=report.model_dump(mode="json"),
+        report=device_signs.document(report),
         manifest_counter=max(row.manifest_counter, report.manifest_counter),
     )
     if not retained:

@@ -58,6 +58,10 @@ class Inbox:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._arrived.set)
 
+    @property
+    def waiting(self) -> bool:
+        return bool(self._waiting)
+
     def clear(self) -> None:
         """Forget what a lost connection brought; the broker sends it again."""
         with self._room:

@@ -4,7 +4,7 @@ paho runs its own thread for each connection. Messages wait in a bounded inbox a
 batches; each is acknowledged, in the order received, only when the caller says that it is on disk.
 Each connection gets a fresh paho client: nothing of a dead connection (packet ids, half-sent
 messages) can reach the next one. What was not acknowledged, the broker sends again; what was not
-confirmed, the caller sends again from its outbox.
+confirmed, the caller does.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ class Link:
         self._channels, self._filters = tuple(channels), tuple(filters)
         self._loop = asyncio.get_running_loop()
         self._inbox = Inbox(self._loop)
-        self._client: Client | None = None
+        self._client: BufferedClient | None = None
         self._connected = asyncio.Event()
         self._ended = asyncio.Event()
         self._unconfirmed: dict[int, asyncio.Future[ReasonCode]] = {}
@@ -129,12 +129,16 @@ class Link:
     async def batch(self) -> list[Delivery]:
         return await self._inbox.batch()
 
+    @property
+    def waiting(self) -> bool:  # a part of the next batch, at least
+        return self._inbox.waiting
+
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """Tell the broker it may forget these. Only after the commit, in the order received."""
-        for delivery in deliveries:
-            # Of a connection that is gone, nothing: the broker delivers it again on this one.
-            if self._client is not None and delivery.qos and delivery.connection is self._client:
-                self._client.ack(delivery.mid, delivery.qos)
+        # Of a connection that is gone, nothing: the broker delivers it again on this one.
+        if client := self._client:
+            mine = (each for each in deliveries if each.connection is client and each.qos)
+            client.acknowledge([each.mid for each in mine])
 
     def send(self, topic: str, payload: bytes, *, retain: bool = False) -> bool:
         """QoS 0: True when it went into the socket's queue."""
@@ -185,7 +189,7 @@ class Link:
                 "acl (broker-config/mosquitto/acl).",
             )
 
-    def _fresh_client(self) -> Client:
+    def _fresh_client(self) -> BufferedClient:
         client = BufferedClient(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
@@ -204,7 +208,7 @@ class Link:
         client.on_publish = self._on_publish
         return client
 
-    def _connect(self, client: Client) -> None:
+    def _connect(self, client: BufferedClient) -> None:
         client.connect(
             self._host,
             self._port,
@@ -226,8 +230,8 @@ class Link:
             _log.error(
                 "broker refused the connection",
                 reason=str(reason),
-                next_step="look at the broker's log; the controller's certificate must have "
-                "the name 'controller'.",
+                next_step="see the broker's log; our certificate must name this client id.",
+                client_id=self._client_id,
             )
             return
         _log.info("broker connected", session_present=flags.session_present)
@@ -252,8 +256,8 @@ class Link:
             if client is self._client:
                 self._ended.set()
 
-        level = "warning" if reason.is_failure else "info"
-        getattr(_log, level)("broker disconnected", reason=str(reason))
+        told = _log.warning if reason.is_failure else _log.info
+        told("broker disconnected", reason=str(reason))
         self._call(ended)
 
     def _on_subscribe(
@@ -283,11 +287,9 @@ class Link:
         self._call(connected)
 
     def _on_message(self, client: Client, _userdata: Any, message: MQTTMessage) -> None:
-        properties = message.properties
-        try:
+        topic, properties = "not-utf-8", message.properties
+        with contextlib.suppress(UnicodeDecodeError):
             topic = message.topic
-        except UnicodeDecodeError:
-            topic = "not-utf-8"
         incoming = Incoming(
             topic=topic,
             payload=bytes(message.payload),
@@ -295,9 +297,8 @@ class Link:
             response_topic=getattr(properties, "ResponseTopic", None),
             correlation_data=getattr(properties, "CorrelationData", None),
         )
-        self._inbox.put(
-            Delivery(incoming, client, message.mid, message.qos), lambda: client is self._client
-        )
+        delivery = Delivery(incoming, client, message.mid, message.qos)
+        self._inbox.put(delivery, lambda: client is self._client)
 
     def _on_publish(
         self,

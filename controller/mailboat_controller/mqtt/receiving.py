@@ -1,6 +1,7 @@
 """Messages from the broker into the database: committed first, acknowledged after."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -9,12 +10,16 @@ from types import MappingProxyType
 import structlog
 
 from mailboat_controller.ingest.batch import Ingested, ingest
+from mailboat_controller.ingest.failure_lines import FailureLines
 from mailboat_controller.ingest.flood import Admitted, FloodGate, FloodLimits
 from mailboat_controller.metrics.process_metrics import Metrics
+from mailboat_controller.mqtt.held_acks import HeldAcks
+from mailboat_controller.mqtt.inbox import Delivery
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.mqtt.link import Link
 from mailboat_controller.releases.admission import Admission
 from mailboat_controller.sites import bridge_news
+from mailboat_controller.sites.flapping import Flapping
 from mailboat_controller.store import quarantine
 from mailboat_controller.store.engine import Store
 from mailboat_controller.wake import Wake
@@ -22,6 +27,8 @@ from mailboat_schemas.errors import Transient
 from mailboat_schemas.reports import Ack
 
 RETRY_SECONDS = 1.0
+# How soon what a flooding device last said of itself is looked at again, if nobody says anything.
+WAITING_LOOK_SECONDS = 1.0
 UNEXPECTED_CODE = "E-UNEXPECTED"
 
 _log = structlog.get_logger(__name__)
@@ -63,11 +70,14 @@ class Receiver:
         self._now = now
         self._gate = FloodGate(FloodLimits()) if gate is None else gate
         self._owns = owns
+        self._flapping = Flapping()
+        self._failure_lines = FailureLines()
+        self._acks = HeldAcks()
         self.changes = 0  # batches that a rollout may decide otherwise on
 
     async def run(self, link: Link) -> None:
         while True:
-            deliveries = await link.batch()
+            deliveries = await self._next(link)
             told = [each.message for each in deliveries]
             await self._note_bridges([each for each in told if _is_of_a_bridge(each)])
             heard = [each for each in told if not _is_of_a_bridge(each) and self._owns(each.topic)]
@@ -78,7 +88,9 @@ class Receiver:
                 results = await self._committed(admitted)
             # A crash before this line brings the batch again; taking it twice changes nothing.
             link.acknowledge(deliveries)
-            acks = [each for result in results for each in result.acks]
+            for result in results:
+                self._acks.add(result.acks, time.monotonic())
+            acks = self._acks.due(time.monotonic(), more_waits=link.waiting)
             signed = await asyncio.to_thread(self._signed, [ack for _, ack in acks])
             sent = [
                 ack
@@ -91,10 +103,21 @@ class Receiver:
                     self.changes += 1
                     self._changed.set()
 
+    async def _next(self, link: Link) -> list[Delivery]:
+        """The next batch; none when what had to wait may have room by now."""
+        if self._gate.waiting:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WAITING_LOOK_SECONDS):
+                    return await link.batch()
+            return []
+        return await link.batch()
+
     async def _note_bridges(self, messages: Sequence[Incoming]) -> None:
         while messages:
             try:
-                await asyncio.to_thread(bridge_news.take, self._store, messages, self._now())
+                await asyncio.to_thread(
+                    bridge_news.take, self._store, messages, self._now(), self._flapping
+                )
                 messages = ()
             except Transient as error:
                 _log.warning("news of sites wait for the database", problem=str(error))
@@ -133,6 +156,7 @@ class Receiver:
             results = [self._take_alone(message) for message in messages]
         for result in results:
             self._metrics.count_batch(result, time.monotonic() - started)
+            self._failure_lines.tell(result.failures, time.monotonic())
         return results
 
     def _take(

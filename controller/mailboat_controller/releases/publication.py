@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+import structlog
+
 from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.rollout.state import OFFERED, Phase
 from mailboat_controller.store import first_told, manifests, outbox, releases
@@ -31,7 +33,9 @@ from mailboat_schemas.desired import (
 )
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.errors import MailboatError, PayloadTooLarge
+from mailboat_schemas.policy_rules import PolicyRule
 from mailboat_schemas.topics import TOPICS, Channel, build
+from mailboat_schemas.tracing import trace_id
 from mailboat_schemas.trust import approval_role, release_role
 
 # Devices tell which counter they have seen. After a restored backup ours may be behind theirs, and
@@ -43,6 +47,8 @@ LEAD_REST = timedelta(minutes=10)
 _EVERY_BUNDLE = ("targets", "snapshot", "timestamp")
 TIMESTAMP_FILE = "timestamp.json"
 
+_log = structlog.get_logger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassWish:
@@ -53,6 +59,7 @@ class ClassWish:
     documents: tuple[str, ...]  # digests of the release documents a device may need
     failure_mode: FailureMode = FailureMode.FAIL_SAFE
     metered: bool = False
+    rules: tuple[PolicyRule, ...] = ()
     deltas: tuple[Delta, ...] = ()
     # What was current before, by model; nothing is told of it but its document.
     previous: Mapping[str, ReleaseRef] = field(default_factory=dict)
@@ -72,6 +79,7 @@ def wish_for(
     failure_mode: FailureMode = FailureMode.FAIL_SAFE,
     *,
     metered: bool = False,
+    rules: tuple[PolicyRule, ...] = (),
 ) -> ClassWish:
     """Pure: current releases, and offers of the rollouts whose waves are open in this class.
 
@@ -103,6 +111,7 @@ def wish_for(
         documents=tuple(sorted(documents)),
         failure_mode=failure_mode,
         metered=metered,
+        rules=rules,
         previous=previous,
     )
 
@@ -171,7 +180,11 @@ def publish_changed(
             problems[wish.hardware_class] = error
             continue
         _store(tx, fleet, bundle, content_digest, now)
-        first_told.note(tx, wish.hardware_class, number, _named(wish), now)
+        named = tuple(_named(wish))
+        first_told.note(tx, wish.hardware_class, number, named, now)
+        for digest, role in named:
+            at = {"hardware_class": wish.hardware_class, "counter": number}
+            _log.info("manifest queued", **at, names=role, trace_id=trace_id(digest))
         published.append(wish.hardware_class)
     return Published(classes=tuple(published), problems=problems)
 
@@ -236,6 +249,7 @@ def _content_digest(
         "root": hashlib.sha256(root).hexdigest(),
         "failure_mode": wish.failure_mode.value,
         "metered": wish.metered,
+        "rules": [each.model_dump(mode="json") for each in wish.rules],
         "deltas": [each.model_dump(mode="json") for each in wish.deltas],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -277,6 +291,7 @@ def _bundle(
         assignments=wish.assignments,
         failure_mode=wish.failure_mode,
         metered=wish.metered,
+        rules=wish.rules,
         deltas=wish.deltas,
     )
     bundle = compose_bundle(

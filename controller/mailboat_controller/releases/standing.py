@@ -10,17 +10,21 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Self
 
+import structlog
+
 from mailboat_controller.releases.retirement import REINSTATE, RETIRE
-from mailboat_controller.store import audit, trust_roles
+from mailboat_controller.store import audit, releases, trust_roles
 from mailboat_controller.store.audit import AuditRow
 from mailboat_controller.store.releases import ReleaseRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_controller.trust.held_trust import HeldTrust
 from mailboat_controller.trust.intake import Accepted
 from mailboat_controller.trust.signers import SignedBy, signers_of
+from mailboat_schemas.documents.release import document_digest
 from mailboat_schemas.errors import Conflict, SignatureInvalid
 from mailboat_schemas.names import approval_path, release_path
 from mailboat_schemas.plan import Plan
+from mailboat_schemas.tracing import trace_id
 from mailboat_schemas.trust import approval_role, release_role
 
 ACCEPT = "release.accept"
@@ -30,6 +34,8 @@ WITHDRAW = "release.withdraw"
 ACTIONS = (ACCEPT, APPROVE, REJECT, WITHDRAW, RETIRE, REINSTATE)
 _DECISIONS = frozenset({APPROVE, REJECT, WITHDRAW})
 _RETIREMENTS = frozenset({RETIRE, REINSTATE})
+
+_log = structlog.get_logger(__name__)
 
 
 class ReleaseStanding(StrEnum):
@@ -83,7 +89,7 @@ def record(tx: Transaction, accepted: Accepted, reason: str, sender: str, now: d
     """Who signed what of each release, for those who look at it later: see"""
     targets = trust_roles.newest(tx)["targets"]
 
-    def append(action: str, model: str, version: str, role: str) -> None:
+    def append(action: str, model: str, version: str, role: str, digest: str | None) -> None:
         content = accepted.roles[role]
         signed = [
             {"keyid": each.keyid, "name": each.name} for each in signers_of(targets, role, content)
@@ -97,16 +103,22 @@ def record(tx: Transaction, accepted: Accepted, reason: str, sender: str, now: d
             reason=reason,
             details={"role": role, "version": accepted.versions[role], "signed_by": signed},
         )
+        name = subject_of(model, version)
+        trace = None if digest is None else trace_id(digest)
+        _log.info(action, release=name, actor=sender, trace_id=trace)
 
     for document in accepted.releases:
         role = release_role(document.model)
-        append(ACCEPT, document.model, document.version, role)
+        digest = document_digest(document.canonical_bytes())
+        append(ACCEPT, document.model, document.version, role, digest)
     for approval in accepted.approvals:
         role = approval_role(approval.model)
-        append(APPROVE, approval.model, approval.version, role)
+        append(APPROVE, approval.model, approval.version, role, approval.digest)
     for withdrawal in accepted.withdrawn:
         role = approval_role(withdrawal.model)
-        append(WITHDRAW, withdrawal.model, withdrawal.version, role)
+        held = releases.by_version(tx, withdrawal.model, withdrawal.version)
+        name = (withdrawal.model, withdrawal.version)
+        append(WITHDRAW, *name, role, None if held is None else held.digest)
 
 
 def standings(

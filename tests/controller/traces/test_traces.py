@@ -10,12 +10,12 @@ import structlog
 
 from controller_core import Core, plan
 from enrolled_fleet import CLASS, FLEET, EnrolledDevice
-from mailboat_controller.ingest import pending_rows
+from mailboat_controller.ingest import failure_lines
 from mailboat_controller.store import audit_readers, releases, trace_rows
 from mailboat_controller.traces import export, reading
 from mailboat_controller.traces.export import SpanExporter
 from mailboat_schemas.errors import ConfigurationInvalid, NotFound
-from mailboat_schemas.events import Event, EventKind
+from mailboat_schemas.events import EventKind
 from mailboat_schemas.tracing import span_id, trace_id, traceparent
 from webhook_receiver import Receiver, webhook_receiver
 
@@ -235,20 +235,33 @@ def test_the_controllers_log_names_the_trace_at_every_step(core: Core) -> None:
         "release.approve",
         "rollout moved",  # also when it is halted
         "manifest queued",
-        "devices failed a release",
     }
     moves = [line["to"] for line in said if line["event"] == "rollout moved"]
     assert moves == ["running", "wave", "halted"]
 
 
-def test_of_many_releases_that_fail_at_once_a_few_lines_are_logged() -> None:
-    count = pending_rows.LOG_LINES_MAX + 5
-    kind = EventKind.TRIAL_FAILED
-    new = [
-        Event(event_id=f"1:{n}", sequence=n, kind=kind, observed_at=0, digest=f"{n:064x}")
-        for n in range(1, count + 1)
-    ]
-    with structlog.testing.capture_logs() as said:
-        pending_rows._log_failures(new)
+def failures_of(count: int) -> dict[tuple[str, EventKind], int]:
+    return {(f"{n:064x}", EventKind.TRIAL_FAILED): 1 for n in range(count)}
 
-    assert len(said) == pending_rows.LOG_LINES_MAX
+
+def test_of_many_releases_that_fail_at_once_a_few_lines_are_logged_and_the_others_later() -> None:
+    lines = failure_lines.FailureLines()
+    with structlog.testing.capture_logs() as at_once:
+        lines.tell(failures_of(failure_lines.LINES_MAX + 5), 100.0)
+        lines.tell(failures_of(1), 101.0)
+    with structlog.testing.capture_logs() as later:
+        lines.tell({}, 100.0 + failure_lines.WITHIN_SECONDS)
+
+    assert len(at_once) == failure_lines.LINES_MAX
+    assert sum(line["events"] for line in at_once + later) == failure_lines.LINES_MAX + 6
+    assert all(line["trace_id"] for line in later)
+
+
+def test_lines_that_wait_are_bounded() -> None:
+    lines = failure_lines.FailureLines()
+    with structlog.testing.capture_logs() as said:
+        lines.tell(failures_of(failure_lines.NAMES_HELD_MAX * 3), 100.0)
+        for turn in range(1, failure_lines.NAMES_HELD_MAX):
+            lines.tell({}, 100.0 + turn * failure_lines.WITHIN_SECONDS)
+
+    assert len(said) == failure_lines.LINES_MAX + failure_lines.NAMES_HELD_MAX
