@@ -9,6 +9,7 @@ Source: The Update Framework specification 1.0.34, section 5 (client workflow).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +28,8 @@ from mailboat_schemas.plan import Plan
 from mailboat_schemas.trust_refusals import Scene, refusals, refuse_root_gap
 
 DIRECTOR_ROLE = "director"
-ROOT_ROTATIONS_MAX = 256  # a device may have slept through many; each costs about a millisecond
+FLEET_ROLES = ("policy", "config")  # documents for a class, a site or a device: fleet_documents.py
+ROOT_ROTATIONS_MAX = 256  # from the factory root on, in all; each costs about a millisecond
 ROLE_BYTES_MAX = 2 << 20
 _ROOT_HISTORY = "root_history/"
 _BASE = "mem:/"
@@ -191,7 +193,8 @@ def accept_trust(
     Args:
         offered: metadata by file name (``timestamp.json``, ``7.snapshot.json``, …).
         held: what an earlier call returned, or nothing on a new device.
-        models: whose release and approval roles must be present and current.
+        models: whose release and approval roles must be present and current. The roles of
+            `FLEET_ROLES` must be present where targets delegates to them.
         scratch: an empty directory for python-tuf to work in.
 
     Raises:
@@ -221,6 +224,10 @@ def accept_trust(
             # Any path of the role makes the updater load it; whether it is listed is asked later.
             updater.get_targetinfo(release_path(model, "0.0.0"))
             updater.get_targetinfo(approval_path(model, "0.0.0"))
+        for role in FLEET_ROLES:
+            # One that has expired brings nothing new, and keeps no release or withdrawal away.
+            with suppress(exceptions.ExpiredMetadataError):
+                updater.get_targetinfo(f"{role}/none")
     refuse_root_gap(scene)
     return {
         str(path.relative_to(scratch)): path.read_bytes()

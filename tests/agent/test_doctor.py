@@ -88,23 +88,29 @@ def server(certificates: Certificates) -> Iterator[Server]:
 
 
 @pytest.fixture
-def path(tmp_path: Path, certificates: Certificates, server: Server) -> Path:
-    """An enrolled device in good health."""
+def path(
+    tmp_path: Path, certificates: Certificates, server: Server, first_fleet: ModelFleet
+) -> Path:
+    return enrolled(tmp_path, certificates, server, first_fleet)
+
+
+def enrolled(place: Path, certificates: Certificates, server: Server, fleet: ModelFleet) -> Path:
+    """A device in good health."""
     certificate, key = certificates.device()
-    identity = tmp_path / "identity"
+    identity = place / "identity"
     identity.mkdir()
     for name, content in (
         ("ca.pem", certificates.ca),
         ("device.pem", certificate.read_bytes()),
         ("device.key", key.read_bytes()),
-        ("root.json", ModelFleet(tmp_path / "ceremony").factory_root),
+        ("root.json", fleet.factory_root),
     ):
         (identity / name).write_bytes(content)
     (identity / "device.key").chmod(0o600)
-    (tmp_path / "data").mkdir(mode=0o700)
-    ballast.restore_ballast(tmp_path / "data")
-    write(tmp_path / "agent.toml", server.port)
-    return tmp_path / "agent.toml"
+    (place / "data").mkdir(mode=0o700)
+    ballast.restore_ballast(place / "data")
+    write(place / "agent.toml", server.port)
+    return place / "agent.toml"
 
 
 def write(path: Path, port: int, **changes: object) -> AgentConfig:
@@ -148,8 +154,13 @@ def certify(path: Path, certificates: Certificates, begins: timedelta, ends: tim
 
 
 def test_a_device_in_good_health_fails_nothing(
-    path: Path, capsys: pytest.CaptureFixture[str]
+    disk_path: Path,
+    certificates: Certificates,
+    server: Server,
+    first_fleet: ModelFleet,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    path = enrolled(disk_path, certificates, server, first_fleet)
     assert main(["doctor", "--config", str(path), "--json"]) == EXIT_OK
     said = json.loads(capsys.readouterr().out)
     levels = {finding["check"]: finding["level"] for finding in said["findings"]}

@@ -16,7 +16,11 @@ from mailboat_agent.artifacts.download import (
     CONTENT_KEY_BYTES_MAX,
     HttpsSource,
 )
-from mailboat_agent.artifacts.https_connection import LOCATION_CHARS_MAX, HttpsConnection
+from mailboat_agent.artifacts.https_connection import (
+    LOCATION_CHARS_MAX,
+    PROBLEM_BYTES_MAX,
+    HttpsConnection,
+)
 from mailboat_agent.artifacts.part_file import READ_BYTES, Hashed, PartFile
 from mailboat_agent.artifacts.refusals import RETRY_AFTER_SECONDS_MAX
 from mailboat_agent.atomic_file import DiskFailing
@@ -337,6 +341,18 @@ def test_every_refusal_says_what_happens_next_and_leaves_the_part_alone(
 
     assert part.read_bytes() == CONTENT[:1000]
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_refusal_that_goes_on_and_on_is_not_read_to_its_end(
+    server: Server, part: Path, over: int
+) -> None:
+    said = b"because".rjust(PROBLEM_BYTES_MAX + over)
+
+    with pytest.raises(MailboatError) as refused:
+        fetch(server, answering("403 Forbidden", said), part)
+
+    assert ("because" in refused.value.what) is not bool(over)
 
 
 @pytest.mark.parametrize(

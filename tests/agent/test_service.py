@@ -45,7 +45,7 @@ from model_fleet import (
 )
 
 MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 120
 needs_a_broker = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
 
 

@@ -1,6 +1,7 @@
 """What this device trusts never goes backwards and is never a mix of two sets."""
 
 import errno
+import hashlib
 import random
 import shutil
 from collections.abc import Callable
@@ -11,13 +12,21 @@ import pytest
 from tuf.api.metadata import Metadata, Root, Targets
 
 from kill_points import killed_at_each_point, recorded_calls, refused_at_each_point
+from mailboat_agent.trust import trust_store
 from mailboat_agent.trust.kept_manifests import MANIFESTS_KEPT
 from mailboat_agent.trust.trust_store import TrustStore
 from mailboat_controller.authority import roles
 from mailboat_controller.authority.keys import create_key, load_key
+from mailboat_schemas import trust
 from mailboat_schemas.codec import encode
 from mailboat_schemas.desired import ManifestBundle
-from mailboat_schemas.errors import DiskFull, RollbackRefused, TrustRefused, TrustStale
+from mailboat_schemas.errors import (
+    DiskFull,
+    RollbackRefused,
+    RootChainGap,
+    TrustRefused,
+    TrustStale,
+)
 from small_disk import run_on_small_disk
 from trust_fleet import MODEL, TrustFleet
 
@@ -409,3 +418,44 @@ def test_a_full_disk_refuses_a_new_set_and_keeps_the_old_one(
         assert store.newest_manifest() is None
         """,
     )
+
+
+def test_a_device_follows_so_many_roots_from_the_factorys_on_and_not_one_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "ROOT_ROTATIONS_MAX", 3)
+    fleet = TrustFleet(tmp_path / "keys")
+    store = TrustStore(tmp_path / "device", fleet.factory_root)
+    for _ in range(3):
+        renewed(fleet)
+    store.accept(fleet.read(fleet.bundle()).trust, [MODEL])
+
+    renewed(fleet)
+    with pytest.raises(RootChainGap):
+        store.accept(fleet.read(fleet.bundle()).trust, [MODEL])
+    assert store.view().versions()["root"] == 4
+
+
+def renewed(fleet: TrustFleet) -> None:
+    """Root version + 1, with the same keys."""
+    root: Metadata[Root] = Metadata[Root].from_bytes(fleet.roots[-1])
+    root.signed.version += 1
+    fleet.roots.append(roles.sign(root.signed, [load_key(fleet.directory / "offline/root.pem")]))
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_an_index_of_more_bytes_than_any_is_a_damaged_one(
+    store: TrustStore, bundles: list[ManifestBundle], tmp_path: Path, over: int
+) -> None:
+    store.accept(bundles[1].trust, [MODEL])
+    held = store.held()
+    index = newest_set(tmp_path) / trust_store._INDEX
+    body = index.read_bytes().partition(b"\n")[2]
+    body += b" " * (trust_store._INDEX_BYTES_MAX + over - len(body) - 65)
+    index.write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+
+    if over:
+        with pytest.raises(TrustRefused, match=f"more than {trust_store._INDEX_BYTES_MAX} bytes"):
+            store.held()
+    else:
+        assert store.held() == held

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from enrolled_fleet import lay_database, migrated_store
 from mailboat_controller.access.people import DAYS_MAX, Role, new_token, parse_token
 from mailboat_controller.access.token_directory import issue_token, revoke_tokens
 from mailboat_controller.client import ApiClient
@@ -45,8 +46,7 @@ class TestAToken:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"sqlite:///{tmp_path / 'mailboat.db'}")
-    store.migrate()
+    store = migrated_store(tmp_path)
     yield store
     store.close()
 
@@ -110,6 +110,7 @@ def test_a_controller_takes_and_refuses_tokens_while_it_runs(tmp_path: Path) -> 
 def test_what_is_no_name_or_too_long_makes_no_token(tmp_path: Path, name: str, days: int) -> None:
     from mailboat_controller import data_directory
 
+    lay_database(tmp_path / "data")
     settings = data_directory.create(tmp_path / "data", fleet="demo", trust=None, now=NOON)
     words = {"days": days, "actor": "local:test", "now": NOON}
 

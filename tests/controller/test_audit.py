@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from enrolled_fleet import migrated_store
 from mailboat_controller.store import audit
 from mailboat_controller.store.engine import Store
 
@@ -12,8 +13,7 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    store = Store(f"sqlite:///{tmp_path / 'mailboat.db'}")
-    store.migrate()
+    store = migrated_store(tmp_path)
     with store.transaction() as tx:
         for number in range(1, 6):
             audit.append(

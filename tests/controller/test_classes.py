@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from enrolled_fleet import migrated_store
 from mailboat_controller.store import classes
-from mailboat_controller.store.engine import Store
 from mailboat_schemas.documents.hardware_class import HardwareClass
 from mailboat_schemas.errors import NotFound
 from running_api import HARDWARE_CLASS
@@ -13,8 +13,7 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 def test_applying_the_same_class_again_changes_nothing(tmp_path: Path) -> None:
-    store = Store(f"sqlite:///{tmp_path / 'mailboat.db'}")
-    store.migrate()
+    store = migrated_store(tmp_path)
     document = HardwareClass.model_validate(HARDWARE_CLASS)
     roomier = HardwareClass.model_validate(
         {**HARDWARE_CLASS, "spec": {**HARDWARE_CLASS["spec"], "disk_budget": "2GiB"}}

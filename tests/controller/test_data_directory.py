@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from enrolled_fleet import lay_database
 from mailboat_controller import data_directory
 from mailboat_controller.config import ControllerSettings
 from mailboat_controller.connection_file import load_connection, save_connection
@@ -17,6 +18,8 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 def create(tmp_path: Path, trust: Path | None = None) -> ControllerSettings:
+    """In a directory that has a database; `test_holds_the_online_keys…` begins with nothing."""
+    lay_database(tmp_path / "data")
     return data_directory.create(tmp_path / "data", fleet=FLEET, trust=trust, now=NOON)
 
 
@@ -26,7 +29,7 @@ def issue(settings: ControllerSettings, kind: Kind, name: str, out: Path) -> Pat
 
 def test_holds_the_online_keys_and_nothing_that_could_release_or_approve(tmp_path: Path) -> None:
     ceremony = TrustFleet(tmp_path / "ceremony", now=NOON).directory
-    settings = create(tmp_path, ceremony)
+    settings = data_directory.create(tmp_path / "data", fleet=FLEET, trust=ceremony, now=NOON)
 
     keys = {path.name for path in settings.data_dir.rglob("*") if path.suffix in {".pem", ".key"}}
     assert keys == {"snapshot.pem", "timestamp.pem", "director.pem", "ca.pem", "ca.key"}
@@ -34,6 +37,7 @@ def test_holds_the_online_keys_and_nothing_that_could_release_or_approve(tmp_pat
     modes = {stat.S_IMODE(path.stat().st_mode) for path in settings.keys_dir.iterdir()}
     assert modes == {0o600}
     assert stat.S_IMODE(settings.data_dir.stat().st_mode) == 0o700
+    assert issue(settings, Kind.CI, "build", tmp_path / "ci").is_file()  # its database is whole
 
 
 def test_is_never_made_twice(tmp_path: Path) -> None:

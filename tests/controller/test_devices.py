@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from enrolled_fleet import migrated_store
 from mailboat_controller.store import credentials, device_signs, devices, tokens
 from mailboat_controller.store.engine import Store
 from mailboat_schemas.errors import Conflict, NotFound, NotPermitted
@@ -15,9 +16,7 @@ TOKEN = "secret-token"
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    store = Store(f"sqlite:///{tmp_path / 'mailboat.db'}")
-    store.migrate()
-    return store
+    return migrated_store(tmp_path)
 
 
 def enrol(store: Store, device: str, **changes: Any) -> int:

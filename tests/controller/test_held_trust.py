@@ -7,10 +7,10 @@ import pytest
 from tuf.api.metadata import Metadata, Targets
 
 from controller_core import Core, plan
+from enrolled_fleet import migrated_store
 from mailboat_controller.authority import roles
 from mailboat_controller.authority.keys import load_key
 from mailboat_controller.store import audit, trust_roles
-from mailboat_controller.store.engine import Store
 from mailboat_controller.trust import held_trust
 from mailboat_schemas.errors import ConfigurationInvalid, MailboatError, TrustRefused
 from trust_fleet import TrustFleet
@@ -87,8 +87,7 @@ def test_a_file_that_is_no_metadata_is_named(core: Core) -> None:
 
 
 def test_without_trust_metadata_nothing_is_decided(tmp_path: Path) -> None:
-    store = Store(f"sqlite:///{tmp_path / 'm.db'}")
-    store.migrate()
+    store = migrated_store(tmp_path)
 
     with pytest.raises(ConfigurationInvalid), store.read() as tx:
         held_trust.read(tx)

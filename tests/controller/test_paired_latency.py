@@ -5,8 +5,8 @@ from pathlib import Path
 
 from ddsketch import LogCollapsingLowestDenseDDSketch
 
+from enrolled_fleet import migrated_store
 from mailboat_controller.store import telemetry
-from mailboat_controller.store.engine import Store
 from mailboat_controller.store.paired_latency import slow_devices
 from mailboat_schemas.reports import LatencySketch, TelemetryWindow
 
@@ -39,8 +39,7 @@ def window(digest: str, latency_ms: float, requests: int, hours: float) -> Telem
 
 
 def test_each_device_is_compared_with_itself_before(tmp_path: Path) -> None:
-    store = Store(f"sqlite:///{tmp_path / 'c.db'}")
-    store.migrate()
+    store = migrated_store(tmp_path)
     told = {
         "slower": [window(OLD, 10, 50, -2), window(NEW, 12.5, 30, 1), window(NEW, 12.5, 30, 2)],
         "alike": [window(OLD, 40, 50, -2), window(NEW, 44, 50, 1)],

@@ -18,6 +18,7 @@ from securesystemslib.signer import SSlibKey
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from controller_core import Core, plan
+from enrolled_fleet import migrated_store
 from mailboat_agent.trust.trust_store import TrustStore
 from mailboat_controller.authority import changes, online, roles
 from mailboat_controller.authority.changes import Draft
@@ -25,9 +26,12 @@ from mailboat_controller.authority.keys import create_key
 from mailboat_controller.authority.public_keys import has_own_id
 from mailboat_controller.reconcile import Reconciler
 from mailboat_controller.store import audit, trust_roles
-from mailboat_controller.store.engine import Store
 from mailboat_controller.trust import held_trust, role_intake
-from mailboat_controller.trust.role_admission import REFUSALS_AUDITED_PER_MINUTE, RoleAdmission
+from mailboat_controller.trust.role_admission import (
+    REFUSALS_AUDITED_PER_MINUTE,
+    ROLES_NAMED_MAX,
+    RoleAdmission,
+)
 from mailboat_schemas.codec import decode
 from mailboat_schemas.desired import DesiredState, ManifestBundle
 from mailboat_schemas.envelope import Envelope, PayloadType
@@ -633,8 +637,7 @@ def test_a_ceremony_that_was_held_long_before_the_first_start_leaves_no_gap(
     """Its snapshot and timestamp have aged meanwhile: what counts is how long they still last."""
     held = datetime.now(UTC)
     trust = TrustFleet(tmp_path / "ceremony", now=held)
-    store = Store(f"sqlite:///{tmp_path / 'mailboat.db'}")
-    store.migrate()
+    store = migrated_store(tmp_path)
     started = held + timedelta(days=days)
     with store.transaction() as tx:
         held_trust.import_directory(tx, trust.directory / "controller" / "trust", started)
@@ -663,3 +666,12 @@ def test_signing_goes_on_by_itself_for_a_fortnight(desk: Desk) -> None:
 
     assert signed.count("timestamp") in (12, 13, 14, 15, 16)
     assert signed.count("snapshot") == 1
+
+
+def test_a_refusal_of_very_many_roles_names_the_first_few(strict: Desk) -> None:
+    """Their names come from afar; in the audit log they would stay."""
+    strict.refused({f"approval-m{number}": b"no" for number in range(ROLES_NAMED_MAX + 1)})
+
+    with strict.core.store.read() as tx:
+        subject = list(audit.page(tx, limit=500))[-1].subject
+    assert subject.split(", ") == [f"approval-m{number}" for number in range(ROLES_NAMED_MAX)]

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from enrolled_fleet import CLASS, FLEET, EnrolledDevice
+from enrolled_fleet import CLASS, FLEET, EnrolledDevice, lay_database
 from mailboat_controller import data_directory, stats
 from mailboat_controller.artifacts.directory import DirectoryStore
 from mailboat_controller.config import ControllerSettings, load
@@ -56,6 +56,7 @@ class Installed:
     def __post_init__(self) -> None:
         self.now = datetime.now(UTC)
         self.trust = TrustFleet(self.directory / "ceremony", now=self.now)
+        lay_database(self.directory / "data")
         data_directory.create(
             self.directory / "data",
             fleet=FLEET,

@@ -233,9 +233,13 @@ _PUBLISH = SimulatedController._publish
 
 def _counts_nothing(self: SimulatedController, hardware_class: str) -> None:
     held = self.manifests.get(hardware_class)
-    if held is not None:
-        self.manifests[hardware_class] = replace(held, counter=held.counter - 1)
+    if held is None:
+        _PUBLISH(self, hardware_class)
+        return
+    lowered = self.manifests[hardware_class] = replace(held, counter=held.counter - 1)
     _PUBLISH(self, hardware_class)
+    if self.manifests[hardware_class] is lowered:  # nothing was published
+        self.manifests[hardware_class] = held
 
 
 def _behind_whoever_signs(self: Counter, held: Any) -> bool:

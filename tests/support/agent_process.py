@@ -28,7 +28,7 @@ from mailboat_schemas.events import Event
 from mailboat_schemas.topics import Channel
 from model_fleet import CLASS, DEVICE, FLEET, MODEL, Certificates
 
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 120
 
 
 def until(condition: Callable[[], Any]) -> Any:

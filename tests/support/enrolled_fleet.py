@@ -151,6 +151,18 @@ def migrated_database() -> bytes:
         return path.read_bytes()
 
 
+def lay_database(directory: Path) -> Path:
+    """The same, where a controller with this data directory looks for it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "mailboat.db"
+    path.write_bytes(migrated_database())
+    return path
+
+
+def migrated_store(directory: Path) -> Store:
+    return Store(f"sqlite:///{lay_database(directory)}")
+
+
 @dataclass
 class EnrolledFleet:
     """A migrated database, a SQLite file unless another is named, and the devices in it."""
@@ -161,9 +173,7 @@ class EnrolledFleet:
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         if not self.url:
-            path = self.directory / "mailboat.db"
-            path.write_bytes(migrated_database())
-            self.url = f"sqlite:///{path}"
+            self.url = f"sqlite:///{lay_database(self.directory)}"
         self.store = Store(self.url)
 
     def enrol(

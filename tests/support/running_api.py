@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from enrolled_fleet import lay_database
 from mailboat_controller import data_directory
 from mailboat_controller.access.artifact_tokens import ArtifactTokens
 from mailboat_controller.access.people import DAYS_DEFAULT, Role
@@ -205,6 +206,7 @@ def running_api(directory: Path, **settings_changed: Any) -> Iterator[RunningApi
     """A controller with `PEOPLE`, pipeline ``build``, dashboard ``wall``, one class."""
     now = datetime.now(UTC)
     trust = TrustFleet(directory / "ceremony", now=now)
+    lay_database(directory / "data")
     settings = data_directory.create(
         directory / "data", fleet=FLEET, trust=trust.directory, now=now, mqtt_port=18883
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from enrolled_fleet import lay_database
 from mailboat_controller import data_directory
 from mailboat_controller.access.people import DAYS_DEFAULT, Role
 from mailboat_controller.access.token_directory import issue_token
@@ -40,6 +41,7 @@ class RunningController:
     def __post_init__(self) -> None:
         now = datetime.now(UTC)
         self.trust = TrustFleet(self.directory / "ceremony", now=now, approval=self.approval)
+        lay_database(self.directory / "data")
         data_directory.create(
             self.directory / "data",
             fleet=FLEET,

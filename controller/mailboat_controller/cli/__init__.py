@@ -1,7 +1,9 @@
 """The operator's command, ``mailboat``. One module a noun; heavy imports happen inside commands."""
 
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NoReturn
 
 import typer
 
@@ -11,6 +13,7 @@ from mailboat_controller.cli import (
     audit,
     content_key,
     data,
+    database,
     demo,
     device,
     device_logs,
@@ -107,15 +110,22 @@ app.add_typer(site.app, name="site")
 app.add_typer(hardware_class.app, name="class")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(audit.app, name="audit")
+app.add_typer(database.app, name="db")
 app.add_typer(webhook.app, name="webhook")
 app.command("trace")(trace.trace)
+
+
+@cache
+def command_line() -> Callable[..., Any]:
+    """``app``, put together once: `app()` does so each time, and one process may run many."""
+    return typer.main.get_command(app)
 
 
 def main() -> None:
     """Run one command; our errors become an exit code, a message and a next step."""
     process_limits.apply()
     try:
-        app()
+        command_line()()
     except MailboatError as error:
         _end(error)
     except OSError as error:  # a file that was named and cannot be written, for one

@@ -81,13 +81,13 @@ def demo(
 
 def run_here(words: Sequence[str]) -> tuple[int, str, str]:
     """Another command of ours, as `main` would run it, with its output caught."""
-    from mailboat_controller.cli import app
+    from mailboat_controller.cli import command_line
 
     printed, problem = io.StringIO(), io.StringIO()
     status: object = 0
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(problem):
         try:
-            app(list(words))
+            command_line()(list(words))
         except SystemExit as ended:
             status = ended.code
         except MailboatError as error:

@@ -9,7 +9,13 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from mailboat_controller.api import problems
-from mailboat_controller.api.limits import BODY_BYTES_MAX, STRANGERS_BODY_BYTES_MAX, BodyLimit
+from mailboat_controller.api.limits import (
+    BODY_BYTES_MAX,
+    DRAINED_BYTES_MAX,
+    STRANGERS_BODY_BYTES_MAX,
+    BodyLimit,
+    drain,
+)
 from mailboat_schemas.errors import ServerUnavailable
 from running_api import RunningApi
 
@@ -84,6 +90,19 @@ def test_the_published_description_knows_the_form_of_every_error(api: RunningApi
             for group in ("4XX", "5XX"):
                 assert list(operation["responses"][group]["content"]) == [problems.MEDIA_TYPE]
             assert "422" not in operation["responses"]
+
+
+def test_of_a_body_that_is_refused_a_part_is_read_and_no_more() -> None:
+    chunk, read = bytes(1 << 20), 0
+
+    async def receive() -> MutableMapping[str, Any]:
+        nonlocal read
+        read += len(chunk)
+        return {"type": "http.request", "body": chunk, "more_body": True}
+
+    asyncio.run(drain(receive))
+
+    assert read == DRAINED_BYTES_MAX + len(chunk)
 
 
 def test_a_body_that_drips_is_given_up() -> None:

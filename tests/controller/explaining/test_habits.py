@@ -46,6 +46,7 @@ def test_contacts_of_the_future_do_not_count() -> None:
     ahead = [NOON + HOUR * n for n in range(1, 20)]
 
     assert expected_wait(ahead, online=False, now=NOON) is None
+    assert expected_wait(ahead, online=False, now=ahead[CONTACTS_MIN - 1]) == HOUR  # it counts now
 
 
 def test_a_wave_waits_for_as_many_as_it_needs() -> None:

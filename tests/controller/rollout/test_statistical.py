@@ -142,6 +142,13 @@ def test_other_bytes_than_were_signed_halt_at_once_and_a_reboot_loop_at_the_seco
     assert looping.because == "2 devices restart in a loop: dev-101, dev-102"
 
 
+def test_of_many_devices_the_first_are_named() -> None:
+    names = [f"dev-{n}" for n in range(halting.NAMES_SHOWN_MAX + 1)]
+
+    assert halting.named(names[:-1]) == ", ".join(names[:-1])
+    assert halting.named(names) == ", ".join(names[:-1]) + " and 1 more"
+
+
 def test_it_promotes_at_the_first_look_after_the_soak_and_not_a_second_before() -> None:
     members = fleet(ok=191, failed=1, silent=8)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mailboat_controller.byte_stream import ATTEMPTS_MAX
-from mailboat_controller.https_stream import REDIRECTS_MAX, HttpsStream
-from mailboat_controller.sources import oci, source
+from mailboat_controller.https_stream import PROBLEM_BYTES_MAX, REDIRECTS_MAX, HttpsStream
+from mailboat_controller.sources import oci, registry_access, source
 from mailboat_controller.sources.oci import OciSource
 from mailboat_controller.sources.oci_reference import OciReference
 from mailboat_controller.sources.registry_access import Credentials, credentials_for
@@ -129,6 +129,47 @@ def test_a_private_repository_gives_a_token_for_a_password(
             fetch(credentials=credentials)
         assert "MAILBOAT_REGISTRY_PASSWORD" in refused.value.next_step
     assert fetch(credentials=Credentials(USER, PASSWORD)).files == 3
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_token_of_more_bytes_than_any_is_not_read(
+    registry: Registry, fetch: Fetch, release_files: dict[str, bytes], over: int
+) -> None:
+    registry.push(release_files)
+    registry.private = True
+    token = b'{"token": "a-token"}'.ljust(registry_access.TOKEN_BYTES_MAX + over)
+
+    def long_token(handler: Any) -> bool:
+        if not handler.path.startswith("/token"):
+            return False
+        handler.answer(200, token)
+        return True
+
+    registry.spoil = long_token
+    if over:
+        with pytest.raises(PayloadTooLarge, match="registry token"):
+            fetch(credentials=Credentials(USER, PASSWORD))
+    else:
+        assert fetch(credentials=Credentials(USER, PASSWORD)).files == 3
+
+
+def test_a_registry_that_refuses_at_length_is_quoted_in_part(
+    registry: Registry, fetch: Fetch, release_files: dict[str, bytes]
+) -> None:
+    registry.push(release_files)
+    said = b"x" * (PROBLEM_BYTES_MAX + 1)
+
+    def refuse(handler: Any) -> bool:
+        if "/blobs/" not in handler.path:
+            return False
+        handler.answer(404, said)
+        return True
+
+    registry.spoil = refuse
+    with pytest.raises(ArtifactMissing) as raised:
+        fetch()
+    assert raised.value.what.count("x" * PROBLEM_BYTES_MAX) == 1
+    assert said.decode() not in raised.value.what
 
 
 def test_a_token_that_ends_on_the_way_is_renewed(
