@@ -1,52 +1,40 @@
-"""docker-compose.yml, its images and their scripts: what they may never ask for.
+"""docker-compose.yml and the scripts in its images: what they may never ask for.
 
-`test_compose_stack.py` runs them, where a Docker engine is.
+`test_compose_images.py` is about the images; `test_compose_stack.py` runs them all, where a Docker
+engine is.
 """
 
 import os
 import re
 import subprocess
-from collections.abc import Iterator
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from docker_engine import (
-    BASE_IMAGE,
     COMMAND_SECONDS_MAX,
     GREEN,
     REPOSITORY,
     SERVICES,
     STACK,
-    USER,
     compose_program,
 )
 
 DOCKER = REPOSITORY / "controller" / "docker"
-DOCKERFILES = (DOCKER / "Dockerfile", REPOSITORY / "agent" / "docker" / "Dockerfile")
 SCRIPTS = sorted(
     path
     for directory in (DOCKER, REPOSITORY / "agent" / "docker")
     for path in directory.iterdir()
     if path.read_text().startswith("#!/bin/sh")
 )
-OURS = sorted(name for name in SERVICES if "build" in SERVICES[name])
 PUBLIC = sorted(name for name in SERVICES if "build" not in SERVICES[name])
 AGENTS = {"agent-1": "kiosk-1", "agent-2": "kiosk-2", "agent-3": "kiosk-3@harbour"}
-LOCKS = {
-    "agent": ("agent", "inspect"),
-    "controller": ("controller", "postgres", "s3", "hsm"),
-    "authority": ("model", "s3", "hsm"),
-}
 
 SECRET_NAME = re.compile(r"(?i)pass|secret|token|credential|(^|_)key(_|$)")
 SECRET_VALUE = re.compile(r"BEGIN [A-Z ]*PRIVATE|[A-Za-z0-9+/_-]{40,}={0,2}$")
-PINNED_TAG = re.compile(r":v?\d+\.\d+\.\d+(-[a-z0-9.]+)?$")
+PINNED_TAG = re.compile(r":v?\d+\.\d+\.\d+(-[a-z0-9.]+)?(@sha256:[0-9a-f]{64})?$")
 BEYOND_THE_CONTAINER = (
     "privileged",
     "pid",
@@ -62,11 +50,6 @@ def mounts(service: str) -> dict[str, tuple[str, str]]:
     """Target and mode by volume; a path of the host stands among them as ``./…``."""
     parts = [mount.split(":") for mount in SERVICES[service].get("volumes", ())]
     return {name: (target, mode[0] if mode else "rw") for name, target, *mode in parts}
-
-
-def instructions(dockerfile: Path) -> list[str]:
-    joined = dockerfile.read_text().replace("\\\n", " ")
-    return [" ".join(line.split()) for line in joined.splitlines() if line[:1].strip("# ")]
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -174,7 +157,7 @@ def test_keys_are_seen_only_by_whom_they_belong_to() -> None:
     }
 
 
-def test_the_site_and_the_centre_meet_on_one_line_alone() -> None:
+def test_a_device_reaches_whom_it_needs_and_the_site_the_centre_on_one_line() -> None:
     on = {
         network: {name for name in SERVICES if network in SERVICES[name].get("networks", ())}
         for network in STACK["networks"]
@@ -184,7 +167,27 @@ def test_the_site_and_the_centre_meet_on_one_line_alone() -> None:
     assert on["island"] == site
     assert on["wan"] == site | {"controller", "broker"}
     assert on["centre"] & site == set()
+    assert on["centre"] == {"authority", "controller", "broker", "agent-1", "agent-2"}
+    assert on["watch"] == {"controller", "broker", "prometheus", "alertmanager", "grafana"}
     assert {name for name in SERVICES if "networks" not in SERVICES[name]} == {"site-setup"}
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if "10001" in SERVICES[name]["user"]])
+def test_a_volume_of_our_files_is_at_no_place_that_a_public_image_has(name: str) -> None:
+    """An empty volume there would take over their owner, and ours could not write to it."""
+    theirs = ("/mosquitto", "/etc", "/var", "/usr")
+
+    assert [at for at, _mode in mounts(name).values() if at.startswith(theirs)] == []
+
+
+def test_a_broker_leaves_no_volume_without_a_name_behind() -> None:
+    """Its image declares two: https://hub.docker.com/_/eclipse-mosquitto."""
+    brokers = [name for name in PUBLIC if "mosquitto" in SERVICES[name]["image"]]
+
+    assert len(brokers) == 2
+    for name in brokers:
+        tmpfs = {place.partition(":")[0] for place in SERVICES[name]["tmpfs"]}
+        assert tmpfs == {"/tmp", "/mosquitto/data", "/mosquitto/log"}  # noqa: S108
 
 
 def test_the_controller_makes_kits_for_the_devices_that_are_there() -> None:
@@ -198,80 +201,29 @@ def test_the_controller_makes_kits_for_the_devices_that_are_there() -> None:
     assert {each.partition("@")[2] for each in told} == {"", environment["SITE"]}
 
 
-@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.parts[-3])
-def test_an_image_holds_pinned_packages_no_secret_and_no_root(dockerfile: Path) -> None:
-    lines = instructions(dockerfile)
-    stages = {line.split()[-1] for line in lines if line.startswith("FROM") and " AS " in line}
-    installs = re.findall(r"pip (?:--python \S+ )?install [^&]*", "\n".join(lines))
-    settings = [line for line in lines if line.startswith(("ARG", "ENV"))]
+def test_grafana_finds_whatever_its_provisioning_names() -> None:
+    grafana = SERVICES["grafana"]
+    targets = {target: source for source, (target, _mode) in mounts("grafana").items()}
+    provisioning = REPOSITORY / targets["/etc/grafana/provisioning"]
+    written = "".join(path.read_text() for path in sorted(provisioning.glob("*/*.yaml")))
 
-    bases = {line.split()[1] for line in lines if line.startswith("FROM")}
-    assert bases - stages == {BASE_IMAGE}
-    assert [
-        each for each in installs if "--require-hashes" not in each and "--no-deps" not in each
-    ] == []
-    assert [line for line in settings if SECRET_NAME.search(line)] == []
-    assert lines[-3:-1][0] == "USER mailboat"
-    assert f"--uid {USER} " in "\n".join(lines)
-
-
-def test_the_images_share_what_they_begin_with() -> None:
-    """An engine builds the same steps once."""
-    controller, agent = (instructions(path) for path in DOCKERFILES)
-    shared = [line.startswith("RUN /opt/pip/bin/pip wheel") for line in controller].index(True)
-
-    assert agent[: shared + 1] == controller[: shared + 1]
-
-
-@pytest.mark.parametrize("lock", LOCKS)
-def test_an_image_installs_what_was_tested_and_all_that_is_needed(lock: str) -> None:
-    """`make lock` writes all of them again."""
-    tested, shipped = pinned("dev"), pinned(lock)
-    needed: set[str] = set()
-    for extra in LOCKS[lock]:
-        needed |= set(_needed_by(Requirement(f"mailboat[{extra}]"), set()))
-
-    assert shipped <= tested
-    assert needed - {name for name, _version in shipped} == {"mailboat"}
-
-
-def pinned(lock: str) -> set[tuple[str, str]]:
-    text = (REPOSITORY / "requirements" / f"{lock}.lock").read_text()
-    return set(re.findall(r"^([a-z0-9._-]+)==(\S+)", text, re.MULTILINE))
-
-
-def _needed_by(wanted: Requirement, seen: set[tuple[str, str]]) -> Iterator[str]:
-    name = canonicalize_name(wanted.name)
-    yield name
-    for extra in ("", *sorted(wanted.extras)):
-        if (name, extra) in seen:
-            continue
-        seen.add((name, extra))
-        for line in distribution(name).requires or ():
-            requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-                yield from _needed_by(requirement, seen)
-
-
-def test_the_build_sees_what_it_copies_and_little_else() -> None:
-    rules = [
-        line
-        for line in (REPOSITORY / ".dockerignore").read_text().splitlines()
-        if line and not line.startswith("#")
-    ]
-    let_in = {rule[1:] for rule in rules if rule.startswith("!")}
-    copied = {
-        source
-        for dockerfile in DOCKERFILES
-        for line in instructions(dockerfile)
-        if line.startswith("COPY") and "--from" not in line
-        for source in line.split()[1:-1]
+    files = set(re.findall(r"\$__file\{([^}]+)\}", written))
+    of_the_controller = {
+        "prometheus/ca.pem",
+        "prometheus/prometheus.pem",
+        "prometheus/prometheus.key",
     }
-
-    assert rules[0] == "*"
-    assert let_in <= {str(path.relative_to(REPOSITORY)) for path in _below(REPOSITORY, 2)}
-    assert {source for source in copied if not _is_within(source, let_in)} == set()
-    assert {source for source in copied if not (REPOSITORY / source).exists()} == set()
+    assert targets["/etc/grafana/credential"] == "metrics-credential"
+    assert files == {f"/etc/grafana/credential/{name}" for name in of_the_controller} | {
+        "/run/secrets/mailboat_views"
+    }
+    assert "mailboat_views" in grafana["secrets"]
+    hosts = set(re.findall(r"(?:http|tls)://([a-z]+):", written))
+    assert {host for host in hosts if "watch" not in SERVICES[host]["networks"]} == set()
+    (boards,) = re.findall(r"path: (/etc/grafana/\S+)", written)
+    assert list((REPOSITORY / targets[boards]).glob("*.json"))
+    wanted = set(re.findall(r"\$\{(\w+)\}", written))
+    assert wanted <= set(grafana["environment"])
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
@@ -302,14 +254,3 @@ def test_compose_understands_the_file_with_and_without_dashboards(tmp_path: Path
         understood: dict[str, Any] = yaml.safe_load(done.stdout)
         expected = {name for name in SERVICES if profile or "profiles" not in SERVICES[name]}
         assert set(understood["services"]) >= expected
-
-
-def _below(directory: Path, levels: int) -> Iterator[Path]:
-    for path in directory.iterdir():
-        yield path
-        if levels > 1 and path.is_dir() and not path.name.startswith("."):
-            yield from _below(path, levels - 1)
-
-
-def _is_within(source: str, let_in: set[str]) -> bool:
-    return any(source == place or source.startswith(f"{place}/") for place in let_in)

@@ -69,6 +69,8 @@ def test_new_rules_hold_without_a_restart_and_it_says_that_it_has_read_them(
 def test_it_waits_for_its_files(tmp_path: Path) -> None:
     served = ServedBroker(tmp_path)
     with as_process(served) as process:
+        until("it waits", lambda: "waits for its files" in served.log.read_text())
+        served.put_rules()  # without the others it must not begin
         assert served.has_read() == ""
         served.put_files()
         until("it answers", lambda: _answers(served))
@@ -76,12 +78,15 @@ def test_it_waits_for_its_files(tmp_path: Path) -> None:
         assert process.poll() is None
 
 
-def test_a_new_certificate_makes_it_start_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", ["server.pem", "mosquitto.conf"])
+def test_a_new_certificate_or_configuration_makes_it_start_again(
+    tmp_path: Path, changed: str
+) -> None:
     served = ServedBroker(tmp_path)
     served.put_files()
     with as_process(served) as process:
         until("it answers", lambda: _answers(served))
-        with (served.files / "server.pem").open("a") as certificate:
-            certificate.write("# renewed\n")
+        with (served.files / changed).open("a") as file:
+            file.write("# renewed\n")
 
         assert process.wait(WAIT_SECONDS_MAX) == 0  # its engine starts it again

@@ -18,7 +18,7 @@ IMAGE: str = SERVICES["broker"]["image"]
 PORT = 8883  # in the container
 WAIT_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.1
-_IN_CONTAINER = ("/mosquitto/config", "/mosquitto/data")
+_IN_CONTAINER = ("/broker", "/broker-state")
 
 
 class ServedBroker:
@@ -30,6 +30,8 @@ class ServedBroker:
         self.state = directory / "state"
         self.files.mkdir()
         self.state.mkdir()
+        self.log = directory / "log"
+        self.log.touch()
 
     def put_files(self, *, config: str = "", state: str = "", port: int = 0) -> None:
         """Args: config, state: where the broker will see them, if not here."""
@@ -73,7 +75,8 @@ class ServedBroker:
 def as_process(broker: ServedBroker) -> Iterator["subprocess.Popen[bytes]"]:
     command = [str(START_BROKER), str(broker.files), str(broker.state)]
     # A group of its own: the shell and the broker under it end together.
-    process = subprocess.Popen(command, start_new_session=True)
+    with broker.log.open("ab") as log:
+        process = subprocess.Popen(command, start_new_session=True, stderr=log)
     try:
         yield process
     finally:
