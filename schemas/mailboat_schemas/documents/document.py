@@ -3,10 +3,19 @@
 from typing import Annotated, Any, Literal
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetPydanticSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    GetPydanticSchema,
+)
 from pydantic_core import core_schema
 
 API_VERSION = "mailboat/v1"
+
+SIZE_PATTERN = r"^ *[0-9]+(?:\.[0-9]+)? *(?:B|[KkMmGg][Ii]?[Bb])? *$"
 
 _BYTES_PER = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 _BYTES_PER |= {"KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -52,6 +61,14 @@ def _size_schema(source: Any, handler: Any) -> core_schema.CoreSchema:
     return core_schema.no_info_before_validator_function(parse_size, given)
 
 
+def _size_json_schema(core: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> Any:
+    """What people write has a unit, and an editor must not call it a mistake."""
+    number = handler(core)
+    if handler.mode != "validation":
+        return number
+    return {"anyOf": [number, {"type": "string", "pattern": SIZE_PATTERN, "examples": ["256MiB"]}]}
+
+
 def _version_range(text: str) -> str:
     try:
         SpecifierSet(text)
@@ -62,5 +79,5 @@ def _version_range(text: str) -> str:
     return text
 
 
-SizeBytes = Annotated[int, GetPydanticSchema(_size_schema)]
+SizeBytes = Annotated[int, GetPydanticSchema(_size_schema, _size_json_schema)]
 VersionRange = Annotated[str, AfterValidator(_version_range)]

@@ -6,7 +6,9 @@ duplicate keys (the last one silently wins in YAML).
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +22,7 @@ from mailboat_schemas.errors import DocumentInvalid
 DOCUMENT_BYTES_MAX = 1 << 20
 DEPTH_MAX = 32
 NODES_MAX = 100_000
+DOCUMENTS_MAX = 1000  # of one file
 _VALID_KEYS_SHOWN = 8
 
 Kind = TypeVar("Kind", bound=Document)
@@ -44,13 +47,63 @@ def load_document(path: Path, kind: type[Kind]) -> Kind:
 
 def parse_document(content: bytes, kind: type[Kind], *, source: str) -> Kind:
     """As `load_document`, for bytes that came from elsewhere; ``source`` names them in errors."""
+    _refuse_large(content, source)
+    roots = _compose(content, source)
+    if len(roots) > 1:
+        raise _invalid(
+            source, roots[1].start_mark, "is a second document", "keep one in this file."
+        )
+    return _validated(roots[0], kind, source)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A document, and where it stands: ``file:line``."""
+
+    document: Document
+    place: str
+
+
+def parse_documents(
+    content: bytes, kinds: Mapping[str, type[Document]], *, source: str
+) -> tuple[Placed, ...]:
+    """Every document of a file, parted by ``---``; ``kinds`` by the word after ``kind:``.
+
+    Raises:
+        DocumentInvalid: as `parse_document`; or one of a kind that is not among these.
+    """
+    _refuse_large(content, source)
+    found = []
+    for root in _compose(content, source):
+        kind = kinds[_kind_of(root, kinds, source)]
+        place = f"{source}:{root.start_mark.line + 1}"
+        found.append(Placed(_validated(root, kind, source), place))
+    return tuple(found)
+
+
+def _kind_of(root: yaml.Node, kinds: Mapping[str, object], source: str) -> str:
+    pairs = root.value if isinstance(root, yaml.MappingNode) else ()
+    for key, value in pairs:
+        if key.value == "kind" and isinstance(value, yaml.ScalarNode):
+            if value.value in kinds:
+                return str(value.value)
+            near = difflib.get_close_matches(value.value, kinds, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"kinds here: {', '.join(kinds)}."
+            problem = f"there is no kind {value.value[:80]!r} here"
+            raise _invalid(source, value.start_mark, problem, hint)
+    raise _invalid(source, root.start_mark, "has no kind", _FIRST_LINES)
+
+
+def _refuse_large(content: bytes, source: str) -> None:
     if len(content) > DOCUMENT_BYTES_MAX:
         raise DocumentInvalid(
             source,
             f"is over the limit of {DOCUMENT_BYTES_MAX} bytes",
             next_step="a document describes files, it does not contain them.",
         )
-    root = _compose(content, source)
+
+
+def _validated(root: yaml.Node, kind: type[Kind], source: str) -> Kind:
     _refuse_aliases(root, source)
     places: dict[Path_, yaml.Mark] = {}
     data = _plain(root, (), places, source)
@@ -65,10 +118,11 @@ def parse_document(content: bytes, kind: type[Kind], *, source: str) -> Kind:
 _FIRST_LINES = "begin with `apiVersion: mailboat/v1` and `kind:`."
 
 
-def _compose(content: bytes, source: str) -> yaml.Node:
+def _compose(content: bytes, source: str) -> list[yaml.Node]:
+    """The documents of a file, without those that are empty; at least one."""
     try:
         text = content.decode("utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        roots = list(islice(yaml.compose_all(text, Loader=yaml.SafeLoader), DOCUMENTS_MAX + 1))
     except UnicodeDecodeError as error:
         raise DocumentInvalid(
             source, f"is not UTF-8 at byte {error.start}", next_step="save it as UTF-8."
@@ -79,9 +133,13 @@ def _compose(content: bytes, source: str) -> yaml.Node:
         raise _invalid(source, mark, problem, "mend the YAML at this place.") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise DocumentInvalid(source, "is not YAML", next_step="mend the file.") from error
-    if root is None:
+    if len(roots) > DOCUMENTS_MAX:
+        mark = roots[-1].start_mark
+        raise _invalid(source, mark, f"is one document more than {DOCUMENTS_MAX}", "split it.")
+    roots = [root for root in roots if root.tag != "tag:yaml.org,2002:null"]
+    if not roots:
         raise DocumentInvalid(source, "is empty", next_step=_FIRST_LINES)
-    return root
+    return roots
 
 
 def _refuse_aliases(root: yaml.Node, source: str) -> None:
@@ -110,7 +168,12 @@ def _plain(node: yaml.Node, path: Path_, places: dict[Path_, yaml.Mark], source:
         return [
             _plain(item, (*path, index), places, source) for index, item in enumerate(node.value)
         ]
-    return yaml.SafeLoader("").construct_object(node)
+    try:
+        return yaml.SafeLoader("").construct_object(node)
+    except (ValueError, yaml.YAMLError) as error:  # a 13th month, a tag of some other program
+        raise _invalid(
+            source, node.start_mark, "is no value of YAML", "mend this value."
+        ) from error
 
 
 def _mapping(
@@ -135,9 +198,19 @@ def _explain(
     start: yaml.Mark,
     source: str,
 ) -> DocumentInvalid:
+    found = error.errors()
+    # A list with one bad item is also called too short; what is inside explains it.
+    inner = [
+        each
+        for each in found
+        if not any(
+            len(other["loc"]) > len(each["loc"]) and other["loc"][: len(each["loc"])] == each["loc"]
+            for other in found
+        )
+    ]
     # A misspelt key explains the missing one beside it, so unknown keys come first.
     details = min(
-        error.errors(),
+        inner,
         key=lambda item: (item["type"] != "extra_forbidden", _line(item, places)),
     )
     location = details["loc"]
