@@ -86,12 +86,23 @@ class HttpsStream:
             ServerUnavailable, DownloadInterrupted, ConfigurationInvalid
         """
         with self._answered(url, headers) as response:
-            content = bytearray()
-            for chunk in response.iter_raw():
-                content += chunk
-                if len(content) > bytes_max:
-                    raise PayloadTooLarge(kind, len(content), bytes_max)
-            return Answer(response.status_code, dict(response.headers), bytes(content))
+            return _whole(response, kind, bytes_max)
+
+    def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, *, kind: str, bytes_max: int
+    ) -> Answer:
+        """An answer of any status, whole. A redirect is an answer too: what is sent goes to the
+        address that was named, and nowhere else.
+
+        Raises:
+            PayloadTooLarge, ServerUnavailable, DownloadInterrupted, ConfigurationInvalid
+        """
+        _require_https(url)
+        with (
+            connection_errors(url),
+            self._client.stream("POST", url, headers=headers, content=body) as response,
+        ):
+            return _whole(response, kind, bytes_max)
 
     @contextmanager
     def open_at(
@@ -123,6 +134,15 @@ class HttpsStream:
             f"{urlsplit(url).netloc} redirects more than {REDIRECTS_MAX} times.",
             next_step="look at that server; its answers go in a circle.",
         )
+
+
+def _whole(response: httpx2.Response, kind: str, bytes_max: int) -> Answer:
+    content = bytearray()
+    for chunk in response.iter_raw():
+        content += chunk
+        if len(content) > bytes_max:
+            raise PayloadTooLarge(kind, len(content), bytes_max)
+    return Answer(response.status_code, dict(response.headers), bytes(content))
 
 
 def begins_at(response: httpx2.Response, offset: int) -> int:

@@ -97,6 +97,23 @@ def take(
     )
 
 
+def fetch(
+    source: Source, files: Iterable[RemoteFile], directory: Path, on_progress: Progress
+) -> dict[str, str]:
+    """Fetch these files, without a YAML that names them; sha256 by name. Goes on where it stopped.
+
+    Raises:
+        DigestMismatch: of what is offered. DiskFull: here.
+        ServerUnavailable, DownloadInterrupted: a retry goes on.
+    """
+    place = directory / DIRECTORY
+    _make(place)
+    fetched = _Fetched(place, source, on_progress)
+    for file in files:
+        fetched.bring(file)
+    return fetched.digests
+
+
 def tree_digest(digests: Iterable[tuple[str, str]]) -> str:
     """Of files by name and sha256: the sha256 of what `sha256sum` prints for them, by name."""
     lines = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(digests))
