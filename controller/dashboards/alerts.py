@@ -227,6 +227,17 @@ ALERTS = (
         next_step="give the site a time server; expiries go by the signed time meanwhile.",
     ),
     Alert(
+        name="MailboatDrillFailed",
+        expr='mailboat_drill_devices{outcome="failed"} > 0',
+        held_for="0m",
+        severity=_LOOK,
+        summary=(
+            "Devices of {{ $labels.hardware_class }} could not go back from their release of "
+            "{{ $labels.model }} to the one before."
+        ),
+        next_step="`mailboat drill list --outcome failed` names them and says why: docs/drills.md.",
+    ),
+    Alert(
         name="MailboatWebhookStuck",
         expr="time() - mailboat_webhook_oldest_waiting_timestamp_seconds > 3600",
         held_for="5m",

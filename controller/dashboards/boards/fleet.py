@@ -109,6 +109,28 @@ _LATELY = (
         prom(per_second("mailboat_release_events_total", OF, "kind"), "{{kind}}"),
     ),
     chart(
+        "A way back that was proven",
+        "Share of devices on which a rollback drill passed in the last thirty days.",
+        "percentunit",
+        prom(
+            share(
+                summed("mailboat_drill_devices_passed_lately", OF, "hardware_class, model"),
+                summed("mailboat_model_devices_assigned", OF, "hardware_class, model"),
+            ),
+            "{{model}} {{hardware_class}}",
+        ),
+        most=1,
+    ),
+    chart(
+        "A return would take",
+        "On nine of ten devices, by their last drill that passed.",
+        "s",
+        prom(
+            f"max by (hardware_class, model) (mailboat_drill_return_p90_seconds{{{OF}}})",
+            "{{model}} {{hardware_class}}",
+        ),
+    ),
+    chart(
         "Manual interventions",
         "Orders that people gave in the last day, by the audit log.",
         "short",

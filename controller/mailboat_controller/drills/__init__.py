@@ -1,0 +1,1 @@
+"""Rollback drills: ordered here, made by the devices."""
