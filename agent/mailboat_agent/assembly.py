@@ -16,13 +16,15 @@ from mailboat_agent.degraded.modes import Counts
 from mailboat_agent.degraded.pressure import Gauge
 from mailboat_agent.degraded.telling import Degraded
 from mailboat_agent.device_orders import DeviceOrders
-from mailboat_agent.facts import Device
+from mailboat_agent.facts import Device, agent_version
 from mailboat_agent.identity.credentials import Credentials
 from mailboat_agent.journal.event_journal import Journal
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.link.acknowledgement import AckReader
 from mailboat_agent.logs.recording import LogRecorder
+from mailboat_agent.overlays.in_force import ConfigInForce
 from mailboat_agent.reconcile import Reconciler
+from mailboat_agent.serving.gateway import Gateway
 from mailboat_agent.serving.launch import Launch
 from mailboat_agent.serving.process_usage import total_memory_bytes
 from mailboat_agent.serving.residency import Residency
@@ -75,6 +77,26 @@ def make_recorder(
     )
 
 
+def make_gateway(
+    config: AgentConfig, runtime: Runtime, degraded: Degraded, overlays: ConfigInForce | None
+) -> Gateway:
+    """
+    Raises:
+        ConfigurationInvalid: it cannot listen where it should.
+    """
+    return Gateway(
+        runtime,
+        host=config.serve_host,
+        port=config.serve_port,
+        socket_path=config.serve_socket,
+        socket_mode=int(config.serve_socket_mode, 8),
+        version=agent_version(),
+        answering=degraded.answers,
+        feedback=runtime.live.feedback,
+        config=None if overlays is None else lambda: overlays.shown,
+    )
+
+
 def make_reconciler(
     config: AgentConfig,
     device: Device,
@@ -87,6 +109,7 @@ def make_reconciler(
     rng: random.Random,
     wake: Callable[[], None],
     meter: Meter,
+    pressure: Callable[[], str],
 ) -> Reconciler:
     source = credentials.artifacts(rng)
     bench = Workbench(
@@ -112,6 +135,8 @@ def make_reconciler(
         wake=wake,
         drift_check_seconds=config.drift_check_seconds,
         drift_check_bytes_per_second=config.drift_check_bytes_per_second,
+        pressure=pressure,
+        config=ConfigInForce(config.data_dir, device, manifest, file=config.config_file),
     )
 
 

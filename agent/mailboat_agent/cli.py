@@ -8,9 +8,12 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mailboat_agent.drill.command import add_parser as add_drill_parser
+from mailboat_agent.drill.command import run_drill
 from mailboat_agent.journal.inspection_command import add_parser as add_db_parser
+from mailboat_agent.overlays.command import add_parser as add_config_parser
 from mailboat_schemas.errors import (
     ConfigurationInvalid,
     MailboatError,
@@ -112,9 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     busy.add_argument("--json", action="store_true", help="one JSON object")
     busy.set_defaults(command=_busy)
 
+    add_drill_parser(commands, DEFAULT_CONFIG, _CONFIG_HELP).set_defaults(command=_drill)
     add_db_parser(commands, DEFAULT_CONFIG, _CONFIG_HELP).set_defaults(command=_db)
 
     _add_explain(commands)
+    add_config_parser(commands, DEFAULT_CONFIG, _CONFIG_HELP)
 
     install = commands.add_parser(
         "install-service", help="write the systemd units of the agent and its workers"
@@ -202,6 +207,7 @@ def _run(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from mailboat_agent.config import AgentConfig
     from mailboat_agent.status import read_status
+    from mailboat_agent.status_lines import describe
 
     status = read_status(AgentConfig.read(options.config).data_dir)
     print(json.dumps(status) if options.json else "\n".join(describe(status)))
@@ -257,6 +263,12 @@ def _explain(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _drill(options: argparse.Namespace) -> int:
+    passed, lines = run_drill(options)
+    print("\n".join(lines))
+    return EXIT_OK if passed else EXIT_FAILURE
+
+
 def _busy(options: argparse.Namespace) -> int:
     from mailboat_agent import busy
     from mailboat_agent.config import AgentConfig
@@ -292,49 +304,6 @@ def _install_service(options: argparse.Namespace) -> int:
         print(f"Wrote {path}.")
     print(f"next step: {START}")
     return EXIT_OK
-
-
-def describe(status: dict[str, Any]) -> list[str]:
-    """A status for people, line by line."""
-    from mailboat_agent.degraded.status_lines import describe_degraded
-    from mailboat_agent.telemetry.figures import describe_telemetry
-    from mailboat_agent.transfer_lines import describe_transfers
-
-    report = status["report"]
-    link = "connected" if status["connected"] else "not connected"
-    expires = status["trust_expires"] or "unknown"
-    unconfirmed = status["unconfirmed"]
-    waiting = f"{unconfirmed['events']} events, {unconfirmed['telemetry']} telemetry windows"
-    lines = [
-        f"device    {report['device']} of {report['fleet']}, class {report['hardware_class']}",
-        f"broker    {link}, not yet confirmed: {waiting}",
-        f"manifest  {report['manifest_counter'] or 'none yet'}, trust metadata until {expires}",
-        f"serving   {status['serving']['url']}/v2",
-    ]
-    lines += describe_drift(status.get("drift") or {})
-    lines += describe_transfers(status)
-    lines += describe_degraded(status.get("degraded") or {})
-    lines += describe_telemetry(status.get("telemetry") or {})
-    lines += [f"note      {note}" for note in report["notes"]]
-    for model in report["models"]:
-        serving = model["serving_version"] or "nothing"
-        lines.append(f"model     {model['model']}: {model['phase']}, serves {serving}")
-        if model["target_version"]:
-            lines.append(f"          on its way: {model['target_version']}")
-        if model["because"]:
-            lines.append(f"          {model['because']}")
-    return lines
-
-
-def describe_drift(drift: dict[str, Any]) -> list[str]:
-    """What the last check of the disk found; nothing before the first."""
-    if not drift.get("checked_at") and not drift.get("damaged"):
-        return []
-    checked = f"checked {drift['checked_at']}, {drift['files']} files"
-    if not drift["checked_at"]:
-        checked = "not checked since the start"
-    counted = f"{len(drift['damaged'])} damaged, {drift['repaired']} repaired since the start"
-    return [f"disk      {checked}; {counted}", *(f"          {each}" for each in drift["damaged"])]
 
 
 if __name__ == "__main__":

@@ -65,6 +65,9 @@ class AgentConfig(BaseModel):
         default="0660", pattern=r"^0?[0-7]{3}$", description="who may connect to it"
     )
 
+    config_file: Path | None = Field(
+        default=None, description="where the application reads the config's values; None: nowhere"
+    )
     memory_budget: SizeBytes = Field(
         default=512 << 20, description="what one release may use at its peak"
     )
@@ -155,7 +158,14 @@ class AgentConfig(BaseModel):
             raise _invalid(path, error) from error
         base = path.absolute().parent
         paths = ("data_dir", "ca", "certificate", "key", "trust_root")
-        optional = ("worker_socket", "mirror_ca", "object_store_ca", "serve_socket", "busy_file")
+        optional = (
+            "worker_socket",
+            "mirror_ca",
+            "object_store_ca",
+            "serve_socket",
+            "busy_file",
+            "config_file",
+        )
         given = [name for name in optional if getattr(config, name) is not None]
         settings: dict[str, object] = {n: base / getattr(config, n) for n in (*paths, *given)}
         settings["remote"] = tuple(endpoint.below(base) for endpoint in config.remote)

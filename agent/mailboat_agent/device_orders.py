@@ -14,6 +14,7 @@ from mailboat_agent.link.acknowledgement import AckReader, open_order
 from mailboat_agent.trust.kept_manifests import read_bounded
 from mailboat_agent.trust.manifest import Manifest
 from mailboat_schemas.device_orders import DeviceDesired
+from mailboat_schemas.envelope import Envelope
 from mailboat_schemas.errors import DiskFull, MailboatError
 
 FILE_NAME = "device-order.msgpack"
@@ -41,19 +42,30 @@ class DeviceOrders:
         """One whose signature held; False for one that is no news. The newest counter wins."""
         held = self._device.order
         if held is not None and order.counter <= held.counter:
-            if order == held:
-                self._bring_documents(order)  # the bundle that has them may have come since
+            if order.counter == held.counter:
+                self._say_again(held, payload)
             return False
         if held is None or (order.holds, order.pins) != (held.holds, held.pins):
             _log.info(
                 "%d holds and %d pins stand for this device.", len(order.holds), len(order.pins)
             )
         self._accept(order)
+        self._keep(payload)
+        return True
+
+    def _say_again(self, held: DeviceDesired, payload: bytes) -> None:
+        """The controller repeats what stands, signed anew and with another ``issued``."""
+        self._bring_documents(held)  # the bundle that has them may have come since
+        # The director's key may be another by now, or the disk was full when the first one came.
+        # Nothing is written as long as what is kept still counts.
+        if kept_order(self._path.parent, self._manifest, self._device.device) is None:
+            self._keep(payload)
+
+    def _keep(self, payload: bytes) -> None:
         try:
             replace_durably(self._path, payload)
         except (DiskFull, DiskFailing) as error:
             _log.warning("The order for this device could not be kept: %s", error)
-        return True
 
     def _accept(self, order: DeviceDesired) -> None:
         self._device.order = order
@@ -67,7 +79,7 @@ class DeviceOrders:
 def kept_order(data_dir: Path, manifest: Manifest, device: str) -> DeviceDesired | None:
     """What stood when it came, if it still holds against the newest trust metadata."""
     try:
-        payload = read_bounded(data_dir / FILE_NAME, DeviceDesired.wire_bytes_max)
+        payload = read_bounded(data_dir / FILE_NAME, Envelope.wire_bytes_max)
         return open_order(payload, manifest, device)
     except FileNotFoundError:
         return None

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -114,24 +114,33 @@ class Errands:
         self._shadowed = ""  # how far the shadow that runs is
         self._tally: tuple[str, Tally] = ("", Tally())  # of a release that is being fetched
 
-    def stage(self, document: ReleaseDocument, step: Stage) -> None:
+    def stage(
+        self, document: ReleaseDocument, step: Stage, *, whole_file_bytes_max: int | None = None
+    ) -> None:
+        """Args: whole_file_bytes_max: over a metered link, by policy; None: any."""
         digest = step.candidate.digest
         self._manifest.put_back_document(digest)  # no download brings it
         if self._tally[0] != digest:
             self._tally = (digest, Tally())
         self.progress = Progress(tally=self._tally[1])
-        work = self._bench.stage(document, self.progress, self._terms(document))
+        terms = replace(
+            self._terms(document, is_emergency=step.candidate.is_emergency),
+            whole_file_bytes_max=whole_file_bytes_max,
+        )
+        work = self._bench.stage(document, self.progress, terms)
         self._begin(Kind.STAGE, digest, step, work)
 
-    def _terms(self, document: ReleaseDocument) -> Terms:
+    def _terms(self, document: ReleaseDocument, *, is_emergency: bool) -> Terms:
         """A release does not wait for the link's budget if nothing serves without it, as after a
-        withdrawal, or if what serves has a lower security version."""
+        withdrawal, if what serves has a lower security version, or if its plan is an emergency."""
         desired, serving = self._manifest.desired, self._bench.serving(self._model)
         runs = None if serving is None else self._manifest.document(serving.digest)
         return Terms(
             offered=self._manifest.offered_deltas(),
             class_is_metered=desired is not None and desired.metered,
-            urgent=runs is None or document.security_version > runs.security_version,
+            urgent=is_emergency
+            or runs is None
+            or document.security_version > runs.security_version,
         )
 
     def tell_failed_deltas(self, ledger: Ledger, work: Work, now: datetime) -> None:

@@ -15,16 +15,18 @@ from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.carrier.preview import Held, copy_of_what_is_held
 from mailboat_agent.config import AgentConfig
 from mailboat_agent.device_orders import kept_order
+from mailboat_agent.device_rules import behind
 from mailboat_agent.facts import UNKNOWN_RUNTIME, Device, Look
 from mailboat_agent.identity.device_key import load_identity
 from mailboat_agent.model_view import ModelView
+from mailboat_agent.overlays.in_force import ConfigInForce, running
 from mailboat_agent.serving.process import RuntimeFacts, WorkerNotStarted
 from mailboat_agent.serving.runtime_facts import runtime_facts
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.status import read_status
 from mailboat_agent.update.decide import decide
 from mailboat_agent.update.situation import Situation, candidate_for
-from mailboat_agent.update.state import DeviceState, ModelState
+from mailboat_agent.update.state import DeviceState, Installed, ModelState
 from mailboat_agent.update.time_floor import stands_before, stands_far_ahead, time_floor
 from mailboat_schemas.desired import ReleaseRef
 from mailboat_schemas.eligibility import evaluate
@@ -67,6 +69,9 @@ def explain(config: AgentConfig, now: datetime, model: str = "") -> dict[str, An
                 f"This device has nothing to do with a model {model}.",
                 next_step=f"its models: {', '.join(sorted(models)) or 'none yet'}.",
             )
+        serving = [(name, each.serving) for name, each in state.models.items()]
+        overlays = ConfigInForce(config.data_dir, device, held.manifest)
+        overlays.peek(running(serving, held.manifest))
         look = _look(held, state, now)
         issued = None if desired is None else datetime.fromtimestamp(desired.issued, UTC)
         expires = held.manifest.expires
@@ -113,10 +118,20 @@ def _model(
         "serving": None if serving is None else serving.version,
         "next": type(step).__name__,
         "because": step.because,
+        "stale": _stale(device, held, model, serving, look),
         "releases": [
             _release(situation, role, ref, look.now) for role, ref in _named(situation, look.now)
         ],
     }
+
+
+def _stale(
+    device: Device, held: Held, model: str, serving: Installed | None, look: Look
+) -> list[str]:
+    """As far as is known here: what was approved since the trust metadata came is not."""
+    if serving is None or not look.clock_trusted:
+        return []
+    return list(behind(device, held.manifest, model, serving.version, look.now).broken)
 
 
 def _named(situation: Situation, now: datetime) -> Iterator[tuple[str, ReleaseRef]]:
@@ -202,6 +217,7 @@ def in_words(found: Mapping[str, Any]) -> list[str]:
     for model in found["models"]:
         serving = model["serving"] or "nothing"
         lines += ["", f"model     {model['model']}: {model['phase']}, serves {serving}"]
+        lines += [f"  stale: {each}" for each in model["stale"]]
         for release in model["releases"]:
             verdict = "may be installed" if release["eligible"] else "not now"
             lines.append(f"  {release['version']} ({release['role']}): {verdict}")

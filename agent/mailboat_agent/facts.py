@@ -12,6 +12,7 @@ from mailboat_agent.update.state import ModelState
 from mailboat_schemas.device_orders import DeviceDesired
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.eligibility import DeviceFacts
+from mailboat_schemas.overlays import NO_CONFIG, ConfigChoice
 from mailboat_schemas.reports import ReportedFacts
 
 ORDER_NOTES_MAX = 4  # others have to be said too
@@ -44,6 +45,8 @@ class Device:
     agent_version: str
     failure_mode: FailureMode | None = None  # stricter than the class's, if it must be
     order: DeviceDesired | None = None  # what people asked of this device alone
+    config: ConfigChoice = NO_CONFIG  # what is in force of that which people signed
+    policy_version: str | None = None
     runtime: RuntimeFacts = UNKNOWN_RUNTIME  # asked beside what begins to serve, until answered
 
     @classmethod
@@ -106,10 +109,13 @@ class Device:
             held_files=store.digests() | store.content_keys.ids(),
             failed=state.failed,
             security_versions={model: state.security_version},
+            switched_at={} if state.serving is None else {model: state.switched_at},
             trust_fresh=look.trust_fresh,
             clock_trusted=look.clock_trusted,
             holds=() if self.order is None else self.order.holds,
             pins=() if self.order is None else self.order.pins,
+            config=self.config,
+            policy_version=self.policy_version,
         )
 
     def reported(self, store: ReleaseStore) -> ReportedFacts:

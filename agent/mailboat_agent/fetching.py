@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from mailboat_agent.artifacts.content_keys import ContentKeys
 from mailboat_agent.artifacts.disk_room import DiskRoom, require_room
-from mailboat_agent.artifacts.metered import Meter, Spending
+from mailboat_agent.artifacts.metered import Meter, Spending, TooMuchForPolicy
 from mailboat_agent.artifacts.mirrored_source import ArtifactSource
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.background import in_background
@@ -36,6 +36,7 @@ class Terms:
 
     offered: Offered = NO_DELTAS
     class_is_metered: bool = False
+    whole_file_bytes_max: int | None = None  # over a metered link, by policy
     urgent: bool = False  # it does not wait for a metered link's budget
 
 
@@ -163,6 +164,9 @@ class Fetching:
             if not await self.deltas.bring(digest, length, offered, progress.tally, on_progress):
                 progress.form = "full"
                 if meter is not None and not terms.urgent:
+                    most = terms.whole_file_bytes_max
+                    if most is not None and length > most:
+                        raise TooMuchForPolicy(length, most)
                     meter.require(length - self._store.staged_bytes(digest))
                 await self._fetch_whole(digest, length, progress.tally, on_progress)
         finally:

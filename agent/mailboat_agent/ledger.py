@@ -44,6 +44,8 @@ PROVOKED = (
     EventKind.TRUST_STALE,
     EventKind.DEGRADED,
     EventKind.SECURITY,
+    EventKind.DRILL_FAILED,
+    EventKind.DRILL_SKIPPED,
 )
 PROVOKED_BURST = 100
 PROVOKED_SECONDS_EACH = 600  # afterwards: a thousand rows in a week

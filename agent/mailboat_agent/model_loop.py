@@ -22,9 +22,11 @@ from mailboat_agent.model_results import ModelResults
 from mailboat_agent.model_return import ModelReturn
 from mailboat_agent.model_view import ModelView
 from mailboat_agent.probation import Probation
+from mailboat_agent.restarts import Restart
 from mailboat_agent.trust.manifest import Manifest
 from mailboat_agent.update import moves
 from mailboat_agent.update.decide import REFUSING_CHECKS, decide
+from mailboat_agent.update.drill import Target, drill_target
 from mailboat_agent.update.refuge import fall_back_to, should_serve
 from mailboat_agent.update.retry import Backoff
 from mailboat_agent.update.situation import Situation
@@ -93,6 +95,7 @@ class ModelLoop:
             tries=tries,
             way_back=self._way_back,
         )
+        self._restart = Restart(model, ledger)
         self.step: Step = Keep(because="not looked at yet")
         self.because = ""
 
@@ -123,6 +126,10 @@ class ModelLoop:
             in_memory=self._bench.in_memory(self.model),
             cannot_fetch=self._results.cannot_fetch,
         )
+
+    def drill_target(self, look: Look) -> Target:
+        """Where a rollback of what serves would go now."""
+        return drill_target(self._situation(look))
 
     def on_new_manifest(self) -> None:
         self._staging.forget()
@@ -160,6 +167,8 @@ class ModelLoop:
             _log.warning("%s: %s", self.model, error)
         else:
             self._recording.forget()
+        serving = self._bench.serving(self.model)
+        self._restart.look(self.state, "" if serving is None else serving.digest, look)
         tell_callers(self.view, self._bench, self.because)
 
     async def _look(self, look: Look) -> None:
@@ -237,9 +246,13 @@ class ModelLoop:
     def _stage(self, step: Stage, look: Look) -> None:
         if self._staging.trouble:
             self.because = f"{step.because}; {self._staging.trouble}"
-        document = step.candidate.document
-        if document and self._staging.may_begin(step.candidate.digest, look.monotonic):
-            self._errands.stage(document, step)
+        candidate = step.candidate
+        document, urgent = candidate.document, candidate.is_emergency
+        if document and self._staging.may_begin(
+            candidate.digest, look.monotonic, is_emergency=urgent
+        ):
+            most = self.view.rules.metered_file_bytes_max
+            self._errands.stage(document, step, whole_file_bytes_max=most)
 
     def _run_trial(self, step: RunTrial, look: Look) -> None:
         active = self.state.active
@@ -301,7 +314,9 @@ class ModelLoop:
                 pass
             case Verdict.PASSED:
                 reached = document.security_version
-                moved = moves.committed(self.state, judgement.because, security_version=reached)
+                moved = moves.committed(
+                    self.state, judgement.because, security_version=reached, at=look.now
+                )
                 self._record.make(moved, look, judgement.evidence)
                 self.probation.forget()
             case Verdict.FAILED:

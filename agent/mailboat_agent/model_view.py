@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from mailboat_agent.artifacts.release_store import ReleaseStore
+from mailboat_agent.device_rules import device_rules, policy_of
 from mailboat_agent.drift.file_check import StoredFile
 from mailboat_agent.facts import Device, Look
 from mailboat_agent.trust.manifest import Manifest
@@ -15,6 +16,7 @@ from mailboat_schemas.device_orders import Pin
 from mailboat_schemas.documents.failure_mode import FailureMode, strictest
 from mailboat_schemas.documents.release import ReleaseDocument, Variant
 from mailboat_schemas.eligibility import pins_that_stand
+from mailboat_schemas.policy_rules import Rules
 
 
 class Records(Protocol):
@@ -45,6 +47,11 @@ class ModelView:
     def state(self) -> ModelState:
         return self._ledger.model(self.model)
 
+    @property
+    def rules(self) -> Rules:
+        """Of policy, as they apply to this device."""
+        return device_rules(self._device, self._manifest)
+
     def situation(
         self,
         look: Look,
@@ -64,7 +71,12 @@ class ModelView:
             model=self.model,
             assignment=self._manifest.assignment(self.model),
             state=self.state,
-            facts=replace(facts, pins=self._pins()),
+            facts=replace(
+                facts,
+                pins=self._pins(),
+                rules=self.rules,
+                policy_version=policy_of(self._device, self._manifest).version,
+            ),
             known=known,
             failure_mode=strictest(self._manifest.failure_mode, self._device.failure_mode),
             attempt_running=attempt_running,

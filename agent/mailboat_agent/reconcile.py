@@ -15,12 +15,15 @@ from datetime import datetime
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.clock_watch import ClockWatch
+from mailboat_agent.device_rules import device_rules, policy_of
 from mailboat_agent.drift.schedule import CHECK_BYTES_PER_SECOND, CHECK_SECONDS
 from mailboat_agent.drift.watch import DriftWatch
+from mailboat_agent.drill.watch import DrillWatch
 from mailboat_agent.facts import Device, Look
 from mailboat_agent.intake import Intake
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.model_loop import ModelLoop
+from mailboat_agent.overlays.in_force import ConfigInForce, running
 from mailboat_agent.trust.manifest import Counter, Manifest, named_digests
 from mailboat_agent.update import moves
 from mailboat_agent.work import Workbench
@@ -47,7 +50,11 @@ class Reconciler:
         wake: Callable[[], None],
         drift_check_seconds: float = CHECK_SECONDS,
         drift_check_bytes_per_second: int = CHECK_BYTES_PER_SECOND,
+        pressure: Callable[[], str] = str,
+        config: ConfigInForce | None = None,
     ) -> None:
+        """``pressure`` is the word of heat or power while the device is under it, or empty."""
+        self.config = config  # None: a device that nobody signs a config for
         self._device = device
         self._ledger = ledger
         self._manifest = manifest
@@ -76,6 +83,14 @@ class Reconciler:
             rng=rng,
             every_seconds=drift_check_seconds,
             bytes_per_second=drift_check_bytes_per_second,
+        )
+        self.drills = DrillWatch(
+            device=device,
+            ledger=ledger,
+            bench=bench,
+            pressure=pressure,
+            rules=lambda: device_rules(device, manifest),
+            wake=wake,
         )
 
     @property
@@ -106,6 +121,8 @@ class Reconciler:
         except (DiskFull, DiskFailing) as error:
             _log.warning("What the kept manifest says could not be recorded: %s", error)
         self._make_loops()
+        if self.config is not None and (damage := self.config.open()):
+            self._ledger.tell_damage("config", damage, now)
 
     def begin_serving(self, now: datetime, monotonic: float) -> None:
         """Begin to load what the record says should serve. Needs nothing but the disk."""
@@ -123,11 +140,22 @@ class Reconciler:
                 self._intake.forget_failures()
             if self._intake.take_what_waited(now, monotonic):
                 self._heard_something_new()
+        self._look_at_config()
         look = self._look(now, monotonic)
         for loop in list(self.loops.values()):
             await loop.look(look)
+        self.drills.step(self.loops, look)
         self.drift.step([loop.view for loop in self.loops.values()], look)
         self._collect_garbage()
+
+    def _look_at_config(self) -> None:
+        """By what the record says should serve, which is written before it does."""
+        if self.config is None:
+            return
+        self._device.policy_version = policy_of(self._device, self._manifest).version
+        states = [(model, loop.state.serving) for model, loop in self.loops.items()]
+        if self.config.look(running(states, self._manifest)):
+            self._wake()
 
     def _look(self, now: datetime, monotonic: float) -> Look:
         self._clock.look_at_the_clock(now)
@@ -150,6 +178,7 @@ class Reconciler:
     async def close(self) -> None:
         """Drop what runs beside the loop; every part of it may be done again."""
         self.drift.close()
+        self.drills.close()
         tasks = [loop.work.task for loop in self.loops.values() if loop.work is not None]
         for task in tasks:
             task.cancel()

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from mailboat_agent.artifacts.disk_room import DiskRoom
 from mailboat_agent.artifacts.release_store import ReleaseStore
+from mailboat_agent.device_rules import behind
 from mailboat_agent.errand import Kind
 from mailboat_agent.facts import Device
 from mailboat_agent.identity.device_key import Identity
@@ -18,6 +19,7 @@ from mailboat_agent.update.steps import Stage, StartTrial
 from mailboat_schemas.codec import encode
 from mailboat_schemas.envelope import PayloadType, sign_as_device
 from mailboat_schemas.reports import DISK_STEP_BYTES, ModelPhase, ReportedModel, ReportedState
+from mailboat_schemas.staleness import NOTE as STALE
 
 FAILED_MAX = 256  # of the contract
 NOTES_MAX = 16
@@ -56,7 +58,7 @@ class Reporter:
             for model in state.models.values()
             for digest, epoch in model.failed.items()
         }
-        loops = self._reconciler.loops.values()
+        loops, config = self._reconciler.loops.values(), self._reconciler.config
         return ReportedState(
             fleet=device.fleet,
             device=device.device,
@@ -69,7 +71,8 @@ class Reporter:
             models=tuple(self._model(loop) for loop in loops)[:64],
             failed=dict(list(failed.items())[-FAILED_MAX:]),
             facts=facts.model_copy(update={"disk_free_bytes": steps * DISK_STEP_BYTES}),
-            notes=tuple([*device.order_notes(now), *self._notes(), *notes][:NOTES_MAX]),
+            notes=tuple([*device.order_notes(now), *self._notes(now), *notes][:NOTES_MAX]),
+            config=None if config is None else config.reported(),
         )
 
     def seal(self, report: ReportedState) -> bytes:
@@ -79,7 +82,7 @@ class Reporter:
         )
         return encode(envelope)
 
-    def _notes(self) -> list[str]:
+    def _notes(self, now: datetime) -> list[str]:
         notes = []
         if not self._reconciler.clock_trusted:
             notes.append("clock_untrusted")
@@ -93,13 +96,21 @@ class Reporter:
             serving = self._runtime.snapshot(model)
             if left_with_nothing(self._ledger.model(model)):
                 notes.append(f"nothing_to_serve:{model}")
+            if serving is not None and self._is_stale(model, serving.version, now):
+                notes.append(f"{STALE}{model}")
             if serving is not None and not serving.ready:
                 notes.append(f"worker_restarting:{model}")
+        if self._reconciler.config is not None:
+            notes += self._reconciler.config.notes()
         notes += self._reconciler.drift.notes
         if DiskRoom.of(self._store, self._device.disk_budget_bytes).is_nearly_full:
             notes.append("disk_nearly_full")
         notes += self._device.unconfined
         return notes
+
+    def _is_stale(self, model: str, serving: str, now: datetime) -> bool:
+        trusted = self._reconciler.clock_trusted
+        return trusted and bool(behind(self._device, self._manifest, model, serving, now).broken)
 
     def _model(self, loop: ModelLoop) -> ReportedModel:
         state, serving = loop.state, self._runtime.snapshot(loop.model)
@@ -119,11 +130,13 @@ class Reporter:
             target_digest=digest,
             because=loop.because[:500],
             security_version=state.security_version,
+            switched_at=state.switched_at,
             previous_version=None if state.previous is None else state.previous.version,
             previous_digest=None if state.previous is None else state.previous.digest,
             whole=loop.view.whole_releases()[:WHOLE_MAX],
             staged_bytes=in_steps(loop.progress.staged_bytes, total_bytes),
             total_bytes=total_bytes,
+            drill=self._reconciler.drills.reported(loop.model),
         )
 
 

@@ -24,7 +24,7 @@ from mailboat_agent.carrier.pickup import Pickup
 from mailboat_agent.carrier.spool import ImportSpool
 from mailboat_agent.config import AgentConfig
 from mailboat_agent.device_orders import DeviceOrders
-from mailboat_agent.facts import UNKNOWN_RUNTIME, Device, agent_version
+from mailboat_agent.facts import UNKNOWN_RUNTIME, Device
 from mailboat_agent.footprint import give_back
 from mailboat_agent.identity.credentials import Credentials
 from mailboat_agent.journal.event_journal import Journal
@@ -128,15 +128,8 @@ class Agent:
         orders = assembly.open_orders(config, device, self._manifest, self._ledger)
         reconciler.begin_serving(now, time.monotonic())
         self._gateway = gateway = await in_background(
-            lambda: Gateway(
-                self._runtime,
-                host=config.serve_host,
-                port=config.serve_port,
-                socket_path=config.serve_socket,
-                socket_mode=int(config.serve_socket_mode, 8),
-                version=agent_version(),
-                answering=self._degraded.answers,
-                feedback=self._runtime.live.feedback,
+            lambda: assembly.make_gateway(
+                self._config, self._runtime, self._degraded, reconciler.config
             ),
             name="gateway-start",
         )
@@ -268,6 +261,7 @@ class Agent:
         return {
             "telemetry": {} if self._recorder is None else self._recorder.figures(),
             "degraded": self._degraded.status(time.monotonic()),
+            "drills": reconciler.drills.for_people(),
             "downloads": transfers(reconciler.loops.values()),
             "disk": disk_figures(DiskRoom.of(self._store, self._config.disk_budget)),
             "metered": metered_figures(self._meter, class_is_metered=self._class_is_metered()),
@@ -322,6 +316,7 @@ class Agent:
             rng=self._rng,
             wake=self._wake.set,
             meter=self._meter,
+            pressure=lambda: self._degraded.gauge.reading.word,
         )
 
     def _make_poll(

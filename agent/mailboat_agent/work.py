@@ -74,12 +74,12 @@ class Workbench:
         busy: Busy = NEVER_BUSY,
     ) -> None:
         """``source`` is asked for when something is to be fetched, not before."""
-        self._store = store
+        self.store = store
         self._content_keys = content_keys
-        self._runtime = runtime
+        self.runtime = runtime
         self._hardware_class = hardware_class
         self._memory_budget_bytes = memory_budget_bytes
-        self._busy = busy
+        self.busy = busy
         self.imports = ImportSpool(store.data_dir)
         self.evidence = TrialEvidence(store.data_dir / "evidence")
         self._fetching = Fetching(
@@ -103,16 +103,16 @@ class Workbench:
         self, document: ReleaseDocument, progress: Progress, terms: Terms = NO_TERMS
     ) -> None:
         """Fetch what is lacking of this class's variant; raises as `Fetching.stage`."""
-        variant = self._variant(document)
+        variant = self.variant_of(document)
         await self._take_up_imported(variant)
         await self._fetching.stage(variant, progress, terms)
 
     async def _take_up_imported(self, variant: Variant) -> None:
         """What somebody carried here. A copy of no use costs nothing but a download."""
         for digest, length in variant.artifacts.items():
-            if self._store.has(digest) or not self.imports.has(digest, length):
+            if self.store.has(digest) or not self.imports.has(digest, length):
                 continue
-            move = partial(self.imports.move_into, self._store, digest, length)
+            move = partial(self.imports.move_into, self.store, digest, length)
             try:
                 await in_background(move, name="take-up")
             except (DigestMismatch, DiskFailing) as error:
@@ -122,7 +122,7 @@ class Workbench:
         """How much of a release's files came by import, until its trial has begun."""
         if document is None:
             return 0
-        return self.imports.imported_bytes(self._variant(document).artifacts)
+        return self.imports.imported_bytes(self.variant_of(document).artifacts)
 
     async def run_trial(self, document: ReleaseDocument) -> TrialReport:
         """
@@ -131,7 +131,7 @@ class Workbench:
             DigestMismatch, ArtifactMissing: a file is damaged; it was set aside.
             Transient: the device, not the release.
         """
-        variant = self._variant(document)
+        variant = self.variant_of(document)
         self.imports.forget_origins(variant.artifacts.keys())  # `trial_started` has told them
         golden = variant.file_of_role(FileRole.GOLDEN)
         reference = variant.file_of_role(FileRole.REFERENCE)
@@ -156,7 +156,7 @@ class Workbench:
                     interface=document.interface,
                     variant=variant,
                     memory_limit_bytes=self._memory_budget_bytes,
-                    launch=self._runtime.launch,
+                    launch=self.runtime.launch,
                     bundle=bundle,
                     serving=self._copy_of_serving(document, variant, opened),
                 )
@@ -181,7 +181,7 @@ class Workbench:
 
         Raises: as `run_trial`.
         """
-        variant, stop = self._variant(document), threading.Event()
+        variant, stop = self.variant_of(document), threading.Event()
         shadow = variant.health.shadow
 
         if shadow is None:  # decide() has asked before
@@ -190,7 +190,7 @@ class Workbench:
         def mirror(shadow: Shadow = shadow) -> Judgement:
             with ExitStack() as opened:
                 release = self._released(document, digest, variant, opened)
-                return shadow_candidate(self._runtime, release, shadow, stop=stop, tell=tell)
+                return shadow_candidate(self.runtime, release, shadow, stop=stop, tell=tell)
 
         try:
             return await in_background(mirror, name=f"shadow-{document.model}")
@@ -211,58 +211,71 @@ class Workbench:
             ReleaseRejected: it cannot be loaded, or its file is damaged and was set aside.
             Transient: the device, not the release.
         """
-        variant = self._variant(document)
+        variant = self.variant_of(document)
         before = self.serving(document.model)
         if can_wait and before is not None and before.digest != digest:
-            await self._busy.passes(document.model, lambda: bool(self.serving(document.model)))
+            await self.busy.passes(document.model, lambda: bool(self.serving(document.model)))
 
         def serve() -> None:
             with ExitStack() as opened:
                 reference = self._reference(variant, opened)
-                self._runtime.serve(self._released(document, digest, variant, opened))
-                serving = self._runtime.snapshot(document.model)
+                self.runtime.serve(self._released(document, digest, variant, opened))
+                serving = self.runtime.snapshot(document.model)
                 stay = 0 if serving is None else serving.serial
-                self._runtime.live.compare_with(document.model, digest, reference, stay=stay)
+                self.runtime.live.compare_with(document.model, digest, reference, stay=stay)
 
         await in_background(serve, name=f"load-{document.model}")
 
     def waits_because(self, model: str) -> str:
         """Why a switch that could be made is not made yet; empty if none waits."""
-        return self._busy.because(model)
+        return self.busy.because(model)
 
     def bar(self, model: str, digests: frozenset[str]) -> None:
         """From this moment on none of these serves; one that does is cut off. Does not block."""
-        self._runtime.bar(model, digests)
+        self.runtime.bar(model, digests)
 
     def explain_absence(self, model: str, absence: Absence | None) -> None:
-        self._runtime.explain_absence(model, absence)
+        self.runtime.explain_absence(model, absence)
 
     def note_fallback(self, model: str, digest: str, word: str) -> None:
-        self._runtime.note_fallback(model, digest, word)
+        self.runtime.note_fallback(model, digest, word)
 
     async def stop(self, model: str) -> None:
-        await in_background(lambda: self._runtime.stop(model), name=f"stop-{model}")
+        await in_background(lambda: self.runtime.stop(model), name=f"stop-{model}")
 
     def serving(self, model: str) -> ServingStats | None:
         """The release that serves now, with its counters since it began to."""
-        return self._runtime.snapshot(model)
+        return self.runtime.snapshot(model)
 
     def in_memory(self, model: str) -> str:
         """Digest of the release that serves from verified bytes in memory; "" if none does."""
-        return self._runtime.in_memory(model)
+        return self.runtime.in_memory(model)
 
     def verified_copy(self, model: str, sha256: str) -> int | None:
         """The serving model's own verified bytes, to repair a file from. The caller closes it."""
-        return self._runtime.verified_copy(model, sha256)
+        return self.runtime.verified_copy(model, sha256)
 
     def posted(self, model: str, digest: str) -> Posted:
         """What the application has said of this release's answers in this process."""
-        return self._runtime.live.feedback.posted(model, digest)
+        return self.runtime.live.feedback.posted(model, digest)
 
     def shifts(self, model: str, digest: str) -> tuple[Shift, ...] | None:
         """How far live traffic of this release is from its reference, the furthest first; None
         if nobody watches."""
-        return self._runtime.live.shifts(model, digest)
+        return self.runtime.live.shifts(model, digest)
+
+    def open_release(
+        self, document: ReleaseDocument, digest: str, opened: ExitStack
+    ) -> tuple[ServedRelease, int | None]:
+        """A release from verified bytes, and its golden samples, for who serves nobody with it.
+
+        Raises:
+            DigestMismatch, ArtifactMissing: a file is damaged; it was set aside.
+            SealedDamaged, Transient
+        """
+        golden = (variant := self.variant_of(document)).file_of_role(FileRole.GOLDEN)
+        release = self._released(document, digest, variant, opened)
+        return release, None if golden is None else self._open(golden, opened)
 
     def _released(
         self, document: ReleaseDocument, digest: str, variant: Variant, opened: ExitStack
@@ -297,7 +310,7 @@ class Workbench:
         """What relative gates compare with, if there are any."""
         if variant.health.relative is None:
             return None
-        serving = self._runtime.copy_of_serving(document.model)
+        serving = self.runtime.copy_of_serving(document.model)
         if serving is not None:
             opened.callback(os.close, serving.model_fd)
         return serving
@@ -324,10 +337,10 @@ class Workbench:
     def _descriptor(self, file: File) -> int:
         """Of verified bytes; the caller's to close."""
         if file.sealed is None:
-            return in_memory(self._store.open_verified(file.sha256), file.sha256)
-        return sealed_store.open_into_memory(self._store, self._content_keys, file, file.sealed)
+            return in_memory(self.store.open_verified(file.sha256), file.sha256)
+        return sealed_store.open_into_memory(self.store, self._content_keys, file, file.sealed)
 
-    def _variant(self, document: ReleaseDocument) -> Variant:
+    def variant_of(self, document: ReleaseDocument) -> Variant:
         variant = document.variant_for(self._hardware_class)
         if variant is None:  # eligibility has asked before; a document cannot lose one
             raise GateFailed("class_mismatch", f"No variant for {self._hardware_class}.")

@@ -13,6 +13,7 @@ UPTO_ALL = "f" * 16
 UPTO_NONE = ""  # compares below every position
 PPM = 1_000_000
 CAP_CONFIDENCE = 0.9999
+_NEGLIGIBLE = 1e-17
 
 
 def position(seed: str, device: str) -> str:
@@ -74,12 +75,25 @@ def cap_ppm(count: int, devices: int) -> int:
 
 
 def _at_least(count: int, trials: int, share: float) -> float:
-    """P(Binomial(trials, share) >= count): the chance that ``count`` positions lie below share."""
+    """P(Binomial(trials, share) >= count): the chance that ``count`` positions lie below share.
+
+    Summed from ``count`` away from the mean, where each term is smaller than the one before: some
+    thousand terms for a million trials.
+    """
     if share >= 1:
         return 1.0
-    log_share, log_rest = math.log(share), math.log1p(-share)
-    below = 0.0
-    for k in range(count):
-        log_choose = math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
-        below += math.exp(log_choose + k * log_share + (trials - k) * log_rest)
-    return 1.0 - below
+    odds = share / (1 - share)
+    above = share * trials < count
+    k = count if above else count - 1
+    log_choose = math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
+    term = math.exp(log_choose + k * math.log(share) + (trials - k) * math.log1p(-share))
+    total = term
+    while term > total * _NEGLIGIBLE:
+        if above:
+            term *= (trials - k) / (k + 1) * odds
+            k += 1
+        else:
+            term *= k / (trials - k + 1) / odds
+            k -= 1
+        total += term
+    return total if above else 1.0 - total

@@ -15,6 +15,7 @@ from mailboat_schemas.deltas import DELTAS_MAX, Delta
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.documents.rollout import PILOTS_MAX, WAVES_MAX
 from mailboat_schemas.names import ClassName, DeviceId, Digest, FleetId, ModelName, Version
+from mailboat_schemas.policy_rules import RULES_MAX, PolicyRule
 
 ASSIGNMENTS_MAX = 64  # models of one class
 TRUST_FILES_MAX = 512
@@ -84,6 +85,12 @@ class DesiredState(WireModel):
     metered: bool = Field(
         default=False,
         description="every byte costs devices of this class; a device's own setting goes before",
+    )
+    rules: tuple[PolicyRule, ...] = Field(
+        default=(),
+        max_length=RULES_MAX,
+        description="of the class: when a device may switch, how far behind it may be; the first "
+        "that names the device counts",
     )
     deltas: tuple[Delta, ...] = Field(
         default=(),

@@ -15,10 +15,12 @@ from mailboat_schemas.codec import WireModel
 from mailboat_schemas.names import DeviceId, Digest, FleetId, ModelName, Version
 
 FOLLOW_SECONDS_MAX = 900
+DEVICE_DOCUMENTS_MAX = 2  # one of each role of `trust.FLEET_ROLES`
 LOG_MESSAGE_CHARS_MAX = 2000
 LOG_LINES_PER_EXCERPT_MAX = 500
 LOG_BYTES_MAX = 4 * 1024 * 1024  # of lines that one request may bring, before compression
 OVERRIDES_MAX = 16  # holds and pins of one device together: they travel in one message
+DRILLS_MAX = 8  # of one device that have not ended
 OVERRIDE_REASON_CHARS_MAX = 256
 OVERRIDE_ACTOR_CHARS_MAX = 128
 AT_MS_MAX = 253_402_300_799_000  # the last second of 9999, which programs can still write out
@@ -66,11 +68,18 @@ class Pin(_Override):
     digest: Digest
 
 
+class Drill(_Override):
+    """Prove that the release before could take over, once; see `mailboat_schemas.drills`."""
+
+    order: RequestId
+    model: ModelName | None = Field(default=None, description="none: every model")
+
+
 class DeviceDesired(WireModel):
     """Signed by the director: all that stands for this device. What an earlier one asked, held or
     pinned and this one does not name is taken back."""
 
-    wire_bytes_max: ClassVar[int] = 16 * 1024
+    wire_bytes_max: ClassVar[int] = 32 * 1024
 
     fleet: FleetId
     device: DeviceId
@@ -79,6 +88,12 @@ class DeviceDesired(WireModel):
     logs: LogRequest | None = None
     holds: tuple[Hold, ...] = Field(default=(), max_length=OVERRIDES_MAX)
     pins: tuple[Pin, ...] = Field(default=(), max_length=OVERRIDES_MAX)
+    drills: tuple[Drill, ...] = Field(default=(), max_length=DRILLS_MAX)
+    documents: dict[Digest, bytes] = Field(
+        default_factory=dict,
+        max_length=DEVICE_DOCUMENTS_MAX,
+        description="config signed for this device, by sha256; the config role says which holds",
+    )
 
 
 class LogLine(WireModel):

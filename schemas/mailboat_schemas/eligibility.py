@@ -5,11 +5,9 @@ with its evidence. The agent decides with it; the controller's ``plan`` and ``ex
 simulator answer with it, so the answer cannot differ from what the device does.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from itertools import takewhile
-from types import MappingProxyType
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion
@@ -18,81 +16,25 @@ from packaging.version import Version as PackagingVersion
 from mailboat_schemas import cohort
 from mailboat_schemas.desired import Offer, OfferWave
 from mailboat_schemas.device_orders import Hold, Pin
-from mailboat_schemas.documents.release import ReleaseDocument, Variant
+from mailboat_schemas.documents.release import Variant
+from mailboat_schemas.eligibility_facts import Candidate, Check, DeviceFacts, Eligibility
+from mailboat_schemas.overlays import goes_with
 from mailboat_schemas.plan import INSTANT_MAX, Plan, PlanWave
+from mailboat_schemas.switch_timing import WINDOW, in_cadence, in_window
 from mailboat_schemas.trust import Standing
 
+__all__ = [
+    "DISK_MARGIN_BYTES",
+    "Candidate",
+    "Check",
+    "DeviceFacts",
+    "Eligibility",
+    "evaluate",
+    "may_fetch_ahead",
+    "pins_that_stand",
+]
+
 DISK_MARGIN_BYTES = 4 << 20  # what staging needs beside the files themselves
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceFacts:
-    """What a device knows of itself, and what people ordered for it alone. Sizes in bytes.
-
-    ``pins`` names at most one release of a model, and none that is not approved any more: see
-    `pins_that_stand`.
-    """
-
-    device: str
-    hardware_class: str
-    enrolment_number: int  # 0 = not enrolled
-    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    runtime_version: str
-    providers: frozenset[str]
-    memory_budget_bytes: int
-    disk_free_bytes: int
-    held_files: frozenset[str] = frozenset()  # digests of files, ids of content keys
-    failed: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    security_versions: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    trust_fresh: bool = True
-    clock_trusted: bool = True
-    holds: tuple[Hold, ...] = ()
-    pins: tuple[Pin, ...] = ()
-
-    def pin_of(self, model: str, now: datetime) -> Pin | None:
-        seconds = now.timestamp()
-        return next((p for p in self.pins if p.model == model and seconds < p.expires), None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A release a device might run, with everything it is judged by."""
-
-    model: str
-    version: str
-    digest: str
-    standing: Standing
-    document: ReleaseDocument | None
-    offer: Offer | None  # None: current, for everybody the plan ever lets in
-    retry_epoch: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One question. ``passed`` is None where an earlier no leaves it open.
-
-    ``code`` is stable and tells apart the ways in which one question is answered no; empty where
-    there is only one.
-    """
-
-    name: str
-    passed: bool | None
-    because: str
-    code: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Eligibility:
-    checks: tuple[Check, ...]
-
-    @property
-    def eligible(self) -> bool:
-        return all(check.passed is True for check in self.checks)
-
-    @property
-    def refusal(self) -> Check | None:
-        """The first check that did not pass."""
-        return next((check for check in self.checks if check.passed is not True), None)
 
 
 def pins_that_stand(
@@ -126,10 +68,13 @@ def evaluate(facts: DeviceFacts, candidate: Candidate, now: datetime) -> Eligibi
             _not_failed_here(facts, candidate),
             _within_plan(candidate, facts.hardware_class, now),
             _in_cohort(facts, candidate, now),
+            _in_window(facts, candidate, now),
+            _in_cadence(facts, candidate, now),
             _variant(facts, candidate, variant),
             _runtime(facts, variant),
             _memory(facts, variant),
             _disk(facts, variant),
+            _compatible(facts, candidate),
             _no_downgrade(facts, candidate),
         )
     )
@@ -270,6 +215,23 @@ def _plan_admits(wave: PlanWave, facts: DeviceFacts, labels: dict[str, str], pla
     return wave.matches(labels) and place <= cohort.upto_of_ppm(wave.cap_ppm)
 
 
+def _in_window(facts: DeviceFacts, candidate: Candidate, now: datetime) -> Check:
+    plan, switched_at = candidate.standing.plan, facts.switched_at.get(candidate.model)
+    trusted = facts.clock_trusted
+    return Check("window", *in_window(facts.rules, plan, switched_at, now, clock_trusted=trusted))
+
+
+def _in_cadence(facts: DeviceFacts, candidate: Candidate, now: datetime) -> Check:
+    plan, switched_at = candidate.standing.plan, facts.switched_at.get(candidate.model)
+    return Check("cadence", *in_cadence(facts.rules, plan, switched_at, now))
+
+
+def may_fetch_ahead(facts: DeviceFacts, found: Eligibility) -> bool:
+    """Whether nothing but a closed window is in the way, and policy lets files come before."""
+    no = {check.name for check in found.checks if check.passed is not True}
+    return no == {WINDOW} and facts.rules.fetches_ahead
+
+
 def _variant(facts: DeviceFacts, candidate: Candidate, variant: Variant | None) -> Check:
     if candidate.document is None:
         return Check("class_matches", False, "its release document is not in the bundle")
@@ -309,6 +271,14 @@ def _disk(facts: DeviceFacts, variant: Variant | None) -> Check:
     needed = sum(missing) + (DISK_MARGIN_BYTES if missing else 0)
     fits = needed <= facts.disk_free_bytes
     return Check("disk", fits, f"needs {needed} bytes, {facts.disk_free_bytes} are free")
+
+
+def _compatible(facts: DeviceFacts, candidate: Candidate) -> Check:
+    document = candidate.document
+    if document is None:
+        return Check("compatible", None, "no release document")
+    release = (candidate.model, candidate.version, document.compatibility)
+    return Check("compatible", *goes_with(facts.config, *release, facts.policy_version))
 
 
 def _no_downgrade(facts: DeviceFacts, candidate: Candidate) -> Check:

@@ -25,6 +25,7 @@ class EventKind(StrEnum):
     TRIAL_FAILED = "trial_failed"  # refused by the device's own gates; it never served
     SOAK_STARTED = "soak_started"  # serves live traffic from here on
     COMMITTED = "committed"
+    RESTARTED = "restarted"  # serves again after the agent was started anew; once for each install
     ROLLED_BACK = "rolled_back"  # failed on live traffic; the device went back
     RETURNED = "returned"  # went back without a verdict: halted, withdrawn or superseded
     RELEASE_REFUSED = "release_refused"  # before any exposure: trust, plan, fit
@@ -36,6 +37,9 @@ class EventKind(StrEnum):
     NOTHING_TO_SERVE = "nothing_to_serve"
     DEGRADED = "degraded"  # a declared degraded mode answers, or the device is under pressure
     RECOVERED = "recovered"  # that is over
+    DRILL_PASSED = "drill_passed"  # the release before could take over now; nobody was exposed
+    DRILL_FAILED = "drill_failed"  # it could not
+    DRILL_SKIPPED = "drill_skipped"  # nothing was learnt; ``code`` says why
     SECURITY = "security"  # somebody else tried something; ``code`` says what was refused
 
 

@@ -4,7 +4,7 @@ It travels in ``custom`` of the approval role's target, so a controller can walk
 skip it: a device compares every offer with the plan and refuses more.
 """
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from mailboat_schemas.cohort import PPM
-from mailboat_schemas.documents.rollout import PILOTS_MAX, WAVES_MAX
+from mailboat_schemas.documents.rollout import PILOTS_MAX, REASON_CHARS_MAX, WAVES_MAX
 from mailboat_schemas.errors import SignatureInvalid
 from mailboat_schemas.gate_terms import SECONDS_MAX, StatisticalGate, check_gates
 from mailboat_schemas.names import ClassName, DeviceId, Label
@@ -27,6 +27,7 @@ INSTANT_MAX = 253_402_300_799  # the last second of the year 9999, which datetim
 CLASSES_MAX = 256
 
 Devices = Annotated[int, Field(ge=0, le=DEVICES_MAX)]
+AtLeastOne = Annotated[int, Field(ge=1, le=DEVICES_MAX)]
 Instant = Annotated[int, Field(ge=0, le=INSTANT_MAX, description="seconds since 1970 UTC")]
 LabelValue = Annotated[str, StringConstraints(max_length=256)]
 
@@ -48,6 +49,9 @@ class PlanWave(_PlanPart):
     ok_min: Devices = 0  # verdicts to pass; 0 = every member
     gate: StatisticalGate | None = None  # judges the wave instead of ``ok_min``
     wait_max: int = Field(default=0, ge=0, le=SECONDS_MAX)  # then a person is asked; 0 = no limit
+    # Beside the verdicts, in each class; None: it is not asked for.
+    restarts_min: AtLeastOne | None = None  # devices whose release came back from a restart
+    drills_min: AtLeastOne | None = None  # devices that passed a rollback drill under load
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Self:
@@ -69,6 +73,15 @@ class Plan(_PlanPart):
     hardware_classes: tuple[ClassName, ...] = Field(default=(), max_length=CLASSES_MAX)
     manual_start: bool = False
     expires: Instant = 0  # 0 = never
+    # Does not wait for windows, cadence, metered links and start jitter; None: it waits.
+    urgency: Literal["emergency"] | None = None
+    reason: str | None = Field(default=None, min_length=1, max_length=REASON_CHARS_MAX)
+
+    @model_validator(mode="after")
+    def _says_why(self) -> Self:
+        if (self.urgency is None) != (self.reason is None):
+            raise ValueError("an emergency has a reason, and nothing else has")
+        return self
 
     @model_validator(mode="after")
     def _keeps_one_promise(self) -> Self:
@@ -77,6 +90,15 @@ class Plan(_PlanPart):
 
     def covers(self, hardware_class: str) -> bool:
         return not self.hardware_classes or hardware_class in self.hardware_classes
+
+    @property
+    def is_emergency(self) -> bool:
+        return self.urgency is not None
+
+    @property
+    def emergency(self) -> str:
+        """For people; empty if it is none."""
+        return f"emergency: {self.reason}" if self.is_emergency else ""
 
     def to_custom(self) -> dict[str, Any]:
         return {CUSTOM_KEY: self.to_json()}

@@ -6,8 +6,10 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from mailboat_schemas.codec import WireModel
+from mailboat_schemas.documents.fleet_document import Level
 from mailboat_schemas.documents.live_gates import COUNTERS_MAX, CounterName
 from mailboat_schemas.documents.serving_policy import Workload
+from mailboat_schemas.drills import ReportedDrill
 from mailboat_schemas.host_figures import HostFigures
 from mailboat_schemas.live_figures import SHIFTS_MAX, CounterSum, ShadowSum, Shift, ValueSum
 from mailboat_schemas.names import (
@@ -49,6 +51,9 @@ class ReportedModel(WireModel):
     target_digest: Digest | None = None
     because: str = Field(default="", max_length=500, description="why it is not further")
     security_version: int = Field(default=0, ge=0, description="the highest it has committed")
+    switched_at: int = Field(
+        default=0, ge=0, description="its last commit, seconds since 1970 UTC; 0: none is known"
+    )
     previous_version: Version | None = None  # where it can go back to without a new trial
     previous_digest: Digest | None = None
     whole: tuple[Digest, ...] = Field(
@@ -56,6 +61,7 @@ class ReportedModel(WireModel):
     )
     staged_bytes: int = Field(default=0, ge=0)
     total_bytes: int = Field(default=0, ge=0)
+    drill: ReportedDrill | None = Field(default=None, description="the newest rollback drill")
 
 
 class ReportedFacts(WireModel):
@@ -69,6 +75,26 @@ class ReportedFacts(WireModel):
     disk_free_bytes: int = Field(default=0, ge=0)
     enrolment_number: int = Field(default=0, ge=0)
     labels: dict[str, str] = Field(default_factory=dict, max_length=32)
+
+
+class ReportedLayer(WireModel):
+    """One document of a device's config."""
+
+    level: Level
+    name: str = Field(max_length=63)
+    version: str = Field(max_length=64)
+    digest: Digest
+
+
+class ReportedConfig(WireModel):
+    """The config in force: what it was merged from, and what waits to be."""
+
+    digest: Digest = Field(description="sha256 of the merged values as canonical JSON")
+    layers: tuple[ReportedLayer, ...] = Field(default=(), max_length=3)
+    waiting: tuple[ReportedLayer, ...] = Field(
+        default=(), max_length=3, description="listed for it, and not in force yet"
+    )
+    because: str = Field(default="", max_length=500, description="why it waits, or is refused")
 
 
 class ReportedState(WireModel):
@@ -86,6 +112,9 @@ class ReportedState(WireModel):
     failed: dict[Digest, int] = Field(default_factory=dict, max_length=256)
     facts: ReportedFacts = ReportedFacts()
     notes: tuple[str, ...] = Field(default=(), max_length=16, description="such as trust_stale")
+    config: ReportedConfig | None = Field(
+        default=None, description="none: nobody signed a config for this device"
+    )
 
 
 class Span(WireModel):

@@ -8,7 +8,8 @@
                 / key                      has it
                 / "!" key                  does not have it
     values      = "(" value *( "," value ) ")"
-    key         = "class" / "site" / "device" / "presence" / "running" / "held" / "pinned" / label
+    key         = "class" / "site" / "device" / "presence" / "running" / "held" / "pinned"
+                / "stale" / label
     label       = a label's name; "label.NAME" where it is called like one of the keys above
     value       = letters, digits and . _ - @ + : /
 
@@ -28,7 +29,7 @@ SELECTOR_CHARS_MAX = 2000
 REQUIREMENTS_MAX = 32
 VALUES_MAX = 256
 LABEL_PREFIX = "label."
-KEYS = frozenset({"class", "site", "device", "presence", "running", "held", "pinned"})
+KEYS = frozenset({"class", "site", "device", "presence", "running", "held", "pinned", "stale"})
 
 _TOKEN = re.compile(r"\s*(?:(?P<sign>!=|=|!|,|\(|\))|(?P<word>[A-Za-z0-9._@+:/-]+))")
 
@@ -68,6 +69,7 @@ class Subject:
     running: frozenset[str] = frozenset()
     held: frozenset[str] = frozenset()
     pinned: frozenset[str] = frozenset()
+    stale: frozenset[str] = frozenset()  # models further behind than policy allows
 
     def values(self, key: str) -> frozenset[str]:
         match key:
@@ -85,6 +87,8 @@ class Subject:
                 return self.held
             case "pinned":
                 return self.pinned
+            case "stale":
+                return self.stale
         name = key.removeprefix(LABEL_PREFIX)
         # The device's own word goes before what an operator noted beside it.
         found = self.labels.get(name, self.notes.get(name))

@@ -45,6 +45,9 @@ class SubmissionReply(BaseModel):
     code: str = ""
     releases: tuple[str, ...] = Field(default=(), description="model@version now known")
     rollouts: tuple[str, ...] = Field(default=(), description="rollouts this created")
+    documents: tuple[str, ...] = Field(
+        default=(), description="config and policy that hold now, such as config class kiosk"
+    )
     missing_artifacts: tuple[Digest, ...] = ()
 
 

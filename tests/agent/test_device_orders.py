@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -52,10 +53,12 @@ class Place:
         self.orders = DeviceOrders(self.data, self.device, reader, self.manifest)
         self.orders.open()
 
-    def signed(self, counter: int, *holds: Hold, pins: tuple[Pin, ...] = ()) -> bytes:
+    def signed(
+        self, counter: int, *holds: Hold, pins: tuple[Pin, ...] = (), issued: int = 0
+    ) -> bytes:
         return self.fleet.online.sign_order(
             DeviceDesired(
-                fleet=FLEET, device=DEVICE, counter=counter, issued=0, holds=holds, pins=pins
+                fleet=FLEET, device=DEVICE, counter=counter, issued=issued, holds=holds, pins=pins
             )
         )
 
@@ -121,6 +124,56 @@ def test_an_order_of_somebody_else_s_director_is_refused(place: Place, tmp_path:
         place.takes(other.signed(9, HOLD))
     (place.data / FILE_NAME).write_bytes(other.signed(9, HOLD))
     assert kept_order(place.data, place.manifest, DEVICE) is None
+
+
+def test_an_order_said_anew_is_kept_again_where_the_kept_bytes_do_not_count_any_more(
+    place: Place, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = Place(tmp_path / "other")
+    place.takes(place.signed(1, HOLD))
+    # As after a change of the director's key, or a disk that was full when it came.
+    (place.data / FILE_NAME).write_bytes(other.signed(1, HOLD))
+
+    assert not place.takes(place.signed(1, HOLD, issued=600))
+    place.start()
+
+    assert place.notes == ["held"]
+
+
+def test_an_order_said_anew_is_not_written_again_while_the_kept_one_counts(place: Place) -> None:
+    place.takes(place.signed(1, HOLD))
+    before = (place.data / FILE_NAME).read_bytes()
+
+    assert not place.takes(place.signed(1, HOLD, issued=600))
+
+    assert (place.data / FILE_NAME).read_bytes() == before
+
+
+def test_the_largest_order_outlives_a_restart_too(place: Place) -> None:
+    """What is kept is the order in its signed envelope, which is larger than the order."""
+    order = DeviceDesired(
+        fleet=FLEET,
+        device=DEVICE,
+        counter=1,
+        issued=0,
+        holds=(HOLD,),
+        documents={"a" * 64: Random(1).randbytes(DeviceDesired.wire_bytes_max - 400)},
+    )
+    payload = place.fleet.online.sign_order(order)
+
+    assert place.takes(payload)
+    place.start()
+
+    assert place.device.order == order
+
+
+def test_an_older_order_is_not_kept_in_the_place_of_one_that_was_lost(place: Place) -> None:
+    place.takes(place.signed(2))
+    (place.data / FILE_NAME).unlink()
+
+    assert not place.takes(place.signed(1, HOLD))
+    assert not (place.data / FILE_NAME).exists()
 
 
 def test_an_order_that_has_ended_is_not_reported(place: Place) -> None:

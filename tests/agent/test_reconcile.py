@@ -433,7 +433,7 @@ def test_after_a_restart_without_network_it_serves_what_it_served(
         server.artifacts.clear()
         await box.restart()
         await box.until(lambda: box.serving == "1.0.0")
-        assert box.told() == INSTALLED
+        assert box.told() == [*INSTALLED, "restarted 1.0.0"]
 
     play(story)
 
@@ -576,7 +576,7 @@ def test_a_damaged_release_document_is_taken_from_the_kept_manifest(
         path.write_bytes(b"rot")
         box.start()
         await box.until(lambda: box.serving == "1.0.0")
-        assert box.told() == [*INSTALLED, "storage_repaired 1.0.0"]
+        assert box.told() == [*INSTALLED, "storage_repaired 1.0.0", "restarted 1.0.0"]
 
     play(story)
 

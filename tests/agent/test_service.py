@@ -259,7 +259,7 @@ def test_from_the_kit_to_a_served_release_and_back_after_a_kill(site: Site, brok
     until(lambda: site.centre.windows > 0)
 
     assert infer(site, [1, 2, 3, 4]) == [4, 7, 10, 13]
-    assert site.centre.events == [
+    assert [event for event in site.centre.events if event != "restarted 1.0.0"] == [
         f"{kind} {version}"
         for version in ("1.0.0", "1.1.0")
         for kind in ("trial_started", "soak_started", "committed")

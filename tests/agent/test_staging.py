@@ -95,3 +95,12 @@ def test_files_that_somebody_carried_here_wait_for_no_server_and_no_jitter() -> 
 
     assert waiting.may_begin(DIGEST, 1.0)
     assert not waiting.may_begin("b" * 64, 1.0)  # another one begins like any
+
+
+def test_an_emergency_has_no_jitter_and_waits_for_a_busy_server() -> None:
+    waiting = staging(start_jitter_seconds=600)
+    assert not waiting.may_begin(DIGEST, 0.0)
+
+    assert waiting.may_begin(DIGEST, 0.0, is_emergency=True)
+    waiting.failed(ServerBusy("the controller", timedelta(seconds=40)), 0.0)
+    assert not waiting.may_begin(DIGEST, 1.0, is_emergency=True)

@@ -328,7 +328,8 @@ def test_new_snapshot_keys_do_not_let_an_old_approval_back_in(tmp_path: Path) ->
     rotated(fleet, "snapshot")
     rotated(fleet, "timestamp")
     fleet.roles["approval-vad"] = approved
-    rewound = roles.make_snapshot({"targets": 1, "release-vad": 2, "approval-vad": 2}, fleet.now)
+    versions = {"targets": 1, "policy": 1, "config": 1, "release-vad": 2, "approval-vad": 2}
+    rewound = roles.make_snapshot(versions, fleet.now)
     fleet.roles["snapshot"] = roles.sign(rewound, [fleet.online.snapshot])
     fleet.roles["timestamp"] = fleet.online.sign_timestamp(
         fleet.roles["timestamp"], fleet.roles["snapshot"], now=fleet.now

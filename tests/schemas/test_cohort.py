@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,3 +73,11 @@ def test_start_jitter_spreads_evenly() -> None:
     assert min(fractions) >= 0
     assert max(fractions) < 1
     assert 0.45 < sum(fractions) / 1000 < 0.55
+
+
+def test_the_cap_of_a_million_devices_follows_the_same_rule() -> None:
+    # A sum over every count took minutes here, for anybody who asked for such a plan. So many are
+    # nearly normal: the 0.9999 quantile is 3.719 standard deviations of 500 ppm above the half.
+    assert cohort.cap_ppm(500_000, 1_000_000) == pytest.approx(500_000 + 3.719 * 500, abs=2)
+    assert cohort.cap_ppm(999_999, 1_000_000) == cohort.PPM
+    assert cohort.cap_ppm(1, 1_000_000) == 10  # 1 - 0.0001 ** 1e-6 is 9.2 ppm

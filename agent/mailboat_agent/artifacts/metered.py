@@ -47,6 +47,20 @@ class MeteredWait(Transient):
         )
 
 
+class TooMuchForPolicy(MeteredWait):
+    """A whole file is larger than policy lets over a metered link; it waits for another way."""
+
+    def __init__(self, length: int, length_max: int) -> None:
+        Transient.__init__(
+            self,
+            f"a metered link: policy lets whole files of up to {length_max} bytes come over it, "
+            f"this one has {length}, so it waits",
+            next_step="bring it by a USB stick, or offer a patch; an emergency, or a "
+            "release of a higher security_version, does not wait.",
+            retry_after=timedelta(seconds=LOOK_AGAIN_SECONDS_MAX),
+        )
+
+
 class Meter:
     """Not for threads: the event loop's alone."""
 

@@ -28,9 +28,12 @@ class Staging:
         self.trouble = ""
         self.waits_for_budget = False  # of a metered link
 
-    def may_begin(self, digest: str, monotonic: float) -> bool:
-        """``digest`` is of the release document. The jitter begins when it is first asked for."""
-        if self._start_at[0] != digest:
+    def may_begin(self, digest: str, monotonic: float, *, is_emergency: bool = False) -> bool:
+        """``digest`` is of the release document. The jitter begins when it is first asked for; an
+        emergency has none, and waits for a server that asked for it all the same."""
+        if is_emergency:
+            self._start_at = (digest, 0.0)
+        elif self._start_at[0] != digest:
             fraction = cohort.start_fraction(digest, self._device)
             self._start_at = (digest, monotonic + fraction * self._start_jitter_seconds)
         earliest = max(self._start_at[1], self._server_waits_until, self._meter_waits_until)

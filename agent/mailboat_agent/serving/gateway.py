@@ -5,10 +5,12 @@ framework: on a device one costs more memory and more time than the protocol nee
 """
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from mailboat_agent.overlays.shown import Shown
 from mailboat_agent.serving.answering import Answering, ByRelease
 from mailboat_agent.serving.feedback import Feedback
 from mailboat_agent.serving.front.listeners import UnixListener, allow_descriptors, listen_tcp
@@ -37,6 +39,7 @@ class Gateway:
         version: str = "0",
         answering: Answering | None = None,
         feedback: Feedback | None = None,
+        config: Callable[[], Shown] | None = None,
         request_seconds_max: float = REQUEST_SECONDS_MAX,
         connections_max: int = CONNECTIONS_MAX,
         room: Room | None = None,
@@ -46,6 +49,7 @@ class Gateway:
 
         Args:
             answering: who answers when the release cannot; None: nobody.
+            config: what the application is told at /v1/config; None: there is no such place.
             feedback: takes what the application posts of the answers; None: nobody does.
 
         Raises:
@@ -69,6 +73,7 @@ class Gateway:
                 version=version,
                 request_seconds_max=request_seconds_max,
                 feedback=feedback,
+                config=config,
             ),
             sockets,
             room=room or Room(),

@@ -102,6 +102,24 @@ class Residency:
             self._claims.append(wanted)
         return wanted
 
+    def claim_free(
+        self, what: str, size_bytes: int, give_way: Callable[[], None], *, leave_bytes: int = 0
+    ) -> Claim:
+        """Take memory that nobody has: nobody goes for it, and it is the first to go for others.
+        ``leave_bytes`` of the machine stay free beside it.
+
+        Raises:
+            NoRoom: there is none.
+        """
+        available = self._available_bytes()
+        with self._changed:
+            scarce = available is not None and available < size_bytes + leave_bytes
+            if scarce or self._waiting or self._lacking(size_bytes) > 0:
+                raise self.no_room(what, size_bytes)
+            claim = Claim(size_bytes=size_bytes, give_way=give_way, spare=True)
+            self._claims.append(claim)
+        return claim
+
     def fits_beside(self, size_bytes: int) -> bool:
         """Whether so much more may be loaded with nobody but spare workers going for it."""
         with self._changed:

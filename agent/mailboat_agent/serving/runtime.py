@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
 
@@ -92,6 +93,17 @@ class Runtime:
             ReleaseWithdrawn, and as `serve`
         """
         return self._switch.candidate(release)
+
+    def free_room(
+        self, what: str, size_bytes: int, give_way: Callable[[], None]
+    ) -> AbstractContextManager[None]:
+        """Memory that nobody has, for a worker that serves nobody. Whoever needs it calls
+        ``give_way``, which must return at once.
+
+        Raises:
+            NoRoom: on entering; nobody goes for it.
+        """
+        return self._switch.free_room(what, size_bytes, give_way)
 
     def stop(self, model: str) -> None:
         """Serve no release of this model any more; what was accepted is still answered."""

@@ -4,7 +4,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
@@ -21,6 +22,7 @@ from mailboat_schemas.documents.serving_policy import Load
 from mailboat_schemas.errors import MailboatError
 
 SPARE_SECONDS_MAX = 2  # for a lane that finishes, to have its worker back
+FREE_ROOM_LEAVES_BYTES = 64 << 20  # of the machine's memory, beside what serves nobody
 _log = logging.getLogger(__name__)
 
 
@@ -102,6 +104,21 @@ class Switch:
             if not self._residency.fits_beside(release.memory_bytes):
                 raise self._residency.no_room(release.model, release.memory_bytes)
             return self._new_lane(release, Begin.LOADED, seen=False)
+
+    @contextmanager
+    def free_room(self, what: str, size_bytes: int, give_way: Callable[[], None]) -> Iterator[None]:
+        """Memory that nobody has, for a worker that serves nobody; see `Residency.claim_free`.
+
+        Raises:
+            NoRoom
+        """
+        claim = self._residency.claim_free(
+            what, size_bytes, give_way, leave_bytes=FREE_ROOM_LEAVES_BYTES
+        )
+        try:
+            yield
+        finally:
+            self._residency.release(claim)
 
     def _new_lane(
         self, release: ServedRelease, how: Begin, spare: Spare | None = None, *, seen: bool = True

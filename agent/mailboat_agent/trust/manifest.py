@@ -68,7 +68,7 @@ class Manifest:
         self._taken: deque[str] = deque(maxlen=BUNDLES_REMEMBERED)
         self._offered: dict[str, bytes] = {}  # metadata of the newest bundle, for `take_fresh`
         self._fresh: bytes | None = None
-        self._payload = b""  # the bundle of `desired`, as signed
+        self.payload = b""  # the bundle of `desired`, as signed
         self._files: Mapping[str, bytes] = {}  # the metadata of `view`
         self._standings: dict[tuple[str, str], Standing] = {}
         self._documents = ReleaseDocuments(store)
@@ -107,7 +107,7 @@ class Manifest:
                 self._offered = dict(bundle.trust)
                 self._keep_documents(bundle, desired)  # again: a file may be damaged
                 if not Counter(desired.counter, director_keyid(self.view)).is_behind(counter):
-                    self.desired, self._payload = desired, kept or b""
+                    self.desired, self.payload = desired, kept or b""
             except MailboatError as error:
                 # Rotated away since: what is installed stays, the next manifest says more.
                 _log.warning("The kept manifest is not of full use any more: %s", error)
@@ -164,7 +164,7 @@ class Manifest:
             return None
         self._trust.manifests.keep(desired.counter, payload)
         self.desired, self._offered = desired, dict(bundle.trust)
-        self._payload = payload
+        self.payload = payload
         self._taken.append(digest)
         return Counter(desired.counter, keyid)
 
@@ -258,7 +258,7 @@ class Manifest:
             found["trust"] = self._trust.repair(self.view, self._files)
         if self.desired is not None:
             counter = self.desired.counter
-            found["manifest"] = self._trust.manifests.repair(counter, self._payload)
+            found["manifest"] = self._trust.manifests.repair(counter, self.payload)
         return {what: problem for what, problem in found.items() if problem}
 
     # --- what it says ----------------------------------------------------------------------------
@@ -328,7 +328,7 @@ class Manifest:
 
     def bring_document(self, digest: str) -> None:
         """One that no assignment names, if the newest bundle has it."""
-        self._documents.bring(self._payload, digest)
+        self._documents.bring(self.payload, digest)
 
     def put_back_document(self, digest: str) -> None:
         """If the disk has lost one that was read before. Raises DiskFull, DiskFailing."""

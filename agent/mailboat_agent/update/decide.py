@@ -34,9 +34,10 @@ from mailboat_agent.update.steps import (
 )
 from mailboat_schemas.desired import ReleaseRef
 from mailboat_schemas.documents.failure_mode import FailureMode
-from mailboat_schemas.eligibility import evaluate
+from mailboat_schemas.eligibility import evaluate, may_fetch_ahead
 from mailboat_schemas.events import EventKind
 from mailboat_schemas.reports import ModelPhase
+from mailboat_schemas.switch_timing import CADENCE, WINDOW
 
 # Checks whose no is the release's or its publisher's business. The others only mean "not now".
 REFUSING_CHECKS = frozenset(
@@ -46,7 +47,7 @@ REFUSING_CHECKS = frozenset(
 # What stands in the way of fetching a release that has run here before.
 _OF_THE_DEVICE = frozenset({"trust_fresh", "class_matches", "runtime", "memory", "disk"})
 # What does not stand in the way of a fallback: it is there for when the choice cannot be had.
-_OF_THE_CHOICE = frozenset({"no_downgrade", "as_pinned"})
+_OF_THE_CHOICE = frozenset({"no_downgrade", "as_pinned", CADENCE})
 HELD = "not_held"
 
 
@@ -215,7 +216,8 @@ def _fetch_fallback(situation: Situation, step: Keep, now: datetime) -> Step:
     candidate = candidate_for(situation, fallback, offered=False)
     checks = evaluate(situation.facts, candidate, now).checks
     # Going to it is a rollback, which a downgrade is the point of.
-    fits = all(check.passed is True for check in checks if check.name not in _OF_THE_CHOICE)
+    passed_over = _OF_THE_CHOICE | ({WINDOW} if situation.facts.rules.fetches_ahead else set())
+    fits = all(check.passed is True for check in checks if check.name not in passed_over)
     if intact(situation, fallback) or not fits:
         return step
     because = f"{step.because}; its fallback {fallback.version} is fetched ahead"
@@ -259,7 +261,11 @@ def _candidate_step(
 ) -> Step:
     """Stage it, start its trial if everything is here, or keep and say what is in the way."""
     candidate = candidate_for(situation, ref, offered=offered)
-    refusal = evaluate(situation.facts, candidate, now).refusal
+    found = evaluate(situation.facts, candidate, now)
+    refusal = found.refusal
+    if may_fetch_ahead(situation.facts, found) and not intact(situation, ref):
+        because = f"{ref.version} is fetched ahead: {refusal.because if refusal else ''}"
+        return Stage(candidate=candidate, because=because)
     if refusal is not None:
         refusals = (*refusals, Refusal(candidate=candidate, check=refusal))
         return Keep(because=_because("", refusals), refusals=refusals)

@@ -83,6 +83,21 @@ def _outcome(model: str, state: ModelState, now: datetime, kind: EventKind) -> E
     )
 
 
+def restarted_event(model: str, state: ModelState, release: Installed, now: datetime) -> Event:
+    """Once for each install, however often the agent is started afterwards."""
+    return Event(
+        event_id=install_event_id(model, state.install, EventKind.RESTARTED),
+        sequence=1,
+        kind=EventKind.RESTARTED,
+        observed_at=milliseconds(now),
+        model=model,
+        version=release.version,
+        digest=release.digest,
+        serving_version=release.version,
+        retry_epoch=state.retry_epoch,
+    )
+
+
 def refusal_event(model: str, refusal: Refusal, serving: Installed | None, now: datetime) -> Event:
     """One per release, retry epoch and check, however often the offer is looked at."""
     candidate, check = refusal.candidate, refusal.check

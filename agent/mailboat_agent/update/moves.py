@@ -1,6 +1,7 @@
 """The records that follow from a step: what the state file says next. Pure."""
 
 from dataclasses import replace
+from datetime import datetime
 
 from mailboat_agent.update.state import Installed, ModelState
 from mailboat_agent.update.steps import GoBack
@@ -64,13 +65,16 @@ def began_soak(state: ModelState, *, tries: int) -> ModelState:
     return replace(state, phase=advance(state.phase, Trigger.PASSED), tries=tries - 1)
 
 
-def committed(state: ModelState, because: str, *, security_version: int) -> ModelState:
-    """The commit point."""
+def committed(
+    state: ModelState, because: str, *, security_version: int, at: datetime
+) -> ModelState:
+    """The commit point, which cadence is counted from: a release that failed is no switch."""
     moved = replace(
         state,
         phase=advance(state.phase, Trigger.PASSED),
         spare=None,
         tries=0,
+        switched_at=max(0, int(at.timestamp())),
         security_version=max(state.security_version, security_version),
     )
     return _with_outcome(moved, state, EventKind.COMMITTED, "", because)

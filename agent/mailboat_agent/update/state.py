@@ -45,6 +45,7 @@ class ModelState:
     outcome_digest: str = ""
     outcome_code: str = ""
     outcome_because: str = ""
+    switched_at: int = 0  # last commit, seconds since 1970 UTC; 0: none is known
     security_version: int = 0  # the highest reached
     failed: Mapping[str, int] = field(default_factory=dict)  # digest -> retry_epoch, oldest first
 

@@ -11,6 +11,7 @@ from mailboat_controller.store import artifact_life, deltas, manifests, releases
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.codec import decode
 from mailboat_schemas.desired import DesiredState, ManifestBundle
+from mailboat_schemas.documents.among import releases_among
 from mailboat_schemas.documents.release import ReleaseDocument
 from mailboat_schemas.envelope import Envelope
 
@@ -42,8 +43,8 @@ def of_manifests(tx: Transaction) -> Iterator[Use]:
     """Whatever a class is told of now: files of documents that travel along, and patches."""
     for row in manifests.every(tx):
         bundle = decode(ManifestBundle, row.bundle)
-        for content in bundle.documents.values():
-            yield from _files(ReleaseDocument.parse(content))
+        for document in releases_among(bundle.documents).values():
+            yield from _files(document)
         desired = decode(DesiredState, decode(Envelope, bundle.desired).payload)
         for delta in desired.deltas:
             by = f"a delta for class {row.hardware_class}"

@@ -12,9 +12,11 @@ from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 from mailboat_controller.authority import roles
 from mailboat_controller.authority.changes import read_metadata
 from mailboat_controller.authority.pending import Pending
+from mailboat_schemas.documents.release import ReleaseDocument
 from mailboat_schemas.errors import NotFound, SignatureInvalid
 from mailboat_schemas.names import approval_path, release_path
 from mailboat_schemas.plan import Plan
+from mailboat_schemas.staleness import approval_mark
 from mailboat_schemas.trust import approval_role, release_role
 
 
@@ -35,7 +37,8 @@ def approve(
     role = approval_role(model)
     path = approval_path(model, version)
     target = TargetFile.from_data(path, document, ["sha256"])
-    target.unrecognized_fields["custom"] = plan.to_custom()
+    mark = approval_mark(ReleaseDocument.parse(document).security_version, now)
+    target.unrecognized_fields["custom"] = plan.to_custom() | mark
     listed = {**_targets(held[role], role).targets, path: target}
     return _pending(held, role, listed, now)
 

@@ -26,7 +26,7 @@ from mailboat_controller.authority.keys import create_key
 from mailboat_controller.authority.online import ONLINE_ROLES
 from mailboat_schemas.errors import ConfigurationInvalid, Conflict
 from mailboat_schemas.names import is_label
-from mailboat_schemas.trust import approval_role, release_role
+from mailboat_schemas.trust import FLEET_ROLES, approval_role, release_role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +136,7 @@ def _delegate(
             (release_role(model), "ci", model, f"{model} pipeline", one),
             (approval_role(model), "approver", model, f"{model} approver", ceremony.approval),
         ]
-    wanted += [(role, "fleet", role, role, ceremony.approval) for role in roles.FLEET_ROLES]
+    wanted += [(role, "fleet", role, role, ceremony.approval) for role in FLEET_ROLES]
     delegated: dict[str, bytes] = {}
     for role, folder, file, name, quorum in wanted:
         signers = _make_keys(directory / folder, file, name, quorum, ceremony.passphrase)

@@ -6,7 +6,7 @@ carry it, so a stolen controller cannot push a device's clock forward.
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from securesystemslib.signer import Signer
 from tuf.api.metadata import (
@@ -24,9 +24,11 @@ from tuf.api.metadata import (
 from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
-from mailboat_schemas.errors import MalformedPayload, NotFound
+from mailboat_schemas.documents.release import ReleaseDocument
+from mailboat_schemas.errors import MailboatError, MalformedPayload, NotFound
 from mailboat_schemas.names import approval_path, is_label, release_path
-from mailboat_schemas.trust import DIRECTOR_ROLE
+from mailboat_schemas.staleness import approval_mark
+from mailboat_schemas.trust import DIRECTOR_ROLE, FLEET_ROLES
 
 ISSUED_FIELD = "x-mailboat-issued"
 ISSUED_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
@@ -41,8 +43,6 @@ TIMESTAMP_VALID = timedelta(days=7)
 
 RELEASE_PREFIX = "release-"
 APPROVAL_PREFIX = "approval-"
-# What holds for the whole fleet, whatever the model. Devices do not read them yet.
-FLEET_ROLES = ("policy", "config")
 SERIALIZER = JSONSerializer(compact=True)
 
 TopOrDelegated = TypeVar("TopOrDelegated", Root, Timestamp, Snapshot, Targets)
@@ -191,9 +191,17 @@ def add_approval(
     path = approval_path(model, version)
     listed = _listed(current)
     target = TargetFile.from_data(path, document, ["sha256"])
-    target.unrecognized_fields["custom"] = dict(plan)
+    target.unrecognized_fields["custom"] = {**plan, **_mark(document, now)}
     listed[path] = target
     return sign(next_version(current, listed, now, APPROVAL_ROLE_VALID), signers)
+
+
+def _mark(document: bytes, now: datetime) -> dict[str, Any]:
+    """What devices judge staleness by; of bytes that are no release document, nothing."""
+    try:
+        return approval_mark(ReleaseDocument.parse(document).security_version, now)
+    except MailboatError:
+        return {}
 
 
 def remove_approval(

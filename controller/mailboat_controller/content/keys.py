@@ -31,7 +31,7 @@ from mailboat_schemas.content_key import (
     wrap_to_device,
 )
 from mailboat_schemas.desired import ManifestBundle
-from mailboat_schemas.documents.release import ReleaseDocument
+from mailboat_schemas.documents.among import releases_among
 from mailboat_schemas.errors import ArtifactMissing, Conflict, NotPermitted
 
 CONTENT_KEYS_MAX = 100_000  # a release a minute for two months; about 20 MB
@@ -208,7 +208,7 @@ class ContentKeys:
 def _read(hardware_class: str, bundle: bytes) -> tuple[_Told, ...]:
     """What the manifest of a class says about encrypted releases."""
     documents = decode(ManifestBundle, bundle).documents
-    parsed = {digest: ReleaseDocument.parse(content) for digest, content in documents.items()}
+    parsed = releases_among(documents)
     return tuple(
         _Told(each.model, each.version, digest, keys)
         for digest, each in parsed.items()

@@ -11,6 +11,7 @@ from enum import StrEnum
 from mailboat_controller.explaining.device_facts import KnownDevice
 from mailboat_schemas.eligibility import Candidate, Check, Eligibility, evaluate
 from mailboat_schemas.reports import DISK_STEP_BYTES
+from mailboat_schemas.switch_timing import WINDOW
 
 
 class Source(StrEnum):
@@ -32,10 +33,13 @@ SOURCES = {
     "not_failed_here": Source.REPORT,
     "within_plan": Source.TRUST,
     "in_cohort": Source.MANIFEST,
+    "window": Source.REPORT,
+    "cadence": Source.REPORT,
     "class_matches": Source.RELEASE,
     "runtime": Source.REPORT,
     "memory": Source.REPORT,
     "disk": Source.REPORT,
+    "compatible": Source.TRUST,
     "no_downgrade": Source.REPORT,
 }
 
@@ -55,10 +59,15 @@ class ExplainedCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explained:
-    """One release for one device. ``eligible`` None: nothing says no, but not all is known."""
+    """One release for one device. ``eligible`` None: nothing says no, but not all is known.
+
+    ``fetched_ahead``: nothing but a closed window is in the way, and its files, which the device
+    lacks, may come before; None: perhaps so, not all is known.
+    """
 
     eligible: bool | None
     checks: tuple[ExplainedCheck, ...]
+    fetched_ahead: bool | None = False
 
     @property
     def first_no(self) -> ExplainedCheck | None:
@@ -82,9 +91,22 @@ def explain_release(known: KnownDevice, candidate: Candidate, now: datetime) -> 
         for number, check in enumerate(checks)
     )
     if refused is not None:
-        return Explained(eligible=False, checks=explained)
+        ahead = _ahead(known, candidate, explained)
+        return Explained(eligible=False, checks=explained, fetched_ahead=ahead)
     everything = all(check.passed for check in explained)
     return Explained(eligible=True if everything else None, checks=explained)
+
+
+def _ahead(
+    known: KnownDevice, candidate: Candidate, checks: tuple[ExplainedCheck, ...]
+) -> bool | None:
+    facts, document = known.facts, candidate.document
+    variant = None if document is None else document.variant_for(facts.hardware_class)
+    if variant is None or variant.needed <= facts.held_files or not facts.rules.fetches_ahead:
+        return False
+    if any(check.passed is False and check.name != WINDOW for check in checks):
+        return False
+    return None if any(check.passed is None for check in checks) else True
 
 
 def _evaluated(known: KnownDevice, candidate: Candidate, now: datetime) -> Eligibility:

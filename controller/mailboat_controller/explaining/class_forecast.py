@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from mailboat_controller.explaining.checks import Explained, explain_release
@@ -15,6 +15,8 @@ from mailboat_controller.store import contacts, devices, overrides
 from mailboat_schemas import cohort
 from mailboat_schemas.eligibility import Candidate
 from mailboat_schemas.plan import Plan, PlanWave
+from mailboat_schemas.policy_rules import NO_RULES, Rules
+from mailboat_schemas.switch_timing import OF_TIME, earliest
 
 EXCLUDES_ERROR = 0.01  # what a wave can exclude is said with 99 % confidence
 EXAMPLES_MAX = 3  # devices named beside a reason
@@ -56,6 +58,7 @@ class WaveForecast:
     catches_ten_percent: float  # chance that 10 % broken shows at least once in these devices
     opens_at: datetime | None
     duration: timedelta | None
+    waiting: int  # of those able: for a maintenance window or their cadence, as of now
     without_habit: int
     examples: tuple[str, ...]
 
@@ -64,6 +67,8 @@ class _Seen(NamedTuple):
     member: Member
     online: bool
     last_seen_at: datetime | None
+    rules: Rules = NO_RULES
+    switched_at: int | None = None  # as of `switch_timing.in_window`
 
 
 @dataclass
@@ -78,16 +83,25 @@ class ClassForecast:
     places: dict[str, int] = field(default_factory=dict)
     able: set[str] = field(default_factory=set)
     unknown: set[str] = field(default_factory=set)
+    waiting: set[str] = field(default_factory=set)  # of those able: not at this hour, or not yet
 
     def forecast(self) -> "ClassForecast":
         refused: dict[tuple[str, str, bool], list[str]] = {}
         # One at a time: what is known of a hundred thousand devices is hundreds of megabytes.
         for known in members_of(self.evidence, self.name):
             row = known.row
-            self.seen[row.device] = _Seen(_member(known), row.online is True, row.last_seen_at)
+            self.seen[row.device] = _Seen(
+                _member(known),
+                row.online is True,
+                row.last_seen_at,
+                known.facts.rules,
+                known.facts.switched_at.get(self.candidate.model),
+            )
             reason = _reason(known, self.candidate, self.plan, self.evidence.now)
             if reason is None:
                 self.able.add(known.row.device)
+                if self._may_switch(known.row.device, self.evidence.now) != self.evidence.now:
+                    self.waiting.add(known.row.device)
             else:
                 refused.setdefault(reason, []).append(known.row.device)
                 if reason[2]:
@@ -122,14 +136,19 @@ class ClassForecast:
             self.places |= dict.fromkeys(ranked, number)
             inside.append(ranked)
         waits = self._waits([name for wave in inside for name in wave if name in able])
-        total = 0
+        total, opens = 0, self.evidence.now
         for number, (approved, new) in enumerate(
             zip(self.plan.waves, inside, strict=True), start=1
         ):
             those = [name for name in new if name in able]
             total += len(those)
             needed = min(_verdicts(approved, total - len(those), len(those)), len(those))
-            wait = wait_for([waits.get(name) for name in those], needed)
+            if approved.earliest:
+                opens = max(opens, datetime.fromtimestamp(approved.earliest, UTC))
+            wait = wait_for(
+                [self._switches(name, waits.get(name), opens) for name in those], needed
+            )
+            duration = None if wait is None else wait + self._verdict_takes(approved)
             self.waves.append(
                 WaveForecast(
                     number=number,
@@ -141,11 +160,22 @@ class ClassForecast:
                     excludes=smallest_share_excluded(total, EXCLUDES_ERROR),
                     catches_ten_percent=1 - 0.9**total,
                     opens_at=None,
-                    duration=None if wait is None else wait + self._verdict_takes(approved),
+                    duration=duration,
+                    waiting=sum(name in self.waiting for name in those),
                     without_habit=sum(waits.get(name) is None for name in those),
                     examples=tuple(those[:EXAMPLES_MAX]),
                 )
             )
+            opens += duration or timedelta()
+
+    def _may_switch(self, device: str, at: datetime) -> datetime | None:
+        seen = self.seen[device]
+        return earliest(seen.rules, self.plan, seen.switched_at, at)
+
+    def _switches(self, device: str, wait: timedelta | None, opens: datetime) -> timedelta | None:
+        """How long after its wave opens: when it is heard of, and its window is open then."""
+        at = None if wait is None else self._may_switch(device, opens + wait)
+        return None if at is None else at - opens
 
     def _verdict_takes(self, approved: PlanWave) -> timedelta:
         """The soak on the device, or of the gate if that is longer."""
@@ -189,12 +219,20 @@ def _reason(
     if never is not None:
         return "in_cohort", never, False
     judged: Explained = explain_release(known, candidate, now)
-    checks = [check for check in judged.checks if check.name not in _OF_THE_PLAN]
+    closed = _never_switches(known, candidate, now)
+    passed_over = _OF_THE_PLAN if closed else _OF_THE_PLAN | OF_TIME
+    checks = [check for check in judged.checks if check.name not in passed_over]
     for check in checks:
         if check.passed is False:
             return check.name, check.because, False
     unknown = next((check for check in checks if check.passed is None), None)
     return None if unknown is None else (unknown.name, unknown.because, True)
+
+
+def _never_switches(known: KnownDevice, candidate: Candidate, now: datetime) -> bool:
+    """Whether its windows stay closed for good: what only waits is able."""
+    switched_at = known.facts.switched_at.get(candidate.model)
+    return earliest(known.facts.rules, candidate.standing.plan, switched_at, now) is None
 
 
 def members_of(evidence: Evidence, hardware_class: str) -> Iterator[KnownDevice]:

@@ -1,14 +1,16 @@
 """A device as eligibility sees it, out of the registry and its newest report."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from mailboat_controller.store.devices import DeviceRow
 from mailboat_controller.store.overrides import HOLD, OverrideRow
 from mailboat_schemas.documents.release import ReleaseDocument
 from mailboat_schemas.eligibility import DeviceFacts, pins_that_stand
+from mailboat_schemas.policy_rules import PolicyRule, Rules, rules_for
 from mailboat_schemas.reports import ReportedModel, ReportedState
+from mailboat_schemas.signed_policy import NO_POLICY, SignedPolicy
 from mailboat_schemas.trust import Standing
 
 TRUST_STALE, CLOCK_UNTRUSTED = "trust_stale", "clock_untrusted"
@@ -53,12 +55,24 @@ def known_device(
     standing_of: StandingOf,
     document_of: DocumentOf,
     now: datetime,
+    rules: tuple[PolicyRule, ...] = (),
+    policy: SignedPolicy = NO_POLICY,
 ) -> KnownDevice:
+    """
+    Args:
+        rules: that the class document gives.
+        policy: what was signed for its class and site.
+    """
     stand = tuple(each for each in overrides if each.expires_at > now)
     report = None if row.report is None else ReportedState.model_validate(row.report)
     return KnownDevice(
         row=row,
-        facts=_facts(row, report, stand, standing_of, document_of),
+        facts=replace(
+            _facts(row, report, stand, standing_of, document_of),
+            rules=replace(_rules(row, report, (*policy.rules, *rules)), lacking=policy.problem),
+            policy_version=policy.version,
+            switched_at=_switched_at(report),
+        ),
         report=report,
         reported_at=_reported_at(row, report),
         overrides=stand,
@@ -106,6 +120,21 @@ def _facts(
         holds=holds,
         pins=standing_pins,
     )
+
+
+def _rules(row: DeviceRow, report: ReportedState | None, rules: tuple[PolicyRule, ...]) -> Rules:
+    return rules_for(
+        rules,
+        device=row.device,
+        hardware_class=row.hardware_class,
+        site=row.site,
+        labels=row.labels if report is None else report.facts.labels,
+    )
+
+
+def _switched_at(report: ReportedState | None) -> dict[str, int]:
+    models = () if report is None else report.models
+    return {each.model: each.switched_at for each in models if each.serving_digest is not None}
 
 
 def _held_files(

@@ -5,8 +5,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from mailboat_controller.explaining.checks import Explained, explain_release
+from mailboat_controller.explaining.device_config import DeviceConfigs
 from mailboat_controller.explaining.device_facts import KnownDevice, known_device
 from mailboat_controller.explaining.prediction import Named, Prediction, predict
+from mailboat_controller.explaining.staleness import behind
+from mailboat_controller.releases.fleet_documents import in_force_by_digest
 from mailboat_controller.store import devices, manifests, overrides, releases
 from mailboat_controller.store.devices import DeviceRow
 from mailboat_controller.store.overrides import OverrideRow
@@ -19,7 +22,9 @@ from mailboat_schemas.documents.release import ReleaseDocument
 from mailboat_schemas.eligibility import Candidate
 from mailboat_schemas.envelope import Envelope
 from mailboat_schemas.errors import NotFound
+from mailboat_schemas.policy_rules import PolicyRule
 from mailboat_schemas.reports import ModelPhase, ReportedModel
+from mailboat_schemas.signed_policy import SignedPolicy, signed_policy
 from mailboat_schemas.trust import Standing
 
 
@@ -38,6 +43,7 @@ class ExplainedModel:
     serving: ReleaseRef | None
     releases: tuple[ExplainedRelease, ...]
     prediction: Prediction
+    stale: tuple[str, ...] = ()  # in words: further behind than policy allows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +65,12 @@ class Evidence:
     _documents: dict[str, ReleaseDocument | None] = field(default_factory=dict)
     _standings: dict[tuple[str, str], Standing | None] = field(default_factory=dict)
     _desired: dict[str, DesiredState | None] = field(default_factory=dict)
+    _policies: dict[tuple[str, str], SignedPolicy] = field(default_factory=dict)
     _bundled: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.trust = held_trust.read(self.tx)
+        self._configs = DeviceConfigs(self.tx)
 
     def document(self, digest: str) -> ReleaseDocument | None:
         if digest not in self._documents:
@@ -97,7 +105,32 @@ class Evidence:
         return {} if desired is None else {each.model: each for each in desired.assignments}
 
     def device(self, row: DeviceRow, rows: Iterable[OverrideRow]) -> KnownDevice:
-        return known_device(row, rows, self.standing, self.document, self.now)
+        known = known_device(
+            row,
+            rows,
+            self.standing,
+            self.document,
+            self.now,
+            self.rules(row.hardware_class),
+            self.policy(row.hardware_class, row.site),
+        )
+        policy_version = known.facts.policy_version
+        config = self._configs.choice(row, known.report, self.document, policy_version)
+        return replace(known, facts=replace(known.facts, config=config))
+
+    def policy(self, hardware_class: str, site: str) -> SignedPolicy:
+        """What was signed for a class and a site."""
+        place = (hardware_class, site)
+        if place not in self._policies:
+            documents = in_force_by_digest(self.tx)
+            self._policies[place] = signed_policy(
+                self.trust.view, documents, hardware_class=hardware_class, site=site
+            )
+        return self._policies[place]
+
+    def rules(self, hardware_class: str) -> tuple[PolicyRule, ...]:
+        desired = self.desired(hardware_class)
+        return () if desired is None else desired.rules
 
     def candidate(
         self, model: str, ref: ReleaseRef, assignment: Assignment | None, *, offered: bool
@@ -174,6 +207,7 @@ def explain_model(
             found[ref.digest] = ExplainedRelease(
                 role=role, ref=ref, explained=explained(ref, offered)
             )
+    far = behind(evidence.trust.view, known, evidence.now)
     told = known.model(model)
     serving = None if told is None else _ref(told.serving_version, told.serving_digest)
     prediction = predict(
@@ -188,7 +222,11 @@ def explain_model(
         )
     )
     return ExplainedModel(
-        model=model, serving=serving, releases=tuple(found.values()), prediction=prediction
+        model=model,
+        serving=serving,
+        releases=tuple(found.values()),
+        prediction=prediction,
+        stale=next((each.broken for each in far if each.model == model), ()),
     )
 
 

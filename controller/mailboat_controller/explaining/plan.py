@@ -40,6 +40,7 @@ class Forecast:
     places: Mapping[str, int] = field(default_factory=dict)
     able: frozenset[str] = frozenset()
     unknown: frozenset[str] = frozenset()
+    waiting: frozenset[str] = frozenset()  # able, but for a maintenance window or their cadence
 
 
 def forecast(evidence: Evidence, document: Rollout, devices_per_class: int | None) -> Forecast:
@@ -82,6 +83,7 @@ def forecast(evidence: Evidence, document: Rollout, devices_per_class: int | Non
         places={device: n for each in classes for device, n in each.places.items()},
         able=frozenset(device for each in classes for device in each.able),
         unknown=frozenset(device for each in classes for device in each.unknown),
+        waiting=frozenset(device for each in classes for device in each.waiting),
     )
 
 
@@ -148,6 +150,11 @@ def _warnings(
         yield "the release role does not list this release; no device would install it"
     for name in sorted(set(asked) - set(named)):
         yield f"the release has no variant for class {name}"
+    if plan.is_emergency:
+        yield (
+            f"{plan.emergency}: devices wait for no maintenance window, cadence, metered link or "
+            "start jitter"
+        )
     if plan.expires and evidence.now.timestamp() >= plan.expires:
         yield "the plan has expired; no device would install it"
     for row in rollouts.every(evidence.tx, candidate.model):

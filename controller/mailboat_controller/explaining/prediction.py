@@ -15,6 +15,7 @@ from mailboat_schemas.desired import Assignment, ReleaseRef
 class Move(StrEnum):
     STAYS = "stays"
     TAKES = "takes"
+    FETCHES = "fetches"  # its files come, and a window is waited for
     INSTALLS = "installs"  # a trial or soak is under way
     LEAVES = "leaves"  # what it runs may not serve any more
     UNKNOWN = "unknown"  # the report does not say enough
@@ -104,10 +105,13 @@ def _towards(named: Named, ref: ReleaseRef, *, offered: bool, because: str) -> P
     explained = named.explain(ref, offered)
     if explained.eligible:
         return _takes(ref, because)
-    if explained.eligible is None:
+    first = explained.first_no
+    if explained.fetched_ahead and first is not None:
+        because = f"fetched ahead: {first.because}"
+        return Prediction(move=Move.FETCHES, release=ref, because=because)
+    if explained.eligible is None or explained.fetched_ahead is None:
         unknown = next(check for check in explained.checks if check.passed is None)
         return Prediction(move=Move.UNKNOWN, release=ref, because=unknown.because)
-    first = explained.first_no
     return _stays(named.serving, "" if first is None else f"{ref.version}: {first.because}")
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+from mailboat_controller.explaining.explain import Evidence
+from mailboat_controller.explaining.staleness import stale_models
 from mailboat_controller.presence import Reach, standing
 from mailboat_controller.sites.reach import reach_by_site
 from mailboat_controller.store import devices, overrides
@@ -16,7 +18,11 @@ ROWS_AT_ONCE = 1000
 
 
 def subject_of(
-    row: DeviceRow, presence: str, overrides: Iterable[OverrideRow], notes: Mapping[str, str]
+    row: DeviceRow,
+    presence: str,
+    overrides: Iterable[OverrideRow],
+    notes: Mapping[str, str],
+    stale: frozenset[str] = frozenset(),
 ) -> Subject:
     """Args: overrides: those that stand; notes: operators' labels."""
     report = row.report or {}
@@ -41,6 +47,7 @@ def subject_of(
         running=frozenset(running),
         held=frozenset(held),
         pinned=frozenset(pinned),
+        stale=stale,
     )
 
 
@@ -61,6 +68,8 @@ def select(
     """
     found: list[DeviceRow] = []
     orders = overrides.every(tx)
+    asks = any(each.key == "stale" for each in selector.requirements)
+    evidence = Evidence(tx, now) if asks else None
     while len(found) < limit:
         rows = devices.list_page(
             tx,
@@ -76,7 +85,10 @@ def select(
         for row in rows:
             presence = standing(row, reach, links.get(row.site, Reach())).presence
             stand = [each for each in orders.get(row.device, ()) if each.expires_at > now]
-            subject = subject_of(row, presence.value, stand, notes.get(row.device, {}))
+            stale = frozenset[str]()
+            if evidence is not None:
+                stale = stale_models(evidence.trust.view, evidence.device(row, stand), now)
+            subject = subject_of(row, presence.value, stand, notes.get(row.device, {}), stale)
             if selector.matches(subject):
                 found.append(row)
         after = rows[-1].enrolment_number

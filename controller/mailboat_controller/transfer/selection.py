@@ -12,6 +12,7 @@ from mailboat_schemas.carrier import (
 )
 from mailboat_schemas.codec import decode
 from mailboat_schemas.desired import Assignment, DesiredState, ManifestBundle, ReleaseRef
+from mailboat_schemas.documents.among import releases_among
 from mailboat_schemas.documents.release import ReleaseDocument, document_digest
 from mailboat_schemas.envelope import Envelope
 from mailboat_schemas.errors import ConfigurationInvalid, NotFound
@@ -43,11 +44,13 @@ def contents_of(manifest: bytes, timestamp: bytes, wanted: Wanted) -> Contents:
             f"Class {bundle.hardware_class} is not assigned model {unknown[0]}.",
             next_step=f"choose from {', '.join(sorted(assigned)) or 'none: nothing is assigned'}.",
         )
-    documents = {
-        digest: ReleaseDocument.parse(content)
-        for digest, content in bundle.documents.items()
-        if document_digest(content) == digest
-    }
+    documents = releases_among(
+        {
+            digest: content
+            for digest, content in bundle.documents.items()
+            if document_digest(content) == digest
+        }
+    )
     releases: dict[str, CarriedRelease] = {}
     artifacts: dict[str, int] = {}
     for assignment in desired.assignments:

@@ -7,7 +7,7 @@ here, where its author hears of it: a role that has expired, is too long, or lif
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -21,7 +21,14 @@ from mailboat_controller.authority.roles import (
     SERIALIZER,
     lasts_too_long,
 )
-from mailboat_schemas.documents.interface import Interface
+from mailboat_controller.trust.fleet_intake import (
+    FleetChange,
+    History,
+    KnownTarget,
+    judge_fleet_role,
+)
+from mailboat_controller.trust.refusal import Refusal
+from mailboat_controller.trust.semver_rule import require_semver
 from mailboat_schemas.documents.release import File, ReleaseDocument, document_digest
 from mailboat_schemas.errors import (
     MailboatError,
@@ -32,7 +39,7 @@ from mailboat_schemas.errors import (
 from mailboat_schemas.names import DIGEST_PATTERN, approval_path, release_path
 from mailboat_schemas.plan import Plan
 from mailboat_schemas.submission import Submission
-from mailboat_schemas.trust import ROLE_BYTES_MAX
+from mailboat_schemas.trust import FLEET_ROLES, ROLE_BYTES_MAX
 
 RELEASE_PREFIX = "release-"
 APPROVAL_PREFIX = "approval-"
@@ -51,6 +58,10 @@ class Held:
     fleet: str
     roles: Mapping[str, bytes]
     documents: Mapping[str, bytes]  # every release document ever accepted, by digest
+    # Of classes, sites and devices: those in force, whether these exist, what was in force before.
+    fleet_documents: Mapping[str, bytes] = field(default_factory=dict)
+    has_target: KnownTarget = lambda _level, _target: False
+    fleet_history: History = lambda _place: ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +87,7 @@ class Accepted:
     releases: tuple[ReleaseDocument, ...] = ()  # never accepted before
     approvals: tuple[Approval, ...] = ()  # new, or with a new plan
     withdrawn: tuple[Withdrawal, ...] = ()  # no longer approved
+    fleet: tuple[FleetChange, ...] = ()  # of the roles of FLEET_ROLES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +96,6 @@ class Rejected:
     reasons: tuple[str, ...]
     missing_artifacts: tuple[str, ...] = ()  # the first of them
     retry: bool = False  # the same submission may succeed later
-
-
-class _Refusal(Exception):
-    def __init__(self, code: str, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-        self.reason = reason
 
 
 def judge_submission(
@@ -103,7 +108,7 @@ def judge_submission(
     """
     try:
         return _judge(submission, held, has_artifact, now)
-    except _Refusal as refusal:
+    except Refusal as refusal:
         return Rejected(code=refusal.code, reasons=(refusal.reason[:REASON_CHARS_MAX],))
     except MailboatError as error:
         return Rejected(code=error.code, reasons=(error.what[:REASON_CHARS_MAX],))
@@ -113,7 +118,7 @@ def _judge(
     submission: Submission, held: Held, has_artifact: Callable[[File], bool], now: datetime
 ) -> Accepted | Rejected:
     if submission.fleet != held.fleet:
-        raise _Refusal("E-FLEET", f"This is fleet {held.fleet}, not {submission.fleet}.")
+        raise Refusal("E-FLEET", f"This is fleet {held.fleet}, not {submission.fleet}.")
     offered: dict[str, tuple[Targets, Targets]] = {}
     for role, content in submission.roles.items():
         offered[role] = _verified(role, content, held)
@@ -122,14 +127,26 @@ def _judge(
     releases: list[ReleaseDocument] = []
     approvals: list[Approval] = []
     withdrawn: list[Withdrawal] = []
+    fleet: list[FleetChange] = []
     for role, (old, new) in offered.items():
         if role.startswith(RELEASE_PREFIX):
             releases += _new_releases(role, old, new, submission.documents, known)
+        elif role in FLEET_ROLES:
+            change = judge_fleet_role(
+                role,
+                old,
+                new,
+                offered=submission.documents,
+                known=held.fleet_documents,
+                has_target=held.has_target,
+                history=held.fleet_history,
+            )
+            fleet.append(change)
         else:
             approvals += _changed_approvals(role, old, new)
             withdrawn += _withdrawals(role, old, new)
     _require_released(approvals, offered, held)
-    _require_semver(releases, known)
+    require_semver(releases, known)
     missing = sorted({file.artifact_digest for file in _files(releases) if not has_artifact(file)})
     if missing:
         reason = f"{len(missing)} artifacts are not in the store, or have another length."
@@ -147,32 +164,34 @@ def _judge(
         releases=tuple(releases),
         approvals=tuple(approvals),
         withdrawn=tuple(withdrawn),
+        fleet=tuple(fleet),
     )
 
 
 def _verified(role: str, content: bytes, held: Held) -> tuple[Targets, Targets]:
     """The held and the offered version of a role, once threshold and version held."""
-    if role not in held.roles or not role.startswith((RELEASE_PREFIX, APPROVAL_PREFIX)):
-        raise _Refusal("E-ROLE-UNKNOWN", f"There is no release or approval role {role}.")
+    of_model = role.startswith((RELEASE_PREFIX, APPROVAL_PREFIX))
+    if role not in held.roles or not (of_model or role in FLEET_ROLES):
+        raise Refusal("E-ROLE-UNKNOWN", f"There is no role {role} for releases or documents.")
     if len(content) > ROLE_BYTES_MAX:
-        raise _Refusal("E-ROLE-SHAPE", f"Role {role} is over {ROLE_BYTES_MAX} bytes.")
+        raise Refusal("E-ROLE-SHAPE", f"Role {role} is over {ROLE_BYTES_MAX} bytes.")
     try:
         offered = Metadata[Targets].from_bytes(content)
     except DeserializationError as error:
-        raise _Refusal(MalformedPayload.code, f"Role {role} is not TUF metadata.") from error
+        raise Refusal(MalformedPayload.code, f"Role {role} is not TUF metadata.") from error
     # from_bytes reads whatever type of role the bytes claim to be.
     if not isinstance(offered.signed, Targets):
-        raise _Refusal("E-ROLE-SHAPE", f"Role {role} is of type {offered.signed.type}.")
+        raise Refusal("E-ROLE-SHAPE", f"Role {role} is of type {offered.signed.type}.")
     parent = Metadata[Targets].from_bytes(held.roles["targets"]).signed
     try:
         result = parent.get_verification_result(role, offered.signed_bytes, offered.signatures)
     except (RepositoryError, ValueError) as error:
         # No canonical form (numbers that are none), or nobody to sign it.
-        raise _Refusal(
+        raise Refusal(
             SignatureInvalid.code, f"Role {role} has nothing that could be signed: {error}."
         ) from error
     if not result:
-        raise _Refusal(
+        raise Refusal(
             ThresholdNotMet.code if result.signed else SignatureInvalid.code,
             f"Role {role} is not signed by enough of the keys its delegation names: "
             f"{len(result.signed)} of {result.threshold}.",
@@ -180,10 +199,10 @@ def _verified(role: str, content: bytes, held: Held) -> tuple[Targets, Targets]:
     # Whoever passes it on could fill it up with what no signature covers, for every device to load.
     good = {keyid: offered.signatures[keyid] for keyid in result.signed}
     if len(content) > PADDED_FACTOR_MAX * len(Metadata(offered.signed, good).to_bytes(SERIALIZER)):
-        raise _Refusal("E-ROLE-SHAPE", f"Role {role} carries far more than its keys have signed.")
+        raise Refusal("E-ROLE-SHAPE", f"Role {role} carries far more than its keys have signed.")
     old = Metadata[Targets].from_bytes(held.roles[role]).signed
     if offered.signed.version != old.version + 1:
-        raise _Refusal(
+        raise Refusal(
             "E-REBASE",
             f"Role {role} is version {offered.signed.version}, expected {old.version + 1}: "
             "fetch the newest version, add to that and sign again.",
@@ -194,24 +213,24 @@ def _verified(role: str, content: bytes, held: Held) -> tuple[Targets, Targets]:
 def _require_usable(role: str, new: Targets, now: datetime) -> None:
     """One role that devices cannot take keeps everything else of its class from them too."""
     if new.delegations is not None or len(new.targets) > TARGETS_PER_ROLE_MAX:
-        raise _Refusal("E-ROLE-SHAPE", f"Role {role} delegates further, or lists too many targets.")
+        raise Refusal("E-ROLE-SHAPE", f"Role {role} delegates further, or lists too many targets.")
     if new.is_expired(now.astimezone(UTC)):
-        raise _Refusal(
+        raise Refusal(
             "E-ROLE-EXPIRED",
             f"Role {role} expired at {new.expires:%Y-%m-%dT%H:%M:%SZ}: "
             "check the signer's clock and sign again.",
         )
     if lasts_too_long(role, new.expires, now):
-        raise _Refusal("E-ROLE-SHAPE", f"Role {role} lasts longer than an approval may: 30 days.")
+        raise Refusal("E-ROLE-SHAPE", f"Role {role} lasts longer than an approval may: 30 days.")
     text = new.unrecognized_fields.get(ISSUED_FIELD)
     if text is None:
         return
     try:
         issued = datetime.strptime(str(text), ISSUED_FORMAT).replace(tzinfo=UTC)
     except ValueError as error:
-        raise _Refusal("E-ROLE-SHAPE", f"{ISSUED_FIELD} of role {role} is not a time.") from error
+        raise Refusal("E-ROLE-SHAPE", f"{ISSUED_FIELD} of role {role} is not a time.") from error
     if issued > now + ISSUED_AHEAD_MAX:
-        raise _Refusal(
+        raise Refusal(
             "E-ROLE-ISSUED",
             f"Role {role} says it was signed at {text}, which is yet to come: "
             "check the signer's clock, then the controller's, and sign again.",
@@ -237,23 +256,21 @@ def _new_releases(
     for path, target in new.targets.items():
         digest = _digest(role, path, target)
         if stands_for.get(path, (digest, target.length)) != (digest, target.length):
-            raise _Refusal(
+            raise Refusal(
                 "E-IMMUTABLE", f"{path} was released with other contents; versions never change."
             )
         if path in stands_for:
             continue
         content = documents.get(digest)
         if content is None or document_digest(content) != digest or len(content) != target.length:
-            raise _Refusal(
-                "E-DOCUMENT-MISSING", f"The document of {path} is not in the submission."
-            )
+            raise Refusal("E-DOCUMENT-MISSING", f"The document of {path} is not in the submission.")
         document = ReleaseDocument.parse(content)
         if release_path(document.model, document.version) != path or document.model != model:
-            raise _Refusal(
+            raise Refusal(
                 "E-PATH", f"{path} lists the document of {document.model} {document.version}."
             )
         if document.canonical_bytes() != content:
-            raise _Refusal("E-CANONICAL", f"The document of {path} is not in canonical form.")
+            raise Refusal("E-CANONICAL", f"The document of {path} is not in canonical form.")
         result.append(document)
     return result
 
@@ -280,7 +297,7 @@ def _approval(role: str, path: str, target: TargetFile) -> Approval:
     model = role.removeprefix(APPROVAL_PREFIX)
     version = _approved_version(model, path)
     if approval_path(model, version) != path:
-        raise _Refusal("E-PATH", f"{path} cannot stand in role {role}.")
+        raise Refusal("E-PATH", f"{path} cannot stand in role {role}.")
     return Approval(
         model=model,
         version=version,
@@ -297,7 +314,7 @@ def _approved_version(model: str, path: str) -> str:
 def _digest(role: str, path: str, target: TargetFile) -> str:
     digest = target.hashes.get("sha256", "")
     if re.fullmatch(DIGEST_PATTERN, digest) is None:
-        raise _Refusal("E-ROLE-SHAPE", f"{path} in role {role} has no sha256.")
+        raise Refusal("E-ROLE-SHAPE", f"{path} in role {role} has no sha256.")
     return digest
 
 
@@ -312,37 +329,15 @@ def _require_released(
         elif role in held.roles:
             released = Metadata[Targets].from_bytes(held.roles[role]).signed
         else:
-            raise _Refusal("E-ROLE-UNKNOWN", f"There is no role {role}.")
+            raise Refusal("E-ROLE-UNKNOWN", f"There is no role {role}.")
         target = released.targets.get(release_path(approval.model, approval.version))
         approved = (approval.digest, approval.length)
         if target is None or (target.hashes.get("sha256"), target.length) != approved:
-            raise _Refusal(
+            raise Refusal(
                 "E-NOT-RELEASED",
                 f"{approval.model} {approval.version} is approved, "
                 "but not released with that digest and length.",
             )
-
-
-def _require_semver(releases: list[ReleaseDocument], known: Sequence[ReleaseDocument]) -> None:
-    """A changed interface is a new major version: all releases of one agree, also its
-    pre-releases, and whichever of them comes first."""
-    for document in releases:
-        for other in (*known, *releases):
-            same_major = (other.model, _major(other)) == (document.model, _major(document))
-            if same_major and _contract(other.interface) != _contract(document.interface):
-                raise _Refusal(
-                    "E-SEMVER",
-                    f"{document.model} {document.version} has another interface than "
-                    f"{other.version}: that is a new major version.",
-                )
-
-
-def _major(document: ReleaseDocument) -> str:
-    return document.version.partition(".")[0]
-
-
-def _contract(interface: Interface) -> tuple[frozenset[object], frozenset[object]]:
-    return frozenset(interface.inputs), frozenset(interface.outputs)
 
 
 def _files(releases: Iterable[ReleaseDocument]) -> list[File]:

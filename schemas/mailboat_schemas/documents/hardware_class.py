@@ -7,7 +7,9 @@ from pydantic import Field
 
 from mailboat_schemas.documents.document import Document, SizeBytes, Strict, VersionRange
 from mailboat_schemas.documents.failure_mode import FailureMode
+from mailboat_schemas.documents.policy import WrittenRule, WrittenStaleness
 from mailboat_schemas.names import ClassName
+from mailboat_schemas.policy_rules import RULES_MAX, PolicyRule
 
 
 class WhenDisconnected(StrEnum):
@@ -26,13 +28,6 @@ class ClassRuntime(Strict):
     )
 
 
-class Staleness(Strict):
-    """How far behind a device may be before it is reported as such."""
-
-    minor_versions_behind_max: int | None = Field(default=None, ge=0, le=1000)
-    security_within_hours: int | None = Field(default=None, ge=1, le=24 * 365)
-
-
 class HardwareClassMetadata(Strict):
     name: ClassName
     description: str = Field(default="", max_length=1000)
@@ -47,8 +42,18 @@ class HardwareClassSpec(Strict):
     latency_p95_ms_max: float | None = Field(default=None, gt=0, le=600_000)
     metered: bool = False
     when_disconnected: WhenDisconnected = WhenDisconnected.NORMAL
-    staleness: Staleness = Staleness()
+    staleness: WrittenStaleness = WrittenStaleness()
+    rules: tuple[WrittenRule, ...] = Field(
+        default=(),
+        max_length=RULES_MAX - 1,
+        description="when devices may switch, and how far behind they may be; the first counts",
+    )
     failure_mode: FailureMode = FailureMode.FAIL_SAFE
+
+    def policy_rules(self) -> tuple[PolicyRule, ...]:
+        """As devices are told; ``staleness`` of the class stands behind what its rules say."""
+        given = self.staleness != WrittenStaleness()
+        return (*self.rules, *([WrittenRule(staleness=self.staleness)] if given else []))
 
 
 class HardwareClass(Document):

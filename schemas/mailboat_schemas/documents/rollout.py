@@ -10,6 +10,7 @@ from mailboat_schemas.gate_terms import check_gates, seconds_of, terms_of
 from mailboat_schemas.names import ClassName, DeviceId, Label, ModelName, Version
 
 WAVES_MAX = 16
+REASON_CHARS_MAX = 200
 PILOTS_MAX = 64  # named devices of a wave; a larger group is a ring
 
 
@@ -63,6 +64,20 @@ class RolloutSpec(Strict):
     expires: AwareDatetime | None = Field(
         default=None, description="a running rollout halts then, and no device installs it any more"
     )
+
+    urgency: Literal["normal", "emergency"] = Field(
+        default="normal",
+        description="emergency: devices wait for no window, cadence, metered link or jitter",
+    )
+    reason: str | None = Field(
+        default=None, min_length=1, max_length=REASON_CHARS_MAX, description="of an emergency"
+    )
+
+    @model_validator(mode="after")
+    def _says_why(self) -> Self:
+        if (self.urgency == "emergency") != (self.reason is not None):
+            raise ValueError("'urgency: emergency' needs a 'reason', and nothing else has one")
+        return self
 
     @model_validator(mode="after")
     def _only_grows(self) -> Self:

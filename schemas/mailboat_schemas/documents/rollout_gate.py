@@ -17,6 +17,9 @@ HOURS_MAX = 24 * 366
 # An error of a half or more is no promise, and a share of a half or more no health.
 PERCENT_MAX = 50
 
+# What every kind of gate may say.
+OF_EVERY_KIND = frozenset({"kind", "ok_min", "wait_max_hours", "clean_restarts", "rollback_drills"})
+
 Percent = Annotated[float, Field(gt=0, lt=PERCENT_MAX)]
 LargeShare = Annotated[float, Field(gt=0, lt=100)]
 Hours = Annotated[float, Field(ge=0, le=HOURS_MAX)]
@@ -80,6 +83,21 @@ class Gate(Strict):
         default=None, description="then the rollout pauses and waits for a person; no limit"
     )
 
+    clean_restarts: int | None = Field(
+        default=None,
+        ge=1,
+        le=10**6,
+        description="of every kind: devices in each class whose release came back after the agent "
+        "was started anew",
+    )
+    rollback_drills: int | None = Field(
+        default=None,
+        ge=1,
+        le=10**6,
+        description="of every kind: devices in each class that passed a rollback drill while they "
+        "answered requests",
+    )
+
     @property
     def rule(self) -> GateKind:
         if self.kind is not None:
@@ -93,7 +111,7 @@ class Gate(Strict):
         if self.rule is not GateKind.COUNT and self.ok_min is not None:
             raise ValueError(f"'ok_min' is of kind 'count', not of '{self.rule}'")
         if self.rule is not GateKind.STATISTICAL:
-            stray = sorted(self.model_fields_set - {"kind", "ok_min", "wait_max_hours"})
+            stray = sorted(self.model_fields_set - OF_EVERY_KIND)
             if any(getattr(self, name) is not None for name in stray):
                 raise ValueError(f"{stray[0]!r} is of kind 'statistical', not of '{self.rule}'")
         return self

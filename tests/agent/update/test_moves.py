@@ -99,7 +99,7 @@ def test_the_whole_install_tells_its_story_in_order_and_the_same_each_time() -> 
     assert kinds(state) == [EventKind.TRIAL_STARTED]
     state = moves.began_soak(state, tries=3)
     assert kinds(state) == [EventKind.TRIAL_STARTED, EventKind.SOAK_STARTED]
-    state = moves.committed(state, "clean", security_version=9)
+    state = moves.committed(state, "clean", security_version=9, at=NOON)
     events = implied_events("vad", state, NOON)
 
     assert [event.event_id for event in events] == [
@@ -150,7 +150,7 @@ def test_the_beginning_of_an_install_is_told_of_its_release_whatever_was_left_si
     was lost told the install's beginning of the release that was left last."""
     began = moves.started_trial(RUNS_OLD, candidate(), tries=3, install=5)
     first = implied_events("vad", began, NOON)[0]
-    ran = moves.committed(moves.began_soak(began, tries=3), "clean", security_version=9)
+    ran = moves.committed(moves.began_soak(began, tries=3), "clean", security_version=9, at=NOON)
     to_old = moves.went_back(ran, replace(BACK, to=OLD, kind=EventKind.RETURNED))
     to_nothing = moves.went_back(to_old, replace(BACK, to=None, kind=EventKind.RETURNED))
 

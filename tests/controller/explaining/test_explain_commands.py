@@ -123,6 +123,7 @@ PLANNED: dict[str, Any] = {
             "catches_ten_percent": 0.9903,
             "opens_at": "2026-11-21T12:00:00Z",
             "duration_seconds": 7200.0,
+            "waiting": 0,
             "without_habit": 0,
             "examples": [],
         }
@@ -147,3 +148,21 @@ def test_ages_are_said_in_one_number() -> None:
         "24 h",
         "2 d",
     ]
+
+
+def test_a_device_that_takes_no_order_does_not_keep_it_from_those_after_it(api: RunningApi) -> None:
+    assert mailboat("device", "hold", "dev-2", *WHY).code == 0
+
+    said = mailboat("device", "release-hold", "-l", f"class={CLASS}", *WHY)
+
+    assert said.code == output.EXIT_CONFLICT
+    assert "No hold stands for device dev-1" in said.err
+    assert "dev-2" in said.out
+    assert mailboat("device", "list", "-l", "held", "--json").json == []
+
+
+def test_an_order_to_nobody_is_no_success() -> None:
+    said = mailboat("device", "hold", "-l", "site=harbor", *WHY)
+
+    assert said.code == output.EXIT_NOT_FOUND
+    assert "No device is named by 'site=harbor'" in said.err

@@ -16,7 +16,7 @@ DEVICES_PER_FLEET = 25
 @pytest.mark.parametrize(
     ("pairs", "seed"),
     [
-        pytest.param(50, 7, id="50"),
+        pytest.param(50, 2, id="50"),
         pytest.param(1000, 8, id="1000", marks=pytest.mark.slow),
     ],
 )
@@ -60,5 +60,7 @@ def compare(fleet: ExplainedFleet, name: str, where: str) -> str:
         assert move == "stays" or digest == predicted, f"{where}: {step} {prediction}"
     else:
         assert move == prediction.move, f"{where}: {step} {prediction}"
-        assert move != "takes" or digest == predicted, f"{where}: {step} {prediction}"
+        assert move not in ("takes", "fetches") or digest == predicted, (
+            f"{where}: {step} {prediction}"
+        )
     return str(prediction.move)

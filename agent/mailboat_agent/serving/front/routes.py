@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from mailboat_agent.overlays.shown import Shown
 from mailboat_agent.serving.answering import Answering
 from mailboat_agent.serving.feedback import Feedback
 from mailboat_agent.serving.front.answers import Problem, Response, json_response, problem_of
@@ -23,6 +24,7 @@ from mailboat_agent.serving.protocol import EXTENSIONS
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_schemas.errors import MailboatError
 
+CONFIG_HEADER = "mailboat-config"  # names and versions of the documents that were merged
 POST_BYTES_MAX = 64 << 10  # of what is not an inference
 
 
@@ -37,7 +39,9 @@ class Routes:
         version: str,
         request_seconds_max: float,
         feedback: Feedback | None,
+        config: Callable[[], Shown] | None = None,
     ) -> None:
+        self._config = config
         self._runtime = runtime
         self._answering = answering
         self._version = version
@@ -109,6 +113,9 @@ class Routes:
             case ["v1", "feedback"] if self._feedback is not None:
                 _require(head, "POST")
                 return json_response(self._feedback.post(request.body, time.monotonic()))
+            case ["v1", "config"] if self._config is not None:
+                _require(head, "GET", "HEAD")
+                return _config_answer(head, self._config())
             case ["v2", *what]:
                 return self._look(head, what)
         raise _nothing_here()
@@ -160,6 +167,16 @@ class Routes:
         if absences:
             content["not_served"] = {model: each.because for model, each in absences.items()}
         return json_response(content, status=200 if ready else 503)
+
+
+def _config_answer(head: Head, shown: Shown) -> Response:
+    """The values as they are, with their digest as the tag: asking again costs next to nothing."""
+    tag = f'"{shown.digest}"'
+    headers = {"etag": tag, CONFIG_HEADER: shown.titles, "cache-control": "no-cache"}
+    asked = head.headers.get("if-none-match", "")
+    if tag in {each.strip() for each in asked.split(",")}:
+        return Response(304, (), headers)
+    return Response(200, (shown.content,), {"content-type": "application/json", **headers})
 
 
 def _parts(head: Head) -> list[str]:
