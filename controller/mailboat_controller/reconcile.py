@@ -21,7 +21,7 @@ from mailboat_controller.rollout.decide import Decision, Facts, Rollout, decide,
 from mailboat_controller.rollout.members import Member
 from mailboat_controller.rollout.state import FINAL, OFFERED, ORDERS, Phase, Trigger, move
 from mailboat_controller.rollout_facts import Classes
-from mailboat_controller.rollout_moves import decided, told
+from mailboat_controller.rollout_moves import ACTOR, decided, record_move, refuse_unseen, told
 from mailboat_controller.store import artifact_life, audit, classes, rollouts
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.rollouts import AssignmentRow, RolloutRow
@@ -33,11 +33,9 @@ from mailboat_schemas.device_orders import DeviceDesired
 from mailboat_schemas.documents.rollout import WAVES_MAX
 from mailboat_schemas.errors import Conflict
 from mailboat_schemas.reports import Ack
-from mailboat_schemas.tracing import trace_id
 
 # A pass takes every rollout one step; a rollout has a start, its waves and an end.
 PASSES_MAX = 2 * (WAVES_MAX + 2)
-ACTOR = "controller"
 
 _log = structlog.get_logger(__name__)
 
@@ -89,13 +87,22 @@ class Reconciler:
         return Reconciled(moved=moved, published=published, signed=signed, wishes=wishes)
 
     def order(
-        self, name: str, trigger: Trigger, *, actor: str, reason: str, now: datetime
+        self,
+        name: str,
+        trigger: Trigger,
+        *,
+        actor: str,
+        reason: str,
+        now: datetime,
+        wave: int | None = None,
     ) -> Rollout:
         """A person's order to one rollout, and everything that follows from it.
 
+        Args: wave: the newest open one as that person saw it, from 1; None: they did not say.
+
         Raises:
             NotFound: no such rollout.
-            Conflict: the rollout cannot do that in its phase, or nobody may order it.
+            Conflict: it cannot do that in its phase, or it is not as that person saw it.
         """
         if trigger not in ORDERS:
             raise Conflict(
@@ -103,9 +110,11 @@ class Reconciler:
                 next_step="abort it to take the release back.",
             )
         with self._store.transaction() as tx:
+            seen = rollouts.get(tx, name).rollout
             if trigger is Trigger.PROMOTE:
                 self.reconcile(tx, now)  # what a person overrides is how it stands now
             row = rollouts.get(tx, name)
+            refuse_unseen(seen, row.rollout, wave)
             decision = self._ordered(tx, row.rollout, trigger, now)
             by = f"{trigger} by {actor}" + (f": {reason}" if reason else "")
             because = f"{by}; {decision.because}" if decision.because else by
@@ -222,6 +231,7 @@ class _Fleet:
                 previous.get(document.metadata.name, {}),
                 document.spec.failure_mode,
                 metered=document.spec.metered,
+                rules=document.spec.policy_rules(),
             )
             for document in classes.every(self._tx)
         )
@@ -236,7 +246,7 @@ class _Fleet:
             self._rows[name] = decided(row, decision, rollouts.next_number(self._tx), now)
             rollouts.save(self._tx, self._rows[name], now)
         if moved:
-            self._record_move(row.rollout, decision, now)
+            record_move(self._tx, row.rollout, decision, now)
         return moved
 
     def facts(self, name: str) -> Facts:
@@ -250,7 +260,9 @@ class _Fleet:
             self._classes,
         )
         return replace(
-            found, ok_elsewhere=rollout_facts.ok_elsewhere(self._tx, row.rollout, members)
+            found,
+            ok_elsewhere=rollout_facts.ok_elsewhere(self._tx, row.rollout, members),
+            shown=rollout_facts.shown_by(self._tx, row),
         )
 
     def refuse_to_leave_nothing(self, rollout: Rollout) -> None:
@@ -267,7 +279,7 @@ class _Fleet:
                 )
 
     def _members_of(self, rollout: Rollout) -> Mapping[str, tuple[Member, ...]]:
-        key = (rollout.name, rollout.phase is Phase.COMPLETED)
+        key = (rollout.name, rollout.phase in rollout_facts.AWAITS_BAD_NEWS)
         if key not in self._members:
             self._members[key] = rollout_facts.load(
                 self._tx, rollout, self._classes[rollout.name], self._devices
@@ -321,23 +333,4 @@ class _Fleet:
             subject=f"{row.hardware_class}/{row.model}",
             reason="follows from the completed rollouts that are still approved",
             details={"from": before, "to": after, "retry_epoch": row.retry_epoch},
-        )
-
-    def _record_move(self, rollout: Rollout, decision: Decision, now: datetime) -> None:
-        action = "wave" if decision.opens else decision.phase.value
-        _log.info(
-            "rollout moved",
-            rollout=rollout.name,
-            to=action,
-            because=decision.because,
-            trace_id=trace_id(rollout.digest),
-        )
-        audit.append(
-            self._tx,
-            at=now,
-            actor=ACTOR,
-            action=f"rollout.{action}",
-            subject=rollout.name,
-            reason=decision.because,
-            details={"from": rollout.phase.value, **told(decision)},
         )

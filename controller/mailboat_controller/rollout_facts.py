@@ -5,9 +5,20 @@ from typing import Any
 
 from mailboat_controller.rollout.counts import count_class
 from mailboat_controller.rollout.decide import Facts, Rollout
+from mailboat_controller.rollout.evidence import with_redemption
+from mailboat_controller.rollout.exit_criteria import NOBODY, ShownBy, asks
 from mailboat_controller.rollout.members import Member, Outcome, stronger
 from mailboat_controller.rollout.state import Phase
-from mailboat_controller.store import deliveries, devices, outcomes, paired_latency, releases
+from mailboat_controller.store import (
+    deliveries,
+    devices,
+    exit_evidence,
+    outcomes,
+    paired_latency,
+    redemptions,
+    releases,
+)
+from mailboat_controller.store.exit_evidence import Shown
 from mailboat_controller.store.outcomes import OutcomeRow
 from mailboat_controller.store.rollouts import RolloutRow
 from mailboat_controller.store.transaction import Transaction
@@ -112,6 +123,15 @@ def facts(
     )
 
 
+def shown_by(tx: Transaction, row: RolloutRow) -> ShownBy:
+    """What devices showed since the rollout began, where its newest open wave asks for it."""
+    index = row.rollout.waves_open - 1
+    if index < 0 or row.started_at is None or not asks(row.rollout.plan.waves[index]):
+        return NOBODY
+    found = exit_evidence.of_release(tx, row.rollout.digest, row.started_at)
+    return ShownBy(restarted=found[Shown.RESTARTED], drilled=found[Shown.DRILLED])
+
+
 def summary(row: RolloutRow) -> dict[str, Any]:
     """A rollout as people see it in a list: what its own row says."""
     rollout = row.rollout
@@ -165,7 +185,20 @@ def _outcomes(tx: Transaction, rollout: Rollout) -> dict[str, OutcomeRow]:
     for device in devices.committed_to(tx, rollout.digest, unheard):
         # Of this retry it says nothing: those that failed it before are not among them.
         found[device] = earlier[device]._replace(exposed_at_ms=None)
+    _redeem(tx, rollout, found)
     return found
+
+
+def _redeem(tx: Transaction, rollout: Rollout, found: dict[str, OutcomeRow]) -> None:
+    """Exposed is also who fetched the release and has not been heard of since."""
+    epoch = rollout.retry_epoch
+    for device, at in redemptions.of_release(tx, rollout.digest, since_epoch=epoch).items():
+        told = found.get(device)
+        if told is None:
+            found[device] = OutcomeRow(device, epoch, Outcome.EXPOSED, "", "", at)
+            continue
+        outcome, exposed_at_ms = with_redemption(told.outcome, told.exposed_at_ms, at)
+        found[device] = told._replace(outcome=outcome or told.outcome, exposed_at_ms=exposed_at_ms)
 
 
 def _slow(

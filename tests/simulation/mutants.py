@@ -197,6 +197,23 @@ def _acks_one_more(self: Any, fleet: str, epoch: str, counter: int) -> Any:
 _ACK = DeviceStreams.ack
 
 
+def _hears_any_epoch(self: Any, ack: Any, now: float, real: Any = Outbox.on_ack) -> None:
+    real(self, ack.model_copy(update={"epoch": self._epoch}), now)
+
+
+def _acks_before_the_commit(
+    self: SimulatedController, device: str, channel: Any, payload: bytes, dies: Any
+) -> tuple[bytes, bool]:
+    """What dies in the moment before the commit has answered already."""
+    if not dies():
+        return _TAKE(self, device, channel, payload, _never)
+    with mock.patch.object(self.registry, "commit", return_value=[]):
+        return _TAKE(self, device, channel, payload, _never)
+
+
+_TAKE = SimulatedController.take
+
+
 def _knows_no_doubles(
     self: Any, device: str, payload: bytes, counter: int, now: float
 ) -> registry.Reached:
@@ -322,6 +339,11 @@ def _mutants() -> Iterator[tuple[str, list[Plant]]]:
     yield "rows that are known are stored again", [(DeviceStreams, "unstored", _takes_every_row)]
     yield "rows behind a gap are stored", [(DeviceStreams, "unstored", _takes_over_gaps)]
     yield "the watermark is one ahead", [(DeviceStreams, "ack", _acks_one_more)]
+    yield "an ack of another epoch counts", [(Outbox, "on_ack", _hears_any_epoch)]
+    yield (
+        "an ack is sent before the commit",
+        [(SimulatedController, "take", _acks_before_the_commit)],
+    )
     yield (
         "a lost journal tells everything twice",
         [(registry.Registry, "take_events", _knows_no_doubles)],

@@ -34,7 +34,8 @@ DAY = 86_400.0
 HOUR = 3600.0
 STORY_DAYS, HEAL_DAYS = 14.0, 4.0
 DAYS = STORY_DAYS + HEAL_DAYS
-LOOK_SECONDS = 9000.0
+LOOK_SECONDS = 4 * HOUR
+REPLAYS_MAX, REPLAY_SECONDS = 3, 2.0  # of acknowledgements, after a device has connected
 CLASSES = ("kiosk", "gate")
 MANNERS = ((Fault.TRIAL, 0.45), (Fault.SOAK, 0.35), (Fault.REBOOT, 0.2))
 SKEWS = (-40 * 365 * DAY, -DAY, -HOUR, HOUR, 8 * DAY, 500 * DAY)
@@ -63,6 +64,7 @@ class Story:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rng = random.Random(f"story:{seed}")
+        self.replays = random.Random(f"replays:{seed}")  # its own: the story is the same without
         self.oracle = Oracle()
         self.fleet = Fleet(
             starts=BEGINS,
@@ -72,6 +74,7 @@ class Story:
             watch=self.oracle,
             reconcile_seconds=self.rng.choice((5.0, 60.0, 1800.0)),
         )
+        self.fleet.network.acks = {}
         self.oracle.attach(self.fleet)
         self.releases: list[SimulatedRelease] = []
         self.links = Links(
@@ -265,7 +268,20 @@ class Story:
         if self.raging:
             seconds = self.rng.expovariate(1 / self.links.on_seconds)
             self.fleet.agenda.after(seconds, self._link_goes, device)
+            if self.fleet.around.weather.hostile_per_day:
+                self._replay_acks(device)
         return device.connect()
+
+    def _replay_acks(self, device: SimulatedDevice) -> None:
+        """Genuine ones that this device was sent before, of whichever journal it had then: soon
+        after it connects, when it waits for one."""
+        held = (self.fleet.network.acks or {}).get(device.device, ())
+        for payload in self.replays.sample(held, min(len(held), REPLAYS_MAX)):
+            at = self.replays.uniform(0, REPLAY_SECONDS)
+            self.fleet.agenda.after(at, self._replay_ack, device, payload)
+
+    def _replay_ack(self, device: SimulatedDevice, payload: bytes) -> SimulatedDevice | None:
+        return device.hear_ack(device.connection, payload) if device.online else None
 
     def _link_goes(self, device: SimulatedDevice) -> SimulatedDevice | None:
         if not self.raging:
@@ -336,8 +352,11 @@ class Story:
         for device in self.fleet.devices.values():
             device.skew_seconds = 0.0
             self.fleet.agenda.after(self.rng.uniform(0, HOUR), device.connect)
-            # One that is in the middle of a boot connects when that is over.
+            # One that is in the middle of a boot connects when that is over, also when a release
+            # takes it down again and again.
             self.fleet.agenda.after(HOUR + self.rng.uniform(0, HOUR), device.connect)
+            for hours in range(2, int(HEAL_DAYS * 24)):
+                self.fleet.agenda.after((hours + 0.5) * HOUR, device.connect)
 
     def _judge(self) -> None:
         for device in self.fleet.devices.values():

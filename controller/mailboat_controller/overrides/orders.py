@@ -10,9 +10,14 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from mailboat_controller.device_orders import next_counter, queue_order
+from mailboat_controller.device_orders import (
+    devices_with_documents,
+    next_counter,
+    queue_order,
+)
+from mailboat_controller.drills.orders import DrillOrders
 from mailboat_controller.reconcile import Reconciler
-from mailboat_controller.store import audit, devices, overrides, releases
+from mailboat_controller.store import audit, devices, drills, overrides, releases
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.overrides import HOLD, PIN, OverrideRow
 from mailboat_controller.store.transaction import Transaction
@@ -55,6 +60,7 @@ class Overrides:
         self._fleet = fleet
         self._now = now
         self._queued = queued
+        self.drills = DrillOrders(store, reconciler.sign_order, fleet, now=now, queued=queued)
 
     def hold(
         self, device: str, model: str | None, *, actor: str, reason: str, valid: timedelta
@@ -63,8 +69,9 @@ class Overrides:
         Raises:
             NotFound: no such device. Conflict: revoked, or too many overrides.
         """
+        until = self._now() + valid
         with self._store.transaction() as tx:
-            self._put(tx, device, HOLD, model or "", None, actor, reason, valid)
+            self.put(tx, device, HOLD, model, None, actor=actor, reason=reason, until=until)
         self._queued()
 
     def pin(
@@ -81,19 +88,9 @@ class Overrides:
         Raises:
             NotFound: no such device or release. Conflict: the release is not approved.
         """
+        until = self._now() + valid
         with self._store.transaction() as tx:
-            release = releases.by_version(tx, model, version)
-            if release is None:
-                raise NotFound(
-                    f"There is no release {model} {version}.",
-                    next_step="`mailboat release list` shows those there are.",
-                )
-            if not held_trust.read(tx).approved(model, version, release.digest):
-                raise Conflict(
-                    f"{model} {version} is not approved, so no device may run it.",
-                    next_step="pin to an approved release; a pin does not go beyond an approval.",
-                )
-            self._put(tx, device, PIN, model, (version, release.digest), actor, reason, valid)
+            self.put(tx, device, PIN, model, version, actor=actor, reason=reason, until=until)
         self._queued()
 
     def take_back(
@@ -103,18 +100,26 @@ class Overrides:
         Raises:
             NotFound: no such device, or nothing of that kind stands for it.
         """
-        now = self._now()
         with self._store.transaction() as tx:
-            devices.get(tx, device)
-            if not overrides.remove(tx, device, kind, model or ""):
-                about = f" for {model}" if model else ""
-                raise NotFound(
-                    f"No {kind} stands for device {device}{about}.",
-                    next_step=f"`mailboat explain {device}` shows what stands.",
-                )
-            self._record(tx, device, _TAKEN_BACK[kind], actor, reason, {"model": model})
-            counter = next_counter(tx, device, now)
-            self._queue(tx, device, counter)
+            self.remove(tx, device, kind, model, actor=actor, reason=reason)
+        self._queued()
+
+    def remove(
+        self, tx: Transaction, device: str, kind: str, model: str | None, *, actor: str, reason: str
+    ) -> None:
+        """As `take_back`, in a transaction of the caller, who calls `told` after it."""
+        devices.get(tx, device)
+        if not overrides.remove(tx, device, kind, model or ""):
+            about = f" for {model}" if model else ""
+            raise NotFound(
+                f"No {kind} stands for device {device}{about}.",
+                next_step=f"`mailboat explain {device}` shows what stands.",
+            )
+        self._record(tx, device, _TAKEN_BACK[kind], actor, reason, {"model": model})
+        self._queue(tx, device, next_counter(tx, device, self._now()))
+
+    def told(self) -> None:
+        """Orders of a transaction that is over wait for devices."""
         self._queued()
 
     def label(
@@ -127,7 +132,7 @@ class Overrides:
         """
         with self._store.transaction() as tx:
             own = devices.get(tx, device).labels
-            taken = sorted(name for name, value in changes.items() if value and name in own)
+            taken = sorted(n for n, value in changes.items() if value is not None and n in own)
             if taken:
                 raise Conflict(
                     f"Device {device} has a label {taken[0]!r} of its own.",
@@ -156,23 +161,37 @@ class Overrides:
         now = self._now()
         with self._store.transaction() as tx:
             overrides.forget_expired(tx, now)
-            found = overrides.every(tx)
-            for device in found:
-                counter = overrides.newest_counter(tx, device)
-                self._queue(tx, device, counter)
-        return len(found)
+            drills.forget_expired(tx, now)
+            found = {*overrides.every(tx), *drills.devices_waiting(tx, now)}
+            found |= devices_with_documents(tx)
+            return sum([self._say_again(tx, device) for device in sorted(found)])
 
-    def _put(
+    def _say_again(self, tx: Transaction, device: str) -> bool:
+        """One that cannot be said, such as a device document that is too large beside the rest,
+        silences no other."""
+        try:
+            self._queue(tx, device, overrides.newest_counter(tx, device))
+        except MailboatError as error:
+            _log.error("an order cannot be said again", device=device, problem=str(error))
+            return False
+        return True
+
+    def put(
         self,
         tx: Transaction,
         device: str,
         kind: str,
-        model: str,
-        release: tuple[str, str] | None,
+        model: str | None,
+        version: str | None,
+        *,
         actor: str,
         reason: str,
-        valid: timedelta,
+        until: datetime,
     ) -> None:
+        """As `hold` and `pin`, in a transaction of the caller, who calls `told` after it."""
+        digest = None
+        if kind == PIN:
+            digest = approved_digest(tx, model or "", version or "")
         now = self._now()
         if devices.get(tx, device).revoked:
             raise Conflict(
@@ -180,24 +199,23 @@ class Overrides:
                 next_step="nothing; it installs nothing any more.",
             )
         overrides.forget_expired(tx, now)
-        version, digest = release or (None, None)
         row = OverrideRow(
             device=device,
             kind=kind,
-            model=model,
+            model=model or "",
             version=version,
             digest=digest,
             by=actor,
             reason=reason[:OVERRIDE_REASON_CHARS_MAX],
             at=now,
-            expires_at=now + valid,
+            expires_at=until,
         )
         overrides.put(tx, row)
         if len(overrides.of_device(tx, device)) > OVERRIDES_MAX:
             raise TooManyOverrides(f"More than {OVERRIDES_MAX} orders would stand for {device}.")
         if overrides.count_devices(tx) > DEVICES_MAX:
             raise TooManyOverrides(f"Orders stand for {DEVICES_MAX} devices.")
-        details = {"model": model, "version": version, "expires": row.expires_at.isoformat()}
+        details = {"model": row.model, "version": version, "expires": row.expires_at.isoformat()}
         self._record(tx, device, kind, actor, reason, details)
         counter = next_counter(tx, device, now)
         self._queue(tx, device, counter)
@@ -230,3 +248,22 @@ class Overrides:
             reason=reason,
             details=dict(details),
         )
+
+
+def approved_digest(tx: Transaction, model: str, version: str) -> str:
+    """
+    Raises:
+        NotFound: no such release. Conflict: it is not approved.
+    """
+    release = releases.by_version(tx, model, version)
+    if release is None:
+        raise NotFound(
+            f"There is no release {model} {version}.",
+            next_step="`mailboat release list` shows those there are.",
+        )
+    if not held_trust.read(tx).approved(model, version, release.digest):
+        raise Conflict(
+            f"{model} {version} is not approved, so no device may run it.",
+            next_step="pin to an approved release; a pin does not go beyond an approval.",
+        )
+    return release.digest

@@ -6,6 +6,7 @@ Sending the same bytes again changes nothing and gets the same answer.
 import hashlib
 import time
 from datetime import datetime
+from functools import partial
 
 import structlog
 
@@ -14,6 +15,7 @@ from mailboat_controller.artifacts.artifact_store import ArtifactStore
 from mailboat_controller.content.keys import missing_content_key
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.reconcile import Reconciler
+from mailboat_controller.releases import fleet_documents
 from mailboat_controller.releases import standing as release_standing
 from mailboat_controller.releases.approved_plans import take_approval
 from mailboat_controller.releases.retirement import retired_release
@@ -133,6 +135,9 @@ class Admission:
             fleet=self._fleet,
             roles=trust_roles.newest(tx),
             documents={row.digest: row.document for row in releases.every(tx)},
+            fleet_documents=fleet_documents.in_force_by_digest(tx),
+            has_target=partial(fleet_documents.has_target, tx),
+            fleet_history=partial(fleet_documents.history_of, tx),
         )
         judged = judge_submission(submission, held, self._has_artifact, now)
         if isinstance(judged, Rejected):
@@ -183,6 +188,15 @@ class Admission:
                 document=content,
                 at=now,
             )
+        fleet_documents.take(
+            tx,
+            accepted.fleet,
+            fleet=self._fleet,
+            sign=self._reconciler.sign_order,
+            sender=sender,
+            reason=submission.reason,
+            now=now,
+        )
         release_standing.record(tx, accepted, submission.reason, sender, now)
         created, notes = [], []
         for approval in accepted.approvals:
@@ -197,6 +211,9 @@ class Admission:
             reasons=tuple(notes[:REASONS_MAX]),
             releases=tuple(f"{each.model}@{each.version}" for each in accepted.releases),
             rollouts=tuple(created),
+            documents=tuple(
+                f"{change.role} {place}" for change in accepted.fleet for place in change.changed
+            ),
         )
         submissions.put(tx, sender, reply, now)
         audit.append(

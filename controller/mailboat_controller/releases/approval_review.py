@@ -90,6 +90,10 @@ def _wave(wave: PlanWave) -> str:
     else:
         verdicts = f"{wave.ok_min} good verdicts" if wave.ok_min else "a good verdict of everybody"
         parts.append(f"passes with {verdicts} in each class")
+    if wave.restarts_min:
+        parts.append(f"in each class {wave.restarts_min} come back from a restart of the agent")
+    if wave.drills_min:
+        parts.append(f"in each class {wave.drills_min} pass a rollback drill under load")
     if wave.wait_max:
         parts.append(f"pauses for a person after {wave.wait_max / 3600:g} h")
     return "; ".join(parts)

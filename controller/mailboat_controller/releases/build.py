@@ -163,6 +163,8 @@ def plan_of(rollout: Rollout, devices_per_class: int | None) -> Plan:
         hardware_classes=spec.hardware_classes,
         manual_start=spec.start == "manual",
         expires=_seconds("expires", spec.expires),
+        urgency="emergency" if spec.urgency == "emergency" else None,
+        reason=spec.reason,
     )
 
 
@@ -192,6 +194,8 @@ def _plan_wave(wave: Wave, devices: int | None) -> PlanWave:
         ok_min=wave.gate.ok_min or 0,
         gate=terms_of(wave.gate),
         wait_max=seconds_of(wave.gate.wait_max_hours),
+        restarts_min=wave.gate.clean_restarts,
+        drills_min=wave.gate.rollback_drills,
     )
 
 

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from mailboat_controller.authority.online import OnlineKeys
+from mailboat_controller.releases.fleet_documents import documents_for_class
 from mailboat_controller.rollout.state import OFFERED, Phase
 from mailboat_controller.store import first_told, manifests, outbox, releases
 from mailboat_controller.store.manifests import ManifestRow
@@ -36,7 +37,7 @@ from mailboat_schemas.errors import MailboatError, PayloadTooLarge
 from mailboat_schemas.policy_rules import PolicyRule
 from mailboat_schemas.topics import TOPICS, Channel, build
 from mailboat_schemas.tracing import trace_id
-from mailboat_schemas.trust import approval_role, release_role
+from mailboat_schemas.trust import FLEET_ROLES, approval_role, release_role
 
 # Devices tell which counter they have seen. After a restored backup ours may be behind theirs, and
 # they would refuse everything; so we go on from theirs, but not from a number out of a hat.
@@ -44,7 +45,7 @@ COUNTER_LEAD_MAX = 1_000_000
 # One compromised device may claim a new counter every second; it must not make us send the same
 # manifest to its whole class each time. Whatever changes is sent at once, counted from there.
 LEAD_REST = timedelta(minutes=10)
-_EVERY_BUNDLE = ("targets", "snapshot", "timestamp")
+_EVERY_BUNDLE = ("targets", "snapshot", "timestamp", *FLEET_ROLES)
 TIMESTAMP_FILE = "timestamp.json"
 
 _log = structlog.get_logger(__name__)
@@ -218,7 +219,8 @@ def _parts(tx: Transaction, wish: ClassWish, trust: HeldTrust) -> tuple[dict[str
     found = [releases.by_digest(tx, digest) for digest in wish.documents]
     named = [row for row in found if row is not None]
     fallbacks = _fallbacks(tx, named, trust)
-    return roles, {row.digest: row.document for row in (*named, *fallbacks)}
+    of_releases = {row.digest: row.document for row in (*named, *fallbacks)}
+    return roles, of_releases | documents_for_class(tx, wish.hardware_class)
 
 
 def _fallbacks(tx: Transaction, named: Iterable[ReleaseRow], trust: HeldTrust) -> list[ReleaseRow]:

@@ -30,10 +30,10 @@ def upper_bound(failures: int, trials: int, error: float) -> float:
     low, high = failures / trials, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        if at_most(failures, trials, middle) > error:
-            low = middle
-        else:
+        if at_most(failures, trials, middle) <= error:
             high = middle
+        else:  # also of what cannot be said
+            low = middle
     return high
 
 
@@ -109,8 +109,8 @@ def _fraction(a: float, b: float, x: float) -> float:
         c = _away(1.0 + odd / c)
         found *= d * c
         if abs(d * c - 1.0) < _PRECISION:
-            break
-    return found
+            return found
+    return math.nan  # compares as False with every bound, so that nothing is excluded by it
 
 
 def _away(value: float) -> float:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 
 from mailboat_controller.rollout import statistical
+from mailboat_controller.rollout.exit_criteria import NOBODY, ShownBy, lacking, words
 from mailboat_controller.rollout.gate import judge_class
 from mailboat_controller.rollout.halting import hard_rule, named
 from mailboat_controller.rollout.members import Member, Outcome, admits, open_wave
@@ -60,6 +61,7 @@ class Facts:
     superseded_by: str | None = None  # a newer rollout of model and class with an open wave
     # Good verdicts of devices that are not loaded: of a completed rollout only bad news is.
     ok_elsewhere: int = 0
+    shown: ShownBy = NOBODY  # where the newest open wave asks for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +178,7 @@ def _against(rollout: Rollout, facts: Facts, now: datetime) -> Decision | None:
             rollout.opened,
             facts.members,
             facts.ok_elsewhere,
+            rollout.wave_opened_at,
             now,
         )
     if halt is not None:
@@ -198,7 +201,7 @@ def _judge(rollout: Rollout, facts: Facts, now: datetime) -> Judgement:
     index = rollout.waves_open - 1
     approved = rollout.plan.waves[index]
     name = f"wave {index + 1} of {len(rollout.plan.waves)}"
-    passed, reasons = True, []
+    passed, reasons, lacks = True, [], []
     for hardware_class, members in sorted(facts.members.items()):
         waves = rollout.opened.get(hardware_class, ())
         if index >= len(waves):
@@ -215,6 +218,7 @@ def _judge(rollout: Rollout, facts: Facts, now: datetime) -> Judgement:
         ]
         if not inside:
             continue
+        lacks += lacking(approved, hardware_class, inside, facts.shown)
         if rollout.terms is not None:
             reasons.append(f"{hardware_class}: {len(inside)} let in")
             continue
@@ -224,8 +228,12 @@ def _judge(rollout: Rollout, facts: Facts, now: datetime) -> Judgement:
     if not reasons:
         return Judgement(False, f"{name} lets in no enrolled device")
     if rollout.terms is None or not passed:
-        return Judgement(passed, f"{name}: " + "; ".join(reasons))
-    return _judge_evidence(rollout, rollout.terms, facts, now)
+        found = Judgement(passed, f"{name}: " + "; ".join(reasons))
+    else:
+        found = _judge_evidence(rollout, rollout.terms, facts, now)
+    if found.passed and lacks:
+        return replace(found, passed=False, because=f"{found.because}; still {', '.join(lacks)}")
+    return replace(found, because=found.because + words(approved)) if found.passed else found
 
 
 def _judge_evidence(
@@ -251,6 +259,8 @@ def _open_next(rollout: Rollout, facts: Facts, now: datetime, passed: Judgement 
     name = f"wave {index + 1} of {len(rollout.plan.waves)}"
     if now.timestamp() < approved.earliest:
         return _stay(rollout, f"{name} is approved from a later time on; {passed_because}")
+    if not facts.members:
+        return _stay(rollout, "its release has no variant for any class of its plan")
     if not any(facts.members.values()):
         return _stay(rollout, "no device of its classes is enrolled yet")
     everybody = {m.device for members in facts.members.values() for m in members}

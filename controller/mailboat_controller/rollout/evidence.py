@@ -1,7 +1,8 @@
 """What is known of a release so far: one verdict for each exposed device, over all of its waves.
 
-Exposed is who told that it began a trial, or told a verdict. *Silent* is an exposed device without
-a verdict; it is neither good nor bad, and whoever counts has to say as which it takes it.
+Exposed is who began to fetch it here, told that it began a trial, or told a verdict. *Silent* is
+an exposed device without a verdict; it is neither good nor bad, and whoever counts has to say as
+which it takes it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -57,6 +58,24 @@ def is_exposed(member: Member) -> bool:
     if member.outcome is Outcome.FAILED:
         return True
     return member.exposed_at_ms is not None and member.outcome not in {None, Outcome.REFUSED}
+
+
+def with_redemption(
+    outcome: Outcome | None, exposed_at_ms: int | None, redeemed_at_ms: int | None
+) -> tuple[Outcome | None, int | None]:
+    """What a device told of this try, and when it began to fetch the release: (outcome, exposed
+    since). The same in whatever order the two came.
+
+    A refusal stands, as the device says that it tried nothing; so does a good verdict of an
+    earlier try, which is no exposure in this one.
+    """
+    if redeemed_at_ms is None:
+        return outcome, exposed_at_ms
+    if outcome is None:
+        return Outcome.EXPOSED, redeemed_at_ms
+    if exposed_at_ms is None or outcome is Outcome.REFUSED:
+        return outcome, exposed_at_ms
+    return outcome, min(exposed_at_ms, redeemed_at_ms)
 
 
 def exposed_of(

@@ -55,15 +55,18 @@ def hard_rule(members: Sequence[Member]) -> Halt | None:
     return None
 
 
-def by_evidence(terms: StatisticalGate, whole: Evidence, parts: Sequence[Part]) -> Halt | None:
+def by_evidence(
+    terms: StatisticalGate, whole: Evidence, parts: Sequence[Part], usual_ppm: int = 0
+) -> Halt | None:
     """
     Args:
         parts: judged beside the whole, which a large good part would drown out. All of them
             together have as much error to spend as the whole.
+        usual_ppm: at most so many vanish without the release, as a control group shows.
     """
-    halt = _judge(terms, Part("", whole), 1)
+    halt = _judge(terms, Part("", whole), 1, usual_ppm)
     for part in parts:
-        halt = halt or _judge(terms, part, len(parts))
+        halt = halt or _judge(terms, part, len(parts), usual_ppm)
     return halt
 
 
@@ -84,15 +87,20 @@ def named(devices: Sequence[str]) -> str:
     return names + (f" and {more} more" if more > 0 else "")
 
 
-def _judge(terms: StatisticalGate, part: Part, parts: int) -> Halt | None:
+def _judge(terms: StatisticalGate, part: Part, parts: int, usual_ppm: int) -> Halt | None:
     evidence, needed = part.evidence, log_threshold(terms, parts)
     where = f" in {part.name}" if part.name else ""
     failing = log_e(evidence.ok, evidence.failed, terms.p0_ppm, terms.q_ppm)
     gone = evidence.failed + evidence.overdue
-    vanishing = log_e(evidence.ok, gone, terms.silence_ppm, terms.q_ppm)
+    tolerated_ppm = max(terms.silence_ppm, usual_ppm)
+    # Where as many vanish anyway as a broken release takes off the air, silence says nothing.
+    vanishing = (
+        log_e(evidence.ok, gone, tolerated_ppm, terms.q_ppm) if tolerated_ppm < terms.q_ppm else 0.0
+    )
     numbers = {
         **evidence.to_json(),
         "part": part.name,
+        "silence_ppm": tolerated_ppm,
         "log_e1": round(failing, 6),
         "log_e2": round(vanishing, 6),
         "log_threshold": round(needed, 6),

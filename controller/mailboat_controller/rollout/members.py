@@ -135,6 +135,8 @@ def _canaries(
     An earlier wave that left devices out reaches further down the ranks than it has devices, so who
     is in is counted, not taken from the rank.
     """
+    if count <= 0:
+        return cohort.UPTO_NONE, ()  # also of nobody: a ring that is empty now may not be later
     if count >= len(labelled):
         return cohort.UPTO_ALL, ()
     inside = {m.device for m in held}

@@ -8,6 +8,7 @@ so a promotion today would also be one if everybody had answered.
 Source: DESIGN section 8; Clopper and Pearson for the bound.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,6 +122,22 @@ def silent_control(
     return len(seen), sum(at < until_ms for at in seen)
 
 
+def usual_silence_ppm(terms: StatisticalGate, control: tuple[int, int], trials: int) -> int:
+    """At most so many go silent without the release, but for a chance of alpha; 0 where a control
+    group is too small to say so, or shows no more than `USUAL_SILENCE`.
+
+    Args:
+        control, trials: as in `bound_of`.
+    """
+    devices, silent = control
+    error = terms.alpha_ppm / PPM
+    if devices < CONTROL_TIMES * max(1, trials):
+        return 0
+    if binomial.lower_bound(silent, devices, error) <= USUAL_SILENCE:
+        return 0
+    return math.ceil(PPM * binomial.upper_bound(silent, devices, error))
+
+
 def _questions(
     terms: StatisticalGate,
     evidence: Evidence,
@@ -153,8 +170,10 @@ def bound_of(
     if devices >= CONTROL_TIMES * trials:
         usual = binomial.lower_bound(silent, devices, CONTROL_ERROR * error)
         if usual > USUAL_SILENCE:
-            # Silence and failures beyond what is usual, against the distance of p1 from p0.
-            most = usual + (terms.p1_ppm - terms.p0_ppm) / PPM
+            # Silence and failures beyond what is usual, against the distance of p1 from p0. A
+            # release that breaks p1 shows on those alone that would not have been silent anyway.
+            shown = (1 - usual) * share
+            most = usual + min((terms.p1_ppm - terms.p0_ppm) / PPM, shown)
             return lambda against, n: binomial.excludes(against, n, most, RELEASE_ERROR * error)
     return lambda against, n: binomial.excludes(against, n, share, error)
 

@@ -77,7 +77,7 @@ def move(rollout: str, phase: Phase, trigger: Trigger) -> Phase:
     """
     following = TRANSITIONS.get((phase, trigger))
     if following is None:
-        allowed = sorted(allowed for at, allowed in TRANSITIONS if at is phase)
+        allowed = sorted(each for at, each in TRANSITIONS if at is phase and each in ORDERS)
         raise Conflict(
             f"Rollout {rollout} is {phase}; it cannot {trigger}.",
             next_step=f"from {phase} it can only {' or '.join(allowed)}."

@@ -29,6 +29,7 @@ def bad_news(
     opened: Opened,
     members: Members,
     ok_elsewhere: int,
+    opened_at: datetime | None,
     now: datetime,
 ) -> Halt | None:
     """Whether the evidence of all waves, or of a part of them, is against the release.
@@ -36,6 +37,8 @@ def bad_news(
     Args:
         ok_elsewhere: good verdicts of devices that are not among ``members``, which are then those
             with bad news alone.
+        opened_at: when the newest wave opened: of a control group those count who were heard from
+            since.
     """
     overdue_since = now - timedelta(seconds=terms.verdict_seconds)
     exposed = _exposed(plan, digest, opened, members)
@@ -48,9 +51,13 @@ def bad_news(
             overdue=whole.overdue,
         )
         return halting.by_evidence(terms, whole, ())
-    return halting.by_evidence(
-        terms, whole, _parts(terms, plan, tuple(members), exposed, overdue_since)
-    )
+    usual_ppm = 0
+    if whole.overdue and terms.control and opened_at is not None:
+        control = _control(plan, digest, opened, members)
+        gone = promoting.silent_control(terms, control, opened_at, now)
+        usual_ppm = promoting.usual_silence_ppm(terms, gone, whole.exposed)
+    parts = _parts(terms, plan, tuple(members), exposed, overdue_since)
+    return halting.by_evidence(terms, whole, parts, usual_ppm)
 
 
 def judge_wave(

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from mailboat_controller.reconcile import PASSES_MAX
 from mailboat_controller.releases.publication import wish_for
 from mailboat_controller.rollout.decide import Decision, Facts, Rollout, decide
+from mailboat_controller.rollout.evidence import with_redemption
 from mailboat_controller.rollout.members import Member, Outcome
 from mailboat_controller.rollout.state import FINAL, Phase, Trigger, move
 from mailboat_controller.rollout_facts import AWAITS_BAD_NEWS, NOT_STARTED
@@ -136,6 +137,17 @@ class SimulatedController:
             self._held.clear()
         return encode(reached.ack), bool(changed)
 
+    def redeem(self, device: str, digest: str) -> None:
+        """A device begins to fetch a release, over HTTPS. As `releases.redemption`."""
+        manifest = self.manifests.get(self.registry.devices[device].hardware_class)
+        assignment = None if manifest is None else manifest.assignment
+        if assignment is None or assignment.offer is None:
+            return
+        if assignment.offer.release.digest == digest and self.registry.redeem(
+            device, digest, assignment.retry_epoch, self._now()
+        ):
+            self._held.clear()
+
     # --- decide, record, tell ---------------------------------------------------------------------
 
     def reconcile(self) -> None:
@@ -204,9 +216,10 @@ class SimulatedController:
         key = f"{rollout.name}:{bad_news_only}"
         if key not in self._held:
             outcomes = self.outcomes_of(rollout)
+            redeemed = self.registry.redeemed_of(rollout.digest, since_epoch=rollout.retry_epoch)
             self._held[key] = {
                 name: tuple(
-                    _member(entry, outcomes.get(entry.device))
+                    _member(entry, outcomes.get(entry.device), redeemed.get(entry.device))
                     for entry in self.members[name]
                     if not bad_news_only or _failed(outcomes.get(entry.device))
                 )
@@ -294,18 +307,22 @@ def _failed(outcome: FoldedOutcome | None) -> bool:
     return outcome is not None and outcome.outcome is Outcome.FAILED
 
 
-def _member(entry: Enrolled, outcome: FoldedOutcome | None) -> Member:
+def _member(entry: Enrolled, told: FoldedOutcome | None, redeemed_at_ms: int | None) -> Member:
+    exposed_at = None if told is None else told.exposed_at
+    outcome, exposed_at_ms = with_redemption(
+        None if told is None else told.outcome,
+        None if exposed_at is None else int(exposed_at * 1000),
+        redeemed_at_ms,
+    )
     return Member(
         device=entry.device,
         enrolment_number=entry.enrolment_number,
         labels=entry.labels,
         seen_at_ms=int(entry.heard_at * 1000) or None,
-        outcome=None if outcome is None else outcome.outcome,
-        code="" if outcome is None else outcome.code,
-        because="" if outcome is None else outcome.because,
-        exposed_at_ms=None
-        if outcome is None or outcome.exposed_at is None
-        else int(outcome.exposed_at * 1000),
+        outcome=outcome,
+        code="" if told is None else told.code,
+        because="" if told is None else told.because,
+        exposed_at_ms=exposed_at_ms,
     )
 
 

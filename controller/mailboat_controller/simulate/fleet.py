@@ -32,14 +32,15 @@ class Fleet:
         self.rng = random.Random(seed)  # noqa: S311  a story told again
         self.network = Network(self.agenda, self.rng, timing.latency_seconds)
         self.network.to_controller = self.to_controller
+        self.controller = SimulatedController(self.network, lambda: self.agenda.now, classes)
         self.around = Surroundings(
             agenda=self.agenda,
             rng=self.rng,
             network=self.network,
             watch=watch,
             timing=timing,
+            redeemed=self.controller.redeem,
         )
-        self.controller = SimulatedController(self.network, lambda: self.agenda.now, classes)
         self.devices: dict[str, SimulatedDevice] = {}
         self._reconcile_seconds = reconcile_seconds
         self._reconcile_is_due = False

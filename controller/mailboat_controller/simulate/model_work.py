@@ -228,7 +228,8 @@ class ModelWork:
                 return False
             case Verdict.PASSED:
                 reached = release.document.security_version
-                device.make(moves.committed(state, judgement.because, security_version=reached))
+                because, at = judgement.because, device.now
+                device.make(moves.committed(state, because, security_version=reached, at=at))
                 self._forget_probation()
             case Verdict.FAILED:
                 self.fail(EventKind.ROLLED_BACK, judgement.code)
@@ -278,6 +279,7 @@ class ModelWork:
         release = self._release(digest)
         seconds = release.size_bytes / timing.bytes_per_second - device.disk.parts.get(digest, 0.0)
         self.fetching, self._fetch_began = digest, agenda.now
+        device.around.redeemed(device.device, digest)
         self._doing += 1
         device.later(max(0.1, seconds), self._fetched, self._doing, digest)
 

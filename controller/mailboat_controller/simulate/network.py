@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mailboat_controller.simulate.device import SimulatedDevice
 
 MANIFEST_BYTES = 7_000  # five models of ten releases, DESIGN section 4
-HISTORY_MAX = 64  # manifests of a class that a hostile broker may replay
+HISTORY_MAX = 64  # manifests of a class, acks of a device that a hostile broker may replay
 
 
 @dataclass(slots=True)
@@ -37,6 +37,8 @@ class Network:
         self.retained: dict[str, Manifest] = {}
         self.history: dict[str, list[Manifest]] = {}  # all that was ever published, oldest first
         self.online: dict[str, set[SimulatedDevice]] = {}  # by class
+        # By device, where somebody wants to replay them: what it was sent, oldest first.
+        self.acks: dict[str, list[bytes]] | None = None
         self.published = 0  # manifests, by the controller
         self.to_controller: Callable[[str, Channel, bytes], Any] = _nobody
 
@@ -92,6 +94,10 @@ class Network:
 
     def ack(self, device: "SimulatedDevice", payload: bytes) -> None:
         self._down(len(payload))
+        if self.acks is not None:
+            held = self.acks.setdefault(device.device, [])
+            held.append(payload)
+            del held[:-HISTORY_MAX]
         self._send(device.hear_ack, device.connection, payload)
 
     def _down(self, length: int) -> None:

@@ -5,6 +5,7 @@ Devices are on a logarithmic scale: a wave of five and one of all are both to be
 
 import math
 from collections.abc import Callable, Sequence
+from textwrap import shorten
 from xml.sax.saxutils import escape
 
 from mailboat_controller.simulate.exposure import Point, thinned
@@ -14,6 +15,7 @@ from mailboat_controller.simulate.running import Ran
 POINTS_MAX = 600
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 420, 80, 30, 60, 50
 TICKS = 6
+TITLE_CHARACTERS_MAX = 110
 INK, PALE = "#292524", "#d6d3d1"
 STYLE = 'font-family="sans-serif" font-size="12" role="img"'
 _LINES: Sequence[tuple[str, str, Callable[[Point], int]]] = (
@@ -29,11 +31,12 @@ def exposure_plot(ran: Ran) -> str:
     ends = max(ran.seconds, 1.0)
     most = max([10, *(max(point.allowed, point.exposed) for point in points)])
     title = f"{ran.scenario.metadata.name}: {ran.rollout.phase}, {ran.rollout.because}"
+    shown = shorten(title, TITLE_CHARACTERS_MAX, placeholder=" …")
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" {STYLE}>',
         f"<title>{escape(title)}</title>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-        f'<text x="{LEFT}" y="24" font-size="14" fill="{INK}">{escape(title[:110])}</text>',
+        f'<text x="{LEFT}" y="24" font-size="14" fill="{INK}">{escape(shown)}</text>',
         *_grid(ends, most),
     ]
     for number, (name, colour, value) in enumerate(_LINES):

@@ -73,6 +73,24 @@ class Registry:
         self.devices: dict[str, Enrolled] = {}
         # By release and retry epoch, then device.
         self.outcomes: dict[tuple[str, int], dict[str, FoldedOutcome]] = {}
+        # Likewise, when the device began to fetch it: milliseconds since 1970.
+        self.redeemed: dict[tuple[str, int], dict[str, int]] = {}
+
+    def redeem(self, device: str, digest: str, retry_epoch: int, now: float) -> bool:
+        """As `store.redemptions`: the first time counts. Says whether this is the first."""
+        held = self.redeemed.setdefault((digest, retry_epoch), {})
+        if device in held:
+            return False
+        held[device] = int(now * 1000)
+        return True
+
+    def redeemed_of(self, digest: str, *, since_epoch: int) -> dict[str, int]:
+        """By device, when it began to fetch the release in this retry epoch or a later one."""
+        found: dict[str, int] = {}
+        for (of, epoch), by_device in sorted(self.redeemed.items()):
+            if of == digest and epoch >= since_epoch:
+                found = by_device | found
+        return found
 
     def enrol(self, entry: Enrolled) -> None:
         self.devices[entry.device] = entry

@@ -131,7 +131,11 @@ def _plan(spec: SimulationSpec, name: str, per_class: int) -> Plan:
             "spec": chosen.model_copy(update={"hardware_classes": ()}).model_dump(),
         }
     )
-    return plan_of(document, per_class)
+    plan = plan_of(document, per_class)
+    # Nobody restarts simulated devices or orders drills of them: the rollout would wait for ever.
+    asks_nothing: dict[str, object] = {"restarts_min": None, "drills_min": None}
+    waves = tuple(wave.model_copy(update=asks_nothing) for wave in plan.waves)
+    return plan.model_copy(update={"waves": waves})
 
 
 def _fleet(spec: SimulationSpec, plan: Plan) -> tuple[Fleet, SimulatedRelease]:

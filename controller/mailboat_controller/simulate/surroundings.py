@@ -1,6 +1,7 @@
 """What a simulated device lives in: time, chance, a network, and the releases there are."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,6 +42,8 @@ class Surroundings:
     watch: Watch
     timing: Timing
     weather: Weather = CALM
+    # A device begins to fetch a release: what its controller notes of that.
+    redeemed: Callable[[str, str], None]
     releases: dict[str, SimulatedRelease] = field(default_factory=dict)
     downloaded_bytes: int = 0
     downloads: int = 0

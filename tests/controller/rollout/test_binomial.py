@@ -71,6 +71,15 @@ def test_bound_and_question_agree_up_to_a_million_trials() -> None:
         assert binomial.upper_bound(most + 1, trials, 0.005) > 0.1
 
 
+def test_a_tail_that_is_not_found_in_time_excludes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert binomial.excludes(0, 200, 0.1, 0.01)
+    monkeypatch.setattr(binomial, "_STEPS_MAX", 1)
+
+    assert not binomial.excludes(0, 200, 0.1, 0.01)
+    assert binomial.upper_bound(0, 200, 0.01) == pytest.approx(1.0)
+    assert binomial.lower_bound(150, 200, 0.01) == pytest.approx(0.0)
+
+
 def test_nothing_is_excluded_by_nothing() -> None:
     assert not binomial.excludes(0, 0, 0.1, 0.01)
     assert not binomial.excludes(5, 5, 0.1, 0.01)

@@ -141,6 +141,16 @@ def test_too_many_absent_devices_are_not_named_and_the_rank_decides_alone() -> N
     assert (sorted(let_in), left_out) == (sorted(order[:3]), [])
 
 
+def test_canaries_of_a_ring_without_devices_let_in_nobody_who_joins_the_ring_later() -> None:
+    gate = terms_of(Gate(kind=GateKind.STATISTICAL))
+    wave = PlanWave(count=3, cap_ppm=PPM, gate=gate, ring={"ring": "canary"})
+    opened = open_wave(wave, DIGEST, fleet(50))
+
+    moved = fleet(50, ring="canary")
+
+    assert [m.device for m in moved if admits(opened, wave, DIGEST, m)] == []
+
+
 def test_with_fewer_devices_heard_from_than_named_the_rank_decides_alone() -> None:
     let_in, left_out = canaries(3, 6, away=4)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from mailboat_controller.rollout.state import FINAL, TRANSITIONS, Phase, Trigger, move
+from mailboat_controller.rollout.state import FINAL, ORDERS, TRANSITIONS, Phase, Trigger, move
 from mailboat_schemas.errors import Conflict
 
 
@@ -20,8 +20,23 @@ def test_a_refused_move_says_what_is_possible_instead() -> None:
         move("canary", Phase.PAUSED, Trigger.START)
 
     assert "Rollout canary is paused; it cannot start." in str(refused.value)
-    assert "abort or halt or promote or resume" in refused.value.next_step
+    assert "abort or promote or resume" in refused.value.next_step
 
 
 def test_every_phase_but_the_first_can_be_reached() -> None:
     assert set(TRANSITIONS.values()) == set(Phase) - {Phase.PLANNED}
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_what_a_person_is_told_to_do_instead_is_something_that_a_person_can_order(
+    phase: Phase,
+) -> None:
+    trigger = next(trigger for trigger in Trigger if (phase, trigger) not in TRANSITIONS)
+
+    with pytest.raises(Conflict) as refused:
+        move("first", phase, trigger)
+
+    words = refused.value.next_step.rstrip(".").split()
+    named = {each for each in Trigger if each in words}
+    assert named <= ORDERS
+    assert bool(named) == any(at is phase and each in ORDERS for at, each in TRANSITIONS)

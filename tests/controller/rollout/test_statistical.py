@@ -26,6 +26,7 @@ CLASS = "kiosk"
 _terms = terms_of(Gate(kind=GateKind.STATISTICAL))
 assert _terms is not None
 TERMS: StatisticalGate = _terms
+CONTROLLED = TERMS.model_copy(update={"control": True})
 CANARIES = PlanWave(count=200, cap_ppm=PPM, gate=TERMS)
 EVERYBODY = PlanWave(count_ppm=PPM, cap_ppm=PPM, gate=TERMS)
 PLAN = Plan(rollout="r", waves=(CANARIES, EVERYBODY))
@@ -295,6 +296,16 @@ def test_a_wave_that_waited_as_long_as_it_may_pauses_for_a_person() -> None:
     assert told(few, NOON + timedelta(days=4), resumed).phase is Phase.RUNNING
 
 
+def test_more_verdicts_than_there_will_ever_be_are_not_named_as_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lacks = told(fleet(ok=30), FIRST_LOOK).because
+    monkeypatch.setattr(promoting, "MORE_MAX", 10)
+
+    assert "needs 21 more good verdicts" in lacks
+    assert "needs a person: too many failed" in told(fleet(ok=30), FIRST_LOOK).because
+
+
 def test_a_person_promotes_what_a_small_wave_cannot_prove() -> None:
     small = Facts(members={CLASS: fleet(ok=10, waiting=20)}, approved=True)
 
@@ -355,3 +366,54 @@ def test_more_silence_or_failures_never_help_and_more_good_verdicts_never_harm(
     if halts(ok, failed, silent):
         assert halts(ok, failed + 1, silent)
         assert halts(ok, failed, silent + 1)
+
+
+def test_a_control_group_that_lost_its_network_does_not_promote_one_good_verdict() -> None:
+    # 98 % silent: what a release breaks cannot be seen any more, so nothing is excluded.
+    passes = promoting.bound_of(CONTROLLED, (2000, 1960), 200, 0.005)
+
+    assert not passes(199, 200)
+    assert passes(60, 200)
+
+
+@pytest.mark.parametrize("usual", [0.02, 0.1, 0.3, 0.5, 0.7])
+def test_usual_silence_does_not_make_room_for_a_release_that_breaks_p1(usual: float) -> None:
+    """As many are against as are silent anyway, and a tenth of the others."""
+    exposed = 10_000
+    against = round(exposed * (usual + (1 - usual) * TERMS.p1_ppm / PPM))
+
+    passes = promoting.bound_of(
+        CONTROLLED, (10 * exposed, round(10 * exposed * usual)), exposed, 0.1
+    )
+
+    assert not passes(against, exposed)
+    assert passes(round(exposed * usual), exposed)
+
+
+def test_an_outage_that_takes_the_control_group_too_halts_nothing() -> None:
+    """Two days after the wave opened 40 of 200 are overdue: bad, unless others vanish likewise."""
+    plan = Plan(rollout="r", waves=(PlanWave(count=200, cap_ppm=PPM, gate=CONTROLLED), EVERYBODY))
+    rollout = replace(running(plan), opened={CLASS: (OfferWave(upto=UPTO_ALL, roster=200),)})
+    asked, later = fleet(ok=160, silent=40), NOON + timedelta(hours=48)
+
+    def control(devices: int, vanished: int) -> tuple[Member, ...]:
+        seen = (NOON + timedelta(hours=2), NOON + timedelta(hours=47))
+        return tuple(
+            Member(
+                device=f"other-{n}",
+                enrolment_number=n + 300,
+                seen_at_ms=int(seen[n >= vanished].timestamp() * 1000),
+            )
+            for n in range(devices)
+        )
+
+    def halts(others: tuple[Member, ...], failed: int = 0) -> bool:
+        everybody = asked + fleet(failed=failed, first=190) + others
+        return told(everybody, later, rollout).phase is Phase.HALTED
+
+    assert halts(())
+    assert halts(control(4000, 40))  # where silence is not usual
+    assert halts(control(1999, 400))  # fewer than ten times as many
+    assert not halts(control(4000, 800))
+    assert not halts(control(4000, 2000))  # more than a broken release would take away
+    assert halts(control(4000, 2000), failed=60)
