@@ -68,4 +68,6 @@ def test_a_kill_at_any_moment_loses_and_doubles_nothing(tmp_path: Path) -> None:
             assert sequences == list(range(1, fleet.events_told_by(device) + 1)), device.name
             for number in range(ROUNDS + 1):
                 kinds = [e["kind"] for e in events if e["version"] == f"1.0.{number}"]
+                if "restarted" in kinds[3:]:  # an agent that was killed after it had committed
+                    kinds.remove("restarted")
                 assert kinds == ["trial_started", "soak_started", "committed"], device.name

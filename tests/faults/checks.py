@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from tests.faults.scenes import Scene
 
 # The controller takes a second one for a second install; none of the stories has one.
-ONCE = frozenset({"trial_started", "soak_started", "committed", "trial_failed", "rolled_back"})
+ONCE = frozenset(
+    {"trial_started", "soak_started", "committed", "restarted", "trial_failed", "rolled_back"}
+)
 
 
 def violations(

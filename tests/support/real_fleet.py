@@ -3,7 +3,7 @@
 import io
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,21 @@ CONVERGE_SECONDS_MAX = 90
 
 
 @contextmanager
-def running_fleet(directory: Path, *, devices_per_class: int) -> Iterator["RealFleet"]:
-    """A controller with its broker and agents of two classes, as processes; stopped at the end."""
+def running_fleet(
+    directory: Path, *, devices_per_class: int = 0, rings: Mapping[str, int] | None = None
+) -> Iterator["RealFleet"]:
+    """A controller with its broker and agents of two classes, as processes; stopped at the end.
+
+    Args:
+        rings: devices of each class by their label ``ring``, instead of ``devices_per_class``.
+    """
     told = io.StringIO()
     fleet = Fleet(
         directory,
         Narrator(told, started=time.monotonic()),
         run_here,
         devices_per_class=devices_per_class,
+        rings=rings,
     )
     with fleet.wires:
         try:

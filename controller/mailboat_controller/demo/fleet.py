@@ -9,7 +9,7 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,15 +103,20 @@ class Fleet:
         run_command: RunCommand,
         *,
         devices_per_class: int = DEVICES_PER_CLASS,
+        rings: Mapping[str, int] | None = None,
     ) -> None:
-        """``run_command`` runs the words of a ``mailboat`` command and returns status and output.
+        """``rings`` are devices of each class by the value of their label ``ring``; None: all of
+        them without one.
+
+        ``run_command`` runs the words of a ``mailboat`` command and returns status and output.
 
         It is the very code of the command line, in this process: starting Python anew for each of
         some thirty commands would be most of the demo's time on a small machine.
         """
         self.directory = directory
         self._run_command = run_command
-        self.devices_per_class = devices_per_class
+        self.devices_per_class = sum(rings.values()) if rings else devices_per_class
+        self._rings = rings or {"": devices_per_class}
         self._narrator = narrator
         self.api_port, self.mqtt_port = free_port(), free_port()
         self.wires = Wires(mqtt_port=self.mqtt_port, api_port=self.api_port)
@@ -178,7 +183,8 @@ class Fleet:
             path = self.directory / f"{name}.yaml"
             path.write_text(_CLASS_DOCUMENT.format(name=name))
             self.command("class", "apply", "-f", str(path), *self._as_operator)
-            self._enrol_class(name)
+            for ring, count in self._rings.items():
+                self._enrol(name, ring, count)
         for device in self.devices.values():
             device.process.start()
 
@@ -205,18 +211,20 @@ class Fleet:
 
         until("the controller is ready", ready, READY_SECONDS_MAX)
 
-    def _enrol_class(self, name: str) -> None:
-        kit_path = self.directory / f"kit-{name}.json"
-        uses = ("--uses", str(max(1, self.devices_per_class)))
+    def _enrol(self, name: str, ring: str, count: int) -> None:
+        kit_path = self.directory / f"kit-{name}{ring and '-'}{ring}.json"
+        uses = ("--uses", str(max(1, count)))
+        label = ("--label", f"ring={ring}") if ring else ()
         self.command(
-            *("device", "enroll-token", "--class", name, "--out", str(kit_path), *uses),
+            *("device", "enroll-token", "--class", name, "--out", str(kit_path), *uses, *label),
             *self._as_operator,
         )
         kit = json.loads(kit_path.read_text())
-        self._narrator.command(f"mailboat-agent enroll --kit kit-{name}.json …   (on each device)")
+        self._narrator.command(f"mailboat-agent enroll --kit {kit_path.name} …   (on each device)")
         family = name.partition("-")[0]
+        taken = sum(each.hardware_class == name for each in self.devices.values())
         running = []
-        for number in range(1, self.devices_per_class + 1):
+        for number in range(taken + 1, taken + count + 1):
             device = self._device(f"{family}-{number}", name)
             # The same kit, but this device's way to the centre is its own link.
             own = {

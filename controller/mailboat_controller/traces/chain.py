@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from mailboat_controller.rollout.state import ORDERS
 from mailboat_controller.store.audit import AuditRow
 from mailboat_controller.store.events import EventRow
 from mailboat_controller.store.first_told import FirstTold
+from mailboat_schemas.events import RECOVERY_SECONDS
 from mailboat_schemas.tracing import span_id
 
 _YEAR_MAX_MS = 253_402_300_799_000  # the last second of 9999; a device's clock may say more
@@ -43,8 +45,9 @@ def chain(
 
 
 # Of what is recorded in one instant: what leads to what.
+_ORDERS = tuple(f"rollout.{order.value}" for order in ORDERS)
 _PLACES = (
-    ("release.", "submission.", "rollout.running", "rollout.wave"),
+    ("release.", "submission.", "rollout.running", "rollout.wave", *_ORDERS),
     ("manifest.offer",),
     ("device.",),
     ("rollout.", "assignment."),
@@ -87,9 +90,18 @@ _ROLES = {"offer": "an offer", "current": "what all run"}
 
 def _event(trace: str, row: EventRow) -> Step:
     content = row.content
-    details = {"event_id": row.event_id, "sequence": row.sequence, "epoch": row.epoch}
-    if content.get("code"):
-        details["code"] = content["code"]
+    details: dict[str, Any] = {
+        "event_id": row.event_id,
+        "sequence": row.sequence,
+        "epoch": row.epoch,
+    }
+    evidence = content.get("evidence") or {}
+    more = {
+        "code": content.get("code"),
+        "serving_version": content.get("serving_version"),
+        RECOVERY_SECONDS: evidence.get(RECOVERY_SECONDS),
+    }
+    details |= {name: value for name, value in more.items() if value}
     return Step(
         at=row.received_at,
         what=f"device.{row.kind}",
