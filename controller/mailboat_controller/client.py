@@ -141,6 +141,10 @@ class ApiClient:
         """
         return self._request("GET", f"/v1/trust/roles/{role}").content
 
+    def content(self, path: str) -> bytes:
+        """Signed bytes at a path, as they are."""
+        return self._request("GET", path).content
+
     def release_document(self, model: str, version: str) -> bytes:
         return self._request("GET", f"/v1/releases/{model}/{version}").content
 

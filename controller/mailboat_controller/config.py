@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from mailboat_controller.artifacts.settings import ArtifactSettings
 from mailboat_controller.ingest.settings import IngestSettings, RetentionSettings
+from mailboat_controller.mlflow.settings import MlflowSettings
 from mailboat_controller.webhooks.settings import WebhookSettings
 from mailboat_schemas.errors import ConfigurationInvalid
 from mailboat_schemas.names import FleetId
@@ -92,6 +93,7 @@ class ControllerSettings(BaseSettings):
     ingest: IngestSettings = IngestSettings()
     retention: RetentionSettings = RetentionSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    mlflow: MlflowSettings = MlflowSettings()
     otlp_endpoint: str = Field(
         default="",
         max_length=512,
@@ -194,5 +196,6 @@ def load(path: Path) -> ControllerSettings:
     data_dir = (path.parent / settings.data_dir).resolve()
     artifacts = settings.artifacts.beside(path.parent)
     webhooks = settings.webhooks.beside(path.parent)
-    update = {"data_dir": data_dir, "artifacts": artifacts, "webhooks": webhooks}
+    mlflow = settings.mlflow.beside(path.parent)
+    update = {"data_dir": data_dir, "artifacts": artifacts, "webhooks": webhooks, "mlflow": mlflow}
     return settings.model_copy(update=update)

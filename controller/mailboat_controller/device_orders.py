@@ -7,11 +7,21 @@ queues the whole anew. Signed by the director, under a counter that only goes up
 from collections.abc import Callable
 from datetime import datetime
 
-from mailboat_controller.store import devices, log_requests, outbox, overrides
+from mailboat_controller.store import (
+    devices,
+    drills,
+    fleet_documents,
+    log_requests,
+    outbox,
+    overrides,
+)
 from mailboat_controller.store.log_requests import LogRequestRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.device_orders import DeviceDesired, LogRequest
+from mailboat_schemas.documents.fleet_document import Level
+from mailboat_schemas.fleet_documents import Place
 from mailboat_schemas.topics import TOPICS, Channel, build
+from mailboat_schemas.trust import FLEET_ROLES
 
 
 def next_counter(tx: Transaction, device: str, now: datetime) -> int:
@@ -49,6 +59,8 @@ def queue_order(
         logs=_log_request(tx, device, now),
         holds=tuple(row.hold for row in rows if row.kind == overrides.HOLD),
         pins=tuple(pin for row in rows if (pin := row.pin) is not None),
+        drills=tuple(row.drill for row in drills.standing(tx, device, now)),
+        documents=_documents(tx, device),
     )
     rule = TOPICS[Channel.DESIRED]
     site = devices.get(tx, device).site
@@ -60,6 +72,24 @@ def queue_order(
         retain=rule.retain,
         now=now,
     )
+
+
+def devices_with_documents(tx: Transaction) -> set[str]:
+    """Devices in force for which people signed a document."""
+    listed = {place for role in FLEET_ROLES for place in fleet_documents.in_force(tx, role)}
+    named = {place.target for place in listed if place.level is Level.DEVICE}
+    found = {device: devices.by_name(tx, device) for device in named}
+    return {device for device, row in found.items() if row is not None and not row.revoked}
+
+
+def _documents(tx: Transaction, device: str) -> dict[str, bytes]:
+    """Those that people signed for it alone; the roles that list them come with its class."""
+    listed = [
+        found
+        for role in FLEET_ROLES
+        if (found := fleet_documents.in_force(tx, role).get(Place(role, Level.DEVICE, device)))
+    ]
+    return fleet_documents.documents_of(tx, listed)
 
 
 def _log_request(tx: Transaction, device: str, now: datetime) -> LogRequest | None:

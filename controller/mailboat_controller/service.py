@@ -112,7 +112,9 @@ class _Controller:
         store, fleet = ground.store, settings.fleet
         self._care = ArtifactCare(store, ground.artifacts, settings.artifacts, now)
         self._fleet = FleetPanels(settings.fleet, settings.metrics_canaries)
-        self._metrics = Metrics(store, lambda: self._stats.latest, state=self._fleet.state)
+        self._metrics = Metrics(
+            store, lambda: self._stats.latest, state=self._fleet.state, fleet=settings.fleet
+        )
         self._metrics.add(SiteMetrics(store, now))
         self._deltas: DeltaLoops = open_loops(
             settings, store, ground.artifacts, now=now, tell=self._changed.set
@@ -132,6 +134,7 @@ class _Controller:
         )
         rng = random.Random()  # noqa: S311  spreads what is tried again, hides nothing
         self._outreach = open_outreach(settings, ground, now=now, rng=rng, queued=self._queued.set)
+        self._metrics.add(self._outreach.metrics)
         self._upkeep = Upkeep(
             store=store,
             settings=settings,
@@ -245,8 +248,9 @@ class _Controller:
         self._wake_all()
         return taken
 
-    def _order(self, name: str, trigger: Trigger, actor: str, reason: str) -> None:
-        self._ground.reconciler.order(name, trigger, actor=actor, reason=reason, now=now())
+    def _order(self, name: str, trigger: Trigger, who: str, reason: str, wave: int | None) -> None:
+        order = self._ground.reconciler.order
+        order(name, trigger, actor=who, reason=reason, now=now(), wave=wave)
         self._wake_all()
 
     def _wake_all(self) -> None:

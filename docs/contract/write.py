@@ -14,11 +14,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from mailboat_controller.api.app import make_app
+from mailboat_controller.gitops.kinds import Hold, Pin, Site
 from mailboat_schemas import examples
 from mailboat_schemas.codec import encode
 from mailboat_schemas.desired import DesiredState, FreshTimestamp, ManifestBundle
 from mailboat_schemas.device_orders import DeviceDesired, LogExcerpt
 from mailboat_schemas.documents import HardwareClass, ReleaseDocument, ReleaseSource, Rollout
+from mailboat_schemas.documents.config import ConfigDocument
+from mailboat_schemas.documents.policy import PolicyDocument
 from mailboat_schemas.envelope import Envelope
 from mailboat_schemas.events import EventBatch
 from mailboat_schemas.reports import Ack, Hello, Presence, ReportedState, TelemetryBatch
@@ -28,10 +31,15 @@ from mailboat_schemas.topics import TOPICS
 HERE = Path(__file__).parent
 PROTOCOL = HERE.parent / "protocol.md"
 DOCUMENTS: dict[str, type[BaseModel]] = {
+    "config": ConfigDocument,
     "hardware-class": HardwareClass,
+    "hold": Hold,
+    "policy": PolicyDocument,
+    "pin": Pin,
     "release": ReleaseSource,
     "release-document": ReleaseDocument,
     "rollout": Rollout,
+    "site": Site,
 }
 MESSAGES: tuple[type[BaseModel], ...] = (
     ManifestBundle,

@@ -31,7 +31,7 @@ from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.store import devices
 from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.desired import Assignment, ManifestBundle
-from mailboat_schemas.device_orders import DeviceDesired, Hold
+from mailboat_schemas.device_orders import DRILLS_MAX, DeviceDesired, Drill, Hold
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.envelope import Envelope, PayloadType, sign_as_device
 from mailboat_schemas.events import EventKind
@@ -386,6 +386,26 @@ async def test_a_message_on_a_topic_of_nobody(siege: Siege) -> None:
 async def test_too_much_on_the_topic_of_acknowledgements(siege: Siege) -> None:
     brings(siege, own(siege, Channel.ACK), bytes(Envelope.wire_bytes_max + 1))
     await siege.assert_refused("E-PAYLOAD-TOO-LARGE")
+
+
+async def test_an_order_to_drill_in_the_directors_name(siege: Siege) -> None:
+    """Whoever has the director's key asks for all that an order has room for, again and again."""
+    drills = tuple(
+        Drill(order=f"{number:016x}", by="operator:eve", reason="", expires=2**40)
+        for number in range(DRILLS_MAX)
+    )
+    before = siege.box.runtime.worker_pid(MODEL)
+    post, _ = post_of(siege)
+    for counter in (1, 2):
+        order = DeviceDesired(fleet="demo", device=DEVICE, counter=counter, issued=0, drills=drills)
+        deliver(siege, post, own(siege, Channel.DESIRED), siege.fleet.online.sign_order(order))
+        await siege.box.until(
+            lambda: sum(each.kind.startswith("drill_") for each in siege.box.events()) == DRILLS_MAX
+        )
+        await siege.box.step()
+        assert not siege.box.reconciler.drills.running
+    assert siege.box.runtime.worker_pid(MODEL) == before
+    await siege.assert_serves()
 
 
 async def test_a_forged_order_on_a_devices_own_topic(siege: Siege, stranger: ModelFleet) -> None:

@@ -25,6 +25,7 @@ from mailboat_controller.artifacts.settings import ArtifactSettings
 from mailboat_controller.cli import app, output
 from mailboat_controller.config import ENVIRONMENT_PREFIX, ControllerSettings
 from mailboat_controller.ingest.settings import IngestSettings, RetentionSettings
+from mailboat_controller.mlflow.settings import MlflowSettings
 from mailboat_controller.releases.build import build_release, plan_of
 from mailboat_controller.webhooks.settings import WebhookSettings
 from mailboat_schemas.documents import HardwareClass, Rollout
@@ -259,6 +260,7 @@ def read_default(model: type[BaseModel], key: str, literal: str) -> object:
         (IngestSettings, "scale-out.md", "Settings"),
         (RetentionSettings, "retention.md", "Settings"),
         (WebhookSettings, "webhooks.md", "Settings"),
+        (MlflowSettings, "mlflow.md", "Settings"),
     ],
 )
 def test_every_setting_is_documented_with_its_default(

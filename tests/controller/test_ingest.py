@@ -466,7 +466,7 @@ class TestRowsFromANewerAgent:
         return Incoming(topic=device.topic(Channel.EVENTS), payload=encode(envelope))
 
     NEWER: ClassVar[dict[str, object]] = {
-        "kind": "drill_passed",
+        "kind": "of_a_newer_agent",
         "event_id": "vad:7:drill",
         "drill": {"a": 1},
     }

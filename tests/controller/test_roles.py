@@ -136,7 +136,8 @@ def test_each_version_follows_the_one_before_and_starts_its_time_anew(first: Tru
 def test_an_approval_carries_its_plan(first: TrustFleet) -> None:
     (target,) = signed(approved(first, "1.0.0"))["targets"].values()
 
-    assert target["custom"] == json.loads(json.dumps(EVERYBODY.to_custom()))
+    mark = {"mailboat_approved": {"at": int(NOON.timestamp()), "security_version": 0}}
+    assert target["custom"] == json.loads(json.dumps(EVERYBODY.to_custom())) | mark
 
 
 def test_approving_again_replaces_the_plan(first: TrustFleet) -> None:
@@ -151,7 +152,7 @@ def test_approving_again_replaces_the_plan(first: TrustFleet) -> None:
     )
 
     (target,) = signed(again)["targets"].values()
-    assert target["custom"] == {"mailboat_plan": {"rollout": "second"}}
+    assert target["custom"]["mailboat_plan"] == {"rollout": "second"}
 
 
 def test_what_is_removed_is_gone_and_the_rest_stays(first: TrustFleet) -> None:

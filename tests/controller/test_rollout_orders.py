@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from controller_core import EVERYBODY, PPM, Core, plan
+from enrolled_fleet import CLASS
 from mailboat_controller.releases.approval_review import plan_sentences
 from mailboat_controller.rollout.state import Phase, Trigger
-from mailboat_controller.store import audit
+from mailboat_controller.store import audit, overrides
 from mailboat_controller.store.audit import AuditRow
 from mailboat_schemas.documents.rollout_gate import Gate, GateKind
 from mailboat_schemas.errors import Conflict
@@ -125,3 +126,111 @@ def test_an_approver_reads_what_the_gate_promises_before_signing() -> None:
     assert "asked 5 times from 12 h on every 6 h, the silent counted as failed" in words
     assert "51 good verdicts at least" in words
     assert words.endswith("pauses for a person after 96 h")
+
+
+def test_a_promotion_does_not_skip_a_wave_that_the_gate_opened_at_the_same_moment(
+    core: Core,
+) -> None:
+    devices = [core.fleet.enrol(f"dev-{n}") for n in range(1, 6)]
+    digest = core.release("1.0.0", plan("first", FIVE, REST))
+    for device in devices:
+        core.tell(device, EventKind.COMMITTED, digest)
+    core.now += timedelta(hours=1)  # its look is due, and nobody has looked yet
+
+    with pytest.raises(Conflict, match="opened wave 2 by itself"):
+        order(core, "first", Trigger.PROMOTE)
+    core.run()
+
+    assert core.rollout("first").waves_open == 2
+    assert core.rollout("first").phase is Phase.RUNNING
+
+
+def test_two_people_who_promote_the_same_wave_open_one_more_and_not_two(core: Core) -> None:
+    core.fleet.enrol("dev-1")
+    core.fleet.enrol("dev-2")
+    core.release("1.0.0", plan("first", FIVE, REST, REST))
+
+    def promote(person: str) -> None:
+        core.reconciler.order(
+            "first", Trigger.PROMOTE, actor=person, reason="seen it", now=core.now, wave=1
+        )
+
+    promote("operator:alice")
+    with pytest.raises(Conflict, match="wave 2 is open by now, not wave 1"):
+        promote("operator:bob")
+
+    assert core.rollout("first").waves_open == 2
+
+
+def test_an_order_that_names_a_wave_of_a_rollout_without_one_is_refused(core: Core) -> None:
+    core.release("1.0.0", plan("first", FIVE, manual_start=True))
+
+    with pytest.raises(Conflict, match="no wave is open by now, not wave 1"):
+        core.reconciler.order(
+            "first", Trigger.START, actor="operator:bob", reason="r", now=core.now, wave=1
+        )
+    assert core.rollout("first").phase is Phase.PLANNED
+
+
+def test_rings_go_by_the_labels_that_a_device_reports_which_it_decides_with_itself(
+    core: Core,
+) -> None:
+    """Its agent.toml may have changed since it was enrolled."""
+    moved, other = core.fleet.enrol("dev-1"), core.fleet.enrol("dev-2")
+    ring = EVERYBODY.model_copy(update={"ring": {"ring": "canary"}})
+    core.release("1.0.0", plan("first", ring))
+    nobody = core.rollout("first").waves_open
+
+    facts = {"labels": {"ring": "canary"}}
+    assert not core.fleet.take(moved.report(facts=facts), now=core.now).quarantined
+    assert not core.fleet.take(other.report(), now=core.now).quarantined
+    core.run()
+
+    counts = core.reconciler.status("first")["classes"][CLASS]
+    assert (nobody, core.rollout("first").waves_open) == (0, 1)
+    assert (counts["eligible"], counts["excluded"]) == (1, {"in no ring of the plan": 1})
+
+
+def test_what_an_operator_notes_of_a_device_moves_it_into_no_ring(core: Core) -> None:
+    core.fleet.enrol("dev-1")
+    ring = EVERYBODY.model_copy(update={"ring": {"ring": "canary"}})
+    core.release("1.0.0", plan("first", ring))
+
+    with core.store.transaction() as tx:
+        overrides.set_label(tx, "dev-1", "ring", "canary")
+    core.run()
+
+    assert core.rollout("first").waves_open == 0
+    counts = core.reconciler.status("first")["classes"][CLASS]
+    assert counts["excluded"] == {"in no ring of the plan": 1}
+
+
+def test_a_release_withdrawn_before_its_rollout_was_started_is_never_offered(core: Core) -> None:
+    core.fleet.enrol("dev-1")
+    core.release("1.0.0", plan("first", manual_start=True))
+    core.trust.withdraw("1.0.0")
+    core.submit("approval-vad")
+
+    with pytest.raises(Conflict, match="is aborted"):
+        order(core, "first", Trigger.START)
+
+    assert "withdrawn before it started" in core.rollout("first").because
+    assert core.desired().assignments == ()
+
+
+def test_of_two_rollouts_started_at_once_the_newer_goes_on_and_every_count_adds_up(
+    core: Core,
+) -> None:
+    devices = [core.fleet.enrol(f"dev-{n}") for n in (1, 2, 3)]
+    digests = [core.release(f"1.{n}.0", plan(f"plan-{n}", manual_start=True)) for n in (0, 1)]
+    for name in ("plan-1", "plan-0"):  # the older release is started last, so it is the newer one
+        order(core, name, Trigger.START)
+    core.tell(devices[0], EventKind.TRIAL_STARTED, digests[1], version="1.1.0")
+    core.tell(devices[1], EventKind.COMMITTED, digests[0], version="1.0.0")
+
+    assert core.rollout("plan-1").phase is Phase.SUPERSEDED
+    assert core.rollout("plan-0").phase is Phase.RUNNING
+    for name in ("plan-0", "plan-1"):
+        (counts,) = core.reconciler.status(name)["classes"].values()
+        places = ("not_open", "waiting", "in_progress", "ok", "failed")
+        assert counts["devices"] == 3 == sum(counts[place] for place in places)

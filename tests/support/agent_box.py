@@ -139,6 +139,13 @@ class AgentBox:
             await self.step()
             await asyncio.sleep(0.01)
 
+    async def until_seen(self, condition: Callable[[], bool]) -> None:
+        """Without turning the loop, for what goes on beside it."""
+        give_up = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+        while not condition():
+            assert asyncio.get_running_loop().time() < give_up
+            await asyncio.sleep(0.001)
+
     async def install(self, bundle: bytes, version: str) -> None:
         """Take a bundle and go on until this version is committed and serves."""
         assert self.take(bundle)

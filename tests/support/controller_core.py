@@ -74,13 +74,13 @@ class Core:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"onnx")
 
-    def add_class(self, name: str) -> None:
+    def add_class(self, name: str, **more: object) -> None:
         document = HardwareClass.model_validate(
             {
                 "apiVersion": "mailboat/v1",
                 "kind": "HardwareClass",
                 "metadata": {"name": name},
-                "spec": {"arch": "x86_64", "memory_budget": 1, "disk_budget": 1},
+                "spec": {"arch": "x86_64", "memory_budget": 1, "disk_budget": 1, **more},
             }
         )
         with self.store.transaction() as tx:

@@ -43,6 +43,7 @@ MODEL = "vad"
 VERSIONS = ("1.0.0", "1.1.0", "1.2.0")
 MIB = 1 << 20
 ZONES = ("north", "south")
+TIME_ZONES = ("Europe/Berlin", "America/New_York", "Mars/Olympus")
 
 
 class ExplainedFleet:
@@ -52,7 +53,8 @@ class ExplainedFleet:
         self.rng = rng
         self.now = datetime.now(UTC)  # python-tuf reads the wall clock
         self.core = Core(directory / "controller", now=self.now)
-        self.labels = {f"dev-{n}": {"zone": rng.choice(ZONES)} for n in range(devices)}
+        self.labels = {f"dev-{n}": self._labels() for n in range(devices)}
+        self.core.add_class(CLASS, rules=self._rules())
         for name, labels in self.labels.items():
             self.core.fleet.enrol(name, labels=labels)
         self.digests = self._release_all()
@@ -62,6 +64,24 @@ class ExplainedFleet:
         self._order_some()
         self.core.run()
         self._agent(directory / "agent")
+
+    def _labels(self) -> dict[str, str]:
+        own = {"time-zone": self.rng.choice(TIME_ZONES)} if self.rng.random() < 0.3 else {}
+        return {"zone": self.rng.choice(ZONES), **own}
+
+    def _rules(self) -> list[dict[str, object]]:
+        """Windows that are open or closed now, by where a device is; how often it may switch."""
+        rng = self.rng
+        found: list[dict[str, object]] = []
+        for zone in ZONES:
+            window = {
+                "start": f"{rng.randrange(24):02}:00",
+                "length_minutes": 60 * rng.randint(4, 23),
+            }
+            rule = {"devices": f"zone={zone}", "windows": [window]}
+            found += [rule] if rng.random() < 0.3 else []
+        found += [{"days_between": rng.choice((1, 30))}] if rng.random() < 0.3 else []
+        return [*found, {"download": rng.choice(("in-window", "anytime"))}]
 
     # --- the fleet -------------------------------------------------------------------------------
 
@@ -113,8 +133,9 @@ class ExplainedFleet:
         )
         last = everybody | {"earliest": rng.choice((0, int(self.now.timestamp()) + 3600))}
         expires = rng.choice((0, 0, int(self.now.timestamp()) + 60))
+        urgent = {"urgency": "emergency", "reason": "CVE"} if rng.random() < 0.2 else {}
         return Plan.model_validate(
-            {"rollout": f"r{number}", "waves": [wave, last], "expires": expires}
+            {"rollout": f"r{number}", "waves": [wave, last], "expires": expires, **urgent}
         )
 
     def _complete(self, name: str) -> None:
@@ -269,6 +290,7 @@ class ExplainedFleet:
         active, previous = (Installed(version=v, digest=self.digests[v]) for v in names)
         return replace(
             found,
+            switched_at=rng.choice((0, 0, 1, int(self.now.timestamp()) - 2 * 86_400)),
             phase=ModelPhase.COMMITTED,
             active=active,
             previous=previous if rng.random() < 0.5 else None,
@@ -299,6 +321,7 @@ class ExplainedFleet:
                     serving_version=None if active is None else active.version,
                     serving_digest=None if active is None else active.digest,
                     security_version=state.security_version,
+                    switched_at=state.switched_at,
                     previous_version=None if previous is None else previous.version,
                     previous_digest=None if previous is None else previous.digest,
                     whole=view.whole_releases(),
@@ -315,6 +338,8 @@ class ExplainedFleet:
 def move_of(step: Step) -> tuple[str, str]:
     """A step in the words of an explanation: what it does, and towards which digest."""
     match step:
+        case Stage() if "fetched ahead" in step.because:
+            return "fetches", step.candidate.digest
         case Stage() | StartTrial():
             return "takes", step.candidate.digest
         case GoBack():

@@ -92,6 +92,7 @@ class MetricsStory:
         ):
             core.tell(self.device, kind, self.digest, evidence=evidence)
         core.tell(other, EventKind.COMMITTED, self.digest)
+        core.tell(other, EventKind.DRILL_PASSED, self.digest, evidence={"return_ms": 300.0})
         second = core.release("1.1.0", plan("second"))
         core.reconciler.order(
             "second", Trigger.PAUSE, actor="operator:alice", reason="a look", now=core.now

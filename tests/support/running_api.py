@@ -256,8 +256,8 @@ def _served(api: RunningApi) -> Iterator[None]:
         take_roles=lambda roles, actor, reason: RoleAdmission(api.store, api.reconciler).take(
             roles, actor=actor, reason=reason, now=datetime.now(UTC)
         ),
-        order=lambda name, trigger, actor, reason: api.reconciler.order(
-            name, trigger, actor=actor, reason=reason, now=datetime.now(UTC)
+        order=lambda name, trigger, actor, reason, wave: api.reconciler.order(
+            name, trigger, actor=actor, reason=reason, now=datetime.now(UTC), wave=wave
         ),
         rollouts=api.reconciler.summaries,
         rollout_status=api.reconciler.status,

@@ -27,6 +27,7 @@ from mailboat_controller.artifacts.artifact_store import Upload, missing_artifac
 from mailboat_controller.pki.certificates import Holder
 from mailboat_controller.store import audit
 from mailboat_controller.worker_threads import WorkerThreads
+from mailboat_schemas.enrolment import Kind
 from mailboat_schemas.names import DIGEST_PATTERN, Digest
 
 WRITE_BYTES = 1 << 20  # gathered before a thread writes them
@@ -126,11 +127,13 @@ def _download(
         return Response(headers=headers, media_type=MEDIA_TYPE)
     redirect = _redirect(digest, request, downloader, context)
     if redirect is not None:
+        _redeem(digest, downloader, context)
         return redirect
     part = ranges.wanted(request, digest, length)
     if part is None:
         return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{length}"})
     _note(digest, request, downloader, "artifact fetched by token")
+    _redeem(digest, downloader, context)
     headers["Content-Length"] = str(part.end - part.start)
     if part.partial:
         headers["Content-Range"] = f"bytes {part.start}-{part.end - 1}/{length}"
@@ -170,6 +173,13 @@ def _note(
             address=request.client.host if request.client else "",
             range=request.headers.get("range", "")[:64],
         )
+
+
+def _redeem(digest: str, who: Caller | Grant, context: ApiContext) -> None:
+    """A device gets bytes, by its certificate or by a token that it asked for."""
+    kind, _, name = str(who).partition(":")
+    if kind == Kind.DEVICE:
+        context.redemptions.note(name, digest, context.now())
 
 
 def _begun(chunks: Iterator[bytes]) -> Iterator[bytes]:

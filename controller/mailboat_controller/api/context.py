@@ -17,6 +17,7 @@ from mailboat_controller.device_logs.orders import LogOrders
 from mailboat_controller.overrides.orders import Overrides
 from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.presence import Reach
+from mailboat_controller.releases.redemption import Redemptions
 from mailboat_controller.rollout.state import Trigger
 from mailboat_controller.store.engine import Store
 from mailboat_controller.trust.role_intake import TakenRoles
@@ -40,8 +41,8 @@ class ApiContext:
 
     submit: takes a submission's bytes and its sender (kind:name), in one transaction.
     take_roles: takes signed roles (bytes by name, actor, reason) in one transaction, all or none.
-    order: moves a rollout (name, trigger, actor, reason) in one transaction, with its audit entry;
-        raises NotFound, or Conflict for a move that is not in the table.
+    order: moves a rollout (name, trigger, actor, reason, wave) in one transaction, with its
+        audit entry; raises NotFound, or Conflict for a move that is not in the table.
     rollouts: every rollout as a JSON object, oldest first.
     rollout_status: one of them with counts that add up; raises NotFound.
     wake: the loop looks at the stored state now instead of at its next tick.
@@ -66,7 +67,7 @@ class ApiContext:
     now: Callable[[], datetime]
     submit: Callable[[bytes, str], SubmissionReply]
     take_roles: Callable[[Mapping[str, bytes], str, str], TakenRoles]
-    order: Callable[[str, Trigger, str, str], None]
+    order: Callable[[str, Trigger, str, str, int | None], None]
     rollouts: Callable[[], Sequence[Mapping[str, Any]]]
     rollout_status: Callable[[str], Mapping[str, Any]]
     wake: Callable[[], None]
@@ -89,6 +90,10 @@ class ApiContext:
     artifact_threads: WorkerThreads = field(
         default_factory=lambda: WorkerThreads("artifact-api", ARTIFACT_THREADS)
     )
+    redemptions: Redemptions = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "redemptions", Redemptions(self.store))  # of a frozen instance
 
 
 def context_of(request: Request) -> ApiContext:

@@ -48,13 +48,15 @@ class Release(BaseModel):
 
 
 class Model(BaseModel):
-    """``next`` is what the device does of itself: stays, takes, leaves or unknown."""
+    """``next`` is what the device does of itself: stays, takes, fetches (ahead of
+    its window), installs, leaves or unknown; ``stale``: how it is further behind than allowed."""
 
     model: str
     serving: str | None
     next: str
     next_version: str | None
     because: str
+    stale: list[str]
     releases: list[Release]
 
 
@@ -128,6 +130,7 @@ def _model(explained: ExplainedModel, now: datetime) -> Model:
         next=explained.prediction.move.value,
         next_version=None if after is None else after.version,
         because=explained.prediction.because,
+        stale=list(explained.stale),
         releases=[_release(each, now) for each in explained.releases],
     )
 

@@ -25,7 +25,8 @@ class PlanRequest(BaseModel):
 
 
 class PlannedWave(BaseModel):
-    """``duration_seconds`` null: too few of its devices have a habit to tell by."""
+    """``duration_seconds`` null: too few of its devices have a habit to tell by. ``waiting`` of
+    those able wait for a maintenance window or their cadence, as of now."""
 
     number: int
     hardware_class: str
@@ -37,6 +38,7 @@ class PlannedWave(BaseModel):
     catches_ten_percent: float
     opens_at: datetime | None
     duration_seconds: float | None
+    waiting: int
     without_habit: int
     examples: list[str]
 
@@ -117,6 +119,7 @@ def plan_rollout(request: PlanRequest, _reader: Reader, context: Context) -> Pla
                 catches_ten_percent=wave.catches_ten_percent,
                 opens_at=wave.opens_at,
                 duration_seconds=None if wave.duration is None else wave.duration.total_seconds(),
+                waiting=wave.waiting,
                 without_habit=wave.without_habit,
                 examples=list(wave.examples),
             )

@@ -11,6 +11,7 @@ from mailboat_controller.api.identity import Caller, Person, Submitter
 from mailboat_schemas.codec import decode
 from mailboat_schemas.errors import MalformedPayload, NotPermitted, PayloadTooLarge
 from mailboat_schemas.submission import Submission, SubmissionReply, submission_bytes
+from mailboat_schemas.trust import FLEET_ROLES
 
 STATUS = {"accepted": 200, "rejected": 422, "retry": 409}
 APPROVAL_PREFIX = "approval-"  # of the roles that say what may run
@@ -47,10 +48,14 @@ def _refuse_other_roles(submitter: Caller, content: bytes) -> None:
     except MalformedPayload:
         return  # admission refuses it, and says why
     approves = submitter.role is Role.APPROVER
-    others = sorted(name for name in roles if name.startswith(APPROVAL_PREFIX) != approves)
+    others = sorted(name for name in roles if _is_approvers(name) != approves)
     if others:
         raise NotPermitted(
             f"{submitter} may not hand in {', '.join(others)}.",
-            next_step="approvals come from an approver, releases from an operator, "
-            "both from a pipeline.",
+            next_step="approvals, config and policy come from an approver, releases from an "
+            "operator, all of them from a pipeline.",
         )
+
+
+def _is_approvers(role: str) -> bool:
+    return role.startswith(APPROVAL_PREFIX) or role in FLEET_ROLES

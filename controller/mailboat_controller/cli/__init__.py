@@ -9,8 +9,10 @@ import typer
 
 from mailboat_controller import process_limits
 from mailboat_controller.cli import (
+    apply,
     artifact,
     audit,
+    config_document,
     content_key,
     data,
     database,
@@ -18,15 +20,20 @@ from mailboat_controller.cli import (
     device,
     device_logs,
     device_orders,
+    diff,
+    drill,
     explain,
     get,
+    gitops,
     hardware_class,
     ingest,
+    mlflow,
     model,
     model_build,
     model_quantize,
     output,
     plan,
+    policy_document,
     release,
     release_approval,
     release_build_approval,
@@ -38,6 +45,7 @@ from mailboat_controller.cli import (
     rollout,
     simulate,
     site,
+    timeline,
     token,
     trace,
     trust,
@@ -94,6 +102,8 @@ model.app.command("quantize")(model_quantize.quantize)
 app.add_typer(model.app, name="model")
 app.add_typer(artifact.app, name="artifact")
 app.add_typer(content_key.app, name="content-key")
+app.add_typer(config_document.app, name="config")
+app.add_typer(policy_document.app, name="policy")
 app.add_typer(token.app, name="token")
 app.add_typer(data.credential, name="credential")
 device.app.command("logs")(device_logs.logs)
@@ -104,15 +114,21 @@ device.app.command("unpin")(device_orders.unpin)
 device.app.command("label")(device_orders.label)
 app.command("explain")(explain.explain)
 app.command("plan")(plan.plan)
+app.command("diff")(diff.diff)
+app.command("apply")(apply.apply)
+app.add_typer(gitops.app, name="gitops")
 app.add_typer(get.app, name="get")
 app.add_typer(device.app, name="device")
+app.add_typer(drill.app, name="drill")
 app.add_typer(site.app, name="site")
 app.add_typer(hardware_class.app, name="class")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(audit.app, name="audit")
 app.add_typer(database.app, name="db")
 app.add_typer(webhook.app, name="webhook")
+app.add_typer(mlflow.app, name="mlflow")
 app.command("trace")(trace.trace)
+app.command("timeline")(timeline.timeline)
 
 
 @cache

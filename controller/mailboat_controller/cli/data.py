@@ -87,9 +87,11 @@ def serve(config: options.ConfigOption = options.DEFAULT_CONFIG) -> None:
     """Run the controller: API, broker (unless configured otherwise) and rollouts."""
     import asyncio
 
+    from mailboat_controller import garbage
     from mailboat_controller.config import load
     from mailboat_controller.service import serve as serve_until_stopped
 
+    garbage.settle()
     asyncio.run(serve_until_stopped(load(config)))
 
 

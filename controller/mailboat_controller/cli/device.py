@@ -1,7 +1,8 @@
 """``mailboat device``: kits, the fleet's devices, letting one in and cutting one off."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -127,9 +128,30 @@ def show(
         serving = model.get("serving_version") or "nothing"
         because = f" ({model['because']})" if model.get("because") else ""
         print(f"model {model['model']}: serves {serving}, {model['phase']}{because}")
+        if drill := model.get("drill"):
+            why = f" ({drill['code']})" if drill.get("code") else ""
+            print(f"  rollback drill to {drill['version'] or 'nothing'}: {drill['outcome']}{why}")
+    for line in config_lines(report.get("config")):
+        print(output.plain_text(line))
     if events:
         print()
         output.show_rows(events, _EVENT_COLUMNS, as_json=False)
+
+
+def config_lines(config: dict[str, Any] | None) -> Iterator[str]:
+    """What a device says of its config; nothing where nobody signed one for it."""
+    if config is None:
+        return
+    merged = ", ".join(_layer(each) for each in config["layers"]) or "none"
+    yield f"config {config['digest'][:12]}: {merged}"
+    if config["waiting"]:
+        yield f"config waits: {', '.join(_layer(each) for each in config['waiting'])}"
+    if config["because"]:
+        yield f"  {config['because']}"
+
+
+def _layer(layer: dict[str, Any]) -> str:
+    return f"{layer['name']} {layer['version']} ({layer['level']})"
 
 
 @app.command("approve")

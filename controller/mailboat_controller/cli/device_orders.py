@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mailboat_controller.cli import options, output
+from mailboat_schemas.errors import Conflict, NotFound
+
+if TYPE_CHECKING:
+    from mailboat_controller.client import ApiClient
 
 AT_ONCE_MAX = 100  # without `--yes`: a selector may name more than somebody meant
 _COLUMNS = {"device": "DEVICE", "overrides": "STANDS FOR IT", "operator_labels": "LABELS"}
@@ -105,22 +109,44 @@ def _send(
     yes: bool,
     as_json: bool,
 ) -> None:
-    if (device is None) == (not selector):
-        raise typer.BadParameter("name one device, or give --selector", param_hint="DEVICE")
     with options.client(connection) as client:
-        names = [device]
-        if device is None:
-            pages = client.pages("/v1/devices", "enrolment_number", selector=selector)
-            names = [row["device"] for row in pages]
-        if len(names) > AT_ONCE_MAX and not yes:
-            raise typer.BadParameter(
-                f"it names {len(names)} devices; add --yes", param_hint="--selector"
-            )
-        found = [client.post(f"/v1/devices/{name}/{verb}", order) for name in names]
+        names = named(client, device, selector, yes=yes)
+        found, refused = [], False
+        for name in names:
+            try:
+                found.append(client.post(f"/v1/devices/{name}/{verb}", order))
+            except (Conflict, NotFound) as error:
+                if len(names) == 1:
+                    raise
+                # A revoked one, or one without a hold to take back: the others are ordered too.
+                output.show_error(error, as_json=as_json)
+                refused = True
     for each in found:
         if not as_json:
             each["overrides"] = [_in_words(override) for override in each["overrides"]]
     output.show_rows(found, _COLUMNS, as_json=as_json)
+    if refused:
+        raise typer.Exit(output.EXIT_CONFLICT)
+
+
+def named(client: "ApiClient", device: str | None, selector: str, *, yes: bool) -> list[str]:
+    """The one device, or those that the selector names."""
+    if (device is None) == (not selector):
+        raise typer.BadParameter("name one device, or give --selector", param_hint="DEVICE")
+    names = [device] if device is not None else []
+    if device is None:
+        pages = client.pages("/v1/devices", "enrolment_number", selector=selector)
+        names = [row["device"] for row in pages]
+        if not names:
+            raise NotFound(
+                f"No device is named by {selector!r}.",
+                next_step="`mailboat device list` shows classes, sites and labels.",
+            )
+    if len(names) > AT_ONCE_MAX and not yes:
+        raise typer.BadParameter(
+            f"it names {len(names)} devices; add --yes", param_hint="--selector"
+        )
+    return names
 
 
 def _in_words(override: Mapping[str, Any]) -> str:

@@ -64,6 +64,7 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 def _model(model: dict[str, Any]) -> list[str]:
     said = [f"model     {model['model']}: runs {model['serving'] or 'nothing'}"]
+    said += [f"  stale: {each}" for each in model["stale"]]
     for release in model["releases"]:
         said.append(f"  {release['version']} ({release['role']}): {_verdict(release['eligible'])}")
         for check in release["checks"]:
@@ -72,7 +73,7 @@ def _model(model: dict[str, Any]) -> list[str]:
             age = f", {spoken_age(old)} old" if check["evidence_at"] else ""
             evidence = f"{check['because']}  [{check['source']}{age}]"
             said.append(f"    {mark:<5} {check['name']:<16} {evidence}")
-    towards = model["next"] in ("takes", "unknown", "installs")
+    towards = model["next"] in ("takes", "fetches", "unknown", "installs")
     target = f" {model['next_version']}" if towards else ""
     said.append(f"  so it {_NEXT[model['next']]}{target}: {model['because']}")
     return said
@@ -82,6 +83,7 @@ _NEXT = {
     "stays": "stays as it is",
     "takes": "takes",
     "installs": "goes on with",
+    "fetches": "fetches ahead",
     "leaves": "leaves what it runs",
     "unknown": "may take",
 }

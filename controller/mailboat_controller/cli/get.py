@@ -35,12 +35,17 @@ def get_devices(
     running: Annotated[
         str | None, typer.Option("--running", help="A model, or a release: vad@1.2.0.")
     ] = None,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="Further behind than policy allows.")
+    ] = False,
     selector: options.SelectorOption = "",
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
     """The devices that a selector names, by enrolment."""
-    wanted = ",".join(filter(None, (selector, f"running={running}" if running else "")))
+    wanted = ",".join(
+        filter(None, (selector, f"running={running}" if running else "", "stale" if stale else ""))
+    )
     with options.client(connection) as client:
         rows = list(client.pages("/v1/devices", "enrolment_number", selector=wanted or None))
     for row in rows:

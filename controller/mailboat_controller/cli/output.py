@@ -165,6 +165,11 @@ def plain_text(text: str) -> str:
     return _text(text)
 
 
+def markdown_cell(text: str) -> str:
+    """Text from afar as plain words in a table of Markdown."""
+    return "".join(f"\\{char}" if char in "\\`*_[]<>|#!" else char for char in plain_text(text))
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()

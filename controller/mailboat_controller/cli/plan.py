@@ -52,7 +52,7 @@ def markdown(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"## Plan of rollout {found['rollout']}: {found['model']} {found['version']}"
     yield ""
     for warning in found["warnings"]:
-        yield f"> **Attention:** {_cell(warning)}."
+        yield f"> **Attention:** {output.markdown_cell(warning)}."
         yield ""
     yield from _waves(found["waves"])
     yield ""
@@ -80,6 +80,8 @@ def _waves(waves: list[Mapping[str, Any]]) -> Iterator[str]:
         takes = "unknown" if seconds is None else _spoken(seconds)
         if wave["without_habit"]:
             takes += f" ({wave['without_habit']} without a habit)"
+        if wave["waiting"]:
+            takes += f" ({wave['waiting']} wait for their window or cadence)"
         cells = (
             wave["number"],
             wave["hardware_class"],
@@ -91,7 +93,7 @@ def _waves(waves: list[Mapping[str, Any]]) -> Iterator[str]:
             _minute(wave["opens_at"]) if wave["opens_at"] else "unknown",
             takes,
         )
-        yield f"| {' | '.join(_cell(str(cell)) for cell in cells)} |"
+        yield f"| {' | '.join(output.markdown_cell(str(cell)) for cell in cells)} |"
 
 
 def _class(found: Mapping[str, Any]) -> Iterator[str]:
@@ -105,15 +107,9 @@ def _class(found: Mapping[str, Any]) -> Iterator[str]:
     for each in found["cannot"]:
         because = each["because"] + (" (not known)" if each["unknown"] else "")
         cells = (each["devices"], each["check"], because, ", ".join(each["examples"]))
-        yield f"| {' | '.join(_cell(str(cell)) for cell in cells)} |"
+        yield f"| {' | '.join(output.markdown_cell(str(cell)) for cell in cells)} |"
     if found["more_reasons"]:
         yield f"| | | and {found['more_reasons']} more reasons | |"
-
-
-def _cell(text: str) -> str:
-    """Text from afar as plain words in a table of Markdown."""
-    plain = output.plain_text(text)
-    return "".join(f"\\{char}" if char in "\\`*_[]<>|#!" else char for char in plain)
 
 
 def _minute(instant: str) -> str:

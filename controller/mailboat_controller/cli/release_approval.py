@@ -195,7 +195,7 @@ def _held(api: "ApiClient", model: str, trust_root: Path | None) -> dict[str, by
 
     roles = ("root", "targets", release_role(model), approval_role(model))
     held = {role: api.role(role) for role in roles}
-    approvals.require_held(held, None if trust_root is None else _read(trust_root))
+    approvals.require_held(held, None if trust_root is None else read_root(trust_root))
     return held
 
 
@@ -277,7 +277,8 @@ def _require_release(model: str, version: str, asked: str, asked_version: str) -
         )
 
 
-def _read(path: Path) -> bytes:
+def read_root(path: Path) -> bytes:
+    """Raises ConfigurationInvalid."""
     from mailboat_schemas.trust import ROLE_BYTES_MAX
 
     try:

@@ -73,11 +73,15 @@ def start(
 def promote(
     name: Annotated[str, typer.Argument(help="The rollout.")],
     reason: options.Reason,
+    wave: Annotated[
+        int | None,
+        typer.Option("--wave", min=1, help="The wave you looked at; refused when it is over."),
+    ] = None,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
     """Open the next wave in place of the gate; who did and why is kept."""
-    _order(connection, name, "promote", reason, as_json=as_json)
+    _order(connection, name, "promote", reason, as_json=as_json, wave=wave)
 
 
 @app.command("pause")
@@ -124,9 +128,18 @@ def undo(
     _order(connection, name, "undo", reason, as_json=as_json)
 
 
-def _order(connection: Path | None, name: str, verb: str, reason: str, *, as_json: bool) -> None:
+def _order(
+    connection: Path | None,
+    name: str,
+    verb: str,
+    reason: str,
+    *,
+    as_json: bool,
+    wave: int | None = None,
+) -> None:
+    order = {"reason": reason} if wave is None else {"reason": reason, "wave": wave}
     with options.client(connection) as client:
-        found = client.post(f"/v1/rollouts/{name}/{verb}", {"reason": reason})
+        found = client.post(f"/v1/rollouts/{name}/{verb}", order)
     _show(found, as_json=as_json)
 
 
@@ -135,7 +148,9 @@ def _show(found: dict[str, Any], *, as_json: bool) -> None:
         output.show_json(found)
         return
     classes, came = found.pop("classes", {}), found.pop("deliveries", [])
-    output.show_fields({key: found.get(key) for key in _COLUMNS}, as_json=False)
+    shown = {key: found.get(key) for key in _COLUMNS}
+    shown["waves_open"] = f"{found['waves_open']} of {found['waves']}"
+    output.show_fields(shown, as_json=False)
     rows = [{"hardware_class": name, **counts} for name, counts in classes.items()]
     print()
     output.show_rows(rows, _CLASS_COLUMNS, as_json=False)

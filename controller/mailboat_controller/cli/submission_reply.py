@@ -29,7 +29,11 @@ def answer(reply: "SubmissionReply", uploaded: int, as_json: bool) -> None:
         typer.Exit: it was not accepted.
     """
     reasons = "".join(f"\n  {reason}" for reason in reply.reasons)
-    known = ", ".join((*reply.releases, *reply.rollouts)) or reply.code or "nothing new"
+    known = (
+        ", ".join((*reply.releases, *reply.rollouts, *reply.documents))
+        or reply.code
+        or "nothing new"
+    )
     output.tell(
         {**reply.model_dump(mode="json"), "uploaded": uploaded},
         f"{reply.status}: {known}{reasons}",

@@ -41,9 +41,11 @@ def take_report(
     )
     if newer:
         device.seen = device.seen or not retained
+    content = device_signs.document(report)
     device.row = replace(
         row,
-        report=device_signs.document(report),
+        report=content,
+        labels=content["facts"]["labels"],
         manifest_counter=max(row.manifest_counter, report.manifest_counter),
     )
     if not retained:

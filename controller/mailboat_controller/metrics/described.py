@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 Kind = Literal["counter", "gauge", "histogram"]
 CLASS, SITE, MODEL, VERSION = "hardware_class", "site", "model", "version"
 WEBHOOK = "webhook"
+SET = "set"
 RELEASE = (CLASS, MODEL, VERSION)
 RELEASE_AT_SITE = (*RELEASE, SITE)
 
@@ -192,6 +193,26 @@ _KPIS = {
     "mailboat_devices_clock_wrong": _gauge(
         "Devices heard of in a week whose clock is more than a minute away from ours.", SITE
     ),
+    "mailboat_drill_devices": _gauge(
+        "Devices by how their newest rollback drill ended: passed, failed, skipped.",
+        CLASS,
+        MODEL,
+        "outcome",
+    ),
+    "mailboat_drill_devices_passed_lately": _gauge(
+        "Devices on which a rollback drill passed in the last thirty days.", CLASS, MODEL
+    ),
+    "mailboat_drill_oldest_pass_timestamp_seconds": _gauge(
+        "When a drill last passed on the device where that is longest ago; of those that ever "
+        "passed one.",
+        CLASS,
+        MODEL,
+    ),
+    "mailboat_drill_return_p90_seconds": _gauge(
+        "That a return would take on nine of ten devices, by their last drill that passed.",
+        CLASS,
+        MODEL,
+    ),
     "mailboat_audit_entries": _counter(
         "Entries of the audit log, by action and kind of actor.", "action", "actor"
     ),
@@ -218,6 +239,15 @@ _SITES = {
 }
 
 _OUTREACH = {
+    "mailboat_gitops_differences": _gauge(
+        "Documents of a set that differ from the fleet, as the loop that pulls it told.", SET
+    ),
+    "mailboat_gitops_in_step": _gauge(
+        "1 while a set is as its branch says; nothing without a loop that pulls it.", SET
+    ),
+    "mailboat_gitops_pulled_timestamp_seconds": _gauge(
+        "When the loop that pulls a set last told of itself.", SET
+    ),
     "mailboat_webhook_active": _gauge("1, or 0 while a webhook is disabled.", WEBHOOK),
     "mailboat_webhook_failures_in_a_row": _gauge(
         "Attempts to reach it that failed since the last that did not.", WEBHOOK

@@ -56,6 +56,7 @@ class FleetMetrics(Collector):
         yield _family("mailboat_series_left_out", [((), state.left_out)])
         yield from _releases(state)
         yield from _sites(state)
+        yield from _drills(state)
         audit = ((key, entries) for key, entries in sorted(state.audit.items()))
         yield _family("mailboat_audit_entries", audit)
         yield from _canaries(state)
@@ -145,6 +146,29 @@ def _sites(state: FleetState) -> Iterator[Metric]:
     yield _family(
         "mailboat_devices_clock_wrong", (((each.site,), each.clock_wrong) for each in state.sites)
     )
+
+
+def _drills(state: FleetState) -> Iterator[Metric]:
+    newest = (
+        ((each.hardware_class, each.model, outcome), devices)
+        for each in state.drills
+        for outcome, devices in each.newest.items()
+    )
+    yield _family("mailboat_drill_devices", newest)
+    lately = (((each.hardware_class, each.model), each.passed_lately) for each in state.drills)
+    yield _family("mailboat_drill_devices_passed_lately", lately)
+    oldest = (
+        ((each.hardware_class, each.model), each.oldest_passed_at.timestamp())
+        for each in state.drills
+        if each.oldest_passed_at is not None
+    )
+    yield _family("mailboat_drill_oldest_pass_timestamp_seconds", oldest)
+    p90 = (
+        ((each.hardware_class, each.model), each.return_p90_ms / 1000)
+        for each in state.drills
+        if each.return_p90_ms is not None
+    )
+    yield _family("mailboat_drill_return_p90_seconds", p90)
 
 
 def _canaries(state: FleetState) -> Iterator[Metric]:

@@ -8,14 +8,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from mailboat_controller.store import deployed, fleet_counts, fleet_sums, rollouts
+from mailboat_controller.store import deployed, drills, fleet_counts, fleet_sums, rollouts
 from mailboat_controller.store.deployed import Deployed
+from mailboat_controller.store.drills import DrillCount
 from mailboat_controller.store.fleet_counts import CanaryRow, DeliverySum, OutcomeCount, SiteCount
 from mailboat_controller.store.fleet_sums import SumRow
 from mailboat_controller.store.transaction import Transaction
 
+DRILLED_LATELY = timedelta(days=30)
 KEPT_SECONDS_MIN = 5.0
 REST_FACTOR = 19.0  # kept for so many times as long as it took
 
@@ -44,6 +46,7 @@ class FleetState:
     left_out: int  # groups of sums
     audit: Mapping[tuple[str, str], int]  # entries by action and kind of actor
     canaries: tuple[CanaryRow, ...]
+    drills: tuple[DrillCount, ...] = ()
 
 
 class FleetReader:
@@ -94,6 +97,7 @@ class FleetReader:
             left_out=left_out,
             audit=dict(self._audit),
             canaries=fleet_counts.canaries(tx, self._canaries) if self._canaries else (),
+            drills=drills.counts(tx, now, DRILLED_LATELY),
         )
 
 

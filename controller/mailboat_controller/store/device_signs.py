@@ -81,11 +81,14 @@ def set_report(
     known = held or devices.by_name(tx, report.device)
     if known is None or not _outranks(report, known.report, at):
         return False
+    content = document(report)
     tx.execute(
         update(_devices)
         .where(_devices.c.device == report.device)
         .values(
-            report=document(report),
+            report=content,
+            # Those it decides with: its configuration may have changed since it was enrolled.
+            labels=content["facts"]["labels"],
             manifest_counter=max(known.manifest_counter, report.manifest_counter),
         )
     )

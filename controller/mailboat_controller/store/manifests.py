@@ -47,6 +47,12 @@ def counter_of(tx: Connection, hardware_class: str) -> int:
     return 0 if found is None else int(found)
 
 
+def etag_of(tx: Connection, hardware_class: str) -> str:
+    """ "" before the first one."""
+    query = select(_manifests.c.etag).where(_manifests.c.hardware_class == hardware_class)
+    return tx.execute(query).scalar() or ""
+
+
 def every(tx: Connection) -> tuple[ManifestRow, ...]:
     return _select(tx, None)
 

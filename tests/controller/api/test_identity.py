@@ -35,6 +35,7 @@ SOME = "ab" * 32
 KEY_ID = "ab" * 16
 RENEWAL = "/v1/devices/self/certificate"
 RELEASE = "/v1/releases/vad/1.0.0"
+DOCUMENT_ROUTE = "/v1/documents/{role}/{level}/{target}"
 DELTA_ROUTE = "/v1/deltas/{model}/{base_version}/{version}"
 
 # method, route, an address of it, who may; everybody else gets 403, nobody at all 401
@@ -73,17 +74,27 @@ RULES: list[tuple[str, str, str, set[str]]] = [
         {"operator"},
     ),
     ("GET", "/v1/devices/{device}/explain", "/v1/devices/dev-1/explain", READERS),
+    ("POST", "/v1/devices/{device}/drill", "/v1/devices/dev-1/drill", {"operator"}),
+    ("POST", "/v1/devices/{device}/cancel-drill", "/v1/devices/dev-1/cancel-drill", {"operator"}),
+    ("GET", "/v1/devices/{device}/drills", "/v1/devices/dev-1/drills", READERS),
+    ("GET", "/v1/drills", "/v1/drills", READERS),
     ("POST", "/v1/devices/{device}/hold", "/v1/devices/dev-1/hold", {"operator"}),
     ("POST", "/v1/devices/{device}/release-hold", "/v1/devices/dev-1/release-hold", {"operator"}),
     ("POST", "/v1/devices/{device}/pin", "/v1/devices/dev-1/pin", {"operator"}),
     ("POST", "/v1/devices/{device}/unpin", "/v1/devices/dev-1/unpin", {"operator"}),
     ("POST", "/v1/devices/{device}/labels", "/v1/devices/dev-1/labels", {"operator"}),
     ("POST", "/v1/plans", "/v1/plans", READERS),
+    ("GET", "/v1/gitops", "/v1/gitops", READERS),
+    ("GET", "/v1/gitops/{name}", "/v1/gitops/fleet", READERS),
+    ("POST", "/v1/gitops/{name}/diff", "/v1/gitops/fleet/diff", READERS),
+    ("POST", "/v1/gitops/{name}/apply", "/v1/gitops/fleet/apply", {"operator"}),
+    ("POST", "/v1/gitops/{name}/pulls", "/v1/gitops/fleet/pulls", {"operator"}),
     ("GET", "/v1/traces", "/v1/traces?of=x", READERS),
     ("GET", "/v1/webhooks", "/v1/webhooks", {"operator"}),
     ("POST", "/v1/webhooks", "/v1/webhooks", {"operator"}),
     ("DELETE", "/v1/webhooks/{name}", "/v1/webhooks/x?reason=r", {"operator"}),
     ("POST", "/v1/webhooks/{name}/test", "/v1/webhooks/x/test", {"operator"}),
+    ("POST", "/v1/webhooks/{name}/secret", "/v1/webhooks/x/secret", {"operator"}),
     ("POST", "/v1/webhooks/{name}/{verb}", "/v1/webhooks/x/enable", {"operator"}),
     ("GET", "/v1/webhooks/{name}/deliveries", "/v1/webhooks/x/deliveries", {"operator"}),
     ("GET", "/v1/hardware-classes", "/v1/hardware-classes", READERS),
@@ -100,6 +111,9 @@ RULES: list[tuple[str, str, str, set[str]]] = [
     ("POST", "/v1/artifacts/garbage", "/v1/artifacts/garbage", {"operator"}),
     ("GET", "/v1/artifacts/scrub", "/v1/artifacts/scrub", READERS),
     ("POST", "/v1/artifacts/scrub", "/v1/artifacts/scrub", {"operator"}),
+    ("GET", "/v1/documents/{role}", "/v1/documents/config", READERS),
+    ("GET", f"{DOCUMENT_ROUTE}", f"/v1/documents/config/class/{CLASS}", READERS),
+    ("GET", f"{DOCUMENT_ROUTE}/{{version}}", f"/v1/documents/config/class/{CLASS}/1.0.0", READERS),
     ("POST", "/v1/submissions", "/v1/submissions", {"operator", "approver", "ci"}),
     ("GET", "/v1/trust/status", "/v1/trust/status", READERS),
     ("POST", "/v1/trust/roles", "/v1/trust/roles", {"operator", "approver"}),
@@ -123,9 +137,17 @@ RULES: list[tuple[str, str, str, set[str]]] = [
     ("PATCH", "/v1/sites/{name}", "/v1/sites/harbour", {"operator"}),
     ("POST", "/v1/sites/{name}/remove", "/v1/sites/harbour/remove", {"operator"}),
     ("GET", "/v1/sites/{name}/access/{file}", "/v1/sites/harbour/access/acl", {"site"}),
+    (
+        "POST",
+        "/v1/sites/{name}/certificates/{part}",
+        "/v1/sites/harbour/certificates/bridge",
+        {"site"},
+    ),
     ("GET", "/v1/rollouts/{name}", "/v1/rollouts/x", READERS),
+    ("GET", "/v1/rollouts/{name}/timeline", "/v1/rollouts/x/timeline", READERS),
     ("POST", "/v1/rollouts/{name}/{verb}", "/v1/rollouts/x/start", {"operator"}),
     ("GET", "/v1/audit", "/v1/audit", READERS),
+    ("GET", "/v1/mlflow/notices", "/v1/mlflow/notices", {"operator", "ci"}),
     ("GET", "/v1/audit/verify", "/v1/audit/verify", READERS),
     ("GET", "/v1/stats", "/v1/stats", READERS),
     ("GET", "/metrics", "/metrics", READERS),
@@ -140,6 +162,7 @@ OPEN = {
     ("POST", "/v1/enrol"),
     ("POST", "/v1/renewal-challenges"),
     ("POST", "/v1/renewals"),
+    ("POST", "/v1/mlflow/webhook"),
 }
 
 

@@ -3,13 +3,19 @@
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from mailboat_controller.api import plans
 from mailboat_controller.overrides import orders as override_orders
-from mailboat_controller.overrides.orders import LABELS_MAX
+from mailboat_controller.overrides.orders import LABELS_MAX, Overrides
 from mailboat_controller.store import audit, outbox
+from mailboat_controller.store.tables import devices
 from mailboat_schemas.codec import decode, encode
-from mailboat_schemas.device_orders import OVERRIDES_MAX, DeviceDesired
+from mailboat_schemas.device_orders import (
+    OVERRIDE_REASON_CHARS_MAX,
+    OVERRIDES_MAX,
+    DeviceDesired,
+)
 from mailboat_schemas.envelope import Envelope
 from mailboat_schemas.plan import Plan, PlanWave
 from mailboat_schemas.submission import Submission
@@ -122,6 +128,67 @@ def test_what_does_not_stand_cannot_be_taken_back(api: RunningApi, verb: str) ->
 def test_an_order_needs_a_reason_and_an_end(api: RunningApi) -> None:
     for body in ({}, {"reason": " "}, WHY | {"hours": 0}, WHY | {"hours": 1e6}):
         assert api.ask("POST", "/v1/devices/dev-1/hold", by="alice", body=body).status == 422
+
+
+def test_an_order_to_a_rollout_says_which_wave_it_means(api: RunningApi) -> None:
+    def promote(wave: int) -> Any:
+        path = "/v1/rollouts/first/promote"
+        return api.ask("POST", path, by="alice", body=WHY | {"wave": wave})
+
+    stale = promote(7)
+
+    assert stale.status == 409
+    assert b"not wave 7" in stale.content
+    assert promote(0).status == 422
+
+
+def test_a_reason_is_as_long_as_the_order_has_room_for(api: RunningApi) -> None:
+    path = "/v1/devices/dev-1/hold"
+    longest = {"reason": "r" * OVERRIDE_REASON_CHARS_MAX}
+
+    assert api.ask("POST", path, by="alice", body=longest).status == 200
+    assert order(api, "dev-1").holds[0].reason == longest["reason"]
+    longer = {"reason": longest["reason"] + "r"}
+    assert api.ask("POST", path, by="alice", body=longer).status == 422
+    send(api, "dev-1", "release-hold")
+
+
+def test_an_order_that_cannot_be_said_does_not_silence_those_of_other_devices(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "".join(map(chr, range(0x20000, 0x20000 + OVERRIDE_REASON_CHARS_MAX)))
+    send(api, "dev-1", "hold", reason=long)
+    send(api, "dev-2", "hold")
+    with api.store.transaction() as tx:
+        outbox.remove(tx, [row.id for row in outbox.pending(tx, 1000)])
+    monkeypatch.setattr(DeviceDesired, "wire_bytes_max", 512)
+
+    overrides = Overrides(api.store, api.reconciler, FLEET, now=api.now, queued=lambda: None)
+    said = overrides.assert_standing()
+
+    with api.store.read() as tx:
+        told = {parse(row.topic)["device"] for row in outbox.pending(tx, 1000)}
+    assert said == len(told)
+    assert "dev-2" in told
+    assert "dev-1" not in told
+    monkeypatch.undo()
+    for name in ("dev-1", "dev-2"):
+        send(api, name, "release-hold")
+
+
+@pytest.mark.parametrize("value", ["canary", ""])
+def test_a_label_of_the_device_s_own_is_not_noted_over(api: RunningApi, value: str) -> None:
+    def has(labels: dict[str, str]) -> None:
+        with api.store.transaction() as tx:
+            tx.execute(update(devices).where(devices.c.device == "dev-2").values(labels=labels))
+
+    has({"ring": "a"})
+    body = WHY | {"labels": {"ring": value}}
+    answer = api.ask("POST", "/v1/devices/dev-2/labels", by="alice", body=body)
+    has({})
+
+    assert answer.status == 409
+    assert b"has a label 'ring' of its own" in answer.content
 
 
 def test_more_orders_than_a_device_may_have_are_refused(api: RunningApi) -> None:

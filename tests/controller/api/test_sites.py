@@ -15,10 +15,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from command_line import Said, mailboat
-from mailboat_controller.api import sites as routes
 from mailboat_controller.broker import access_files
 from mailboat_controller.mqtt.incoming import Incoming
-from mailboat_controller.sites import bridge_news, renewal
+from mailboat_controller.sites import bridge_news, orders, renewal
 from mailboat_controller.sites.flapping import Flapping
 from mailboat_controller.sites.kit import KitWishes, make_kit
 from mailboat_controller.sites.policy import WINDOWS_MAX
@@ -123,7 +122,7 @@ def test_there_are_no_more_sites_than_the_bound(
     api: RunningApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with api.store.read() as tx:
-        monkeypatch.setattr(routes, "SITES_MAX", len(sites.every(tx)))
+        monkeypatch.setattr(orders, "SITES_MAX", len(sites.every(tx)))
 
     answer = api.ask("POST", "/v1/sites", by="alice", body=HARBOUR | {"name": "surplus"})
 

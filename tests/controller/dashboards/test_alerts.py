@@ -283,6 +283,24 @@ CASES: dict[str, list[tuple[dict[str, str], str, list[dict[str, str]]]]] = {
             [],
         ),
     ],
+    "MailboatDrillFailed": [
+        (
+            {
+                f'mailboat_drill_devices{{{MODEL},outcome="failed"}}': "2x5",
+                f'mailboat_drill_devices{{{MODEL},outcome="passed"}}': "9x5",
+            },
+            "2m",
+            [{"hardware_class": "kiosk", "model": "vad", "outcome": "failed"}],
+        ),
+        (
+            {
+                f'mailboat_drill_devices{{{MODEL},outcome="failed"}}': "0x5",
+                f'mailboat_drill_devices{{{MODEL},outcome="skipped"}}': "3x5",
+            },
+            "2m",
+            [],
+        ),
+    ],
     "MailboatDevicesDiskLow": [
         ({'mailboat_devices_disk_low{site="a"}': "1x60"}, "40m", [{"site": "a"}]),
         ({'mailboat_devices_disk_low{site="a"}': "0x60"}, "40m", []),
