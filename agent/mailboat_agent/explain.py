@@ -15,7 +15,7 @@ from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.carrier.preview import Held, copy_of_what_is_held
 from mailboat_agent.config import AgentConfig
 from mailboat_agent.device_orders import kept_order
-from mailboat_agent.device_rules import behind
+from mailboat_agent.device_rules import behind, policy_of
 from mailboat_agent.facts import UNKNOWN_RUNTIME, Device, Look
 from mailboat_agent.identity.device_key import load_identity
 from mailboat_agent.model_view import ModelView
@@ -70,6 +70,7 @@ def explain(config: AgentConfig, now: datetime, model: str = "") -> dict[str, An
                 next_step=f"its models: {', '.join(sorted(models)) or 'none yet'}.",
             )
         serving = [(name, each.serving) for name, each in state.models.items()]
+        device.policy_version = policy_of(device, held.manifest).version
         overlays = ConfigInForce(config.data_dir, device, held.manifest)
         overlays.peek(running(serving, held.manifest))
         look = _look(held, state, now)

@@ -5,6 +5,7 @@ come from strangers, credentials belong to one host of them, and answers may hav
 """
 
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from mailboat_schemas.errors import (
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 60.0
+WHOLE_SECONDS_MAX = 300.0  # of an answer that is read whole: one that drips never ends
 REDIRECTS_MAX = 3
 PROBLEM_BYTES_MAX = 1000  # of a refusal's body, for the message
 RETRY_AFTER_SECONDS_MAX = 60
@@ -83,7 +85,8 @@ class HttpsStream:
 
         Raises:
             PayloadTooLarge: over ``bytes_max``; nothing beyond is read.
-            ServerUnavailable, DownloadInterrupted, ConfigurationInvalid
+            DownloadInterrupted: cut, or not done in `WHOLE_SECONDS_MAX`.
+            ServerUnavailable, ConfigurationInvalid
         """
         with self._answered(url, headers) as response:
             return _whole(response, kind, bytes_max)
@@ -138,8 +141,14 @@ class HttpsStream:
 
 def _whole(response: httpx2.Response, kind: str, bytes_max: int) -> Answer:
     content = bytearray()
+    ends = time.monotonic() + WHOLE_SECONDS_MAX
     for chunk in response.iter_raw():
         content += chunk
+        if time.monotonic() > ends:
+            raise DownloadInterrupted(
+                f"{response.request.url.host} took more than {WHOLE_SECONDS_MAX:g} s for a {kind}.",
+                next_step="look at that server, and at proxies in between.",
+            )
         if len(content) > bytes_max:
             raise PayloadTooLarge(kind, len(content), bytes_max)
     return Answer(response.status_code, dict(response.headers), bytes(content))

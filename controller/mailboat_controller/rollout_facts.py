@@ -195,7 +195,7 @@ def _redeem(tx: Transaction, rollout: Rollout, found: dict[str, OutcomeRow]) -> 
     for device, at in redemptions.of_release(tx, rollout.digest, since_epoch=epoch).items():
         told = found.get(device)
         if told is None:
-            found[device] = OutcomeRow(device, epoch, Outcome.EXPOSED, "", "", at)
+            found[device] = OutcomeRow(device, epoch, Outcome.EXPOSED, "", "", at, fetched=True)
             continue
         outcome, exposed_at_ms = with_redemption(told.outcome, told.exposed_at_ms, at)
         found[device] = told._replace(outcome=outcome or told.outcome, exposed_at_ms=exposed_at_ms)
@@ -229,6 +229,7 @@ def _member(row: devices.Member, outcome: OutcomeRow | None, slow: bool | None =
         code="" if outcome is None else outcome.code,
         because="" if outcome is None else outcome.because or outcome.code,
         exposed_at_ms=None if outcome is None else outcome.exposed_at_ms,
+        fetched=outcome is not None and outcome.fetched,
         seen_at_ms=row.seen_at_ms,
         slow=slow,
     )

@@ -11,15 +11,16 @@ older version on purpose, and only then: without that mark a lower version is re
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
 from mailboat_schemas.documents.fleet_document import Level, document_digest, version_order
-from mailboat_schemas.errors import SignatureInvalid
+from mailboat_schemas.errors import MailboatError, SignatureInvalid
 from mailboat_schemas.names import DIGEST_PATTERN, is_label
-from mailboat_schemas.trust import TrustView
+from mailboat_schemas.trust import FLEET_ROLES, TrustView
 
 CONFIG_ROLE, POLICY_ROLE = "config", "policy"
 EPOCH_KEY = "mailboat_epoch"
@@ -105,6 +106,19 @@ def content_of(listed: Listed, documents: Mapping[str, bytes]) -> bytes | None:
     if content is None or len(content) != listed.length:
         return None
     return content if document_digest(content) == listed.digest else None
+
+
+def brings_more(view: TrustView, new: Mapping[str, bytes], old: Mapping[str, bytes]) -> bool:
+    """Whether ``new`` has every document of ``old`` that a role lists, and another one besides."""
+    listed: list[Listed] = []
+    for role in FLEET_ROLES:
+        with suppress(MailboatError):  # nothing of it could be gone by
+            listed += listed_by(view, role).values()
+    here, before = (
+        {each.digest for each in listed if content_of(each, brought) is not None}
+        for brought in (new, old)
+    )
+    return here > before
 
 
 def is_older(one: tuple[int, str], other: tuple[int, str]) -> bool:

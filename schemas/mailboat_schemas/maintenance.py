@@ -8,7 +8,7 @@ the first time, and four hours are four hours in both nights.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
@@ -22,6 +22,7 @@ LENGTH_MINUTES_MAX = 24 * 60
 WINDOWS_MAX = 16
 ZONE_LABEL = "time-zone"  # of a device, in its own configuration
 UTC_ZONE = "UTC"
+_OPENINGS_REMEMBERED = 256  # of one instant, for a whole fleet; the next instant is another one
 _DAYS_BACK = 3  # one that began before may be open: a day long, in a zone that skips a day
 _DAYS_AHEAD = 9  # a week, and the same again
 
@@ -75,15 +76,17 @@ class Opening:
 
 
 @lru_cache(maxsize=256)
-def zone_named(name: str) -> ZoneInfo | None:
-    """None where this machine's time zone database has none of that name."""
+def zone_named(name: str) -> tzinfo | None:
+    """None where this machine's time zone database has none of that name. UTC needs none."""
+    if name == UTC_ZONE:
+        return UTC
     try:
         return ZoneInfo(name)
     except (ValueError, OSError, LookupError):  # of a directory, a path that leads out, no file
         return None
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_OPENINGS_REMEMBERED)
 def opening(windows: tuple[Window, ...], own_zone: str, now: datetime) -> Opening:
     """
     Args:
@@ -112,7 +115,7 @@ def opening(windows: tuple[Window, ...], own_zone: str, now: datetime) -> Openin
     return Opening(open=False, opens=first, zone=name, unknown_zones=tuple(unknown))
 
 
-def _of(window: Window, zone: ZoneInfo, now: datetime) -> tuple[datetime | None, datetime | None]:
+def _of(window: Window, zone: tzinfo, now: datetime) -> tuple[datetime | None, datetime | None]:
     """Until when it is open, and when it opens next after ``now``."""
     until: datetime | None = None
     for begins in _beginnings(window, zone, now):
@@ -124,7 +127,7 @@ def _of(window: Window, zone: ZoneInfo, now: datetime) -> tuple[datetime | None,
     return until, None
 
 
-def _beginnings(window: Window, zone: ZoneInfo, now: datetime) -> Iterator[datetime]:
+def _beginnings(window: Window, zone: tzinfo, now: datetime) -> Iterator[datetime]:
     """In order, around ``now``. The calendar has a first and a last day."""
     wanted = {DAYS.index(day) for day in window.days}
     start = time.fromisoformat(window.start)
@@ -136,7 +139,7 @@ def _beginnings(window: Window, zone: ZoneInfo, now: datetime) -> Iterator[datet
                 yield begins_at(datetime.combine(day, start), zone)
 
 
-def begins_at(wall: datetime, zone: ZoneInfo) -> datetime:
+def begins_at(wall: datetime, zone: tzinfo) -> datetime:
     """The first instant, in UTC, at which the clock on the wall shows ``wall`` or has passed it."""
     first = wall.replace(tzinfo=zone, fold=0).astimezone(UTC)
     if first.astimezone(zone).replace(tzinfo=None) == wall:

@@ -49,9 +49,10 @@ def in_cadence(rules: Rules, plan: Plan | None, switched_at: int | None, now: da
         return True, f"{every}, and none is known"
     if plan is not None and plan.is_emergency:
         return True, f"{every} is passed over, {plan.emergency}"
-    last = datetime.fromtimestamp(switched_at, UTC)
-    if last > now:  # said by a clock that was wrong
+    # Said by a clock that was wrong, or by a device that lies: no number is too large to be told.
+    if switched_at > now.timestamp():
         return True, f"{every}, and none is known before now"
+    last = datetime.fromtimestamp(switched_at, UTC)
     opens = cadence_opens(rules, switched_at)
     if now < opens:
         return False, f"{every}; the last was {_said(last)}, the next may be {_said(opens)}"

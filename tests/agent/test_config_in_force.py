@@ -1,6 +1,7 @@
 """Config on a device: merged from what people signed, in force when it goes with what runs."""
 
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.facts import Device
 from mailboat_agent.overlays import record
 from mailboat_agent.overlays.command import config_in_force, describe_config, in_words
+from mailboat_agent.overlays.documents import FleetDocuments
 from mailboat_agent.overlays.in_force import ConfigInForce
 from mailboat_agent.overlays.record import COPY, RECORD
 from mailboat_agent.serving.gateway import Gateway
@@ -130,6 +132,14 @@ def test_what_has_not_come_yet_keeps_the_old_config_and_says_so(here: Here) -> N
     assert not here.look()
     assert here.values == {"gain": 1}
     assert here.config.notes() == ["config_refused:E-CONFIG-ON-ITS-WAY"]
+
+
+def test_documents_of_releases_in_the_bundle_take_up_no_memory(here: Here) -> None:
+    here.fleet.release("1.0.0")
+    entry = sign_config(here.fleet, config_document())
+    here.hear()
+
+    assert list(FleetDocuments(here.manifest, here.device).brought()) == [entry.digest]
 
 
 def test_a_restart_without_network_or_manifest_goes_by_what_was_in_force(here: Here) -> None:
@@ -281,7 +291,7 @@ def test_killed_at_any_step_the_device_has_the_old_config_or_the_new(
 
 
 def test_a_full_disk_keeps_the_old_config_until_there_is_room(
-    here: Here, monkeypatch: pytest.MonkeyPatch
+    here: Here, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sign_config(here.fleet, config_document("1.0.0", {"gain": 1}))
     here.hear()
@@ -296,7 +306,9 @@ def test_a_full_disk_keeps_the_old_config_until_there_is_room(
         patch.setattr(record, "replace_durably", full)
         assert not here.look()
         assert here.values == {"gain": 1}
+        assert not here.look()
         assert here.config.notes() == ["config_refused:E-DISK-FULL"]
+        assert caplog.text.count("could not be recorded") == 1
     assert here.look()
     assert here.values == {"gain": 2}
 
@@ -310,6 +322,41 @@ def test_a_file_that_cannot_be_written_costs_the_file_alone(here: Here) -> None:
     assert here.look()
     assert here.values == {"gain": 3}
     assert not list(here.file.parent.glob(".*.new"))
+
+
+def test_a_file_that_could_not_be_written_is_as_soon_as_it_can(here: Here) -> None:
+    here.file.unlink()
+    here.file.mkdir()
+    sign_config(here.fleet, config_document(values={"gain": 3}))
+    here.hear()
+    here.look()
+    before = open_descriptors()
+    here.look()
+    assert open_descriptors() <= before
+    here.file.rmdir()
+
+    assert not here.look()
+    assert json.loads(here.file.read_bytes()) == {"gain": 3}
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_the_application_s_links_and_pipes_are_not_followed(here: Here, tmp_path: Path) -> None:
+    """The file's directory may belong to a user who may less than the agent."""
+    precious = tmp_path / "precious"
+    precious.write_text("keep")
+    here.file.with_name(".config.json.new").symlink_to(precious)
+    here.file.unlink()
+    os.mkfifo(here.file)
+    sign_config(here.fleet, config_document(values={"gain": 3}))
+    here.hear()
+
+    assert here.look()
+    assert precious.read_text() == "keep"
+    assert not here.file.is_symlink()
+    assert json.loads(here.file.read_bytes()) == {"gain": 3}
 
 
 def test_the_file_is_never_seen_half_written(here: Here) -> None:

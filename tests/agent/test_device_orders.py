@@ -22,6 +22,8 @@ from mailboat_schemas.desired import Assignment, ReleaseRef
 from mailboat_schemas.device_orders import DeviceDesired, Hold, Pin
 from mailboat_schemas.errors import SignatureInvalid
 from model_fleet import CLASS, DEVICE, FLEET, MODEL, Certificates
+from signed_config import config_document, sign_config
+from signed_policies import policy_document, sign_policy
 from trust_fleet import TrustFleet
 
 NOW = datetime.now(UTC)
@@ -247,6 +249,21 @@ def test_explain_says_what_the_device_would_do(
     (model,) = found["models"]
     (release,) = model["releases"]
     assert (release["role"], release["eligible"], model["next"]) == ("current", True, "Stage")
+
+
+def test_explain_knows_the_policy_that_a_config_asks_for(
+    place: Place, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sign_policy(place.fleet, policy_document({"days_between": 1}, version="1.2.0"))
+    digest = place.fleet.release("1.1.0", compatibility={"config": ">=1"})
+    sign_config(place.fleet, config_document("1.0.0", policy=">=1,<2"))
+    ref = ReleaseRef(version="1.1.0", digest=digest)
+    bundle = place.fleet.bundle(Assignment(model=MODEL, current=ref))
+    assert place.manifest.take(bundle, [], place.manifest.counter() or Counter(0, "")) is not None
+
+    assert main(["explain", "--config", str(config), "--json"]) == EXIT_OK
+    (model,) = json.loads(capsys.readouterr().out)["models"]
+    assert (model["next"], model["because"]) == ("Stage", "1.1.0 is current")
 
 
 def test_explain_shows_a_hold_as_the_first_no(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from kill_points import killed_at_each_point
 from mailboat_agent.drill import requests
 from mailboat_agent.drill.book import DrillBook
+from mailboat_agent.drill.launch import DrillLaunch
 from mailboat_agent.drill.record import (
     ANSWERED_MAX,
     FILE_BYTES_MAX,
@@ -21,13 +23,20 @@ from mailboat_agent.drill.record import (
     DrillResult,
 )
 from mailboat_agent.drill.requests import LocalRequest, Request
+from mailboat_agent.drill.running import DrillRun
 from mailboat_agent.drill.telling import describe_drills, drill_event, for_people
 from mailboat_agent.journal.event_journal import Journal
 from mailboat_agent.ledger import Ledger
+from mailboat_agent.serving.process import WorkerHung
 from mailboat_agent.state_file import StateFile
-from mailboat_agent.update.drill import Surroundings, in_the_way, period_number
+from mailboat_agent.update.drill import Surroundings, in_the_way, pause_seconds, period_number
+from mailboat_agent.update.events import BECAUSE_CHARS_MAX
 from mailboat_agent.update.state import Installed
+from mailboat_schemas.codec import encode
+from mailboat_schemas.desired import ASSIGNMENTS_MAX
+from mailboat_schemas.device_orders import DRILLS_MAX
 from mailboat_schemas.drills import DrillOutcome
+from mailboat_schemas.events import EVIDENCE_BYTES_MAX
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 REQUEST = Request(order="0123456789abcdef", model="vad", reason="a test")
@@ -103,6 +112,34 @@ def test_what_is_remembered_is_bounded() -> None:
     assert record.has_answered(f"due-{ANSWERED_MAX}", f"m{ANSWERED_MAX}")
 
 
+def test_every_order_that_may_wait_here_is_remembered_for_every_model() -> None:
+    """One that was forgotten and still stands would be drilled again and again."""
+    orders, models = range(DRILLS_MAX), range(ASSIGNMENTS_MAX)
+    record = DrillRecord()
+    for order in orders:
+        for model in models:
+            record = record.ended(f"m{model}", result(f"{order:016x}"))
+
+    assert all(
+        record.has_answered(f"{each:016x}", f"m{model}") for each in orders for model in models
+    )
+
+
+def test_what_a_release_says_of_its_failure_is_bounded_on_the_disk_and_in_the_event(
+    tmp_path: Path,
+) -> None:
+    book, journal = opened(tmp_path)
+    told = {f"measure {number}": "x" * 1000 for number in range(16)}
+    evidence = {"return_ms": 12.5, **told}
+    book.answer(REQUEST, DrillOutcome.FAILED, NOW, because="y" * 5000, evidence=evidence)
+
+    (event,) = journal.events_after(0, 10, 1 << 20)
+    assert event.evidence["return_ms"] == 12.5
+    assert len(encode(event)) < EVIDENCE_BYTES_MAX + BECAUSE_CHARS_MAX
+    assert (tmp_path / FILE_NAME).stat().st_size * MODELS_MAX < FILE_BYTES_MAX
+    journal.close()
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"\0" * 64, b"[]", b'{"models": 7}', b" " * (FILE_BYTES_MAX + 1)]
 )
@@ -152,6 +189,36 @@ def test_everything_else_comes_before_a_drill() -> None:
         found, because = in_the_way(dataclasses.replace(QUIET, **changes))
         assert found == word
         assert because
+
+
+def test_where_something_always_comes_first_drills_take_no_turn_every_minute() -> None:
+    pauses = [pause_seconds(times) for times in (1, 2, 3, 4, 5, 6, 10_000)]
+
+    assert pauses == [60, 120, 240, 480, 900, 900, 900]
+
+
+def test_whoever_gives_a_drill_up_does_not_wait_for_its_processes() -> None:
+    """The event loop does, while the drill may be waiting for a worker to come, or to go."""
+    launch = DrillLaunch()
+    caller = threading.Thread(target=launch.give_up_soon, daemon=True)
+    with launch._lock:  # as `start` holds it
+        caller.start()
+        caller.join(30)
+        assert not caller.is_alive()
+        assert launch.given_up
+    launch.give_up()
+    with pytest.raises(OSError, match="given up"):
+        launch.start(-1)
+
+
+@pytest.mark.parametrize(("answered", "code"), [(0, "hung"), (7, "processor_busy")])
+def test_a_worker_that_others_outdo_as_it_is_made_ready_says_nothing_of_the_release(
+    answered: int, code: str
+) -> None:
+    found = DrillRun._judged(WorkerHung(5.0), answered)
+
+    outcome = DrillOutcome.SKIPPED if answered else DrillOutcome.FAILED
+    assert (found.outcome, found.code) == (outcome, code)
 
 
 def test_a_fleet_does_not_drill_in_step() -> None:

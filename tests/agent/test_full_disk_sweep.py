@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 DISK_BYTES = 32 << 20
 # A download leaves a reserve alone, what is small does not; the ballast is a mebibyte more.
 LITTLE = (0, 8192, 24_576, 49_152, 90_112, 147_456)
-ROOM_BYTES = (*LITTLE, *(RESERVE_BYTES + room for room in (0, 24_576, 73_728)))
+ROOM_BYTES = (*LITTLE, *(RESERVE_BYTES + room for room in (0, 24_576, 122_880)))
 
 # The ballast's room is enough for them, or they need none.
 GO_THROUGH = ("rotated root and a withdrawn release", "garbage", "outbox")

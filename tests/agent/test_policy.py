@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from agent_box import AgentBox, Play, device_facts
 from mailboat_agent.artifacts.metered import Meter
@@ -14,6 +15,8 @@ from mailboat_agent.facts import Device
 from mailboat_agent.trust.manifest import Counter, Manifest
 from mailboat_agent.trust.trust_store import TrustStore
 from mailboat_agent.update.steps import Keep
+from mailboat_schemas.codec import encode
+from mailboat_schemas.documents import policy
 from model_fleet import CLASS, FLEET, MODEL, ModelFleet
 from signed_policies import policy_document, sign_policy, window_in
 from trust_fleet import TrustFleet
@@ -68,6 +71,44 @@ def test_a_policy_that_another_sent_along_counts_for_nothing(
     device, manifest = heard(fleet_here, tmp_path)
 
     assert device_rules(device, manifest).lacking
+
+
+def test_a_bundle_that_brings_what_a_stripped_one_lacked_is_news_and_no_other(
+    fleet_here: TrustFleet, tmp_path: Path
+) -> None:
+    sign_policy(fleet_here, policy_document(NIGHT))
+    device, manifest = heard(fleet_here, tmp_path)
+    whole = fleet_here.bundle()
+    bundle = fleet_here.read(whole)
+    stripped = encode(bundle.model_copy(update={"documents": {}}))
+    again = encode(bundle.model_copy(update={"documents": {"0" * 64: b"another"}}))
+    counter = manifest.take(stripped, [], Counter(0, ""))
+    assert counter is not None
+    assert device_rules(device, manifest).lacking
+
+    assert manifest.take(whole, [], counter) == counter
+    assert device_rules(device, manifest).windows
+    assert manifest.take(again, [], counter) is None
+    assert device_rules(device, manifest).windows
+
+
+def test_a_zone_unknown_on_the_device_closes_the_windows_that_need_it_alone(
+    fleet_here: TrustFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = {"start": "02:00", "length_minutes": 60, "zone": "Asia/Tokyo"}
+    here = {"start": "02:00", "length_minutes": 60, "zone": "UTC"}
+    sign_policy(
+        fleet_here,
+        policy_document({"devices": "ring=tokyo", "windows": [elsewhere]}, {"windows": [here]}),
+    )
+    monkeypatch.setattr(policy, "zone_named", lambda _name: None)
+    device, manifest = heard(fleet_here, tmp_path)
+
+    rules = device_rules(device, manifest)
+    assert not rules.lacking
+    assert [window.zone for window in rules.windows] == ["UTC"]
+    with pytest.raises(ValidationError, match="there is no time zone"):
+        policy_document({"windows": [elsewhere]})
 
 
 @pytest.mark.parametrize("download", ["in-window", pytest.param("anytime", marks=pytest.mark.slow)])

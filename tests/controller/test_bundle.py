@@ -10,8 +10,8 @@ from mailboat_controller.authority import roles
 from mailboat_controller.authority.keys import load_key
 from mailboat_controller.trust.bundle import compose_bundle, trust_file_name
 from mailboat_schemas.codec import decode
-from mailboat_schemas.desired import ManifestBundle
-from mailboat_schemas.errors import PayloadTooLarge
+from mailboat_schemas.desired import DOCUMENTS_MAX, ManifestBundle
+from mailboat_schemas.errors import MailboatError, PayloadTooLarge
 from mailboat_schemas.trust import TrustView, accept_trust
 from trust_fleet import CLASS, FLEET, MODEL, TrustFleet
 
@@ -94,3 +94,13 @@ def test_more_than_one_message_carries_is_refused(fleet: TrustFleet) -> None:
 
     with pytest.raises(PayloadTooLarge):
         compose(fleet, documents={"ab" * 32: noise})
+
+
+def test_more_documents_than_a_bundle_names_are_refused_like_more_bytes(fleet: TrustFleet) -> None:
+    """So that the other classes are told what is new all the same."""
+    many = {f"{number:064x}": b"{}" for number in range(DOCUMENTS_MAX + 1)}
+
+    assert compose(fleet, documents=dict(list(many.items())[:DOCUMENTS_MAX]))
+    with pytest.raises(MailboatError, match="257 documents") as refused:
+        compose(fleet, documents=many)
+    assert refused.value.code == PayloadTooLarge.code

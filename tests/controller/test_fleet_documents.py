@@ -225,6 +225,25 @@ def test_signed_bytes_that_are_no_document_are_refused(core: Core) -> None:
         assert submit(core).code in ("E-PAYLOAD-MALFORMED", "E-PAYLOAD-TOO-LARGE"), content[:20]
 
 
+def test_a_role_filled_up_beyond_its_list_is_refused(core: Core) -> None:
+    """It travels in every bundle, and one too large keeps withdrawals from every class."""
+    key = load_key(core.trust.directory / "fleet" / "config.pem")
+    sign_config(core.trust, config())
+    plain = core.trust.roles["config"]
+    for place in ("role", "target", "custom"):
+        role = roles.Metadata[roles.Targets].from_bytes(plain).signed
+        (target,) = role.targets.values()
+        filled = {
+            "role": role.unrecognized_fields,
+            "target": target.unrecognized_fields,
+            "custom": target.unrecognized_fields.setdefault("custom", {}),
+        }[place]
+        filled["more"] = "x" * 1000
+        core.trust.roles["config"] = roles.sign(role, [key])
+
+        assert submit(core).code == "E-ROLE-SHAPE", place
+
+
 def test_too_much_for_all_sites_together_is_refused_with_a_next_step(
     core: Core, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,8 +16,8 @@ import pytest
 
 from agent_process import AgentProcess, broker_that_retains, until
 from attack_siege import FACTOR, Siege, Stronghold
-from mailboat_agent.cli import describe
 from mailboat_agent.status import read_status
+from mailboat_agent.status_lines import describe
 from mailboat_schemas.desired import Assignment
 from model_fleet import MODEL
 

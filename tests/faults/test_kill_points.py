@@ -96,7 +96,8 @@ def test_a_device_that_dies_while_it_tidies_up_goes_on() -> None:
 def test_a_journal_that_is_begun_anew_is_seen() -> None:
     found, _ = kill_harness.catches(mutant("journal begun anew at the start"))
 
-    assert "was recorded and is lost" in found
+    # Whichever the first point shows: what waited is gone, or is made up a second time.
+    assert "was recorded and is lost" in found or "was told 2 times" in found
 
 
 def test_with_no_room_to_count_a_soak_the_release_before_it_serves(device: Path) -> None:

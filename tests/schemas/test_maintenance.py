@@ -3,11 +3,12 @@
 import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pytest
 from pydantic import ValidationError
 
+from mailboat_schemas import maintenance
 from mailboat_schemas.maintenance import (
     DAYS,
     LENGTH_MINUTES_MAX,
@@ -138,6 +139,30 @@ def test_a_zone_that_nobody_knows_keeps_its_windows_closed_and_says_so() -> None
     assert not found.open
     assert found.opens is None
     assert "Mars/Olympus" in found.because
+
+
+def test_a_machine_without_a_database_of_zones_knows_utc(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr(maintenance, "ZoneInfo", no_zone)
+    for remembered in (zone_named, opening):
+        remembered.cache_clear()
+        request.addfinalizer(remembered.cache_clear)
+
+    assert opening((NIGHTLY,), "", datetime(2026, 6, 1, 2, 45, tzinfo=UTC)).open
+    assert opening((NIGHTLY,), "", datetime(2026, 6, 1, 1, tzinfo=UTC)).opens is not None
+    assert zone_named(BERLIN) is None
+
+
+def no_zone(name: str) -> ZoneInfo:
+    raise ZoneInfoNotFoundError(name)
+
+
+def test_instants_that_are_over_are_not_remembered_for_ever() -> None:
+    for second in range(2000):
+        opening((NIGHTLY,), "", datetime(2026, 6, 1, tzinfo=UTC) + timedelta(seconds=second))
+
+    assert opening.cache_info().currsize <= 256
 
 
 @pytest.mark.parametrize("name", ["", "Europe", "../../etc/passwd", "/etc/passwd", "x" * 5000])

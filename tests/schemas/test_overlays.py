@@ -1,6 +1,7 @@
 """Config documents: bounds, canonical bytes, merging, and what goes with what."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -164,6 +165,15 @@ def test_values_of_more_bytes_than_there_may_be_are_refused() -> None:
 def test_json_that_readers_disagree_about_is_refused(content: bytes) -> None:
     with pytest.raises(MalformedPayload):
         strict_json(content)
+
+
+def test_a_name_that_stands_twice_behind_thousands_is_found_at_once() -> None:
+    names = ",".join(f'"{number}":1' for number in range(8000))
+    began = time.process_time()
+
+    with pytest.raises(MalformedPayload, match="'last' stands twice"):
+        strict_json(f'{{{names},"last":1,"last":2}}'.encode())
+    assert time.process_time() - began < 0.2  # looking through all for each takes seconds
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.0.0-rc.1", "01.0.0", "1.0.0.0", "v1.0.0", ""])

@@ -230,6 +230,7 @@ class VirtualDevice:
             rng=rng,
             wake=lambda: None,
             meter=make_meter(config, lambda: clock.wall),
+            pressure=str,
         )
         self.reconciler.open(clock.wall)
         self.reconciler.begin_serving(clock.wall, clock.monotonic)

@@ -10,8 +10,8 @@ from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.drill.record import DrillFile, DrillResult, ModelDrills
 from mailboat_agent.drill.requests import DUE, Request
 from mailboat_agent.drill.telling import drill_event
-from mailboat_agent.ledger import Ledger
-from mailboat_agent.update.events import milliseconds
+from mailboat_agent.ledger import Ledger, bounded
+from mailboat_agent.update.events import BECAUSE_CHARS_MAX, milliseconds
 from mailboat_agent.update.state import Installed
 from mailboat_schemas.drills import DrillOutcome
 from mailboat_schemas.errors import DiskFull
@@ -66,11 +66,11 @@ class DrillBook:
             outcome=outcome,
             at=milliseconds(now),
             code=code,
-            because=because,
+            because=because[:BECAUSE_CHARS_MAX],
             version=None if release is None else release.version,
             digest=None if release is None else release.digest,
             serving_version=None if serving is None else serving.version,
-            evidence=evidence or {},
+            evidence=bounded(evidence or {}),  # a check of the release may say much
         )
         record = self.record.ended(request.model, result)
         if request.order.startswith(f"{DUE}-"):

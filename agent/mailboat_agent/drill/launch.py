@@ -33,6 +33,12 @@ class DrillLaunch(Launch):
         make_lowest(process.pid)
         return process, sock
 
+    def give_up_soon(self) -> None:
+        """Returns at once, for callers that must not wait: a start may hold the lock for seconds,
+        and so may a large process that the kernel takes down."""
+        self._given_up.set()
+        threading.Thread(target=self.give_up, name="drill-given-up", daemon=True).start()
+
     def give_up(self) -> None:
         """No worker of this drill lives when this returns, and none will. May be repeated."""
         self._given_up.set()

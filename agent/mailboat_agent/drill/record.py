@@ -12,11 +12,15 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from mailboat_agent.atomic_file import replace_durably
+from mailboat_schemas.desired import ASSIGNMENTS_MAX
+from mailboat_schemas.device_orders import DRILLS_MAX
 from mailboat_schemas.drills import DrillOutcome, ReportedDrill
 
 FILE_NAME = "drills.json"
-FILE_BYTES_MAX = 1 << 20
-ANSWERED_MAX = 128  # orders that are remembered as done, of all models
+FILE_BYTES_MAX = 4 << 20
+# Orders that are remembered as done, of all models: twice as many as can wait here at a time. One
+# that was forgotten and still stands would be drilled again, and again.
+ANSWERED_MAX = 2 * DRILLS_MAX * ASSIGNMENTS_MAX
 MODELS_MAX = 64
 _log = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ workers take only memory that nobody has, and give that back as soon as somebody
 """
 
 import os
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -44,8 +43,8 @@ class Finding:
 
 
 class DrillRun:
-    """`run` blocks; `give_up` from any thread ends its workers, and what `run` returns then says
-    nothing of the release."""
+    """`run` blocks; `give_up` and `end` from any thread end its workers, and what `run` returns
+    then says nothing of the release."""
 
     def __init__(self, document: ReleaseDocument, digest: str, bench: Workbench) -> None:
         self.digest = digest
@@ -69,6 +68,12 @@ class DrillRun:
         return self._give_up_because
 
     def give_up(self, because: str) -> None:
+        """Returns at once: the event loop asks for it, and so does who needs the memory."""
+        self._give_up_because = self._give_up_because or because
+        self._launch.give_up_soon()
+
+    def end(self, because: str) -> None:
+        """The same, and its workers are gone when this returns."""
         self._give_up_because = self._give_up_because or because
         self._launch.give_up()
 
@@ -102,7 +107,7 @@ class DrillRun:
             evidence["verify_ms"] = _ms_since(began)
             what = f"a rollback drill of {release.model} {version}"
             claimed = self._runtime.free_room(
-                what, release.memory_bytes, lambda: self._lose_memory(what)
+                what, release.memory_bytes, lambda: self.give_up("another model needs its memory")
             )
             with claimed:
                 report = run_trial(
@@ -141,20 +146,14 @@ class DrillRun:
         finally:
             ready.worker.close()
 
-    def _lose_memory(self, what: str) -> None:
-        """Asked by whoever needs it, who must not wait."""
-        self._give_up_because = "another model needs its memory"
-        threading.Thread(target=self._launch.give_up, name=what, daemon=True).start()
-
     # --- what it means ---------------------------------------------------------------------------
 
-    def _judged(self, error: MailboatError, answered: int) -> Finding:
+    @staticmethod
+    def _judged(error: MailboatError, answered: int) -> Finding:
         match error:
             case GateFailed():
                 if error.reason in TIMED_GATES and answered > 0:
-                    because = f"{error.what} Meanwhile {answered} requests were answered, which "
-                    because += "come first, so it says nothing of the release."
-                    return _skipped("processor_busy", because, error, error.evidence)
+                    return _outdone(error, answered, error.evidence)
                 return _failed(error.reason, error.what, error, error.evidence)
             case NoRoom():
                 return _skipped("memory", error.what, error)
@@ -165,7 +164,9 @@ class DrillRun:
             case WorkerDied():
                 because = f"Its process ended as it was made ready: {error.reason}."
                 return _failed("crashed", because, error)
-            case WorkerHung():
+            case WorkerHung():  # as it was made ready; in the trial it is a gate
+                if answered > 0:
+                    return _outdone(error, answered)
                 return _failed("hung", error.what, error)
             case InferenceFailed() | RuntimeUnsupported():
                 return _failed("load_failed", error.what, error)
@@ -188,6 +189,13 @@ def _failed(
         evidence=evidence or {},
         error=error,
     )
+
+
+def _outdone(
+    error: MailboatError, answered: int, evidence: Mapping[str, Any] | None = None
+) -> Finding:
+    because = f"{error.what} Meanwhile {answered} requests were answered, which come first, so it "
+    return _skipped("processor_busy", f"{because}says nothing of the release.", error, evidence)
 
 
 def _skipped(

@@ -21,8 +21,10 @@ from mailboat_agent.ledger import Ledger
 from mailboat_agent.model_loop import ModelLoop
 from mailboat_agent.update.drill import (
     NOTHING_TO_GO_BACK_TO,
+    PAUSE_SECONDS,
     Surroundings,
     in_the_way,
+    pause_seconds,
     period_number,
 )
 from mailboat_agent.update.state import Installed
@@ -32,7 +34,6 @@ from mailboat_schemas.policy_rules import NO_RULES, Rules
 from mailboat_schemas.switch_timing import in_window
 
 DRILL_SECONDS_MAX = 1800.0  # from its begin; a release's own deadline is mostly far below
-PAUSE_SECONDS = 60.0  # after one was given up, or the disk refused
 TRIES_MAX = 2  # attempts that a crash or a power cut may end
 LOCAL_MAX = 16  # requests of somebody at the device that wait
 _log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class DrillWatch:
         self._wake = wake
         self._book = DrillBook(bench.store.data_dir, ledger)
         self._not_before = -math.inf
+        self._given_up = 0  # in a row
         self._local: list[Request] = []
         self._taken = -1  # number of the newest request of somebody here
         self._waits: dict[str, str] = {}  # why, by model
@@ -96,7 +98,7 @@ class DrillWatch:
     def close(self) -> None:
         """The agent was told to stop: that is no attempt that failed."""
         if self._run is not None and self._task is not None:
-            self._run.give_up("the agent stops")
+            self._run.end("the agent stops")
             self._task.cancel()
             self._book.forget_attempt(self._request.model)
 
@@ -162,7 +164,7 @@ class DrillWatch:
             self._skip(request, word or "expired", because, look)
             return False
         if word or look.monotonic < self._not_before:
-            self._waits.setdefault(model, because or "a drill was given up a moment ago")
+            self._waits.setdefault(model, because or "a drill was given up not long ago")
             return False
         if self._book.attempts(request) >= TRIES_MAX:
             because = f"none of {TRIES_MAX} attempts came to an end: the agent ended before"
@@ -251,11 +253,13 @@ class DrillWatch:
         error = task.exception()
         if run.given_up:
             _log.info("%s: the drill was given up: %s", request.model, run.given_up_because)
-            self._not_before = look.monotonic + PAUSE_SECONDS
+            self._given_up += 1
+            self._not_before = look.monotonic + pause_seconds(self._given_up)
             self._book.forget_attempt(self._request.model)
             if look.monotonic - self._began > DRILL_SECONDS_MAX:
                 self._skip(request, "time", run.given_up_because, look)
             return
+        self._given_up = 0
         if error is not None:
             _log.error("A drill failed unexpectedly", exc_info=error)
             because = f"{type(error).__name__}: {error}"

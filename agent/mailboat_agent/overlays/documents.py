@@ -6,6 +6,7 @@ from mailboat_agent.facts import Device
 from mailboat_agent.trust.manifest import Manifest
 from mailboat_schemas.codec import decode
 from mailboat_schemas.desired import ManifestBundle
+from mailboat_schemas.documents.fleet_document import is_fleet_document
 from mailboat_schemas.errors import MailboatError
 from mailboat_schemas.fleet_documents import Listed, Place, listed_by
 from mailboat_schemas.overlays import places_of
@@ -48,7 +49,9 @@ class FleetDocuments:
         found: dict[str, bytes] = {}
         try:
             if self._manifest.payload:
-                found |= decode(ManifestBundle, self._manifest.payload).documents
+                brought = decode(ManifestBundle, self._manifest.payload).documents
+                # Those of releases are kept on the disk; here they would only take up memory.
+                found |= {d: each for d, each in brought.items() if is_fleet_document(each)}
         except MailboatError:
             pass  # it was taken once; what is lacking is told as lacking
         order = self._device.order

@@ -43,6 +43,7 @@ class ConfigInForce:
         self._file = file
         self._looked_at: tuple[object, ...] = ()
         self._looked_for: tuple[object, ...] = ()
+        self._file_lacks = False  # a write of it failed
         self.problem: MailboatError | None = None  # why what is listed is not even considered
         self.shown = Shown.of(EffectiveConfig())
 
@@ -62,15 +63,18 @@ class ConfigInForce:
 
         A disk that refuses the record changes nothing; the next look tries again.
         """
+        if self._file_lacks:
+            self._show()
         for_now = (*((each.model, each.version) for each in running), self._device.policy_version)
         token = self._documents.token()
         if same(token, self._looked_at) and for_now == self._looked_for:
             return False
+        was_refused = isinstance(self.problem, DiskFull | DiskFailing)
         choice = self._choose(running)
         try:
             changed = self._apply(choice)
         except (DiskFull, DiskFailing) as error:
-            if self.problem is None:
+            if not was_refused:  # it is tried again at every look
                 _log.warning("The config could not be recorded: %s", error)
             self.problem = error
             return False
@@ -126,7 +130,8 @@ class ConfigInForce:
     def _show(self) -> None:
         self.shown = Shown.of(self._recorded.current)
         if self._file is not None:
-            write_file(self._file, self.shown.content)
+            written = write_file(self._file, self.shown.content, again=self._file_lacks)
+            self._file_lacks = not written
 
     # --- what is told of it ----------------------------------------------------------------------
 

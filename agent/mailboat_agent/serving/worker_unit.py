@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import struct
+import threading
 from pathlib import Path
 
 CONNECT_SECONDS_MAX = 10  # to the socket; the service manager accepts before the worker stands
@@ -32,6 +33,7 @@ class ConnectedProcess:
         self._lifeline = lifeline
         self._pidfd = -1
         self._gone = False
+        self._killing = threading.Lock()  # who gives it up and who waits for it are two threads
         self.pid = 0
 
     def meet(self, deadline_seconds: float) -> int | None:
@@ -70,13 +72,14 @@ class ConnectedProcess:
 
     def kill(self) -> None:
         """Have the kernel kill it; gone before this returns, or never to be heard of again."""
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self.wait(KILL_SECONDS_MAX)
-            self._lifeline = -1
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd, self._gone = -1, True
+        with self._killing:  # a number closed twice may be somebody else's the second time
+            if self._lifeline >= 0:
+                os.close(self._lifeline)
+                self.wait(KILL_SECONDS_MAX)
+                self._lifeline = -1
+            if self._pidfd >= 0:
+                os.close(self._pidfd)
+                self._pidfd, self._gone = -1, True
 
     def how_it_ended(self) -> str:
         return f"process {self.pid} of the worker unit ended; its journal says how"

@@ -40,13 +40,8 @@ from mailboat_schemas.errors import (
     TrustRefused,
     WrongTopic,
 )
-from mailboat_schemas.trust import (
-    Standing,
-    TrustView,
-    expires_at,
-    newer_timestamp,
-    open_desired,
-)
+from mailboat_schemas.fleet_documents import brings_more
+from mailboat_schemas.trust import Standing, TrustView, expires_at, newer_timestamp, open_desired
 
 __all__ = ["Counter", "Manifest", "named_digests"]
 
@@ -159,6 +154,9 @@ class Manifest:
         if keyid == counter.director_keyid:
             refuse_fast_forward("The desired state", desired.counter, counter.value)
         brought = self._keep_documents(bundle, desired)
+        if self.payload and not brought:
+            held = decode(ManifestBundle, self.payload).documents
+            brought = brings_more(verified.view, bundle.documents, held)
         if not (verified.is_news or brought) and desired == self.desired:
             self._taken.append(digest)
             return None

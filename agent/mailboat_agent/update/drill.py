@@ -14,6 +14,7 @@ from mailboat_schemas.reports import ModelPhase
 
 NOTHING_TO_GO_BACK_TO = "nothing_to_go_back_to"
 DAY_SECONDS = 86_400
+PAUSE_SECONDS, PAUSE_SECONDS_MAX = 60.0, 900.0  # after a drill was given up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,3 +93,10 @@ def period_number(device: str, model: str, every_days: int, now: datetime) -> in
     lot = hashlib.sha256(f"drill\0{device}\0{model}".encode()).digest()
     offset = int.from_bytes(lot[:8]) % period
     return (int(now.timestamp()) - offset) // period
+
+
+def pause_seconds(given_up: int) -> float:
+    """How long after one was given up, the so many times in a row, the next may begin. It doubles:
+    where something always comes first, drills take no turn and write nothing every minute."""
+    doublings = min(max(0, given_up - 1), 16)
+    return min(PAUSE_SECONDS * 2.0**doublings, PAUSE_SECONDS_MAX)

@@ -65,13 +65,14 @@ def list_notices(
     """Aliases that MLflow told of, in the order it did."""
     with context.store.read() as tx:
         rows = mlflow_notices.after(tx, after)
+        newest = mlflow_notices.newest(tx)
         counts = mlflow_notices.counts(tx)
     return Notices(
         notices=[
             Notice(number=row.number, registered=row.registered, alias=row.alias, at=row.at)
             for row in rows
         ],
-        newest=rows[-1].number if rows else after,
+        newest=rows[-1].number if rows else min(after, newest),
         counts=counts,
     )
 

@@ -1,14 +1,16 @@
 """What a declared Hold or Pin comes to, device by device."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from mailboat_controller.explaining.selection import select
 from mailboat_controller.gitops.differences import Difference
 from mailboat_controller.gitops.kinds import Hold, Pin
 from mailboat_controller.overrides.orders import DEVICES_MAX, TooManyOverrides, approved_digest
 from mailboat_controller.presence import Reach
-from mailboat_controller.store import overrides
+from mailboat_controller.store import gitops, overrides
 from mailboat_controller.store.gitops import DocumentRow
 from mailboat_controller.store.instants import from_ms, to_ms
 from mailboat_controller.store.overrides import HOLD, PIN, OverrideRow
@@ -59,7 +61,6 @@ def orders_of(
     kind = _kind(owned.kind if document is None and owned is not None else document)
     left_model = before.get("model") or ""
     model = left_model if document is None else document.spec.model or ""
-    mine = () if owned is None else tuple(owned.devices)
     every = overrides.every(tx)
     stands = {
         (device, each.model): each
@@ -67,7 +68,10 @@ def orders_of(
         for each in rows
         if each.kind == kind and each.expires_at > now
     }
-    standing = tuple(device for device in mine if (device, left_model) in stands)
+    mine = () if owned is None else tuple(owned.devices)
+    standing = tuple(
+        device for device in mine if _is_as_ordered(stands.get((device, left_model)), before)
+    )
     named: tuple[str, ...] = ()
     ended = ""
     missing: tuple[str, ...] = ()
@@ -77,7 +81,7 @@ def orders_of(
         _refuse_too_long(document, now)
         digest = _digest(tx, document)
         named = _named(tx, document, now)
-        held = set(mine) if left_model == model else set()
+        held = set(standing) if left_model == model else set()
         missing = tuple(
             device
             for device in named
@@ -85,6 +89,9 @@ def orders_of(
         )
     gone = left_model != model
     leaving = tuple(device for device in standing if gone or device not in named)
+    if leaving and owned is not None:
+        kept = _of_others(tx, owned, left_model)
+        leaving = tuple(device for device in leaving if device not in kept)
     return DeviceOrders(
         kind=kind,
         model=model,
@@ -110,6 +117,27 @@ def _named(tx: Transaction, document: Hold | Pin, now: datetime) -> tuple[str, .
             f"{document.kind} {document.metadata.name} names more than {DEVICES_MAX} devices."
         )
     return tuple(row.device for row in rows if not row.revoked)
+
+
+def _is_as_ordered(row: OverrideRow | None, spec: Mapping[str, Any]) -> bool:
+    """Whether what stands is what the set ordered: somebody may have put theirs in its place."""
+    if row is None:
+        return False
+    until = _stored(datetime.fromisoformat(spec["until"]))
+    ordered = (spec["reason"], until, spec.get("version"))
+    return (row.reason, row.expires_at, row.version) == ordered
+
+
+def _of_others(tx: Transaction, owned: DocumentRow, model: str) -> set[str]:
+    """Devices for which another document says the same, such as one that was given another name."""
+    return {
+        device
+        for row in gitops.documents(tx).values()
+        if row.kind == owned.kind
+        and row.name != owned.name
+        and (row.document["spec"].get("model") or "") == model
+        for device in row.devices
+    }
 
 
 def _is_ordered(

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from mailboat_controller.gitops.git_program import GitFailed
 from mailboat_controller.gitops.reading import as_sent, read_files
 from mailboat_controller.gitops.repository import Commit, Repository
-from mailboat_schemas.errors import MailboatError, NotPermitted, OperatorNeeded, ServerUnavailable
+from mailboat_schemas.errors import MailboatError, NotPermitted, OperatorNeeded, Transient
 
 NAMED_MAX = 5  # documents named in one sentence
 BECAUSE_CHARS_MAX = 1000
@@ -71,7 +71,7 @@ def turn(repository: Repository, controller: Controller, pulling: Pulling) -> Tu
         found = _turn(repository, controller, pulling, seen)
     except GitFailed as error:
         found = Turn(state="unreachable", because=str(error))
-    except ServerUnavailable as error:
+    except Transient as error:
         return Turn(state="unreachable", because=str(error), told=False)
     except NotPermitted:
         raise
@@ -147,6 +147,8 @@ def _tell(controller: Controller, pulling: Pulling, found: Turn) -> Turn:
     }
     try:
         controller.post(f"/v1/gitops/{pulling.set_name}/pulls", report)
-    except ServerUnavailable:
+    except NotPermitted:
+        raise
+    except MailboatError:  # also what a proxy says for a controller that is away
         return Turn(**{name: getattr(found, name) for name in Turn.__slots__} | {"told": False})
     return found

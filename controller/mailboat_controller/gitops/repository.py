@@ -6,6 +6,7 @@ alone.
 """
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,7 @@ from mailboat_schemas.errors import (
 )
 
 ENTRIES_MAX = 10_000  # below the path, whatever they are
+COPY_BYTES_MAX = 1 << 30  # on our disk; one that grew beyond is begun anew
 REF = "refs/mailboat/pulled"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
@@ -82,6 +84,7 @@ class Repository:
         Raises:
             GitFailed: out of reach, too large, too slow, or git says no.
         """
+        self._drop_if_large()
         if not (self._directory / "HEAD").is_file():
             self._directory.mkdir(parents=True, exist_ok=True)
             self._git("init", "--quiet", "--bare", "--template=", ".")
@@ -151,6 +154,12 @@ class Repository:
                 raise _too_much(entry.name)
             found.append(entry)
         return [(entry.name, self._git("cat-file", "blob", entry.blob)) for entry in found]
+
+    def _drop_if_large(self) -> None:
+        """git leaves what a cut fetch brought, and whoever may push can have each one cut."""
+        files = (each.lstat() for each in self._directory.rglob("*"))
+        if sum(each.st_size for each in files) > COPY_BYTES_MAX:
+            shutil.rmtree(self._directory)
 
     def _commit(self, ref: str) -> str:
         said = self._git("rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}")

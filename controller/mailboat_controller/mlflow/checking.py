@@ -63,7 +63,7 @@ def check_entry(
         release = f"{candidate.model}@{candidate.version}"
         held = handing_in.held_release(api, candidate.model, candidate.version)
         if held is not None:
-            handing_in.refuse_other(held[0], candidate.source.address)
+            handing_in.refuse_other(held[0], candidate.source.address, candidate.build)
             because = "do nothing: it was submitted"
             return Checked(key=entry.key, version=version, release=release, because=because)
         logged, graph = making.graph_of(candidate)

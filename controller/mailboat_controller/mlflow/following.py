@@ -91,8 +91,8 @@ class Follower:
             return Told(
                 entry.key, "", "unreachable", because=str(error.what), next_step=error.next_step
             )
-        version = None if found is None else found.version
-        look = seen.decide(before, version, fingerprint, self._now())
+        version, run = (None, "") if found is None else (found.version, found.run_id)
+        look = seen.decide(before, version, fingerprint, self._now(), run)
         if not look.take or found is None:
             release = "" if before is None or before.version != version else before.release
             return Told(entry.key, version or "", "nothing", release=release, because=look.because)
@@ -101,7 +101,12 @@ class Follower:
     def _take(
         self, entry: MappedModel, found: ModelVersion, fingerprint: str, before: Sighting | None
     ) -> Told:
-        sighting = Sighting(version=found.version, fingerprint=fingerprint, state=State.FAILED)
+        sighting = Sighting(
+            version=found.version,
+            run_id=found.run_id,
+            fingerprint=fingerprint,
+            state=State.FAILED,
+        )
         try:
             release, digest = self._submit(entry, found)
             done = {"state": State.SUBMITTED, "release": release, "digest": digest}
@@ -135,7 +140,7 @@ class Follower:
         held = handing_in.held_release(self._api, candidate.model, candidate.version)
         if held is not None:
             document, content = held
-            handing_in.refuse_other(document, candidate.source.address)
+            handing_in.refuse_other(document, candidate.source.address, candidate.build)
             return release, document_digest(content)
         work = self._work_of(entry, found)
         built = making.make(candidate, work, self._say)

@@ -32,13 +32,19 @@ def held_release(api: ApiClient, model: str, version: str) -> tuple[ReleaseDocum
     return ReleaseDocument.parse(content), content
 
 
-def refuse_other(document: ReleaseDocument, address: str) -> None:
+def refuse_other(document: ReleaseDocument, address: str, build: str) -> None:
     """
+    Args:
+        build: of the model version, as the release's provenance would have it; "" if unknown. A
+            model that was deleted and registered again in MLflow counts its versions from 1 again.
+
     Raises:
         Conflict: the release of that version was made of something else.
     """
     origin = document.provenance.registry.partition("@sha256:")[0]
-    if origin != address:
+    same_build = build in ("", document.provenance.build)
+    if origin != address or not same_build:
+        origin = origin if same_build else f"{origin} ({document.provenance.build})"
         raise Conflict(
             f"There is a release {document.model} {document.version} already, "
             f"{f'made of {origin}' if origin else 'made elsewhere'}.",

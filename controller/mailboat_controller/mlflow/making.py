@@ -63,6 +63,11 @@ class Candidate:
     def where(self) -> str:
         return f"{self.found.name} version {self.found.version}"
 
+    @property
+    def build(self) -> str:
+        """For the release's provenance; "" where no run logged it."""
+        return f"mlflow run {self.found.run_id}" if self.found.run_id else ""
+
 
 def release_version(entry: MappedModel, found: ModelVersion) -> str:
     """
@@ -203,7 +208,7 @@ def provenance(candidate: Candidate, given: Provenance) -> Provenance:
     told: dict[str, str] = {
         "source_repository": run.tag("mlflow.source.git.repoURL")[:_TEXT_CHARS_MAX],
         "source_revision": run.tag("mlflow.source.git.commit")[:_REVISION_CHARS_MAX],
-        "build": f"mlflow run {found.run_id}" if found.run_id else "",
+        "build": candidate.build,
         "dataset": ", ".join(f"{each.name}@{each.digest}" for each in run.datasets),
         "evaluation": ", ".join(
             f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}"

@@ -4,7 +4,6 @@ The releases themselves are in the controller; were this file lost, each would b
 """
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from mailboat_controller.durable_file import replace_durably
 from mailboat_schemas.errors import ConfigurationInvalid, Conflict
@@ -36,6 +35,7 @@ class Sighting(BaseModel):
     whoever mends that has a refused version tried again."""
 
     version: str
+    run_id: str = ""
     fingerprint: str
     state: State
     release: str = ""
@@ -43,7 +43,7 @@ class Sighting(BaseModel):
     problem: str = ""
     next_step: str = ""
     failures: int = Field(default=0, ge=0)
-    retry_at: datetime | None = None
+    retry_at: AwareDatetime | None = None
 
 
 class Seen(BaseModel):
@@ -59,12 +59,19 @@ class Look:
     because: str
 
 
-def decide(before: Sighting | None, version: str | None, fingerprint: str, now: datetime) -> Look:
+def decide(
+    before: Sighting | None,
+    version: str | None,
+    fingerprint: str,
+    now: datetime,
+    run_id: str = "",
+) -> Look:
     """Pure. ``version`` is MLflow's number, None where nothing has the alias: releases are not
-    withdrawn for that, a person does so."""
+    withdrawn for that, a person does so. Numbers come again when a model is deleted and registered
+    anew; runs do not."""
     if version is None:
         return Look(take=False, because="no version has this alias")
-    if before is None or before.version != version:
+    if before is None or (before.version, before.run_id) != (version, run_id):
         return Look(take=True, because="it is new")
     if before.state is State.SUBMITTED:
         return Look(take=False, because="it was submitted")
@@ -114,8 +121,8 @@ class SeenFile:
         except OSError as error:
             raise _unusable(self._path, str(error.strerror)) from error
         try:
-            return Seen.model_validate(json.loads(content))
-        except (ValueError, ValidationError):
+            return Seen.model_validate_json(content)
+        except ValidationError:
             return Seen()  # what was submitted is found again at the controller
 
 

@@ -38,8 +38,8 @@ class Redemptions:
         self._store = store
         self._seen_max = seen_max
         self._lock = threading.Lock()
-        # (device, artifact) -> when it was looked up; the oldest first
-        self._seen: OrderedDict[tuple[str, str], datetime] = OrderedDict()
+        # (device, artifact looked up, or release written) -> when; the oldest first
+        self._seen: OrderedDict[tuple[str, str | Redeemed], datetime] = OrderedDict()
         self._told: dict[str, tuple[str, _Tells]] = {}  # by class: of the manifest of this etag
 
     def note(self, device: str, artifact: str, now: datetime) -> None:
@@ -47,18 +47,24 @@ class Redemptions:
 
         A database that does not answer keeps nobody from a download: the next one is noted.
         """
-        with self._lock:
-            seen = self._seen.get((device, artifact))
-            if seen is not None and timedelta() <= now - seen < SEEN_LIFE:
-                return
+        if self._was_seen(device, artifact, now):
+            return
         try:
             self._note(device, artifact, now)
         except Transient as problem:
             _log.warning("a download was not noted", device=device, problem=str(problem))
             return
+        self._see(device, artifact, now)
+
+    def _was_seen(self, device: str, what: str | Redeemed, now: datetime) -> bool:
         with self._lock:
-            self._seen.pop((device, artifact), None)
-            self._seen[device, artifact] = now
+            seen = self._seen.get((device, what))
+        return seen is not None and timedelta() <= now - seen < SEEN_LIFE
+
+    def _see(self, device: str, what: str | Redeemed, now: datetime) -> None:
+        with self._lock:
+            self._seen.pop((device, what), None)
+            self._seen[device, what] = now
             while len(self._seen) > self._seen_max:
                 self._seen.popitem(last=False)
 
@@ -66,9 +72,13 @@ class Redemptions:
         with self._store.read() as tx:
             row = devices.by_name(tx, device)
             told = None if row is None else self._tells(tx, row.hardware_class).get(artifact)
-        if told:
+        # Of the second file of a release there is nothing to write.
+        new = [each for each in told or () if not self._was_seen(device, each, now)]
+        if new:
             with self._store.device_transaction() as tx:
-                redemptions.note(tx, device, told, now)
+                redemptions.note(tx, device, new, now)
+            for each in new:
+                self._see(device, each, now)
 
     def _tells(self, tx: Transaction, hardware_class: str) -> _Tells:
         etag = manifests.etag_of(tx, hardware_class)

@@ -125,5 +125,12 @@ def tally(exposed: Iterable[Exposed], overdue_since: datetime) -> Evidence:
         else:
             silent += 1
             waits = member.outcome is Outcome.EXPOSED
-            overdue += waits and (member.exposed_at_ms or 0) <= limit_ms
+            overdue += waits and _silent_since_ms(member) <= limit_ms
     return Evidence(ok=ok, failed=failed, silent=silent, overdue=overdue)
+
+
+def _silent_since_ms(member: Member) -> int:
+    """Who began a trial owes its verdict from then on. Who only fetched may wait for a window, or
+    still fetch over a slow link: it has vanished when nothing at all was heard of it since."""
+    exposed_at_ms = member.exposed_at_ms or 0
+    return max(exposed_at_ms, member.seen_at_ms or 0) if member.fetched else exposed_at_ms

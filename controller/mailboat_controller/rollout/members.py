@@ -48,6 +48,7 @@ class Member:
     because: str = ""  # likewise
     # Milliseconds since 1970 UTC by the controller's clock; None: never, in this retry epoch.
     exposed_at_ms: int | None = None
+    fetched: bool = False  # exposed by its download alone: it has told nothing of the release
     seen_at_ms: int | None = None
     slow: bool | None = None  # its p95 against before; None: not measured, or nobody asked
 

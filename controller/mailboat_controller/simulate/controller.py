@@ -323,6 +323,7 @@ def _member(entry: Enrolled, told: FoldedOutcome | None, redeemed_at_ms: int | N
         code="" if told is None else told.code,
         because="" if told is None else told.because,
         exposed_at_ms=exposed_at_ms,
+        fetched=told is None and redeemed_at_ms is not None,
     )
 
 

@@ -130,10 +130,14 @@ class Store:
             return locks.try_hold(self._engine, name)
 
     def is_migrated(self) -> bool:
-        """Whether the schema is that of this program, without changing it."""
-        if not inspect(self._engine).has_table("alembic_version"):
-            return False
+        """Whether the schema is that of this program, without changing it.
+
+        Raises:
+            ServerUnavailable: the database does not answer.
+        """
         with self.read() as tx:
+            if not inspect(tx).has_table("alembic_version"):
+                return False
             held = tx.execute(text("SELECT version_num FROM alembic_version")).scalar()
         return bool(held == _newest_version())
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, func, select
 
 from mailboat_controller.store.instants import from_ms, to_ms
 from mailboat_controller.store.mlflow_tables import mlflow_counts, mlflow_notices
@@ -60,6 +60,11 @@ def counts(tx: Connection) -> dict[str, int]:
     """How many came, by what became of them."""
     found = {row.result: row.times for row in tx.execute(select(mlflow_counts))}
     return {result.value: found.get(result.value, 0) for result in Result}
+
+
+def newest(tx: Connection) -> int:
+    """0 while none has come."""
+    return tx.execute(select(func.max(mlflow_notices.c.number))).scalar() or 0
 
 
 def after(tx: Connection, number: int, limit: int = PAGE_MAX) -> tuple[Notice, ...]:

@@ -44,6 +44,7 @@ class OutcomeRow(NamedTuple):
     code: str
     because: str
     exposed_at_ms: int | None = None  # by the controller's clock; None: never exposed
+    fetched: bool = False  # known by its download alone, see `store.redemptions`
 
 
 def fold(tx: Connection, device: str, events: Iterable[Event], now: datetime) -> bool:

@@ -5,7 +5,20 @@ from collections.abc import Iterable, Mapping
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets
 
 from mailboat_schemas.codec import encode
-from mailboat_schemas.desired import ManifestBundle
+from mailboat_schemas.desired import DOCUMENTS_MAX, ManifestBundle
+from mailboat_schemas.errors import MalformedPayload, PayloadTooLarge
+
+
+class TooManyDocuments(PayloadTooLarge):
+    """Of releases, of a class and of sites together; what the class was told before stays."""
+
+    def __init__(self, count: int) -> None:
+        MalformedPayload.__init__(
+            self,
+            f"What a class is to be told needs {count} documents, at most {DOCUMENTS_MAX} fit.",
+            next_step="say for the class what configs and policies of sites say alike, or take "
+            "back those that nobody needs.",
+        )
 
 
 def compose_bundle(
@@ -23,12 +36,14 @@ def compose_bundle(
     Args:
         roles: newest bytes of every role but root, by role name.
         roots: the root chain; a device walks it from whatever root it left the factory with.
-        documents: release documents by digest.
+        documents: of releases, and of classes and sites, by digest.
         desired: the encoded envelope from `OnlineKeys.sign_desired`.
 
     Raises:
-        PayloadTooLarge: the class has more metadata than one message may carry.
+        PayloadTooLarge: the class has more metadata, or documents, than one message may carry.
     """
+    if len(documents) > DOCUMENTS_MAX:
+        raise TooManyDocuments(len(documents))
     trust = {trust_file_name(role, content): content for role, content in roles.items()}
     for content in roots:
         version = Metadata[Root].from_bytes(content).signed.version

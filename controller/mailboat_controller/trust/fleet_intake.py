@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from tuf.api.metadata import Targets
 
+from mailboat_controller.authority.roles import ISSUED_FIELD
 from mailboat_controller.trust.refusal import Refusal
 from mailboat_schemas.documents.config import ConfigDocument
 from mailboat_schemas.documents.fleet_document import FleetDocument, Level
@@ -88,6 +89,7 @@ def judge_fleet_role(
     if role not in PARSERS:
         raise Refusal("E-ROLE-UNKNOWN", f"This controller reads no documents of role {role}.")
     before, after = listed_in(role, old), listed_in(role, new)
+    _require_nothing_else(role, new, after)
     _require_room(role, after)
     contents = {**known, **offered}
     documents = []
@@ -104,6 +106,17 @@ def judge_fleet_role(
         documents=tuple(documents),
         changed=tuple(sorted(p for p in changed if before.get(p) != after.get(p))),
     )
+
+
+def _require_nothing_else(role: str, new: Targets, listed: Mapping[Place, Listed]) -> None:
+    """Every bundle carries the role: filled up, it would keep withdrawals from every class."""
+    plain = {each.place.path: each.target() for each in listed.values()}
+    if dict(new.targets) != plain or not new.unrecognized_fields.keys() <= {ISSUED_FIELD}:
+        raise Refusal(
+            "E-ROLE-SHAPE",
+            f"Role {role} carries more than a list of documents. Sign it with "
+            f"`mailboat {role} approve`.",
+        )
 
 
 def _require_room(role: str, listed: Mapping[Place, Listed]) -> None:

@@ -7,6 +7,7 @@ is for (`fleet_documents.Place`). One document holds for one place; a newer one 
 
 import hashlib
 import json
+from collections import Counter
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Self
 
@@ -19,6 +20,9 @@ from mailboat_schemas.names import Label
 # Three numbers and nothing behind them: documents have no pre-releases, so that a range such as
 # ``>=6,<7`` leaves no room for two readings.
 PLAIN_VERSION_PATTERN = r"^(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})\.(?:0|[1-9][0-9]{0,8})$"
+
+# Context of the validation of signed bytes: what the writer was asked is not asked again.
+SIGNED = {"signed": True}
 
 PlainVersion = Annotated[str, StringConstraints(pattern=PLAIN_VERSION_PATTERN)]
 
@@ -68,7 +72,7 @@ class FleetDocument(Document):
         if len(content) > cls.bytes_max:
             raise PayloadTooLarge(f"{cls.__name__} document", len(content), cls.bytes_max)
         try:
-            found = cls.model_validate(strict_json(content))
+            found = cls.model_validate(strict_json(content), context=SIGNED)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
@@ -114,7 +118,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(names).most_common(1)[0][0]
         raise ValueError(f"{twice[:80]!r} stands twice in one object")
     return found
 

@@ -1,11 +1,13 @@
 """A worker that a service manager starts: real sockets, a real accept, another user."""
 
 import os
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,6 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
+from mailboat_agent.serving import worker_unit
 from mailboat_agent.serving.launch import Launch
 from mailboat_agent.serving.process import (
     Worker,
@@ -275,3 +278,29 @@ def test_whoever_connects_without_a_model_gets_nothing(launch: Launch) -> None:
 
 def _layer(worker: Worker, name: str) -> tuple[bool, str]:
     return next((each.holds, each.detail) for each in worker.facts.confinement if each.name == name)
+
+
+def test_two_threads_that_end_a_worker_close_its_descriptors_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A drill is given up from one thread while its own sees the worker go."""
+    monkeypatch.setattr(worker_unit, "KILL_SECONDS_MAX", 0.5)
+    ours, theirs = socket.socketpair()
+    reading, lifeline = os.pipe()
+    process = worker_unit.ConnectedProcess(ours, lifeline)
+    process._pidfd = os.pidfd_open(os.getpid())  # one that does not go
+    first = threading.Thread(target=process.kill)
+    first.start()
+    select.select([reading], [], [], 30)  # the lifeline is closed
+    os.dup2(reading, lifeline)  # somebody else has its number now
+
+    second = threading.Thread(target=process.kill)
+    second.start()
+    first.join(30)
+    second.join(30)
+
+    assert os.fstat(lifeline)
+    for descriptor in (lifeline, reading):
+        os.close(descriptor)
+    ours.close()
+    theirs.close()

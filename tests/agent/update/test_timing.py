@@ -122,3 +122,10 @@ def test_a_switch_that_a_wrong_clock_dated_ahead_holds_up_nothing() -> None:
     ahead = replace(RUNS_A, switched_at=int((NOON + 999 * DAY).timestamp()))
 
     assert isinstance(decide(under(Rules(days_between=30), ahead), NOON), StartTrial)
+
+
+def test_no_instant_that_a_device_may_tell_is_too_large_to_be_judged() -> None:
+    """The controller asks the same of what a device says in its report."""
+    state = replace(RUNS_A, switched_at=1 << 63)
+
+    assert isinstance(decide(under(Rules(days_between=30), state), NOON), StartTrial)

@@ -175,6 +175,34 @@ def test_a_hold_follows_its_selector_and_is_put_back(api: RunningApi, fleet: Pat
     assert "it ended at 2020" in mailboat("diff", "-f", fleet).out
 
 
+def test_a_hold_that_somebody_put_in_its_place_is_theirs(api: RunningApi, fleet: Path) -> None:
+    """It is neither overwritten nor taken back, though the set once ordered one there."""
+    (fleet / "hold.yaml").write_text(HOLD)
+    mailboat("apply", "-f", fleet)
+    mailboat("device", "release-hold", "dev-1", "--reason", "by hand")
+    assert mailboat("device", "hold", "dev-1", "--reason", "a visit").code == 0
+
+    said = mailboat("apply", "-f", fleet)
+    assert said.code == output.EXIT_CONFLICT
+    assert "A hold by operator:alice stands for device dev-1: a visit." in said.out
+    (fleet / "hold.yaml").unlink()
+    (fleet / "class.yaml").write_text(CLASS_DOCUMENT)
+    assert mailboat("apply", "-f", fleet, "--prune").code == 0
+    assert held(api) == {"dev-1": "a visit"}
+    assert mailboat("device", "release-hold", "dev-1", "--reason", "over").code == 0
+
+
+def test_a_hold_that_is_given_another_name_goes_on(api: RunningApi, fleet: Path) -> None:
+    (fleet / "hold.yaml").write_text(HOLD)
+    mailboat("apply", "-f", fleet)
+    (fleet / "hold.yaml").write_text(HOLD.replace("name: exhibition", "name: renamed"))
+
+    said = mailboat("apply", "-f", fleet, "--prune", "--json")
+    assert results(said).items() >= {"Hold renamed": "created", "Hold exhibition": "pruned"}.items()
+    assert set(held(api)) == {"dev-1", "dev-2"}
+    assert mailboat("diff", "-f", fleet, "--prune").code == 0
+
+
 def test_a_hold_for_one_model_leaves_the_one_for_all(api: RunningApi, fleet: Path) -> None:
     (fleet / "hold.yaml").write_text(HOLD)
     mailboat("apply", "-f", fleet)

@@ -1,6 +1,9 @@
 """The loop that pulls: signed commits alone, forward alone, and nothing of a hostile repository."""
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,10 +11,11 @@ from command_line import Said, mailboat
 from mailboat_controller.cli import output
 from mailboat_controller.gitops import git_program, repository
 from mailboat_controller.gitops.git_names import checked_branch, checked_path, checked_url
+from mailboat_controller.gitops.pulling import Pulling, turn
 from mailboat_controller.gitops.repository import CommitUnsigned, HistoryRewritten, Repository
 from mailboat_controller.store import audit, gitops
 from mailboat_controller.store.gitops import SetRow
-from mailboat_schemas.errors import ConfigurationInvalid, DocumentInvalid
+from mailboat_schemas.errors import ConfigurationInvalid, DocumentInvalid, OperatorNeeded
 from running_api import RunningApi
 from signed_repository import ALICE, MALLORY, SignedRepository
 
@@ -138,11 +142,33 @@ def test_a_fetch_that_brings_too_much_leaves_nothing(
     origin: SignedRepository, copy: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin.write("noise", "".join(chr(33 + (n * n) % 89) for n in range(200_000)))
-    origin.commit()
-    monkeypatch.setattr(git_program, "FILE_BYTES_MAX", 512)
+    tip = origin.commit()
+    with monkeypatch.context() as patch:
+        patch.setattr(git_program, "FILE_BYTES_MAX", 512)
+        with pytest.raises(git_program.GitFailed):
+            copy.fetch()
 
     with pytest.raises(git_program.GitFailed):
-        copy.fetch()
+        copy.files(tip, "")  # nothing of it is known
+
+
+def test_fetches_that_are_cut_again_and_again_do_not_fill_the_disk(
+    origin: SignedRepository, copy: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a cut one brought stays behind, and anybody who may push can have them cut."""
+    place = tmp_path / "copy" / "repository.git"
+    origin.write("noise", os.urandom(200_000).hex())
+    tip = origin.commit()
+    monkeypatch.setattr(repository, "COPY_BYTES_MAX", 60_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(git_program, "FILE_BYTES_MAX", 50_000)
+        for _ in range(4):
+            with pytest.raises(git_program.GitFailed):
+                copy.fetch()
+    held = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+    assert held < 60_000 + 50_000 + 10_000
+
+    assert copy.fetch() == tip, "begun anew, it lacks nothing"
 
 
 @pytest.mark.parametrize(
@@ -187,6 +213,29 @@ def test_paths_that_lead_elsewhere(path: str) -> None:
 def test_a_list_of_signers_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationInvalid, match="no list of signers"):
         Repository(tmp_path, str(tmp_path), "main", tmp_path / "missing")
+
+
+class Behind:
+    """A controller behind a proxy that has lost it; asked through the same two words."""
+
+    def get(self, _path: str, **_parameters: Any) -> Any:
+        raise OperatorNeeded("The controller answered 502.", next_step="look at its log.")
+
+    def post(self, _path: str, _content: Mapping[str, Any]) -> Any:
+        raise OperatorNeeded("The controller answered 502.", next_step="look at its log.")
+
+
+def test_a_controller_that_answers_nonsense_for_a_while_does_not_end_the_loop(
+    origin: SignedRepository, copy: Repository
+) -> None:
+    pulling = Pulling(
+        set_name="fleet", url=str(origin.tree), branch="main", path="fleet/", prune_max=0
+    )
+
+    found = turn(copy, Behind(), pulling)
+
+    assert not found.told
+    assert "answered 502" in found.because
 
 
 class TestTheLoop:

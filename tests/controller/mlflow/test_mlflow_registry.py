@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from mailboat_controller import byte_stream
+from mailboat_controller import byte_stream, https_stream
 from mailboat_controller.https_stream import HttpsStream
 from mailboat_controller.mlflow import seen
 from mailboat_controller.mlflow.flavour import (
@@ -17,6 +18,7 @@ from mailboat_controller.mlflow.flavour import (
     read_mlmodel,
     refuse_unfit,
 )
+from mailboat_controller.mlflow.handing_in import refuse_other
 from mailboat_controller.mlflow.mapping import MlflowMapping, Server
 from mailboat_controller.mlflow.registry import MlflowRegistry
 from mailboat_controller.mlflow.seen import Sighting, State, decide
@@ -29,12 +31,14 @@ from mailboat_schemas.errors import (
     ConfigurationInvalid,
     Conflict,
     DocumentInvalid,
+    DownloadInterrupted,
     MailboatError,
     NotPermitted,
     ServerUnavailable,
 )
 from mlflow_answers import MLMODEL, NO_ALIAS, ROOT, Answers, mlflow_answers
 from model_fleet import Certificates
+from trust_fleet import document
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 GIB = 1 << 30
@@ -174,6 +178,17 @@ def test_answers_that_are_not_mlflows_are_refused(
     assert caught.value.what.isprintable()
 
 
+def test_an_answer_that_drips_is_left(
+    answers: Answers, registry: MlflowRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers.offer(("model.onnx", 137))
+    assert logged(registry) == "model.onnx"
+    monkeypatch.setattr(https_stream, "WHOLE_SECONDS_MAX", -1.0)
+
+    with pytest.raises(DownloadInterrupted, match="took more than"):
+        logged(registry)
+
+
 def test_a_model_over_the_mappings_bound_is_not_begun(
     answers: Answers, registry: MlflowRegistry
 ) -> None:
@@ -267,6 +282,29 @@ def test_a_signature_of_anything_but_tensors_is_refused(side: str) -> None:
         read_mlmodel(content.encode(), "cups version 3")
 
 
+# --- what the controller has already -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("registry", "build", "same"),
+    [
+        ("mlflow://m.example/cups/1", "mlflow run a", True),
+        ("mlflow://m.example/cups/1", "", True),
+        ("mlflow://m.example/cups/1", "mlflow run b", False),  # deleted, and registered again
+        ("mlflow://m.example/cups/2", "mlflow run a", False),
+        ("mlflow://else.example/cups/1", "mlflow run a", False),
+    ],
+)
+def test_a_release_that_is_there_must_be_of_this_very_model_version(
+    registry: str, build: str, same: bool
+) -> None:
+    origin = {"registry": "mlflow://m.example/cups/1@sha256:ab", "build": "mlflow run a"}
+    held = document("1.0.1", provenance=origin)
+
+    with nullcontext() if same else pytest.raises(Conflict, match=r"made of mlflow://m\.example"):
+        refuse_other(held, registry, build)
+
+
 # --- what was seen, and the mapping --------------------------------------------------------------
 
 SUBMITTED = Sighting(version="3", fingerprint="f", state=State.SUBMITTED)
@@ -297,6 +335,13 @@ def test_what_is_done_follows_from_what_was_seen(
     assert decide(before, version, fingerprint, NOON).take is take
 
 
+def test_a_number_that_comes_again_of_another_run_is_new() -> None:
+    before = SUBMITTED.model_copy(update={"run_id": "a"})
+
+    assert not decide(before, "3", "f", NOON, "a").take
+    assert decide(before, "3", "f", NOON, "b").take
+
+
 def test_failures_are_tried_again_ever_later_up_to_an_hour() -> None:
     sighting, waits = None, []
     for _ in range(10):
@@ -323,12 +368,18 @@ def test_one_process_at_a_time_follows(tmp_path: Path) -> None:
         pass
 
 
-def test_a_damaged_memory_is_an_empty_one(tmp_path: Path) -> None:
+NAIVE = '{"version": "3", "fingerprint": "f", "state": "failed", "retry_at": "2026-11-22T12:00:00"}'
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "", "[" * 100_000, "\xff", f'{{"aliases": {{"a@b": {NAIVE}}}}}']
+)
+def test_a_damaged_memory_is_an_empty_one(tmp_path: Path, content: str) -> None:
     with seen.opened(tmp_path) as kept:
         kept.put("cups@champion", SUBMITTED)
     with seen.opened(tmp_path) as kept:
         assert kept.seen.aliases == {"cups@champion": SUBMITTED}
-    (tmp_path / seen.FILE).write_text("{")
+    (tmp_path / seen.FILE).write_bytes(content.encode("latin-1"))
 
     with seen.opened(tmp_path) as kept:
         assert not kept.seen.aliases

@@ -1,17 +1,20 @@
 """A device that fetches a release is exposed to it, also when nothing is heard of it again."""
 
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from itertools import permutations
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from delta_fleet import TUNED, DeltaFleet
-from enrolled_fleet import NOON
+from enrolled_fleet import CLASS, NOON
+from mailboat_controller import rollout_facts
 from mailboat_controller.releases.redemption import SEEN_LIFE, Redemptions
 from mailboat_controller.rollout.evidence import Exposed, is_exposed, tally, with_redemption
 from mailboat_controller.rollout.members import Member, Outcome
-from mailboat_controller.store import redemptions
+from mailboat_controller.store import redemptions, rollouts
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.redemptions import Redeemed
 from mailboat_schemas.events import EventKind
@@ -49,6 +52,14 @@ def redeemed(fleet: DeltaFleet, version: str = "1.1.0") -> dict[str, int]:
         return redemptions.of_release(tx, fleet.versions[version], since_epoch=0)
 
 
+def member_of(fleet: DeltaFleet, device: str) -> Member:
+    """As the gate sees it in the rollout of 1.1.0."""
+    with fleet.core.store.read() as tx:
+        rollout = rollouts.get(tx, "r-1-1-0").rollout
+        members = rollout_facts.load(tx, rollout, [CLASS], rollout_facts.Classes(tx))[CLASS]
+    return next(member for member in members if member.device == device)
+
+
 def counted(fleet: DeltaFleet) -> tuple[int, int, int]:
     """(waiting, in progress, ok) of the rollout of 1.1.0."""
     (found,) = fleet.core.reconciler.status("r-1-1-0")["classes"].values()
@@ -73,6 +84,30 @@ def test_many_ranges_and_tries_of_a_download_are_one_row_with_the_first_time(
     fetches(fleet, 1, NEW, times=3)
 
     assert redeemed(fleet)["dev-1"] == began_ms
+
+
+def test_the_files_of_a_release_are_one_write_to_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = DeltaFleet(tmp_path)
+    fleet.enrol(2)
+    fleet.release("1.0.0", NEW, OLD, SHARED)
+    fleet.core.run()
+    noted, begun = Redemptions(fleet.core.store), []
+    transaction = fleet.core.store.device_transaction
+
+    def counted_transaction() -> AbstractContextManager[Connection]:
+        begun.append(1)
+        return transaction()
+
+    monkeypatch.setattr(fleet.core.store, "device_transaction", counted_transaction)
+
+    for device in ("dev-0", "dev-1"):
+        for content in (NEW, OLD, SHARED):
+            noted.note(device, fleet.put(content)["sha256"], fleet.core.now)
+
+    assert len(begun) == 2
+    assert set(redeemed(fleet, "1.0.0")) == {"dev-0", "dev-1"}
 
 
 def test_what_is_not_of_the_offered_release_alone_says_nothing(fleet: DeltaFleet) -> None:
@@ -155,6 +190,40 @@ def test_who_fetched_and_says_nothing_is_overdue_in_time(fleet: DeltaFleet) -> N
     exposed = [Exposed(member, "kiosk", 0)]
     assert tally(exposed, at - timedelta(seconds=1)).overdue == 0
     assert tally(exposed, at).overdue == 1
+
+
+@pytest.mark.parametrize(
+    ("fetched", "seen_hours", "overdue"),
+    [(True, 25, 0), (True, 1, 1), (True, None, 1), (False, 25, 1)],
+    ids=["waits for its window", "vanished", "never heard of", "owes the verdict of its trial"],
+)
+def test_who_fetched_ahead_and_is_heard_of_has_not_vanished(
+    fetched: bool, seen_hours: int | None, overdue: int
+) -> None:
+    """A download may come days before its window; judged 30 hours after it, a day is allowed."""
+    began_ms, hour_ms = int(NOON.timestamp() * 1000), 3_600_000
+    member = Member(
+        device="dev-0",
+        enrolment_number=1,
+        outcome=Outcome.EXPOSED,
+        exposed_at_ms=began_ms,
+        fetched=fetched,
+        seen_at_ms=None if seen_hours is None else began_ms + seen_hours * hour_ms,
+    )
+
+    found = tally([Exposed(member, "kiosk", 0)], NOON + timedelta(hours=6))
+
+    assert (found.silent, found.overdue) == (1, overdue)
+
+
+def test_only_who_told_nothing_is_known_by_its_download_alone(fleet: DeltaFleet) -> None:
+    fetches(fleet, 9, NEW)
+    alone = member_of(fleet, "dev-9")
+    fleet.core.tell(fleet.devices[9], EventKind.TRIAL_STARTED, fleet.versions["1.1.0"])
+
+    assert alone.fetched
+    assert not member_of(fleet, "dev-9").fetched
+    assert member_of(fleet, "dev-9").exposed_at_ms == alone.exposed_at_ms
 
 
 def test_what_was_looked_up_is_forgotten_at_its_bound(fleet: DeltaFleet) -> None:
