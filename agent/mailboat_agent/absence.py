@@ -21,10 +21,12 @@ from mailboat_schemas.reports import ModelPhase
 SOON_SECONDS = 1
 # Somebody has to approve something first, and the network has to bring it.
 LATER_SECONDS = 30
+STALE_WORD = "stale"
 
 
 def bar_what_is_withdrawn(view: ModelView, bench: Workbench, under_way: Work | None) -> None:
-    """Let nothing of a model serve that is not approved (any more), nor what is being loaded.
+    """Let nothing of a model serve that is not approved (any more), nor what is being loaded, nor
+    what policy stops.
 
     Args:
         under_way: what runs beside the loop.
@@ -33,7 +35,8 @@ def bar_what_is_withdrawn(view: ModelView, bench: Workbench, under_way: Work | N
     served = None if serving is None else Installed(version=serving.version, digest=serving.digest)
     step = None if under_way is None else under_way.step
     destination = step.to if isinstance(step, GoBack) else None
-    bench.bar(view.model, view.not_to_be_served((served, destination)))
+    stopped = frozenset() if view.stopped is None else frozenset({view.stopped.digest})
+    bench.bar(view.model, view.not_to_be_served((served, destination)) | stopped)
 
 
 def tell_callers(view: ModelView, bench: Workbench, because: str) -> None:
@@ -55,6 +58,9 @@ def absence_of(view: ModelView, because: str) -> Absence | None:
         word = state.outcome_code or state.outcome
         what = f"nothing is left to serve, {state.outcome_because}"
         return _absence(view, left, what, LATER_SECONDS, word)
+    if view.stopped is not None:
+        what = "it is further behind than policy allows"
+        return _absence(view, view.stopped, what, LATER_SECONDS, STALE_WORD, for_good=True)
     if state.serving is not None:
         word = "" if view.is_vouched_for else "trust-damaged"
         what = because or "a release is being loaded"
@@ -63,11 +69,17 @@ def absence_of(view: ModelView, because: str) -> Absence | None:
 
 
 def _absence(
-    view: ModelView, release: Installed, because: str, retry_seconds: int, word: str
+    view: ModelView,
+    release: Installed,
+    because: str,
+    retry_seconds: int,
+    word: str,
+    *,
+    for_good: bool = False,
 ) -> Absence:
     document = view.document(release.digest)
     may_serve = not view.not_to_be_served((release,)) & {release.digest}
-    for_good = not may_serve or left_with_nothing(view.state)
+    for_good = for_good or not may_serve or left_with_nothing(view.state)
     return Absence(
         because,
         retry_seconds,

@@ -6,11 +6,13 @@ repeats what stands, has said them anew. A disk that refuses them changes nothin
 """
 
 import logging
+from datetime import datetime
 from pathlib import Path
 
 from mailboat_agent.atomic_file import DiskFailing, replace_durably
 from mailboat_agent.facts import Device
 from mailboat_agent.link.acknowledgement import AckReader, open_order
+from mailboat_agent.site_orders import SiteOrders
 from mailboat_agent.trust.kept_manifests import read_bounded
 from mailboat_agent.trust.manifest import Manifest
 from mailboat_schemas.device_orders import DeviceDesired
@@ -25,15 +27,23 @@ class DeviceOrders:
     """`open` once, `take` what comes; ``device.order`` is what stands."""
 
     def __init__(
-        self, data_dir: Path, device: Device, reader: AckReader, manifest: Manifest
+        self,
+        data_dir: Path,
+        device: Device,
+        reader: AckReader,
+        manifest: Manifest,
+        site: SiteOrders,
     ) -> None:
+        """``site`` has what the device's own site orders, which counts where none of these does."""
         self._path = data_dir / FILE_NAME
         self._device = device
         self.reader = reader
         self._manifest = manifest
+        self.site = site
 
-    def open(self) -> None:
+    def open(self, now: datetime) -> None:
         """Read back what stood. Never raises for what it finds on the disk."""
+        self.site.open(now)
         order = kept_order(self._path.parent, self._manifest, self._device.device)
         if order is not None:
             self._accept(order)

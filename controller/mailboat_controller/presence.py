@@ -4,11 +4,14 @@ A birth or a will reaches us through brokers. While our own is away, or the link
 was told before says nothing of now; so it is "unknown since".
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
 from mailboat_controller.store.devices import DeviceRow
+from mailboat_controller.store.fleet_columns import FleetRow
+from mailboat_schemas.documents.hardware_class import WhenDisconnected
 
 
 class Presence(StrEnum):
@@ -38,7 +41,22 @@ class Reach:
     name: str = "the broker"
 
 
-def standing(row: DeviceRow, *ways: Reach) -> Standing:
+# What a class says of a device of it that is offline; of one nobody can know of, it says nothing.
+_CLASS_SAYS = {
+    WhenDisconnected.NORMAL: "",
+    WhenDisconnected.EXPECTED: "as is expected of its class",
+    WhenDisconnected.ERROR: "which is an error for its class",
+}
+
+
+def in_words(stands: Standing, means: WhenDisconnected) -> str:
+    """Why it stands so, with what that means for a device of its class."""
+    if stands.presence is not Presence.OFFLINE:
+        return stands.because
+    return ", ".join(filter(None, (stands.because, _CLASS_SAYS[means])))
+
+
+def standing(row: DeviceRow | FleetRow, *ways: Reach) -> Standing:
     """
     Args:
         ways: from the device to us, such as our own broker and the link to the device's site.
@@ -49,14 +67,27 @@ def standing(row: DeviceRow, *ways: Reach) -> Standing:
     if cut:
         since, name = min(cut)
         return Standing(presence=Presence.UNKNOWN, since=since, because=f"{name} is away")
-    heard = max(filter(None, (row.presence_at, row.last_seen_at)), default=None)
-    forgot = [way for way in ways if way.forgot_at and (heard is None or heard < way.forgot_at)]
-    if row.online and forgot:
+    forgot = _forgot(row, ways) if row.online else []
+    if forgot:
+        heard = _heard_of(row)
         because = f"{forgot[0].name} has lost its state, and the device was not heard of since"
         return Standing(presence=Presence.UNKNOWN, since=heard, because=because)
     presence = Presence.ONLINE if row.online else Presence.OFFLINE
     because = "" if row.online else "its connection to the broker has ended"
     return Standing(presence=presence, since=row.presence_at, because=because)
+
+
+def _forgot(row: DeviceRow | FleetRow, ways: Sequence[Reach]) -> list[Reach]:
+    """Ways that lost what they knew after the device was last heard of."""
+    lost = [way for way in ways if way.forgot_at is not None]
+    if not lost:
+        return lost  # as good as always, and this is asked for every device of a fleet
+    heard = _heard_of(row)
+    return [way for way in lost if way.forgot_at and (heard is None or heard < way.forgot_at)]
+
+
+def _heard_of(row: DeviceRow | FleetRow) -> datetime | None:
+    return max(filter(None, (row.presence_at, row.last_seen_at)), default=None)
 
 
 class BrokerReach:

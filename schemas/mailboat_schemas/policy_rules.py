@@ -21,10 +21,14 @@ RULES_MAX = 64  # of a class, in its manifest
 DOCUMENT_RULES_MAX = 32  # of one Policy
 DEVICES_CHARS_MAX = 500
 DAYS_BETWEEN_MAX = 366
+HOLD_CHARS_MAX = 256
 # What a device knows of itself, connected or not. The other keys are the controller's knowledge.
 SELECTOR_KEYS = frozenset({"class", "site", "device"})
 
 Download = Literal["in-window", "anytime"]
+Enforce = Literal["report", "warn", "stop"]
+GRACE_HOURS = 72  # a weekend, and a night for the rollout to come
+GRACE_HOURS_MAX = 24 * 365
 
 
 def _selector_of_devices(text: str) -> str:
@@ -39,12 +43,23 @@ def _selector_of_devices(text: str) -> str:
 
 
 class Staleness(BaseModel):
-    """How far behind a device may be before it is reported as such."""
+    """How far behind a device may be before it is reported as such, and what is done about it.
+
+    ``report`` tells people alone; ``warn`` marks every answer besides; ``stop`` warns, and once the
+    grace is over the model is served no more until something newer can be.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     minor_versions_behind_max: int | None = Field(default=None, ge=0, le=1000)
     security_within_hours: int | None = Field(default=None, ge=1, le=24 * 365)
+    enforce: Enforce = "report"
+    grace_hours: int = Field(
+        default=GRACE_HOURS,
+        ge=0,
+        le=GRACE_HOURS_MAX,
+        description="before `stop` stops, from when the device found itself behind",
+    )
 
 
 NO_BOUND = Staleness()
@@ -79,6 +94,20 @@ class PolicyRule(BaseModel):
         le=EVERY_DAYS_MAX,
         description="a rollback drill of each model, in an open window; 0: none by itself",
     )
+    hold: str | None = Field(
+        default=None,
+        max_length=HOLD_CHARS_MAX,
+        description="why nothing new is installed; empty: no hold, whatever later rules say",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyRange:
+    """What one signed policy goes together with; an empty range takes every version."""
+
+    title: str
+    models: Mapping[str, str]  # by model
+    config: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +121,7 @@ class Rules:
     staleness: Staleness = NO_BOUND
     metered_file_bytes_max: int | None = None
     drill_every_days: int = 0  # none by itself
+    hold: str = ""  # why nothing new is installed
     lacking: str = ""  # a signed policy that has not come, or cannot be read: no window is open
 
     @property
@@ -133,6 +163,7 @@ def rules_for(
         days_between=days,
         staleness=staleness,
         drill_every_days=next(drills, 0),
+        hold=next((rule.hold for rule in mine if rule.hold is not None), ""),
     )
 
 

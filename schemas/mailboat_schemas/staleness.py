@@ -9,6 +9,7 @@ shall not count is withdrawn. A device can judge by what it has heard, and says 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,6 +20,16 @@ from mailboat_schemas.trust import TrustView, approval_role
 
 MARK_KEY = "mailboat_approved"
 NOTE = "stale:"  # in a device's report, before the model's name
+STOPPED_NOTE = "stale_stopped:"
+
+
+class Action(StrEnum):
+    """What a device does about a model that is further behind than it may be."""
+
+    NONE = "none"  # it is not, or the device cannot know
+    REPORT = "report"
+    WARN = "warn"
+    STOP = "stop"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +89,54 @@ def how_far_behind(
         security_since=since,
         broken=tuple(_broken(bound, len(minors), since, now)),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enforcement:
+    """What policy makes of a model that is further behind than it may be.
+
+    ``stops_at`` is when it is served no more; None: never for this.
+    """
+
+    action: Action
+    because: str = ""
+    stops_at: datetime | None = None
+
+
+NOT_STALE = Enforcement(action=Action.NONE)
+
+
+def enforcement(behind: Behind, bound: Staleness, stale_since: int, now: datetime) -> Enforcement:
+    """
+    Args:
+        stale_since: when the device found it so, seconds since 1970 UTC; 0: now. One from the
+            future was said by a clock that was wrong, and counts from now on.
+    """
+    if not behind.broken:
+        return NOT_STALE
+    because = "; ".join(behind.broken)
+    if bound.enforce != "stop":
+        action = Action.WARN if bound.enforce == "warn" else Action.REPORT
+        return Enforcement(action=action, because=because)
+    since = now.timestamp() if not 0 < stale_since <= now.timestamp() else stale_since
+    stops_at = datetime.fromtimestamp(since, UTC) + timedelta(hours=bound.grace_hours)
+    action = Action.STOP if now >= stops_at else Action.WARN
+    return Enforcement(action=action, because=because, stops_at=stops_at)
+
+
+def done_about_it(found: Enforcement) -> str:
+    """For `explain`; empty where nothing is done about it but telling."""
+    match found.action:
+        case Action.NONE | Action.REPORT:
+            return ""
+        case Action.WARN if found.stops_at is not None:
+            return (
+                f"answers are marked; it is served no more from {found.stops_at:%Y-%m-%d %H:%M} UTC"
+            )
+        case Action.WARN:
+            return "answers are marked"
+        case Action.STOP:
+            return "not served until something newer can be: policy"
 
 
 def _broken(bound: Staleness, minors: int, since: datetime | None, now: datetime) -> Iterable[str]:

@@ -17,6 +17,8 @@ from mailboat_agent.trust.trust_store import TrustStore
 from mailboat_agent.update.steps import Keep
 from mailboat_schemas.codec import encode
 from mailboat_schemas.documents import policy
+from mailboat_schemas.documents.fleet_document import Level
+from mailboat_schemas.fleet_documents import Place
 from model_fleet import CLASS, FLEET, MODEL, ModelFleet
 from signed_policies import policy_document, sign_policy, window_in
 from trust_fleet import TrustFleet
@@ -135,6 +137,7 @@ def test_an_agent_waits_for_its_window_and_installs_when_it_opens(
     play(story)
 
 
+@pytest.mark.slow
 def test_over_a_metered_link_no_larger_file_comes_than_policy_lets(
     play: Play, fleet: ModelFleet, tmp_path: Path
 ) -> None:
@@ -159,3 +162,32 @@ def test_over_a_metered_link_no_larger_file_comes_than_policy_lets(
         await box.install(fleet.offered(secure, a), "1.2.0")
 
     play(story)
+
+
+def test_the_newest_policy_is_gone_by_also_after_it_has_expired(
+    fleet_here: TrustFleet, tmp_path: Path
+) -> None:
+    """Else a device that comes back late would wait for documents that nobody sends any more."""
+    sign_policy(fleet_here, policy_document({"days_between": 3}))
+    _, manifest = heard(fleet_here, tmp_path)
+    long_ago = fleet_here.now - timedelta(days=4000)
+    fleet_here.documents.clear()
+    sign_policy(fleet_here, policy_document({"days_between": 30}, version="1.1.0"), at=long_ago)
+
+    device, manifest = heard(fleet_here, tmp_path)
+    rules = device_rules(device, manifest)
+    assert (rules.lacking, rules.days_between) == ("", 30)
+    (tmp_path / "new").mkdir()
+    first_heard = device_rules(*heard(fleet_here, tmp_path / "new"))
+    assert first_heard.days_between == 30
+
+
+def test_a_policy_that_is_listed_for_whom_it_is_not_meant_closes_the_windows(
+    fleet_here: TrustFleet, tmp_path: Path
+) -> None:
+    """A role can list it anywhere: a class's rules are none of a site's."""
+    of_site = Place("policy", Level.SITE, SITE)
+    sign_policy(fleet_here, policy_document({"windows": []}), place=of_site)
+    device, manifest = heard(fleet_here, tmp_path)
+
+    assert "says that it is for another" in device_rules(device, manifest).lacking

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from enrolled_fleet import NOON, EnrolledDevice, EnrolledFleet
-from mailboat_controller.presence import BrokerReach, Presence, Reach, standing
+from mailboat_controller.presence import BrokerReach, Presence, Reach, in_words, standing
 from mailboat_controller.store import device_signs
 from mailboat_controller.store.instants import to_ms
+from mailboat_schemas.documents.hardware_class import WhenDisconnected
 
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 NOON_MS = to_ms(NOON)
@@ -141,3 +142,22 @@ class TestClock:
         result = fleet.take(device.report(observed_at=observed_at), device.numbered(1, 1))
 
         assert result.events == {"trust_stale": 1}
+
+
+@pytest.mark.parametrize(
+    ("means", "because"),
+    [
+        ("normal", "its connection to the broker has ended"),
+        ("expected", "its connection to the broker has ended, as is expected of its class"),
+        ("error", "its connection to the broker has ended, which is an error for its class"),
+    ],
+)
+def test_a_device_that_is_offline_is_told_with_what_that_means_for_its_class(
+    fleet: EnrolledFleet, device: EnrolledDevice, means: str, because: str
+) -> None:
+    fleet.take(device.presence(1, online=False))
+    offline = standing(fleet.row(device), Reach())
+    unknown = standing(fleet.row(device), Reach(away_since=NOON))
+
+    assert in_words(offline, WhenDisconnected(means)) == because
+    assert in_words(unknown, WhenDisconnected(means)) == unknown.because

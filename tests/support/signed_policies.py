@@ -13,27 +13,43 @@ from trust_fleet import CLASS, TrustFleet
 
 
 def policy_document(
-    *rules: dict[str, Any], version: str = "1.0.0", level: str = "class", target: str = CLASS
+    *rules: dict[str, Any],
+    version: str = "1.0.0",
+    level: str = "class",
+    target: str = CLASS,
+    **spec: Any,
 ) -> PolicyDocument:
     return PolicyDocument.model_validate(
         {
             "apiVersion": "mailboat/v1",
             "kind": "Policy",
             "metadata": {"name": "hours", "version": version, "level": level, "target": target},
-            "spec": {"rules": list(rules)},
+            "spec": {"rules": list(rules), **spec},
         }
     )
 
 
-def sign_policy(fleet: TrustFleet, document: PolicyDocument, *, brought: bool = True) -> Listed:
-    """From the next bundle on it is listed; ``brought``: and carried beside it."""
+def sign_policy(
+    fleet: TrustFleet,
+    document: PolicyDocument,
+    *,
+    brought: bool = True,
+    place: Place | None = None,
+    at: datetime | None = None,
+) -> Listed:
+    """From the next bundle on it is listed; ``brought``: and carried beside it.
+
+    Args:
+        place: where it is listed, if not where it says.
+        at: when the role was signed, from which its expiry counts.
+    """
     content, about = document.canonical_bytes(), document.metadata
     entry = Listed(
-        place=Place("policy", about.level, about.target),
+        place=place or Place("policy", about.level, about.target),
         digest=document_digest(content),
         length=len(content),
     )
-    pending = fleet_documents.put(held(fleet), entry, fleet.now)
+    pending = fleet_documents.put(held(fleet), entry, at or fleet.now)
     pending.sign(load_key(fleet.directory / "fleet" / "policy.pem"))
     fleet.roles |= pending.submission()
     fleet.resign()

@@ -65,7 +65,9 @@ class ConfigInForce:
         """
         if self._file_lacks:
             self._show()
-        for_now = (*((each.model, each.version) for each in running), self._device.policy_version)
+        device = self._device
+        models = tuple((each.model, each.version) for each in running)
+        for_now = (models, device.policy_version, device.policy_ranges)
         token = self._documents.token()
         if same(token, self._looked_at) and for_now == self._looked_for:
             return False
@@ -98,6 +100,7 @@ class ConfigInForce:
             recorded.previous,
             running,
             self._device.policy_version,
+            self._device.policy_ranges,
         )
 
     def _wanted(self) -> tuple[EffectiveConfig | None, MailboatError | None]:

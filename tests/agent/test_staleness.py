@@ -1,0 +1,160 @@
+"""A model that is further behind than policy allows: told, marked, and stopped after the grace."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_box import AgentBox, Play, device_facts
+from mailboat_agent.absence import STALE_WORD
+from mailboat_agent.artifacts.release_store import ReleaseStore
+from mailboat_agent.facts import Device, Look
+from mailboat_agent.staleness_watch import judge
+from mailboat_agent.trust.manifest import Counter, Manifest
+from mailboat_agent.trust.trust_store import TrustStore
+from mailboat_agent.update.state import Installed, ModelState
+from mailboat_schemas.events import EventKind
+from mailboat_schemas.reports import ModelPhase
+from mailboat_schemas.staleness import Action
+from model_fleet import CLASS, FLEET, MODEL, ModelFleet, golden
+from signed_policies import policy_document, sign_policy, window_in
+from trust_fleet import TrustFleet
+
+HOUR = timedelta(hours=1)
+
+
+def bound(enforce: str, **more: Any) -> dict[str, Any]:
+    return {"staleness": {"minor_versions_behind_max": 0, "enforce": enforce, **more}}
+
+
+def absence_word(box: AgentBox) -> str | None:
+    absence = box.runtime.absences().get(MODEL)
+    return None if absence is None else absence.word
+
+
+def degraded(box: AgentBox) -> list[str]:
+    return [each.code for each in box.events() if each.kind is EventKind.DEGRADED]
+
+
+@pytest.mark.slow
+def test_a_stale_model_is_marked_then_stopped_and_the_way_out_waits_for_no_window(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a, b = fleet.model_release("1.0.0"), fleet.model_release("1.1.0", factor=3.0)
+
+    async def story(box: AgentBox) -> None:
+        window = {"windows": [window_in(box.now(), 12)]}
+        sign_policy(fleet, policy_document(bound("stop", grace_hours=1), window))
+        await box.install(fleet.current(a), "1.0.0")
+        assert (
+            box.runtime.stale_because(MODEL, a.digest) == "1 minor versions behind, 0 are allowed"
+        )
+        assert box.serving == "1.0.0"
+        since = box.state.stale_since
+        await box.restart()
+        await box.until(lambda: box.committed("1.0.0"))
+        assert box.state.stale_since == since
+
+        box.clock_offset = timedelta(minutes=61)
+        await box.until(lambda: box.serving is None)
+        absence = box.runtime.absences()[MODEL]
+        assert (absence.word, absence.closed) == (STALE_WORD, False)
+        assert box.state.active == Installed(version="1.0.0", digest=a.digest)
+        await box.step()
+        assert degraded(box) == ["stale", "stale-stopped"]
+
+        await box.install(fleet.offered(b, a), "1.1.0")
+        assert box.state.stale_since == 0
+        assert box.told()[-1] == "recovered"
+
+    play(story)
+
+
+@pytest.fixture(scope="module")
+def stale_fleet(tmp_path_factory: pytest.TempPathFactory) -> TrustFleet:
+    fleet = TrustFleet(tmp_path_factory.mktemp("stale") / "ceremony")
+    fleet.release("1.0.0")
+    fleet.release("1.1.0")
+    sign_policy(fleet, policy_document(bound("stop", grace_hours=1)))
+    return fleet
+
+
+def heard(fleet: TrustFleet, directory: Path) -> tuple[Device, Manifest]:
+    trust = TrustStore(directory, fleet.factory_root)
+    manifest = Manifest(
+        trust=trust, store=ReleaseStore(directory), fleet=FLEET, hardware_class=CLASS
+    )
+    manifest.take(fleet.bundle(), [MODEL], Counter(0, ""))
+    return device_facts(), manifest
+
+
+@pytest.mark.parametrize(
+    ("look", "state", "action"),
+    [
+        ({}, {}, Action.STOP),
+        ({"clock_trusted": False}, {}, Action.NONE),
+        ({"trust_fresh": False}, {}, Action.WARN),
+        ({}, {"phase": ModelPhase.SOAK}, Action.WARN),
+        ({}, {"stale_since": 0}, Action.WARN),
+        ({}, {"stale_since": 1 << 40}, Action.WARN),
+        ({}, {"active": None}, Action.NONE),
+        ({}, {"active": Installed(version="1.1.0", digest="ab" * 32)}, Action.NONE),
+    ],
+    ids=[
+        "after the grace",
+        "the clock cannot be right",
+        "what is newer may be withdrawn by now",
+        "it is being judged",
+        "it has only just been found",
+        "the clock was wrong when it was found",
+        "nothing serves",
+        "it is not behind",
+    ],
+)
+def test_a_device_stops_only_what_it_knows_to_be_too_far_behind(
+    stale_fleet: TrustFleet,
+    tmp_path: Path,
+    look: dict[str, Any],
+    state: dict[str, Any],
+    action: Action,
+) -> None:
+    device, manifest = heard(stale_fleet, tmp_path)
+    now = datetime.now(UTC)
+    looks = Look(now=now, monotonic=0.0, clock_trusted=True, trust_fresh=True)
+    stands = ModelState(
+        phase=ModelPhase.COMMITTED,
+        active=Installed(version="1.0.0", digest="cd" * 32),
+        stale_since=int((now - HOUR).timestamp()),
+    )
+
+    found = judge(device, manifest, MODEL, replace(stands, **state), replace(looks, **look))
+
+    assert found.action is action
+
+
+@pytest.mark.slow
+def test_a_way_out_that_fails_its_trial_leaves_the_stopped_model_stopped(
+    play: Play, fleet: ModelFleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    a = fleet.model_release("1.0.0")
+    bad = fleet.model_release("1.1.0", factor=4.0, samples=golden(5.0))
+    sign_policy(fleet, policy_document(bound("stop", grace_hours=0)))
+
+    async def story(box: AgentBox) -> None:
+        assert box.take(fleet.current(a))
+        await box.until(lambda: "committed 1.0.0" in box.told())
+        await box.until(lambda: absence_word(box) == STALE_WORD)
+        assert box.take(fleet.offered(bad, a))
+        await box.until(lambda: "trial_failed 1.1.0" in box.told())
+        for _ in range(5):
+            await box.step()
+
+        assert box.told().count("trial_failed 1.1.0") == 1
+        assert box.serving is None
+        assert box.state.active == Installed(version="1.0.0", digest=a.digest)
+        assert absence_word(box) == STALE_WORD
+        assert "is not approved any more" not in caplog.text  # it is: nobody should approve it anew
+
+    play(story)
