@@ -1,6 +1,6 @@
 """Loading what a rollout is decided on: rows in, the values of the pure package out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from mailboat_controller.rollout.counts import count_class
@@ -24,6 +24,7 @@ from mailboat_controller.store.rollouts import RolloutRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_controller.trust.held_trust import HeldTrust
 from mailboat_schemas.cohort import PPM
+from mailboat_schemas.desired import ReleaseRef
 
 NOT_STARTED = frozenset({Phase.PLANNED, Phase.ABORTED})
 AWAITS_BAD_NEWS = frozenset({Phase.COMPLETED, Phase.SUPERSEDED})
@@ -52,14 +53,20 @@ class Classes:
 
 
 def load(
-    tx: Transaction, rollout: Rollout, names: Iterable[str], classes: Classes
+    tx: Transaction,
+    rollout: Rollout,
+    names: Iterable[str],
+    classes: Classes,
+    *,
+    everybody: bool = False,
 ) -> dict[str, tuple[Member, ...]]:
     """The devices of each named class with their outcomes.
 
     A completed or superseded rollout only waits for bad news, so only the bearers of bad news are
-    loaded: it may cover the whole fleet, and stays as it is for years.
+    loaded, unless it is asked for ``everybody``: it may cover the whole fleet, and stays as it is
+    for years.
     """
-    if rollout.phase not in AWAITS_BAD_NEWS:
+    if everybody or rollout.phase not in AWAITS_BAD_NEWS:
         by_device = _outcomes(tx, rollout)
         slow = _slow(tx, rollout, by_device)
         return {
@@ -123,6 +130,28 @@ def facts(
     )
 
 
+def standing_releases(
+    covering: Iterable[RolloutRow], model: str, retired: Collection[str]
+) -> list[ReleaseRef]:
+    """Releases of completed rollouts, the newest first: what is current, and what a device may
+    go back to. Bad news and withdrawals have halted theirs.
+
+    Args:
+        covering: rollouts that cover the class.
+        retired: digests whose files may be gone.
+    """
+    completed = [
+        row
+        for row in covering
+        if row.rollout.model == model
+        and row.rollout.phase is Phase.COMPLETED
+        and row.rollout.digest not in retired
+    ]
+    completed.sort(key=lambda row: row.completion_number or 0, reverse=True)
+    refs = [ReleaseRef(version=row.rollout.version, digest=row.rollout.digest) for row in completed]
+    return list(dict.fromkeys(refs))
+
+
 def shown_by(tx: Transaction, row: RolloutRow) -> ShownBy:
     """What devices showed since the rollout began, where its newest open wave asks for it."""
     index = row.rollout.waves_open - 1
@@ -143,6 +172,9 @@ def summary(row: RolloutRow) -> dict[str, Any]:
         "phase": rollout.phase.value,
         "because": rollout.because,
         "waves_open": rollout.waves_open,
+        # Such a release waits for no window, cadence, metered link or jitter, and who signed it as
+        # one gave this reason; empty: it waits as any other.
+        "emergency": rollout.plan.reason or "" if rollout.plan.is_emergency else "",
         "waves": len(rollout.plan.waves),
         "retry_epoch": rollout.retry_epoch,
         "created_at": row.created_at.isoformat(),
@@ -159,14 +191,27 @@ def status(tx: Transaction, row: RolloutRow, classes: Classes) -> dict[str, Any]
     rollout = row.rollout
     # Of a completed one too: `load` would bring the bearers of bad news alone.
     by_device = _outcomes(tx, rollout)
-    counted = {}
-    for name in covered_classes(tx, rollout):
-        members = (_member(row, by_device.get(row.device)) for row in classes.members(name))
+    return counted(
+        tx,
+        row,
+        {
+            name: (_member(row, by_device.get(row.device)) for row in classes.members(name))
+            for name in covered_classes(tx, rollout)
+        },
+    )
+
+
+def counted(
+    tx: Transaction, row: RolloutRow, members: Mapping[str, Iterable[Member]]
+) -> dict[str, Any]:
+    """`status` of devices that are loaded already, all of each class."""
+    rollout, found = row.rollout, {}
+    for name, devices_of_class in members.items():
         waves = rollout.opened.get(name, ())
-        total, by_wave = count_class(rollout.plan, rollout.digest, waves, members)
-        counted[name] = {**total.to_json(), "waves": [wave.to_json() for wave in by_wave]}
+        total, by_wave = count_class(rollout.plan, rollout.digest, waves, devices_of_class)
+        found[name] = {**total.to_json(), "waves": [wave.to_json() for wave in by_wave]}
     came = [each.to_json() for each in deliveries.of_release(tx, rollout.digest)]
-    return {**summary(row), "classes": counted, "deliveries": came}
+    return {**summary(row), "classes": found, "deliveries": came}
 
 
 def _outcomes(tx: Transaction, rollout: Rollout) -> dict[str, OutcomeRow]:

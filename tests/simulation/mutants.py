@@ -11,6 +11,8 @@ from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
+from tests.simulation.mutants_of_rules import mutants_of_rules
+
 from mailboat_agent.journal.outbox import Outbox
 from mailboat_agent.trust.counter import Counter
 from mailboat_agent.update import decide, moves, refuge
@@ -365,7 +367,7 @@ def _mutants() -> Iterator[tuple[str, list[Plant]]]:
     yield "the counter stands still", [(SimulatedController, "_publish", _counts_nothing)]
 
 
-MUTANTS: Mapping[str, list[Plant]] = MappingProxyType(dict(_mutants()))
+MUTANTS: Mapping[str, list[Plant]] = MappingProxyType(dict((*_mutants(), *mutants_of_rules())))
 
 
 @contextmanager

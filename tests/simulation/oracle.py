@@ -11,7 +11,12 @@ from dataclasses import dataclass, field, replace
 from operator import is_
 from typing import Any
 
+from tests.simulation.signed_oracle import NOT_RECORDED, SignedOracle
+from tests.simulation.violation import Violation
+
+from mailboat_agent.overlays.record import Recorded
 from mailboat_agent.update.moves import STOPS_MAX
+from mailboat_agent.update.steps import Refusal
 from mailboat_controller.rollout.decide import Decision, Rollout
 from mailboat_controller.rollout.members import Outcome
 from mailboat_controller.rollout.state import OFFERED, Phase
@@ -21,6 +26,7 @@ from mailboat_controller.simulate.exposure import allowed
 from mailboat_controller.simulate.fleet import Fleet
 from mailboat_controller.simulate.registry import Reached
 from mailboat_controller.simulate.releases import MODEL, Fault
+from mailboat_controller.simulate.rows import Rows
 from mailboat_controller.simulate.told import AUTHORITY, Manifest, Roles
 from mailboat_schemas.events import Event, EventKind
 from mailboat_schemas.plan import PlanWave
@@ -33,12 +39,6 @@ STEPS_MAX = 300_000  # of a story; a rough one has thirty thousand
 SKEW_SECONDS = 300  # a clock may be behind the floor by so much
 _BAD = frozenset({EventKind.TRIAL_FAILED, EventKind.ROLLED_BACK})
 _CANNOT_COMMIT = frozenset({Fault.TRIAL, Fault.SOAK, Fault.REBOOT})
-
-
-class Violation(AssertionError):
-    def __init__(self, invariant: int, what: str) -> None:
-        super().__init__(f"invariant {invariant}: {what}")
-        self.invariant = invariant
 
 
 @dataclass(slots=True)
@@ -59,6 +59,10 @@ class Account:
     attempting: bool = False
     attempts: Counter[int] = field(default_factory=Counter)  # of a trial, by install
     stored: dict[str, int] = field(default_factory=dict)  # watermark by epoch
+    config: Recorded = NOT_RECORDED
+    refused: tuple[Refusal, ...] = ()
+    switched: int = 0  # install that was committed last
+    switched_at: int = 0  # by the device's clock, seconds since 1970 UTC; 0: never
 
 
 class Oracle:
@@ -67,7 +71,8 @@ class Oracle:
     def __init__(self) -> None:
         self.fleet: Fleet
         self.accounts: dict[str, Account] = defaultdict(Account)
-        self.signed: dict[int, Roles] = {}
+        self.signed = SignedOracle()
+        self.roles: dict[int, Roles] = {}
         self.published: dict[tuple[str, str, int], Manifest] = {}
         self.exposures: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         self.eligible: dict[str, dict[int, dict[str, int]]] = defaultdict(dict)
@@ -122,11 +127,15 @@ class Oracle:
     def look_at(self, device: SimulatedDevice) -> None:
         self.checks += 1
         account = self.accounts[device.device]
-        serving = device.work.serving
-        seen = (device.record, device.roles, device.manifest, serving, device.work.attempt_running)
+        work, rows, recorded = device.work, device.post.rows, device.rules.recorded
+        serving = work.serving
+        seen = (device.record, device.roles, device.manifest, serving, work.attempt_running)
         if account.bare_since is not None or not serving:
             self._always_something_to_serve(device, account)
-        self.acknowledged(device)
+        if rows.acked:
+            self.acknowledged(device, rows)
+        if recorded is not account.config or work.refused is not account.refused:
+            self._by_what_is_signed(device, account)
         held = account.looked_at
         if held and all(map(is_, seen, held)):
             return
@@ -136,8 +145,20 @@ class Oracle:
         if serving:
             self._serves_what_it_may(device, account)
         account.serving = serving
+        self._notes_the_switch(device, account)
         if device.up:
             self._what_is_recorded_is_told(device, account)
+
+    def _by_what_is_signed(self, device: SimulatedDevice, account: Account) -> None:
+        if device.rules.recorded is not account.config:
+            self.happened["config taken"] += 1
+            self.signed.took_config(device, account.config)
+            account.config = device.rules.recorded
+        if device.work.refused is not account.refused:
+            account.refused = device.work.refused
+            for refusal in account.refused:
+                self.happened[f"refused by {refusal.check.name}"] += 1
+            self.signed.waits_rightly(device, account.switched_at)
 
     def _nothing_goes_back(self, device: SimulatedDevice, account: Account) -> None:
         record, manifest = device.record, device.manifest
@@ -154,7 +175,7 @@ class Oracle:
             raise Violation(7, f"{device.device} went back from {account.highest} to {now}")
         account.highest = now
         roles = device.roles
-        if roles.version and self.signed.get(roles.version) is not roles:
+        if roles.version and self.roles.get(roles.version) is not roles:
             raise Violation(1, f"{device.device} took roles that nobody signed")
         if manifest is not None:
             named = (manifest.hardware_class, manifest.director, manifest.counter)
@@ -172,6 +193,13 @@ class Oracle:
                 raise Violation(4, f"{device.device} tries install {install} again and again")
         account.attempting = trying
 
+    def _notes_the_switch(self, device: SimulatedDevice, account: Account) -> None:
+        """When it committed last, by its clock in that step."""
+        state = device.state
+        if state.outcome == EventKind.COMMITTED and state.install != account.switched:
+            account.switched_at = int(device.clock_seconds)
+            account.switched = state.install
+
     def _serves_what_it_may(self, device: SimulatedDevice, account: Account) -> None:
         digest = device.work.serving
         if not self._approved(device.roles.version, digest):
@@ -181,7 +209,10 @@ class Oracle:
             raise Violation(1, f"{device.device} serves a release for other classes")
         if digest != account.serving and not self._whole(device, digest):
             raise Violation(1, f"{device.device} serves bytes that are not {digest[:8]}")
-        if device.state.phase is ModelPhase.COMMITTED:
+        state = device.state
+        if state.phase is ModelPhase.COMMITTED:
+            if state.active is not None and state.active.digest != digest:
+                raise Violation(1, f"{device.device} serves {digest[:8]}, which is not on record")
             account.committed = digest
 
     def _always_something_to_serve(self, device: SimulatedDevice, account: Account) -> None:
@@ -224,7 +255,7 @@ class Oracle:
         return files <= device.disk.held and device.disk.rotten.isdisjoint(files)
 
     def _approved(self, version: int, digest: str) -> bool:
-        known = self.signed[version].known.get(digest) if version in self.signed else None
+        known = self.roles[version].known.get(digest) if version in self.roles else None
         return known is not None and known.standing.approved_digest == digest
 
     # --- what devices do, called while they do it -------------------------------------------------
@@ -232,7 +263,6 @@ class Oracle:
     def told(self, device: str, hardware_class: str, event: Event, epoch: str) -> None:
         del hardware_class
         account, told_by = self.accounts[device], self.fleet.devices[device]
-        now = self.fleet.agenda.now
         meaning = (event.kind, event.digest, event.retry_epoch)
         if account.meant.setdefault(event.event_id, meaning) != meaning:
             raise Violation(3, f"{device} gives the id {event.event_id} to another event")
@@ -241,25 +271,36 @@ class Oracle:
             raise Violation(3, f"{device} tells {event.event_id} twice")
         account.emitted[epoch].append(event.event_id)
         self.happened[event.kind.value] += 1
-        if event.digest is None:
-            return
+        if event.digest is not None:
+            self._told_of(account, told_by, event, event.digest)
+
+    def _told_of(
+        self, account: Account, told_by: SimulatedDevice, event: Event, digest: str
+    ) -> None:
+        """Of a release."""
+        device, now = told_by.device, self.fleet.agenda.now
         state = told_by.state
         if event.kind is EventKind.COMMITTED:
-            durable = state.outcome == "committed" and state.outcome_digest == event.digest
+            durable = state.outcome == "committed" and state.outcome_digest == digest
             if not durable:
                 raise Violation(3, f"{device} tells of a commit that is not recorded")
-            self._may_commit(account, told_by, event.digest, now)
+            self._notes_the_switch(told_by, account)
+            self._may_commit(account, told_by, digest, now)
         elif event.kind in _BAD:
-            if state.outcome_digest != event.digest:
+            if state.outcome_digest != digest:
                 raise Violation(3, f"{device} tells of a failure that is not recorded")
             if state.active is None and self._could_serve(told_by, account):
                 raise Violation(4, f"{device} went back to nothing, and had {account.committed}")
             if not told_by.online:
                 self.happened["went back while offline"] += 1
-            account.failed[event.digest] = event.retry_epoch
+            account.failed[digest] = event.retry_epoch
+        elif event.kind is EventKind.DRILL_PASSED:
+            just_now = event.observed_at == int(told_by.clock_seconds * 1000)
+            if just_now and not self._whole(told_by, digest):
+                raise Violation(3, f"{device} passed a drill of damaged files")
         elif event.kind is EventKind.SOAK_STARTED:
             account.soak_began.setdefault(event.event_id, now)
-            if told_by.around.releases[event.digest].fault_on(device) is Fault.TRIAL:
+            if told_by.around.releases[digest].fault_on(device) is Fault.TRIAL:
                 raise Violation(2, f"{device} serves what its own trial must refuse")
 
     def _may_commit(
@@ -289,6 +330,7 @@ class Oracle:
             raise Violation(2, f"{device} tries again what failed on it")
         if not self._approved(by.roles.version, digest):
             raise Violation(1, f"{device} tries what is not approved")
+        self.signed.may_switch(by, digest, account.switched_at)
         offer = assignment.offer
         if assignment.current is not None and assignment.current.digest == digest:
             if digest not in self.completed:
@@ -297,6 +339,14 @@ class Oracle:
             self._let_in(by, manifest, digest)
         else:
             raise Violation(2, f"{device} tries what it was not offered")
+
+    def drilled(self, device: str, digest: str) -> None:
+        by = self.fleet.devices[device]
+        if not self._approved(by.roles.version, digest):
+            raise Violation(1, f"{device} drills what is not approved")
+        if digest == by.work.serving:
+            raise Violation(2, f"{device} drills what serves")
+        self.signed.may_drill(by)
 
     def _let_in(self, device: SimulatedDevice, manifest: Manifest, digest: str) -> None:
         assert manifest.assignment is not None
@@ -355,9 +405,9 @@ class Oracle:
             if event.event_id not in self.accounts[device].meant:
                 raise Violation(3, f"{device}: {event.event_id} was never told")
 
-    def acknowledged(self, device: SimulatedDevice) -> None:
+    def acknowledged(self, device: SimulatedDevice, rows: Rows) -> None:
         """After each ack: what the device has let go of is stored."""
-        rows, entry = device.post.rows, self.fleet.controller.registry.devices[device.device]
+        entry = self.fleet.controller.registry.devices[device.device]
         mark = entry.marks.get(rows.epoch)
         if rows.acked > (0 if mark is None else mark.events):
             raise Violation(3, f"{device.device} forgot what nobody has")
@@ -365,7 +415,8 @@ class Oracle:
     def on_publish(self, manifest: Manifest) -> None:
         roles = manifest.roles
         if roles.signer == AUTHORITY:
-            self.signed.setdefault(roles.version, roles)
+            self.roles.setdefault(roles.version, roles)
+            self.signed.on_roles(roles)
         key = (manifest.hardware_class, manifest.director, manifest.counter)
         said = self.published.setdefault(key, manifest)  # a renewed one ends later, and is no other
         if replace(said, expires=manifest.expires) != manifest:

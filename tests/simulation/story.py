@@ -13,7 +13,9 @@ import random
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from tests.simulation.oracle import Oracle, Violation
+from tests.simulation.oracle import Oracle
+from tests.simulation.signing import SITES, Signing, zone_of
+from tests.simulation.violation import Violation
 
 from mailboat_controller.rollout.members import Outcome
 from mailboat_controller.rollout.state import FINAL, Phase, Trigger
@@ -34,7 +36,7 @@ DAY = 86_400.0
 HOUR = 3600.0
 STORY_DAYS, HEAL_DAYS = 14.0, 4.0
 DAYS = STORY_DAYS + HEAL_DAYS
-LOOK_SECONDS = 4 * HOUR
+LOOK_SECONDS = 6 * HOUR  # a quarter more or less
 REPLAYS_MAX, REPLAY_SECONDS = 3, 2.0  # of acknowledgements, after a device has connected
 CLASSES = ("kiosk", "gate")
 MANNERS = ((Fault.TRIAL, 0.45), (Fault.SOAK, 0.35), (Fault.REBOOT, 0.2))
@@ -81,6 +83,7 @@ class Story:
             on_seconds=self.rng.uniform(0.5, 24) * HOUR,
             off_seconds=self.rng.uniform(0.1, 12) * HOUR,
         )
+        self.signing = Signing(self.fleet, seed, CLASSES)
         self.raging = True
         self.evil = make_release("6.6.6", classes=CLASSES, fallback=None)
         self.fleet.add_release(self.evil)
@@ -120,13 +123,14 @@ class Story:
         for number in range(self.rng.randint(8, 16)):
             self._enrol(number)
         self._let_the_weather_in()
+        self.signing.begin(STORY_DAYS)
         self.controller.reconcile()
         for _ in range(self.rng.randint(4, 12)):
             at = self.rng.uniform(0.2, STORY_DAYS - 0.5) * DAY
             self.fleet.agenda.after(at, self._somebody_does_something)
-        for hours in range(8, int(DAYS * 24), 8):
+        for hours in range(8, int(DAYS * 24), 12):
             self.fleet.agenda.after(hours * HOUR, self._renew)
-        for hours in range(1, int(DAYS * 24), 2):
+        for hours in range(1, int(DAYS * 24), 3):
             self.fleet.agenda.after(hours * HOUR, self._decide)
 
     def _renew(self) -> SimulatedController:
@@ -186,7 +190,7 @@ class Story:
         if rng.random() < 0.5:
             waves.append(PlanWave(count_ppm=500_000, cap_ppm=cohort.PPM, ok_min=1))
         waves.append(replace_wave(EVERYBODY, ok_min=rng.choice((0, 2, 4))))
-        return Plan(rollout=name, waves=tuple(waves))
+        return Plan(rollout=name, waves=tuple(waves), **self.signing.urgency())
 
     def _withdraw(self) -> None:
         """Any; often the one that devices would go back to."""
@@ -221,8 +225,10 @@ class Story:
             self.controller.approve(release, plan, retry_epoch=again.retry_epoch + 1)
 
     def _enrol(self, number: int) -> SimulatedDevice:
-        ring = {"ring": "canary"} if number % 3 == 0 else {"ring": "rest"}
-        device = self.fleet.enrol(f"d-{number + 1}", CLASSES[number % 2], ring)
+        labels = {"ring": "canary" if number % 3 == 0 else "rest"} | zone_of(number)
+        device = self.fleet.enrol(
+            f"d-{number + 1}", CLASSES[number % 2], labels, site=SITES[number % len(SITES)]
+        )
         device.boot_for_the_first_time()
         return device
 
@@ -348,6 +354,7 @@ class Story:
     def _heal(self) -> None:
         self.raging = False
         self.fleet.set_weather(CALM)
+        self.signing.lift()
         self._resume_all()
         for device in self.fleet.devices.values():
             device.skew_seconds = 0.0
@@ -390,6 +397,7 @@ class Story:
         if state.phase in (ModelPhase.TRIAL, ModelPhase.SOAK):
             raise Violation(4, f"{name} is still in {state.phase}")
         self._runs_what_it_should(device)
+        self.oracle.signed.goes_by_what_is_signed(device)
 
     def _runs_what_it_should(self, device: SimulatedDevice) -> None:
         assignment = self.controller.manifests[device.hardware_class].assignment

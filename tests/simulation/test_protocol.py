@@ -14,6 +14,8 @@ QUICKLY_FOUND = (
     "every device is in the cohort",
     "the watermark is one ahead",
     "the roles do not outlive a power cut",
+    "the emergency lane is ignored",
+    "a drill switches users",
 )
 MUTANTS_MIN = 30
 SOMETIMES = (
@@ -28,6 +30,12 @@ SOMETIMES = (
     "nothing_to_serve",
     "rotten file",
     "director rotated",
+    "config taken",
+    "refused by window",
+    "refused by cadence",
+    "drill_passed",
+    "drill_failed",
+    "drill_skipped",
 )
 
 

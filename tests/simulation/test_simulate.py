@@ -82,7 +82,7 @@ def test_the_command_writes_a_report_and_a_picture(tmp_path: Path) -> None:
     )
     told, picture = tmp_path / "report.json", tmp_path / "plot.svg"
     command = ["simulate", "-f", str(scenario), "--rollout", str(rollout), "--devices", "40"]
-    more = ["--offline", "0", "--days", "2", "-o", str(told), "--plot", str(picture)]
+    more = ["--offline", "0", "--days", "2", "--out", str(told), "--plot", str(picture)]
 
     result = CliRunner().invoke(app, [*command, *more])
 

@@ -2,50 +2,21 @@
 
 import os
 import socket
-import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from mailboat_agent.serving.launch import Launch, WorkerProcess
+from mailboat_agent.serving.launch import WorkerProcess
+from mailboat_agent.serving.revocable_launch import RevocableLaunch
 
 DRILL_NICE = 19  # whoever answers comes first; it never has to be given back
 
 
 @dataclass(frozen=True, slots=True)
-class DrillLaunch(Launch):
-    """A `Launch` that can be ended from any thread; what it has started is killed then."""
-
-    _started: list[WorkerProcess] = field(default_factory=list)
-    _given_up: threading.Event = field(default_factory=threading.Event)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def given_up(self) -> bool:
-        return self._given_up.is_set()
-
+class DrillLaunch(RevocableLaunch):
     def start(self, model_fd: int) -> tuple[WorkerProcess, socket.socket]:
-        with self._lock:
-            if self.given_up:
-                raise OSError("the drill was given up")
-            # With slots the class is made anew, and `super()` without arguments misses it.
-            process, sock = Launch.start(self, model_fd)
-            self._started.append(process)
+        process, sock = RevocableLaunch.start(self, model_fd)  # slots: as there
         make_lowest(process.pid)
         return process, sock
-
-    def give_up_soon(self) -> None:
-        """Returns at once, for callers that must not wait: a start may hold the lock for seconds,
-        and so may a large process that the kernel takes down."""
-        self._given_up.set()
-        threading.Thread(target=self.give_up, name="drill-given-up", daemon=True).start()
-
-    def give_up(self) -> None:
-        """No worker of this drill lives when this returns, and none will. May be repeated."""
-        self._given_up.set()
-        with self._lock:
-            for process in self._started:
-                with suppress(OSError, ValueError):  # its own thread may bury it at this moment
-                    process.kill()
 
 
 def make_lowest(pid: int) -> None:

@@ -22,6 +22,7 @@ from mailboat_agent.model_loop import ModelLoop
 from mailboat_agent.update.drill import (
     NOTHING_TO_GO_BACK_TO,
     PAUSE_SECONDS,
+    TRIES_MAX,
     Surroundings,
     in_the_way,
     pause_seconds,
@@ -34,7 +35,6 @@ from mailboat_schemas.policy_rules import NO_RULES, Rules
 from mailboat_schemas.switch_timing import in_window
 
 DRILL_SECONDS_MAX = 1800.0  # from its begin; a release's own deadline is mostly far below
-TRIES_MAX = 2  # attempts that a crash or a power cut may end
 LOCAL_MAX = 16  # requests of somebody at the device that wait
 _log = logging.getLogger(__name__)
 
@@ -133,15 +133,19 @@ class DrillWatch:
         if newest is None or newest > period + 1 or drills.every_days != every_days:
             self._book.begin_periods(model, period, every_days)
         elif period > newest:
-            is_open, because = in_window(rules, None, 0, look.now, clock_trusted=True)
-            if not is_open:
-                self._waits[model] = because
-                return None
-            return Request(
+            request = Request(
                 order=f"{requests.DUE}-{period}",
                 model=model,
                 reason=f"the schedule, every {every_days} days",
             )
+            if self._book.has_answered(request):  # by a clock that was ahead then
+                self._book.begin_periods(model, period, every_days)
+                return None
+            is_open, because = in_window(rules, None, 0, look.now, clock_trusted=True)
+            if not is_open:
+                self._waits[model] = because
+                return None
+            return request
         return None
 
     # --- begin -----------------------------------------------------------------------------------

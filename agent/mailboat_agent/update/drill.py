@@ -14,6 +14,7 @@ from mailboat_schemas.reports import ModelPhase
 
 NOTHING_TO_GO_BACK_TO = "nothing_to_go_back_to"
 DAY_SECONDS = 86_400
+TRIES_MAX = 2  # attempts that a crash or a power cut may end
 PAUSE_SECONDS, PAUSE_SECONDS_MAX = 60.0, 900.0  # after a drill was given up
 
 

@@ -13,7 +13,7 @@ from mailboat_schemas.plan import PlanWave
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownBy:
-    """Names of devices, since the rollout began."""
+    """Names of devices: restarted on this release at any time, drilled since the rollout began."""
 
     restarted: frozenset[str] = frozenset()
     drilled: frozenset[str] = frozenset()

@@ -37,7 +37,7 @@ def stronger(held: Outcome | None, told: Outcome) -> Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A device of a class that the rollout covers, and its outcome in this retry epoch."""
+    """A device of a class that a rollout covers, and its outcome in this retry epoch."""
 
     device: str
     enrolment_number: int
@@ -51,15 +51,26 @@ class Member:
     fetched: bool = False  # exposed by its download alone: it has told nothing of the release
     seen_at_ms: int | None = None
     slow: bool | None = None  # its p95 against before; None: not measured, or nobody asked
+    # The release that was asked about last, and the place for it: every open wave asks. One value,
+    # so that no thread sees the one without the other.
+    _placed: tuple[str, str] = field(default=("", ""), init=False, repr=False, compare=False)
+
+    def place(self, digest: str) -> str:
+        """Where it stands for a release: see `cohort.position`."""
+        of, place = self._placed
+        if of != digest:
+            place = cohort.position(digest, self.device)
+            # Frozen for everybody else: nothing of it can be seen but how long it takes.
+            object.__setattr__(self, "_placed", (digest, place))
+        return place
 
 
 def excluded(member: Member, plan: Plan) -> str | None:
     """Why the plan can never let this device in, or None when it can."""
     if member.revoked:
         return "revoked"
-    labels = dict(member.labels)
     for wave in plan.waves:
-        if member.device in wave.pilots or (_by_position(wave) and wave.matches(labels)):
+        if member.device in wave.pilots or (_by_position(wave) and wave.matches(member.labels)):
             return None
     return "in no ring of the plan"
 
@@ -68,11 +79,11 @@ def admits(wave: OfferWave, approved: PlanWave, digest: str, member: Member) -> 
     """Whether an open wave lets this device in: the same comparison that the device makes."""
     if member.device in wave.pilots:
         return True
-    # The cheap questions first: this is asked for every device of a class.
+    # The cheap questions first: this is asked for every device of a class, of every open wave.
     return (
         member.enrolment_number <= wave.roster
-        and (not approved.ring or approved.matches(dict(member.labels)))
-        and (wave.upto == cohort.UPTO_ALL or cohort.position(digest, member.device) <= wave.upto)
+        and (wave.upto == cohort.UPTO_ALL or member.place(digest) <= wave.upto)
+        and (not approved.ring or approved.matches(member.labels))
         and member.device not in wave.absent
     )
 
@@ -97,11 +108,12 @@ def open_wave(
         earlier: the waves that are open in this class.
     """
     devices = tuple(members)
-    labelled = [m for m in devices if not m.revoked and approved.matches(dict(m.labels))]
+    labelled = [m for m in devices if not m.revoked and approved.matches(m.labels)]
     count = wanted(approved, len(labelled))
-    upto = cohort.upto_for(digest, [m.device for m in labelled], count)
     absent: tuple[str, ...] = ()
-    if approved.gate is not None:
+    if approved.gate is None:
+        upto = cohort.upto_for(digest, [m.device for m in labelled], count)
+    else:
         held = [
             m
             for m in labelled
@@ -142,18 +154,22 @@ def _canaries(
         return cohort.UPTO_ALL, ()
     inside = {m.device for m in held}
     away = {m.device for m in labelled if m.seen_at_ms is not None and m.seen_at_ms < seen_since_ms}
-    order = [d for d in cohort.ranked(digest, [m.device for m in labelled]) if d not in inside]
     more = count - len(inside)
     if more <= 0:
         return cohort.UPTO_NONE, ()
+    order = [m for m in labelled if m.device not in inside]
+    order.sort(key=lambda member: member.place(digest))
     absent: list[str] = []
-    taken: list[str] = []
-    for device in order:
-        (absent if device in away else taken).append(device)
-        if len(taken) == more and len(absent) <= ABSENT_MAX:
-            return cohort.position(digest, device), tuple(absent)
+    taken = 0
+    for member in order:
+        if member.device in away:
+            absent.append(member.device)
+        else:
+            taken += 1
+        if taken == more and len(absent) <= ABSENT_MAX:
+            return member.place(digest), tuple(absent)
     # Too few are there, or too many are not to name them all: the rank decides alone.
-    return cohort.position(digest, order[more - 1]), ()
+    return order[more - 1].place(digest), ()
 
 
 def wanted(approved: PlanWave, eligible: int) -> int:

@@ -7,18 +7,24 @@ As `mailboat_controller.reconcile`, over values in memory: `rollout.decide` deci
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from operator import is_
 
 from mailboat_controller.reconcile import PASSES_MAX
 from mailboat_controller.releases.publication import wish_for
 from mailboat_controller.rollout.decide import Decision, Facts, Rollout, decide
-from mailboat_controller.rollout.evidence import with_redemption
 from mailboat_controller.rollout.members import Member, Outcome
 from mailboat_controller.rollout.state import FINAL, Phase, Trigger, move
 from mailboat_controller.rollout_facts import AWAITS_BAD_NEWS, NOT_STARTED
 from mailboat_controller.rollout_moves import decided
+from mailboat_controller.simulate.as_member import has_failed, member_of
 from mailboat_controller.simulate.network import Network
 from mailboat_controller.simulate.registry import Enrolled, FoldedOutcome, Registry
 from mailboat_controller.simulate.releases import MODEL, SimulatedRelease
+from mailboat_controller.simulate.signed_documents import (
+    NOTHING_BROUGHT,
+    Brought,
+    SignedDocuments,
+)
 from mailboat_controller.simulate.told import AUTHORITY, Manifest, Roles, known_as
 from mailboat_controller.store.rollouts import AssignmentRow, RolloutRow
 from mailboat_schemas.codec import encode
@@ -48,8 +54,11 @@ class SimulatedController:
         self.reconciles = 0
         self.on_decision: LOOKS_ON = _nobody_looks_on
         self._numbers = 0
+        self._covers: dict[str, tuple[str, ...]] = {}  # classes by rollout: its plan never changes
         self._held: dict[str, dict[str, tuple[Member, ...]]] = {}  # members by rollout and class
         self._told: dict[str, tuple[object, ...]] = {}
+        self._published_from: tuple[object, ...] = ()
+        self._brought = NOTHING_BROUGHT
 
     # --- what people do ---------------------------------------------------------------------------
 
@@ -90,6 +99,16 @@ class SimulatedController:
     def withdraw(self, release: SimulatedRelease) -> None:
         self._sign(release, None)
 
+    def sign_documents(self, documents: SignedDocuments) -> None:
+        """What config and policy list from now on."""
+        self._brought = Brought(documents.brought())
+        self.roles = replace(
+            self.roles,
+            version=self.roles.version + 1,
+            issued=int(self._now()),
+            documents=documents,
+        )
+
     def _sign(self, release: SimulatedRelease, plan: Plan | None) -> None:
         known = {**self.roles.known, release.digest: known_as(release, plan)}
         self.roles = replace(
@@ -114,6 +133,7 @@ class SimulatedController:
             name: replace(manifest, counter=0) for name, manifest in self.manifests.items()
         }
         self._told.clear()
+        self._published_from = ()
 
     # --- take in ----------------------------------------------------------------------------------
 
@@ -158,8 +178,12 @@ class SimulatedController:
             moved = [name for name in reversed(self.rollouts) if self._decide(name, now)]
             if not moved:
                 break
-        for hardware_class in self.classes:
-            self._publish(hardware_class)
+        # What a class is told follows from these alone: with no other object nothing is new.
+        now_from = (self.roles, *self.rollouts.values())
+        if not same(now_from, self._published_from):
+            for hardware_class in self.classes:
+                self._publish(hardware_class)
+            self._published_from = now_from
 
     def renew(self) -> None:
         """Sign the timestamps again, and assert what the broker should retain."""
@@ -203,12 +227,15 @@ class SimulatedController:
         )
 
     def _covered(self, rollout: Rollout) -> tuple[str, ...]:
-        document = self.releases[rollout.digest].document
-        return tuple(
-            name
-            for name in self.classes
-            if rollout.plan.covers(name) and document.variant_for(name) is not None
-        )
+        found = self._covers.get(rollout.name)
+        if found is None:
+            document = self.releases[rollout.digest].document
+            found = self._covers[rollout.name] = tuple(
+                name
+                for name in self.classes
+                if rollout.plan.covers(name) and document.variant_for(name) is not None
+            )
+        return found
 
     def _members(self, rollout: Rollout) -> Mapping[str, tuple[Member, ...]]:
         """As `rollout_facts.load`: read again when an outcome has changed."""
@@ -219,9 +246,9 @@ class SimulatedController:
             redeemed = self.registry.redeemed_of(rollout.digest, since_epoch=rollout.retry_epoch)
             self._held[key] = {
                 name: tuple(
-                    _member(entry, outcomes.get(entry.device), redeemed.get(entry.device))
+                    member_of(entry, outcomes.get(entry.device), redeemed.get(entry.device))
                     for entry in self.members[name]
-                    if not bad_news_only or _failed(outcomes.get(entry.device))
+                    if not bad_news_only or has_failed(outcomes.get(entry.device))
                 )
                 for name in self._covered(rollout)
             }
@@ -261,6 +288,7 @@ class SimulatedController:
                 roles=self.roles,
                 assignment=assignment,
                 expires=self._now() + self.timestamp_seconds,
+                brought=self._brought,
             )
         )
 
@@ -299,32 +327,13 @@ class SimulatedController:
         return datetime.fromtimestamp(self._now(), UTC)
 
 
+def same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
+    """Whether they are the same objects, in the same order."""
+    return len(one) == len(other) and all(map(is_, one, other))
+
+
 class ControllerDied(Exception):
     """Before the commit: nothing of it happened."""
-
-
-def _failed(outcome: FoldedOutcome | None) -> bool:
-    return outcome is not None and outcome.outcome is Outcome.FAILED
-
-
-def _member(entry: Enrolled, told: FoldedOutcome | None, redeemed_at_ms: int | None) -> Member:
-    exposed_at = None if told is None else told.exposed_at
-    outcome, exposed_at_ms = with_redemption(
-        None if told is None else told.outcome,
-        None if exposed_at is None else int(exposed_at * 1000),
-        redeemed_at_ms,
-    )
-    return Member(
-        device=entry.device,
-        enrolment_number=entry.enrolment_number,
-        labels=entry.labels,
-        seen_at_ms=int(entry.heard_at * 1000) or None,
-        outcome=outcome,
-        code="" if told is None else told.code,
-        because="" if told is None else told.because,
-        exposed_at_ms=exposed_at_ms,
-        fetched=told is None and redeemed_at_ms is not None,
-    )
 
 
 def _nobody_looks_on(rollout: Rollout, decision: Decision) -> None:

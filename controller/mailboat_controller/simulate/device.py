@@ -8,22 +8,20 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from mailboat_agent.trust.counter import Counter
 from mailboat_agent.update.decide import REFUSING_CHECKS
 from mailboat_agent.update.events import implied_events, milliseconds, refusal_event
 from mailboat_agent.update.moves import told_to_stop
 from mailboat_agent.update.state import DeviceState, ModelState
 from mailboat_agent.update.steps import Refusal
-from mailboat_agent.update.time_floor import (
-    BUILT_AT,
-    stands_before,
-    stands_far_ahead,
-)
+from mailboat_agent.update.time_floor import BUILT_AT, stands_before, stands_far_ahead
+from mailboat_controller.simulate import intake
 from mailboat_controller.simulate.disk import Disk
+from mailboat_controller.simulate.drilling import Drilling
 from mailboat_controller.simulate.model_work import ModelWork
 from mailboat_controller.simulate.own_facts import facts_of
 from mailboat_controller.simulate.post import Post
-from mailboat_controller.simulate.releases import MODEL, Fault
+from mailboat_controller.simulate.releases import MODEL, NO_SITE, Fault
+from mailboat_controller.simulate.rules_and_config import RulesAndConfig
 from mailboat_controller.simulate.surroundings import Surroundings
 from mailboat_controller.simulate.told import AUTHORITY, Manifest, Roles
 from mailboat_schemas.eligibility import DeviceFacts
@@ -38,9 +36,9 @@ class PowerCut(Exception):
 
 class SimulatedDevice:
     __slots__ = (
-        "_facts", "around", "clock_trusted", "connection", "device", "disk", "enrolment_number",
-        "hardware_class", "labels", "life", "manifest", "online", "post", "record", "roles",
-        "skew_seconds", "untaken", "up", "work",
+        "_facts", "around", "clock_trusted", "connection", "device", "disk", "drilling",
+        "enrolment_number", "hardware_class", "labels", "life", "manifest", "online", "post",
+        "record", "roles", "rules", "site", "skew_seconds", "untaken", "up", "work",
     )  # fmt: skip
 
     def __init__(
@@ -51,8 +49,10 @@ class SimulatedDevice:
         enrolment_number: int,
         labels: Mapping[str, str],
         record: DeviceState,
+        site: str = NO_SITE,
     ) -> None:
         self.around = around
+        self.site = site
         self.device = device
         self.hardware_class = hardware_class
         self.enrolment_number = enrolment_number
@@ -63,6 +63,8 @@ class SimulatedDevice:
         self.manifest: Manifest | None = None
         self.disk = Disk()
         self.post = Post(self, around.rng)
+        self.rules = RulesAndConfig(self)
+        self.drilling = Drilling(self)
         # Until the power fails.
         self.up = True
         self.life = 0  # what was begun in an earlier one is not waited for any more
@@ -110,9 +112,11 @@ class SimulatedDevice:
 
     def look_at_the_clock(self) -> None:
         now, floor = self.now, max(self.record.time_floor, BUILT_AT)
-        early = stands_before(now, floor)
+        if stands_before(now, floor):
+            self.clock_trusted = False
+            return
         expired = self.manifest is not None and not self.trust_fresh
-        self.clock_trusted = not (early or (expired and stands_far_ahead(now, floor)))
+        self.clock_trusted = not (expired and stands_far_ahead(now, floor))
 
     # --- record, then tell ------------------------------------------------------------------------
 
@@ -170,11 +174,12 @@ class SimulatedDevice:
             self.take(self.untaken)
             self.look_at_the_clock()
         self.work.look()
+        self.drilling.look()
 
     def look_again_and_again(self) -> None:
         timing = self.around.timing
         self.later(
-            timing.look_seconds * (0.5 + self.around.rng.random()), self.look_again_and_again
+            timing.look_seconds * (0.75 + self.around.rng.random() / 2), self.look_again_and_again
         )
         self.look()
 
@@ -182,7 +187,9 @@ class SimulatedDevice:
         """Power is on: what `service.py` does at the start of the agent."""
         self.record = replace(self.record, session=self.record.session + 1)
         self.tell_what_the_state_implies()
+        self.drilling.tell_again()
         self.look_at_the_clock()
+        self.rules.look()
         self.work.begin_serving()
         if self.around.timing.look_seconds:
             self.later(
@@ -206,6 +213,8 @@ class SimulatedDevice:
         self.life += 1
         self.drop_link()
         self.work.stop()
+        self.rules.forget()
+        self.drilling.stop()
         self.post.forget()
         self.untaken = None
         self.around.agenda.after(self.around.timing.boot_seconds, self.boot)
@@ -278,68 +287,16 @@ class SimulatedDevice:
             self.work.on_new_manifest()
             self.look_at_the_clock()  # the floor may be higher now
         self.work.look()
+        self.drilling.look()
 
     # --- trust ------------------------------------------------------------------------------------
 
     def take(self, manifest: Manifest) -> bool:
-        """As `Intake.take` and `Manifest.take`, with names of keys for signatures."""
-        if stands_before(self.now, max(self.record.time_floor, BUILT_AT)):
-            self.untaken = manifest
-            return False
-        self.untaken = None
-        refusal = self.refuses(manifest)
-        if refusal:
-            self.tell_trouble(EventKind.MANIFEST_REFUSED, _refused_id(manifest, refusal))
-            return False
-        if self.clock_seconds >= manifest.expires:
-            self.untaken = manifest
-            self.tell_trouble(EventKind.TRUST_STALE, f"trust_stale:{int(manifest.expires)}")
-            return False
-        if manifest.roles.version > self.roles.version:
-            # Trust metadata stands on its own: a withdrawal may come with a refused wish.
-            self.moment()
-            self.roles = manifest.roles
-            self.work.bar_what_is_withdrawn()
-        counter = Counter(manifest.counter, manifest.director)
-        held = Counter(self.record.manifest_counter, self.record.director_keyid)
-        if counter.is_behind(held):
-            self.tell_trouble(EventKind.MANIFEST_REFUSED, _refused_id(manifest, "behind"))
-            return False
-        if self.manifest is not None and counter == held:
-            self._renew(manifest)
-            return False
-        self.moment()
-        self.manifest = manifest
-        self.save(
-            replace(
-                self.record,
-                manifest_counter=counter.value,
-                director_keyid=counter.director_keyid,
-                time_floor=max(self.record.time_floor, manifest.roles.issued, BUILT_AT),
-            )
-        )
-        return True
+        return intake.take(self, manifest)
 
     def refuses(self, manifest: Manifest) -> str:
-        """What is wrong with it, or nothing: verified before it is read."""
-        if manifest.roles.signer != AUTHORITY:
-            return "signature"
-        if manifest.roles.version < self.roles.version:
-            return "rollback"
-        if manifest.director != manifest.roles.director:
-            return "director"
-        if manifest.hardware_class != self.hardware_class:
-            return "class"
-        return ""
-
-    def _renew(self, manifest: Manifest) -> None:
-        """The same wish with a timestamp that was signed again."""
-        if self.manifest is not None and manifest.expires > self.manifest.expires:
-            self.manifest = manifest
+        """What is wrong with it, or nothing."""
+        return intake.refusal(self.hardware_class, self.roles, manifest)
 
 
 _ABSENT = ModelState()
-
-
-def _refused_id(manifest: Manifest, refusal: str) -> str:
-    return f"manifest_refused:{manifest.director}.{manifest.counter}:{refusal}"

@@ -93,6 +93,9 @@ class Exposure:
             )
         self._note()
 
+    def drilled(self, device: str, digest: str) -> None:
+        """Nobody is exposed by it."""
+
     def on_decision(self, rollout: Rollout, decision: Decision) -> None:
         if rollout.digest != self._digest:
             return

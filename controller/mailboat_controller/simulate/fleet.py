@@ -9,7 +9,7 @@ from mailboat_controller.simulate.controller import ControllerDied, SimulatedCon
 from mailboat_controller.simulate.device import SimulatedDevice
 from mailboat_controller.simulate.network import Network
 from mailboat_controller.simulate.registry import Enrolled
-from mailboat_controller.simulate.releases import SimulatedRelease
+from mailboat_controller.simulate.releases import NO_SITE, SimulatedRelease
 from mailboat_controller.simulate.surroundings import Surroundings, Timing, Watch
 from mailboat_controller.simulate.weather import Weather
 from mailboat_schemas.topics import Channel
@@ -57,17 +57,22 @@ class Fleet:
         hardware_class: str,
         labels: Mapping[str, str] | None = None,
         record: DeviceState | None = None,
+        site: str = NO_SITE,
     ) -> SimulatedDevice:
         """The next device, off the air; its controller knows it from now on."""
         number = len(self.devices) + 1
         own = {} if labels is None else labels
         device = SimulatedDevice(
-            self.around, name, hardware_class, number, own, record or DeviceState()
+            self.around, name, hardware_class, number, own, record or DeviceState(), site
         )
         self.devices[name] = device
         self.controller.enrol(
             Enrolled(
-                device=name, hardware_class=hardware_class, enrolment_number=number, labels=own
+                device=name,
+                hardware_class=hardware_class,
+                enrolment_number=number,
+                labels=own,
+                site=site,
             )
         )
         return device

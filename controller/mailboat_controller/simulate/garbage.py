@@ -1,11 +1,31 @@
 """What of a device's files is still needed: as `ModelView.keep_digests` names them."""
 
 from collections.abc import Mapping
+from operator import is_
+from typing import TYPE_CHECKING
 
 from mailboat_agent.update.situation import Known
 from mailboat_agent.update.state import ModelState
 from mailboat_controller.simulate.releases import SimulatedRelease
 from mailboat_schemas.desired import Assignment
+from mailboat_schemas.reports import ModelPhase
+
+if TYPE_CHECKING:
+    from mailboat_controller.simulate.device import SimulatedDevice
+
+
+def collect(device: "SimulatedDevice", tidy: tuple[object, ...]) -> tuple[object, ...]:
+    """Take away what is not needed, unless things stand as when that was done last, ``tidy``."""
+    state = device.state
+    if device.work.fetching or state.phase not in (ModelPhase.COMMITTED, ModelPhase.ABSENT):
+        return tidy
+    seen = (device.record, device.manifest, device.roles, device.disk.held)
+    if tidy and all(map(is_, seen, tidy)):
+        return tidy
+    assignment = None if device.manifest is None else device.manifest.assignment
+    known, releases = device.roles.known, device.around.releases
+    device.disk.keep_only(files_to_keep(state, assignment, known, releases))
+    return (device.record, device.manifest, device.roles, device.disk.held)
 
 
 def files_to_keep(

@@ -4,7 +4,6 @@ The decisions and the records are the agent's own; how long things take and end 
 """
 
 from collections.abc import Callable
-from operator import is_
 from typing import TYPE_CHECKING
 
 from mailboat_agent.update import moves
@@ -19,6 +18,7 @@ from mailboat_agent.update.steps import (
     BeginSoak,
     GoBack,
     Keep,
+    Refusal,
     RunShadow,
     RunTrial,
     Stage,
@@ -27,12 +27,14 @@ from mailboat_agent.update.steps import (
     Suspend,
     WatchSoak,
 )
-from mailboat_controller.simulate.garbage import files_to_keep
+from mailboat_controller.simulate.garbage import collect
 from mailboat_controller.simulate.live_traffic import next_look_seconds, stats_of
 from mailboat_controller.simulate.releases import MODEL, Fault, SimulatedRelease
+from mailboat_controller.simulate.waiting import NextLook
 from mailboat_schemas import cohort
 from mailboat_schemas.events import EventKind
 from mailboat_schemas.reports import ModelPhase
+from mailboat_schemas.switch_timing import OF_TIME, earliest
 
 if TYPE_CHECKING:
     from mailboat_controller.simulate.device import SimulatedDevice
@@ -42,14 +44,15 @@ STEPS_A_LOOK_MAX = 16  # an install that nothing delays takes six
 
 class ModelWork:
     __slots__ = (
-        "_device", "_doing", "_fetch_at", "_fetch_began", "_fetches_failed", "_soak_at", "_tidy",
-        "attempt_running", "cannot_fetch", "fetching", "serving", "trial_passed",
-        "waits_for_link",
+        "_device", "_doing", "_fetch_at", "_fetch_began", "_fetches_failed", "_next_look",
+        "_soak_at", "_tidy", "attempt_running", "cannot_fetch", "fetching", "refused", "serving",
+        "trial_passed", "waits_for_link",
     )  # fmt: skip
 
     def __init__(self, device: "SimulatedDevice") -> None:
         self._device = device
         self._fetches_failed = 0
+        self._next_look = NextLook(device)
         self.stop()
 
     def stop(self) -> None:
@@ -62,6 +65,8 @@ class ModelWork:
         self.waits_for_link = False
         self._tidy: tuple[object, ...] = ()  # as things stood when garbage was collected
         self._fetch_at = self._fetch_began = self._soak_at = 0.0
+        self._next_look.forget()
+        self.refused: tuple[Refusal, ...] = ()  # at the newest look
         self._doing = 0  # of a trial or a download that ends: is it the one that was begun last?
 
     @property
@@ -90,8 +95,10 @@ class ModelWork:
         device = self._device
         for _ in range(STEPS_A_LOOK_MAX):
             self.bar_what_is_withdrawn()
+            device.rules.look()
             situation = self.situation()
             step = decide(situation, device.now)
+            self.refused = getattr(step, "refusals", ())
             self._drop_pointless(step)
             if not isinstance(step, GoBack | Suspend | Activate):
                 self._ensure_serving(situation)
@@ -144,7 +151,8 @@ class ModelWork:
         match step:
             case Keep():
                 device.tell_refusals(step.refusals)
-                self._collect_garbage(state)
+                self._tidy = collect(device, self._tidy)
+                self._look_when_it_is_time(step.refusals)
                 return False
             case Stage():
                 device.tell_refusals(step.refusals)
@@ -170,6 +178,12 @@ class ModelWork:
                 return self._watch_soak(state)
             case GoBack():
                 return self.go_back(step)
+
+    def _look_when_it_is_time(self, refusals: tuple[Refusal, ...]) -> None:
+        device, rules = self._device, self._device.rules.rules
+        plans = [r.candidate.standing.plan for r in refusals if r.check.name in OF_TIME]
+        switched_at = device.state.switched_at
+        self._next_look.not_before(earliest(rules, p, switched_at, device.now) for p in plans)
 
     def _start_trial(self, step: StartTrial) -> bool:
         device, state = self._device, self._device.state
@@ -332,15 +346,3 @@ class ModelWork:
             disk, began = self._device.disk, self._fetch_began
             done = self._device.around.agenda.now - began
             disk.parts[self.fetching] = disk.parts.get(self.fetching, 0.0) + done
-
-    def _collect_garbage(self, state: ModelState) -> None:
-        device = self._device
-        if self.fetching or state.phase not in (ModelPhase.COMMITTED, ModelPhase.ABSENT):
-            return
-        seen = (device.record, device.manifest, device.roles, device.disk.held)
-        if self._tidy and all(map(is_, seen, self._tidy)):
-            return
-        assignment = None if device.manifest is None else device.manifest.assignment
-        known, releases = device.roles.known, device.around.releases
-        device.disk.keep_only(files_to_keep(state, assignment, known, releases))
-        self._tidy = (device.record, device.manifest, device.roles, device.disk.held)

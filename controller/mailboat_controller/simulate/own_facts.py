@@ -15,6 +15,7 @@ DISK_FREE_BYTES = 1 << 34
 def facts_of(device: "SimulatedDevice", before: DeviceFacts | None) -> DeviceFacts:
     """``before`` again, unless something that it says has changed."""
     state = device.state
+    switched_at = None if state.serving is None else state.switched_at
     fresh, trusted = device.trust_fresh, device.clock_trusted
     if (
         before is not None
@@ -23,6 +24,11 @@ def facts_of(device: "SimulatedDevice", before: DeviceFacts | None) -> DeviceFac
         and before.trust_fresh is fresh
         and before.clock_trusted is trusted
         and before.security_versions[MODEL] == state.security_version
+        and before.rules is device.rules.rules
+        and before.config is device.rules.choice
+        and before.policy_version == device.rules.policy_version
+        and before.policy_ranges is device.rules.policy_ranges
+        and before.switched_at.get(MODEL) == switched_at
     ):
         return before
     return DeviceFacts(
@@ -39,4 +45,9 @@ def facts_of(device: "SimulatedDevice", before: DeviceFacts | None) -> DeviceFac
         security_versions={MODEL: state.security_version},
         trust_fresh=fresh,
         clock_trusted=trusted,
+        config=device.rules.choice,
+        policy_version=device.rules.policy_version,
+        policy_ranges=device.rules.policy_ranges,
+        rules=device.rules.rules,
+        switched_at={} if switched_at is None else {MODEL: switched_at},
     )

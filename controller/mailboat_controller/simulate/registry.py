@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from mailboat_controller.ingest.watermark_rule import ROWS_LOST_ACTION, DeviceStreams
 from mailboat_controller.rollout.members import Outcome, stronger
+from mailboat_controller.simulate.releases import NO_SITE
 from mailboat_controller.store.devices import DeviceRow
 from mailboat_controller.store.outcomes import OUTCOME_OF
 from mailboat_controller.store.transaction import Transaction
@@ -30,7 +31,7 @@ class Enrolled:
     hardware_class: str
     enrolment_number: int
     labels: Mapping[str, str]
-    site: str = "-"
+    site: str = NO_SITE
     marks: dict[str, Watermark] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)  # ids of all events that are stored
     losses: int = 0

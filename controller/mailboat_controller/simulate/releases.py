@@ -11,6 +11,7 @@ from mailboat_schemas.desired import ReleaseRef
 from mailboat_schemas.documents.release import ReleaseDocument, document_digest
 
 MODEL = "model"
+NO_SITE = "-"  # as the controller calls it
 RUNTIME_VERSION = "1.20.0"
 PROVIDERS = frozenset({"CPUExecutionProvider"})
 

@@ -7,7 +7,7 @@ from mailboat_agent.journal.telemetry_buffer import HandedOut, Held
 from mailboat_schemas.events import Event
 from mailboat_schemas.reports import Span
 
-_NO_TELEMETRY = Span(first=1, last=0)
+_NO_TELEMETRY = _NOTHING_TOLD = Span(first=1, last=0)
 _NO_WINDOWS = HandedOut()
 _NOTHING_HELD = Held(levels=(), merged=0, dropped=0, newest=0)
 
@@ -15,7 +15,7 @@ _NOTHING_HELD = Held(levels=(), merged=0, dropped=0, newest=0)
 class Rows:
     """Sequences are 1, 2, 3 … within an epoch; those up to ``acked`` are gone, their ids known."""
 
-    __slots__ = ("acked", "device", "epoch", "epochs", "given", "ids", "waiting")
+    __slots__ = ("_span", "acked", "device", "epoch", "epochs", "given", "ids", "waiting")
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -27,6 +27,7 @@ class Rows:
         self.epochs += 1
         self.epoch = f"{self.epochs:016x}"
         self.given = self.acked = 0
+        self._span = _NOTHING_TOLD
         self.ids: set[str] = set()
         self.waiting: dict[int, Event] = {}
 
@@ -42,7 +43,10 @@ class Rows:
     # --- what the outbox asks ---------------------------------------------------------------------
 
     def span_events(self) -> Span:
-        return Span.model_construct(first=self.acked + 1, last=self.given)
+        span = self._span
+        if span.last != self.given or span.first != self.acked + 1:
+            span = self._span = Span.model_construct(first=self.acked + 1, last=self.given)
+        return span
 
     def events_after(self, sequence: int, limit: int, bytes_max: int) -> list[Event]:
         del bytes_max  # a batch of these is far below it

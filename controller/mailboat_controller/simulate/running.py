@@ -67,6 +67,9 @@ class _Unwatched:
     def exposed(self, device: str, hardware_class: str, digest: str) -> None:
         pass
 
+    def drilled(self, device: str, digest: str) -> None:
+        pass
+
 
 def default_rollout(devices_per_class: int) -> RolloutSpec:
     """Five, then a hundredth, a tenth, all. Half of a wave has to be good: the rest may be away."""

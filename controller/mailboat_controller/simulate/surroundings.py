@@ -21,6 +21,9 @@ class Watch(Protocol):
     def exposed(self, device: str, hardware_class: str, digest: str) -> None:
         """A device has recorded a release as its candidate."""
 
+    def drilled(self, device: str, digest: str) -> None:
+        """A device begins a rollback drill of a release."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:

@@ -6,6 +6,12 @@ from types import MappingProxyType
 
 from mailboat_agent.update.situation import Known
 from mailboat_controller.simulate.releases import MODEL, SimulatedRelease
+from mailboat_controller.simulate.signed_documents import (
+    NO_DOCUMENTS,
+    NOTHING_BROUGHT,
+    Brought,
+    SignedDocuments,
+)
 from mailboat_schemas.desired import Assignment
 from mailboat_schemas.plan import Plan
 from mailboat_schemas.trust import Standing
@@ -22,6 +28,7 @@ class Roles:
     director: str
     issued: int  # seconds since 1970 UTC
     known: Mapping[str, Known] = field(default_factory=lambda: MappingProxyType({}))
+    documents: SignedDocuments = NO_DOCUMENTS  # config and policy, as their roles list them
 
     def approves(self, digest: str) -> bool:
         held = self.known.get(digest)
@@ -38,6 +45,7 @@ class Manifest:
     roles: Roles
     assignment: Assignment | None
     expires: float
+    brought: Brought = NOTHING_BROUGHT
 
 
 def known_as(release: SimulatedRelease, plan: Plan | None) -> Known:

@@ -54,8 +54,13 @@ def under_load(event: Event) -> bool:
 
 
 def of_release(tx: Connection, digest: str, since: datetime) -> Mapping[Shown, frozenset[str]]:
-    """Devices that have shown it since then."""
-    query = select(_c.device, _c.shown).where(_c.digest == digest, _c.at >= to_ms(since))
+    """Devices that have shown it: drilled since then, restarted at any time.
+
+    A device tells of one restart for an install. Whoever has the release from an earlier rollout of
+    it tells no more, and has shown it.
+    """
+    counts = (_c.at >= to_ms(since)) | (_c.shown == Shown.RESTARTED.value)
+    query = select(_c.device, _c.shown).where(_c.digest == digest, counts)
     found: dict[Shown, set[str]] = {shown: set() for shown in Shown}
     for device, shown in tx.execute(query):
         found[Shown(shown)].add(device)

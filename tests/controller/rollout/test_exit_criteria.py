@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import insert
 
 from controller_core import EVERYBODY, Core, plan
 from mailboat_controller.releases.approval_review import plan_sentences
 from mailboat_controller.rollout.exit_criteria import ShownBy, lacking
 from mailboat_controller.rollout.members import Member
-from mailboat_controller.store import exit_evidence
+from mailboat_controller.store import exit_evidence, exit_tables
 from mailboat_controller.store.exit_evidence import Shown
+from mailboat_controller.store.instants import to_ms
 from mailboat_controller.traces import timeline
 from mailboat_schemas.documents.rollout_gate import Gate, GateKind
 from mailboat_schemas.drills import ANSWERED
@@ -73,16 +75,24 @@ def test_a_wave_waits_for_restarts_and_a_drill_and_says_what_is_missing(core: Co
     }
 
 
-def test_what_an_earlier_rollout_of_the_release_showed_does_not_count_again(core: Core) -> None:
+def test_a_restart_in_an_earlier_rollout_of_the_release_counts_and_a_drill_does_not(
+    core: Core,
+) -> None:
+    """A device tells of one restart for an install, so it could show it to no later rollout."""
     device = core.fleet.enrol("dev-1")
     digest = core.release("1.0.0", plan("first", RING))
     core.tell(device, EventKind.RESTARTED, digest)
-    with core.store.read() as tx:
+    with core.store.transaction() as tx:
+        tx.execute(
+            insert(exit_tables.exit_evidence).values(
+                digest=digest, device="dev-1", shown="drilled", at=to_ms(core.now)
+            )
+        )
         found = exit_evidence.of_release(tx, digest, core.now)
         later = exit_evidence.of_release(tx, digest, core.now.replace(year=core.now.year + 1))
 
-    assert found == {Shown.RESTARTED: {"dev-1"}, Shown.DRILLED: frozenset()}
-    assert not any(later.values())
+    assert found == {Shown.RESTARTED: {"dev-1"}, Shown.DRILLED: {"dev-1"}}
+    assert later == {Shown.RESTARTED: {"dev-1"}, Shown.DRILLED: frozenset()}
 
 
 def test_a_class_smaller_than_what_is_asked_shows_it_with_all_of_its_devices() -> None:

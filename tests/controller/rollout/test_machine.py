@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -197,5 +198,10 @@ def taken(rollout: Rollout, decision: Decision) -> Rollout:
     return replace(rollout, phase=decision.phase, because=decision.because, opened=opened)
 
 
-Story.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Story.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
 TestAnyStory = Story.TestCase
+
+
+@pytest.mark.slow
+class TestManyMoreStories(Story.TestCase):  # type: ignore[misc,valid-type]
+    settings = settings(max_examples=500, stateful_step_count=40, deadline=None)

@@ -34,6 +34,16 @@ def let_in(wave: PlanWave, members: tuple[Member, ...]) -> list[str]:
     return [m.device for m in members if admits(opened, wave, DIGEST, m)]
 
 
+def test_a_device_stands_for_each_release_where_its_digest_says_whichever_was_asked_before() -> None:
+    other = "e" * 64
+    (member,) = fleet(1)
+
+    for digest in (DIGEST, other, DIGEST):
+        assert member.place(digest) == cohort.position(digest, "dev-1")
+    assert replace(member, device="dev-2").place(DIGEST) == cohort.position(DIGEST, "dev-2")
+    assert member == fleet(1)[0]
+
+
 def test_a_wave_of_three_lets_in_exactly_three_of_a_hundred() -> None:
     assert len(let_in(SOME, fleet(100))) == 3
 

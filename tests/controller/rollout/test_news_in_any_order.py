@@ -135,8 +135,23 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
 
 @given(fleet_stories, clocks, st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_the_same_news_in_any_order_comes_to_the_same_counts_and_decision(
+    desk: Desk, stories: list[tuple[EventKind, ...]], clocks_ms: list[int], seed: int
+) -> None:
+    check_any_order(desk, stories, clocks_ms, seed)
+
+
+@pytest.mark.slow
+@given(fleet_stories, clocks, st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_and_so_it_does_in_many_more_stories(
+    desk: Desk, stories: list[tuple[EventKind, ...]], clocks_ms: list[int], seed: int
+) -> None:
+    check_any_order(desk, stories, clocks_ms, seed)
+
+
+def check_any_order(
     desk: Desk, stories: list[tuple[EventKind, ...]], clocks_ms: list[int], seed: int
 ) -> None:
     each = [
@@ -153,8 +168,23 @@ def test_the_same_news_in_any_order_comes_to_the_same_counts_and_decision(
 
 
 @given(fleet_stories, clocks, st.integers(0, 2**32))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=3, deadline=None)
 def test_deciding_after_each_message_comes_to_the_same_end(
+    desk: Desk, stories: list[tuple[EventKind, ...]], clocks_ms: list[int], seed: int
+) -> None:
+    check_deciding_each_time(desk, stories, clocks_ms, seed)
+
+
+@pytest.mark.slow
+@given(fleet_stories, clocks, st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None)
+def test_and_so_does_deciding_in_many_more_stories(
+    desk: Desk, stories: list[tuple[EventKind, ...]], clocks_ms: list[int], seed: int
+) -> None:
+    check_deciding_each_time(desk, stories, clocks_ms, seed)
+
+
+def check_deciding_each_time(
     desk: Desk, stories: list[tuple[EventKind, ...]], clocks_ms: list[int], seed: int
 ) -> None:
     each = [

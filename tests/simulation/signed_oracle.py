@@ -1,0 +1,224 @@
+"""Looks at what devices make of signed documents: their rules, their config, their drills.
+
+Reads the documents by itself, and knows no rule of `mailboat_schemas` but the names of their
+fields: windows by the clock on the wall, layers merged class, site, device.
+"""
+
+import json
+from datetime import UTC, datetime, time, timedelta
+from functools import cache
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from tests.simulation.violation import Violation
+
+from mailboat_agent.overlays.record import Recorded
+from mailboat_controller.simulate.device import SimulatedDevice
+from mailboat_controller.simulate.releases import MODEL
+from mailboat_controller.simulate.told import Roles
+
+NOT_RECORDED = Recorded()
+DAY_SECONDS = 86_400
+WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+LEVELS = ("class", "site", "device")
+
+
+class SignedOracle:
+    def __init__(self) -> None:
+        self._signed: set[tuple[str, str]] = set()  # path and digest, of all that was ever listed
+
+    def on_roles(self, roles: Roles) -> None:
+        self._signed |= {(p.path, one.digest) for p, one in roles.documents.listed.items()}
+
+    # --- when a device may switch -----------------------------------------------------------------
+
+    def may_switch(self, device: SimulatedDevice, digest: str, switched_at: int) -> None:
+        """Asked as a trial begins."""
+        because = self._held_back(device, switched_at)
+        if because and device.state.serving is not None and not _is_emergency(device, digest):
+            raise Violation(2, f"{device.device} switches although {because}")
+        version = device.roles.known[digest].standing.version
+        for wanted in _wanted_of(device, "models"):
+            if not _is_at_least(version, wanted.get(MODEL, "")):
+                raise Violation(2, f"{device.device} tries {version}, and its policy is for others")
+
+    def may_drill(self, device: SimulatedDevice) -> None:
+        policy = _policy_of(device)
+        if policy is None or not _window_is_open(device, policy):
+            raise Violation(2, f"{device.device} drills outside of its windows")
+
+    def waits_rightly(self, device: SimulatedDevice, switched_at: int) -> None:
+        """For a window or the cadence, at the newest look."""
+        for refusal in device.work.refused:
+            if refusal.check.name not in ("window", "cadence"):
+                continue
+            if _is_emergency(device, refusal.candidate.digest):
+                raise Violation(4, f"{device.device} lets an emergency wait")
+            if not self._held_back(device, switched_at):
+                raise Violation(4, f"{device.device} waits for nothing: {refusal.check.because}")
+
+    def _held_back(self, device: SimulatedDevice, switched_at: int) -> str:
+        policy = _policy_of(device)
+        if policy is None:
+            return "a policy has not come"
+        if not _window_is_open(device, policy):
+            return "no window is open"
+        days, now = _said(device, policy, "days_between") or 0, device.clock_seconds
+        if days and 0 < switched_at <= now < switched_at + days * DAY_SECONDS:
+            return f"it did {(now - switched_at) / DAY_SECONDS:.1f} days ago"
+        return ""
+
+    # --- config -----------------------------------------------------------------------------------
+
+    def took_config(self, device: SimulatedDevice, before: Recorded) -> None:
+        """Another config is in force than before."""
+        name, now = device.device, device.rules.recorded
+        layers = now.current.layers
+        known = {layer.listed: layer for layer in before.layers()}
+        for layer in layers:
+            place = layer.listed.place
+            own = {"class": device.hardware_class, "site": device.site, "device": name}
+            if (place.path, layer.listed.digest) not in self._signed:
+                raise Violation(1, f"{name} goes by a config that nobody signed")
+            if own[place.level] != place.target:
+                raise Violation(1, f"{name} goes by a config for {place}")
+            if layer.listed in known:
+                continue
+            mine = _order(layer)
+            if any(mine < _order(old) for old in known.values() if old.listed.place == place):
+                raise Violation(7, f"{name} took an older config for {place}")
+        for wanted in _wanted_of(device, "config"):
+            if not all(_is_at_least(each.document.metadata.version, wanted) for each in layers):
+                raise Violation(2, f"{name} took a config that its policy is not for")
+        if now.current.values != _merged(layers):
+            raise Violation(2, f"{name} merges {now.current.titles} in another order")
+        serving = device.state.serving
+        if serving is None:
+            return
+        for layer in layers:
+            wanted = layer.document.spec.compatible.models.get(MODEL, ">=0").removeprefix(">=")
+            if int(serving.version.partition(".")[0]) < int(wanted):
+                raise Violation(2, f"{name} took a config for another release than it runs")
+
+    # --- at the end -------------------------------------------------------------------------------
+
+    def goes_by_what_is_signed(self, device: SimulatedDevice) -> None:
+        listed = device.roles.documents.config_for(
+            device.hardware_class, device.site, device.device
+        )
+        held = {layer.listed for layer in device.rules.in_force.layers}
+        if held != set(listed.values()):
+            raise Violation(4, f"{device.device} does not go by its config")
+        self._staleness_is_told(device)
+
+    def _staleness_is_told(self, device: SimulatedDevice) -> None:
+        serving, policy = device.state.serving, _policy_of(device)
+        if serving is None or policy is None:
+            return
+        most = (_said(device, policy, "staleness") or {}).get("minor_versions_behind_max")
+        own = int(serving.version.partition(".")[0])
+        newer = [
+            one
+            for one in device.roles.known.values()
+            if one.standing.approved_digest
+            and int(one.standing.version.partition(".")[0]) > own
+            and (one.standing.plan is None or one.standing.plan.covers(device.hardware_class))
+        ]
+        if bool(device.rules.behind) != (most is not None and len(newer) > most):
+            raise Violation(7, f"{device.device} is {len(newer)} behind and says otherwise")
+
+
+@cache
+def _read(content: bytes) -> Any:
+    return json.loads(content)
+
+
+def _policy_of(device: SimulatedDevice) -> list[Any] | None:
+    """The rules in order, the site's first; None: a document that is listed has not come."""
+    specs = _specs_of(device)
+    return None if specs is None else [rule for spec in specs for rule in spec["rules"]]
+
+
+def _specs_of(device: SimulatedDevice) -> list[Any] | None:
+    listed = {p.path: one.digest for p, one in device.roles.documents.listed.items()}
+    brought = {} if device.manifest is None else device.manifest.brought.documents
+    specs: list[Any] = []
+    for level, target in (("site", device.site), ("class", device.hardware_class)):
+        digest = listed.get(f"policy/{level}.{target}.json")
+        if digest is not None and digest not in brought:
+            return None
+        if digest is not None:
+            specs.append(_read(brought[digest])["spec"])
+    return specs
+
+
+def _wanted_of(device: SimulatedDevice, name: str) -> list[Any]:
+    """Of what its policies are for, those that say it."""
+    said = (spec.get("compatible", {}) for spec in _specs_of(device) or ())
+    return [each[name] for each in said if each.get(name)]
+
+
+def _is_at_least(version: str, wanted: str) -> bool:
+    least = tuple(map(int, wanted.removeprefix(">=").split("."))) if wanted else ()
+    return tuple(map(int, version.split("."))) >= least
+
+
+def _said(device: SimulatedDevice, rules: list[Any], name: str) -> Any:
+    for rule in rules:
+        label, _, value = rule.get("devices", "").partition("=")
+        if (not label or device.labels.get(label) == value) and name in rule:
+            return rule[name]
+    return None
+
+
+def _window_is_open(device: SimulatedDevice, rules: list[Any]) -> bool:
+    windows = _said(device, rules, "windows")
+    if not windows:
+        return True
+    return any(_is_open(window, device) for window in windows)
+
+
+def _is_open(window: Any, device: SimulatedDevice) -> bool:
+    try:
+        zone = ZoneInfo(window.get("zone") or device.labels.get("time-zone") or "UTC")
+    except (ZoneInfoNotFoundError, ValueError):
+        return False
+    now = datetime.fromtimestamp(device.clock_seconds, UTC).astimezone(zone)
+    for back in (0, 1):
+        day = now.date() - timedelta(days=back)
+        if WEEKDAYS[day.weekday()] not in window["days"]:
+            continue
+        begins = datetime.combine(day, time.fromisoformat(window["start"]))
+        ends = begins + timedelta(minutes=window["length_minutes"])
+        if begins <= now.replace(tzinfo=None) < ends:
+            return True
+    return False
+
+
+def _is_emergency(device: SimulatedDevice, digest: str) -> bool:
+    plan = device.roles.known[digest].standing.plan
+    return plan is not None and plan.urgency is not None
+
+
+def _order(layer: Any) -> tuple[int, tuple[int, ...]]:
+    version = layer.document.metadata.version
+    return layer.listed.epoch, tuple(int(part) for part in version.split("."))
+
+
+def _merged(layers: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for layer in sorted(layers, key=lambda each: LEVELS.index(each.listed.place.level)):
+        _patch(found, _read(layer.content)["spec"]["values"])
+    return found
+
+
+def _patch(target: dict[str, Any], patch: dict[str, Any]) -> None:
+    for name, value in patch.items():
+        if value is None:
+            target.pop(name, None)
+        elif isinstance(value, dict):
+            if not isinstance(target.get(name), dict):
+                target[name] = {}
+            _patch(target[name], value)
+        else:
+            target[name] = value
