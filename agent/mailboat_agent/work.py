@@ -26,6 +26,7 @@ from mailboat_agent.serving.bundle import Bundle, open_bundle
 from mailboat_agent.serving.feedback import Posted
 from mailboat_agent.serving.golden import read_golden
 from mailboat_agent.serving.reference_file import read_reference
+from mailboat_agent.serving.revocable_launch import RevocableLaunch
 from mailboat_agent.serving.runtime import Absence, Runtime
 from mailboat_agent.serving.served_release import ServedRelease
 from mailboat_agent.serving.shadowing import shadow_candidate
@@ -135,6 +136,7 @@ class Workbench:
         self.imports.forget_origins(variant.artifacts.keys())  # `trial_started` has told them
         golden = variant.file_of_role(FileRole.GOLDEN)
         reference = variant.file_of_role(FileRole.REFERENCE)
+        launch = RevocableLaunch(self.runtime.launch.worker_socket, self.runtime.launch.user)
 
         def trial() -> TrialReport:
             with ExitStack() as opened:
@@ -156,13 +158,14 @@ class Workbench:
                     interface=document.interface,
                     variant=variant,
                     memory_limit_bytes=self._memory_budget_bytes,
-                    launch=self.runtime.launch,
+                    launch=launch,
                     bundle=bundle,
                     serving=self._copy_of_serving(document, variant, opened),
                 )
 
         try:
-            return await in_background(trial, name=f"trial-{document.model}")
+            name, abandon = f"trial-{document.model}", launch.give_up_soon
+            return await in_background(trial, name=name, abandon=abandon)
         except GateFailed as error:
             self._keep(document, error)
             raise
