@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from audit_tampering import unlock
 from enrolled_fleet import migrated_store
 from mailboat_controller.store import audit
+from mailboat_controller.store.audit_chain import seal
 from mailboat_controller.store.engine import Store
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -35,6 +37,7 @@ def broken_at(store: Store) -> int | None:
 
 def tamper(store: Store, statement: str) -> None:
     with store.transaction() as tx:
+        unlock(tx)
         tx.execute(text(statement))
 
 
@@ -61,10 +64,11 @@ def test_a_changed_or_removed_entry_is_found_where_it_was(store: Store, statemen
 
 def test_an_entry_made_to_look_right_breaks_the_one_after_it(store: Store) -> None:
     with store.transaction() as tx:
+        unlock(tx)
         row = tx.execute(text("SELECT * FROM audit WHERE sequence = 3")).mappings().one()
         content = {**row, "reason": "lost", "details": {"number": 3, "ü": 0.1}}
         del content["hash"]
-        forged = audit._seal(content)
+        forged = seal(content)
         tx.execute(
             text("UPDATE audit SET reason = 'lost', hash = :hash WHERE sequence = 3"),
             {"hash": forged},

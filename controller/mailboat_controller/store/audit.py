@@ -1,27 +1,27 @@
 """Who did what, when and why: append-only, each row sealed with the hash of the one before.
 
-The chain finds a row that was changed, inserted or removed. Rows cut off at the end leave no gap,
-so whoever must prove that writes the newest ``hash`` down elsewhere (`head`).
+The chain (`audit_chain`) finds a row that was changed, inserted or removed; the database itself
+refuses to change or delete one (the migration ``audit_for_ever``). Rows cut off at the end, and a
+chain that was worked out anew, show against a signed head that is kept elsewhere (`audit_heads`).
 """
 
-import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import Connection, Row, Select, func, insert, select
 
 from mailboat_controller.store import locks, tables
+from mailboat_controller.store.audit_chain import FIRST_PREVIOUS_HASH, Broken, Chain, seal
 from mailboat_controller.store.instants import from_ms, to_ms
 from mailboat_controller.store.plain_json import storable_json, storable_text
 
-FIRST_PREVIOUS_HASH = "0" * 64
 REASON_LENGTH_MAX = 2000
 SUBJECT_LENGTH_MAX = 256
 _VERIFY_ROWS_AT_ONCE = 1000
-_SUBJECTS_AT_ONCE = 500  # a statement may have so many parameters, and some to spare
+SUBJECTS_AT_ONCE = 500  # a statement may have so many parameters, and some to spare
 
 _audit = tables.audit
 
@@ -66,8 +66,14 @@ def append(
         "details": storable_json(json.loads(json.dumps(dict(details or {})))),
         "previous_hash": last_hash,
     }
-    tx.execute(insert(_audit).values(**row, hash=_seal(row)))
+    tx.execute(insert(_audit).values(**row, hash=seal(row)))
     return last_sequence + 1
+
+
+def continue_with(tx: Connection, sealed: Sequence[Mapping[str, Any]]) -> None:
+    """Entries that follow on ours, as they were sealed; the caller has checked that."""
+    locks.hold_until_commit(tx, locks.AUDIT_KEY)
+    tx.execute(insert(_audit), [dict(entry) for entry in sealed])
 
 
 def head(tx: Connection) -> tuple[int, str]:
@@ -80,32 +86,100 @@ def head(tx: Connection) -> tuple[int, str]:
 
 def verify(tx: Connection) -> int | None:
     """The sequence of the first entry that does not hold, or None."""
-    expected_sequence, previous_hash = 1, FIRST_PREVIOUS_HASH
+    broken = check(tx)
+    return None if broken is None else broken.sequence
+
+
+def check(tx: Connection) -> Broken | None:
+    """The first entry that does not hold, or None. Reads the whole log, a part at a time."""
+    chain = Chain()
+    for entry in entries(tx):
+        broken = chain.take(entry)
+        if broken is not None:
+            return broken
+    return None
+
+
+def entries(tx: Connection, first: int = 1, last: int | None = None) -> Iterator[dict[str, Any]]:
+    """Entries from ``first`` to ``last`` as `audit_chain` knows them, a part at a time."""
+    after = first - 1
     while True:
-        rows = tx.execute(
-            select(_audit)
-            .where(_audit.c.sequence >= expected_sequence)
-            .order_by(_audit.c.sequence)
-            .limit(_VERIFY_ROWS_AT_ONCE)
-        ).fetchall()
-        for row in rows:
-            content = dict(row._mapping)
-            seal = content.pop("hash")
-            if row.previous_hash != previous_hash or seal != _seal(content):
-                return expected_sequence
-            expected_sequence, previous_hash = row.sequence + 1, seal
+        query = select(_audit).where(_audit.c.sequence > after)
+        if last is not None:
+            query = query.where(_audit.c.sequence <= last)
+        rows = tx.execute(query.order_by(_audit.c.sequence).limit(_VERIFY_ROWS_AT_ONCE)).fetchall()
+        yield from (dict(row._mapping) for row in rows)
         if len(rows) < _VERIFY_ROWS_AT_ONCE:
-            return None
+            return
+        after = rows[-1].sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which entries; what is None does not matter."""
+
+    subject: str | None = None
+    actor: str | None = None
+    action: str | None = None  # ``rollout.`` with the dot: every action of that noun
+    since: datetime | None = None
+    until: datetime | None = None  # not itself
+
+    def narrow(self, query: Select[Any]) -> Select[Any]:
+        c = _audit.c
+        if self.subject is not None:
+            query = query.where(c.subject == self.subject)
+        if self.actor is not None:
+            query = query.where(c.actor == self.actor)
+        if self.action is not None and self.action.endswith("."):
+            query = query.where(c.action.startswith(self.action, autoescape=True))
+        elif self.action is not None:
+            query = query.where(c.action == self.action)
+        if self.since is not None:
+            query = query.where(c.at >= to_ms(self.since))
+        if self.until is not None:
+            query = query.where(c.at < to_ms(self.until))
+        return query
+
+
+_ANY = Wanted()
 
 
 def page(
-    tx: Connection, *, after: int = 0, limit: int = 100, subject: str | None = None
+    tx: Connection,
+    *,
+    after: int = 0,
+    limit: int = 100,
+    subject: str | None = None,
+    wanted: Wanted = _ANY,
 ) -> tuple[AuditRow, ...]:
     """Entries in order, those with a sequence above ``after``."""
-    query = select(_audit).where(_audit.c.sequence > after).order_by(_audit.c.sequence)
+    query = wanted.narrow(select(_audit).where(_audit.c.sequence > after))
     if subject is not None:
         query = query.where(_audit.c.subject == subject)
-    return tuple(_read(row) for row in tx.execute(query.limit(limit)))
+    rows = tx.execute(query.order_by(_audit.c.sequence).limit(limit))
+    return tuple(_read(row) for row in rows)
+
+
+def newest_page(
+    tx: Connection,
+    *,
+    before: int | None = None,
+    limit: int = 100,
+    wanted: Wanted = _ANY,
+    subjects: Collection[str] | None = None,
+) -> tuple[AuditRow, ...]:
+    """The newest entries, those with a sequence below ``before``; the oldest of them first.
+
+    Args:
+        subjects: about any of these; at most `SUBJECTS_AT_ONCE`.
+    """
+    query = wanted.narrow(select(_audit))
+    if before is not None:
+        query = query.where(_audit.c.sequence < before)
+    if subjects is not None:
+        query = query.where(_audit.c.subject.in_(sorted(subjects)[:SUBJECTS_AT_ONCE]))
+    rows = tx.execute(query.order_by(_audit.c.sequence.desc()).limit(limit)).fetchall()
+    return tuple(_read(row) for row in reversed(rows))
 
 
 def about(
@@ -114,8 +188,8 @@ def about(
     """Every entry of these actions about these subjects, in order."""
     found: list[AuditRow] = []
     asked = sorted(subjects)
-    for start in range(0, len(asked), _SUBJECTS_AT_ONCE):
-        some = asked[start : start + _SUBJECTS_AT_ONCE]
+    for start in range(0, len(asked), SUBJECTS_AT_ONCE):
+        some = asked[start : start + SUBJECTS_AT_ONCE]
         query = select(_audit).where(_audit.c.subject.in_(some), _audit.c.action.in_(actions))
         found += [_read(row) for row in tx.execute(query)]
     return tuple(sorted(found, key=lambda row: row.sequence))
@@ -133,11 +207,6 @@ def newest(tx: Connection, subject: str, action: str) -> AuditRow | None:
     query = select(_audit).where(c.subject == subject, c.action == action)
     row = tx.execute(query.order_by(c.sequence.desc()).limit(1)).first()
     return None if row is None else _read(row)
-
-
-def _seal(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read(row: Row[Any]) -> AuditRow:
