@@ -15,11 +15,12 @@ import structlog
 from mailboat_controller import rollout_facts
 from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.delta_builds.telling import with_deltas
+from mailboat_controller.recovery.behind import publishable
 from mailboat_controller.releases import publication
 from mailboat_controller.releases.publication import ClassWish, Published
 from mailboat_controller.rollout.decide import Decision, Facts, Rollout, decide, promote
 from mailboat_controller.rollout.members import Member
-from mailboat_controller.rollout.state import FINAL, OFFERED, ORDERS, Phase, Trigger, move
+from mailboat_controller.rollout.state import FINAL, OFFERED, ORDERS, Trigger, move
 from mailboat_controller.rollout_facts import Classes
 from mailboat_controller.rollout_moves import ACTOR, decided, record_move, refuse_unseen, told
 from mailboat_controller.store import artifact_life, audit, classes, rollouts
@@ -74,7 +75,7 @@ class Reconciler:
         trust = held_trust.read(tx)
         fleet = _Fleet(tx, trust)
         moved = fleet.decide_all(now)
-        wishes = with_deltas(tx, fleet.assign_all(now))
+        wishes = publishable(tx, with_deltas(tx, fleet.assign_all(now)))
         published = publication.publish_changed(
             tx, wishes, trust, self._keys, fleet=self._fleet, now=now
         )
@@ -287,20 +288,8 @@ class _Fleet:
         return self._members[key]
 
     def _standing_releases(self, hardware_class: str, model: str) -> list[ReleaseRef]:
-        """Releases of completed rollouts, the newest first: what is current, and what a device may
-        go back to. Bad news and withdrawals have just halted theirs."""
-        completed = [
-            row
-            for row in self._covering(hardware_class)
-            if row.rollout.model == model
-            and row.rollout.phase is Phase.COMPLETED
-            and row.rollout.digest not in self._retired
-        ]
-        completed.sort(key=lambda row: row.completion_number or 0, reverse=True)
-        refs = [
-            ReleaseRef(version=row.rollout.version, digest=row.rollout.digest) for row in completed
-        ]
-        return list(dict.fromkeys(refs))
+        covering = self._covering(hardware_class)
+        return rollout_facts.standing_releases(covering, model, self._retired)
 
     def _retry_epoch(self, hardware_class: str, model: str, held: AssignmentRow | None) -> int:
         epochs = [

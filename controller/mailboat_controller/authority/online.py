@@ -121,23 +121,29 @@ class OnlineKeys:
         return keyid
 
     def sign_snapshot(
-        self, previous: bytes, versions: Mapping[str, int], *, now: datetime
+        self, previous: bytes, versions: Mapping[str, int], *, now: datetime, above: int = 0
     ) -> bytes:
         """The following snapshot with these role versions. Entries are never removed, and a
-        version never goes down: clients refuse both as a rollback."""
+        version never goes down: clients refuse both as a rollback.
+
+        Args:
+            above: the highest version that a device may have seen, where that is not ours.
+        """
         snapshot = Metadata[Snapshot].from_bytes(previous).signed
         for role, version in versions.items():
             held = snapshot.meta.get(f"{role}.json")
             if held is not None and held.version > version:
                 raise ValueError(f"{role} would go from version {held.version} to {version}")
             snapshot.meta[f"{role}.json"] = MetaFile(version=version)
-        snapshot.version += 1
+        snapshot.version = max(snapshot.version, above) + 1
         snapshot.expires = expiry(now, SNAPSHOT_VALID)
         return sign(snapshot, [self.snapshot])
 
-    def sign_timestamp(self, previous: bytes, snapshot: bytes, *, now: datetime) -> bytes:
-        """The following timestamp, pinning this snapshot."""
-        version = Metadata[Timestamp].from_bytes(previous).signed.version + 1
+    def sign_timestamp(
+        self, previous: bytes, snapshot: bytes, *, now: datetime, above: int = 0
+    ) -> bytes:
+        """The following timestamp, pinning this snapshot; ``above`` as of `sign_snapshot`."""
+        version = max(Metadata[Timestamp].from_bytes(previous).signed.version, above) + 1
         return sign(make_timestamp(snapshot, version, now), [self.timestamp])
 
     def sign_desired(self, desired: DesiredState) -> bytes:

@@ -15,9 +15,11 @@ from mailboat_controller.artifacts.artifact_store import ArtifactStore
 from mailboat_controller.content.keys import missing_content_key
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.reconcile import Reconciler
+from mailboat_controller.recovery.behind import still_behind
 from mailboat_controller.releases import fleet_documents
 from mailboat_controller.releases import standing as release_standing
 from mailboat_controller.releases.approved_plans import take_approval
+from mailboat_controller.releases.bundle_room import require_room
 from mailboat_controller.releases.retirement import retired_release
 from mailboat_controller.store import (
     artifact_life,
@@ -32,6 +34,7 @@ from mailboat_controller.store import (
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.transaction import Transaction
 from mailboat_controller.trust.intake import Accepted, Held, Rejected, judge_submission
+from mailboat_controller.trust.refusal import Refusal
 from mailboat_schemas.codec import decode
 from mailboat_schemas.documents.release import File, document_digest
 from mailboat_schemas.enrolment import Kind
@@ -138,6 +141,7 @@ class Admission:
             fleet_documents=fleet_documents.in_force_by_digest(tx),
             has_target=partial(fleet_documents.has_target, tx),
             fleet_history=partial(fleet_documents.history_of, tx),
+            behind=still_behind(tx),
         )
         judged = judge_submission(submission, held, self._has_artifact, now)
         if isinstance(judged, Rejected):
@@ -157,6 +161,10 @@ class Admission:
         if missing_keys:  # every device would load an encrypted release and could not open it
             reason = missing_content_key(missing_keys[0])
             return _rejected(digest, reason.code, (str(reason),), retry=True)
+        try:
+            require_room(tx, judged.roles, submission.documents)
+        except Refusal as too_much:
+            return _rejected(digest, too_much.code, (too_much.reason,))
         gone = artifact_life.retired(tx)
         for approval in judged.approvals:
             if approval.digest in gone:

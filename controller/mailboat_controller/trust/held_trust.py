@@ -134,6 +134,11 @@ def renew(tx: Transaction, keys: OnlineKeys, now: datetime) -> tuple[str, ...]:
         if role not in _TOP_LEVEL
     }
     listed = _signed(snapshot.content)["meta"]
+    # After a restore a snapshot may list what we have lost: it never goes down from there.
+    versions = {
+        role: max(version, listed.get(f"{role}.json", {}).get("version", 0))
+        for role, version in versions.items()
+    }
     changed = any(
         listed.get(f"{role}.json", {}).get("version") != version
         for role, version in versions.items()
@@ -156,6 +161,29 @@ def renew(tx: Transaction, keys: OnlineKeys, now: datetime) -> tuple[str, ...]:
         why = "its keys changed" if rotated else why
         _record(tx, now, "trust.sign", signed, why)
     return tuple(signed)
+
+
+def sign_above(
+    tx: Transaction, keys: OnlineKeys, above: Mapping[str, int], now: datetime
+) -> dict[str, int]:
+    """Sign snapshot and timestamp under versions beyond these: a restored controller may have
+    given higher ones than it knows.
+
+    Returns:
+        The versions they have then.
+    """
+    snapshot, timestamp = _held(tx, "snapshot"), _held(tx, "timestamp")
+    listed = _signed(snapshot.content)["meta"]
+    versions = {
+        role: max(version, listed.get(f"{role}.json", {}).get("version", 0))
+        for role, version in trust_roles.versions(tx).items()
+        if role not in _TOP_LEVEL
+    }
+    content = keys.sign_snapshot(snapshot.content, versions, now=now, above=above["snapshot"])
+    trust_roles.put(tx, "snapshot", version_of(content), content, now)
+    stamped = keys.sign_timestamp(timestamp.content, content, now=now, above=above["timestamp"])
+    trust_roles.put(tx, "timestamp", version_of(stamped), stamped, now)
+    return {"snapshot": version_of(content), "timestamp": version_of(stamped)}
 
 
 def _unsigned(tx: Transaction, held: Mapping[str, bytes]) -> set[str]:

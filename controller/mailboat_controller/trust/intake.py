@@ -62,6 +62,7 @@ class Held:
     fleet_documents: Mapping[str, bytes] = field(default_factory=dict)
     has_target: KnownTarget = lambda _level, _target: False
     fleet_history: History = lambda _place: ()
+    behind: Mapping[str, int] = field(default_factory=dict)  # see `recovery.behind`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +202,8 @@ def _verified(role: str, content: bytes, held: Held) -> tuple[Targets, Targets]:
     if len(content) > PADDED_FACTOR_MAX * len(Metadata(offered.signed, good).to_bytes(SERIALIZER)):
         raise Refusal("E-ROLE-SHAPE", f"Role {role} carries far more than its keys have signed.")
     old = Metadata[Targets].from_bytes(held.roles[role]).signed
-    if offered.signed.version != old.version + 1:
+    caught_up = role in held.behind and offered.signed.version >= held.behind[role]
+    if offered.signed.version != old.version + 1 and not caught_up:
         raise Refusal(
             "E-REBASE",
             f"Role {role} is version {offered.signed.version}, expected {old.version + 1}: "
@@ -259,7 +261,8 @@ def _new_releases(
             raise Refusal(
                 "E-IMMUTABLE", f"{path} was released with other contents; versions never change."
             )
-        if path in stands_for:
+        # Listed, and its document lost with a database: it comes in as if it were new.
+        if path in contents or (path in stands_for and digest not in documents):
             continue
         content = documents.get(digest)
         if content is None or document_digest(content) != digest or len(content) != target.length:

@@ -1,0 +1,1 @@
+"""A controller in one encrypted file, and back: database, keys, certificates, settings."""

@@ -1,0 +1,57 @@
+"""A recovery that cannot be finished yet: nothing is opened, and it can be stopped."""
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from mailboat_controller import data_directory
+from mailboat_controller.demo.fleet import free_port
+from mailboat_controller.recovery import running
+from mailboat_controller.store import recoveries
+from mailboat_controller.store.engine import Store
+from trust_fleet import TrustFleet
+
+pytestmark = pytest.mark.slow
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def test_without_its_broker_it_waits_and_opens_nothing_until_it_is_stopped(tmp_path: Path) -> None:
+    TrustFleet(tmp_path / "ceremony", now=now())
+    settings = data_directory.create(
+        tmp_path / "data",
+        fleet="demo",
+        trust=tmp_path / "ceremony" / "controller",
+        now=now(),
+        listen_port=free_port(),
+        mqtt_port=free_port(),
+    ).model_copy(update={"embedded_broker": False, "mqtt_host": "127.0.0.1"})
+    store = Store(settings.store_url)
+    with store.transaction() as tx:
+        recoveries.begin(
+            tx, kind="restore", backup_at=None, actor="local:ada", reason="fire", at=now()
+        )
+
+    stopped = asyncio.Event()
+
+    async def serve() -> object:
+        opening = asyncio.create_task(running.open_when_recovered(settings, now, stopped))
+        done, _ = await asyncio.wait([opening], timeout=2)
+        assert not done  # it goes on trying
+        stopped.set()
+        return await opening
+
+    assert asyncio.run(serve()) is None
+    with store.read() as tx:
+        assert recoveries.pending(tx) is not None
+    store.close()
+
+
+def test_a_controller_without_a_recovery_listens_to_nobody(tmp_path: Path) -> None:
+    settings = data_directory.create(tmp_path / "data", fleet="demo", trust=None, now=now())
+
+    assert running.recover(settings, now, lambda: False) is None
