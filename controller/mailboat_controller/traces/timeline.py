@@ -66,7 +66,7 @@ def read(tx: Transaction, name: str) -> Timeline:
     rollout = row.rollout
     found = reading.read(tx, rollout.digest)
     others = [each for each in rollouts.every(tx, rollout.model) if _is_other(each, row)]
-    entries = [_entry(step) for step in _of_this(found.steps, row, others)]
+    entries = [entry_of(step) for step in _of_this(found.steps, row, others)]
     if row.started_at is not None:
         limit = reading.DEVICES_SHOWN_MAX
         shown = exit_evidence.drilled(tx, rollout.digest, row.started_at, limit)
@@ -111,7 +111,8 @@ def _of_this(
     )
 
 
-def _entry(step: Step) -> Entry:
+def entry_of(step: Step) -> Entry:
+    """A step of a trace, with the rule that tripped and what serves after it."""
     threshold = ""
     if step.what.startswith("rollout."):
         threshold = threshold_of(step.details.get("evidence") or {})

@@ -2,49 +2,22 @@
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
 
 import pytest
 
-from controller_core import EVERYBODY, Core, plan
-from enrolled_fleet import EnrolledDevice
+from controller_core import Core
 from mailboat_controller.cli.timeline import _told
-from mailboat_controller.rollout.state import Phase, Trigger
+from mailboat_controller.rollout.state import Phase
 from mailboat_controller.traces import timeline
 from mailboat_controller.traces.timeline import Timeline, threshold_of
 from mailboat_schemas.errors import NotFound
-from mailboat_schemas.events import RECOVERY_SECONDS, EventKind
-from mailboat_schemas.plan import PlanWave
-
-PILOT_THEN_ALL = (PlanWave(pilots=("dev-1",)), EVERYBODY)
+from traces_story import failing_rollout
 
 
 @pytest.fixture(scope="module")
 def core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Core]:
     """Two releases; the second goes wrong on its second wave. Only read."""
-    core = Core(tmp_path_factory.mktemp("core"))
-    devices = [core.fleet.enrol(f"dev-{n}") for n in (1, 2, 3)]
-    first = core.release("1.0.0", plan("first"))
-    for device in devices:
-        core.tell(device, EventKind.COMMITTED, first, version="1.0.0")
-    digest = core.release("1.1.0", plan("second", *PILOT_THEN_ALL, manual_start=True))
-    core.now += timedelta(seconds=10)
-    core.reconciler.order(
-        "second", Trigger.START, actor="operator:ada", reason="ticket 7", now=core.now
-    )
-    tells(core, devices[0], EventKind.COMMITTED, digest)
-    tells(core, devices[1], EventKind.SOAK_STARTED, digest)
-    tells(
-        core,
-        devices[1],
-        EventKind.ROLLED_BACK,
-        digest,
-        serving_version="1.0.0",
-        code="error_rate",
-        because="5 of 20 requests failed",
-        evidence={RECOVERY_SECONDS: 0.4},
-    )
-    tells(core, devices[0], EventKind.RETURNED, digest, serving_version="1.0.0")
+    core = failing_rollout(tmp_path_factory.mktemp("core"))
     yield core
     core.store.close()
 
@@ -52,16 +25,6 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Core]:
 @pytest.fixture(scope="module")
 def told(core: Core) -> Timeline:
     return read(core, "second")
-
-
-def tells(core: Core, device: EnrolledDevice, kind: EventKind, digest: str, **more: object) -> None:
-    """Ten seconds after what was before; a second later it is decided on."""
-    core.now += timedelta(seconds=9)
-    core.sequences[device.name] = core.sequences.get(device.name, 0) + 1
-    about = {"digest": digest, "version": "1.1.0", **more}
-    core.fleet.take(device.tells(core.sequences[device.name], kind, **about), now=core.now)
-    core.now += timedelta(seconds=1)
-    core.run()
 
 
 def read(core: Core, name: str) -> Timeline:

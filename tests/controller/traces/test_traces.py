@@ -137,6 +137,18 @@ def test_a_trace_is_bounded_whatever_happened(told: Core, monkeypatch: pytest.Mo
     assert [each for each in steps if each.startswith("rollout.")] == ["rollout.running"]
 
 
+def test_a_submission_is_looked_for_among_a_few_entries_after_its_release(
+    told: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [step.what for step in read(told, "vad@1.0.0").steps]
+    monkeypatch.setattr(reading, "SUBMISSION_WITHIN_ENTRIES", 0)
+
+    assert [step.what for step in read(told, "vad@1.0.0").steps] == [
+        each for each in found if each != reading.SUBMITTED
+    ]
+    assert reading.SUBMITTED in found
+
+
 def test_ids_have_the_form_of_the_w3c_and_are_the_same_everywhere() -> None:
     trace = trace_id("a1" * 32)
 
