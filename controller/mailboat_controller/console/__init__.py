@@ -1,0 +1,1 @@
+"""The console: pages for people, read-only without JavaScript, live with it."""

@@ -1,0 +1,123 @@
+"""Single sign-on: a proxy that has a credential of this fleet says who it is."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from console_visitor import Browser
+from mailboat_controller import data_directory
+from mailboat_controller.access.people import Role
+from mailboat_controller.api.identity import Person
+from mailboat_controller.console.proxy_sign_in import ProxySignInRefused, person_of
+from mailboat_controller.console.settings import ConsoleSettings
+from mailboat_controller.pki.certificates import Holder
+from mailboat_schemas.enrolment import Kind
+from running_api import RunningApi, running_api
+
+USER = "X-Forwarded-Preferred-Username"
+GROUPS = "X-Forwarded-Groups"
+
+
+SETTINGS = ConsoleSettings(
+    proxy="front", proxy_roles={"fleet-ops": Role.OPERATOR, "staff": Role.VIEWER}
+)
+FRONT = Holder(kind=Kind.DASHBOARD, name="front", fleet="demo", serial="1", enrolment_number=0)
+
+
+def told(holder: Holder, **sent: str) -> Person | None:
+    names = {"user": USER, "groups": GROUPS}
+    headers = [(names[name].lower().encode(), value.encode()) for name, value in sent.items()]
+    return person_of(holder, headers, SETTINGS)
+
+
+def test_the_strongest_of_several_groups_counts() -> None:
+    person = told(FRONT, user="ann@example.org", groups="staff, fleet-ops")
+    assert str(person) == "operator:front/ann@example.org"
+
+
+def test_only_the_named_proxy_speaks_for_others() -> None:
+    other = replace(FRONT, name="hall")
+    assert told(other, user="ann", groups="fleet-ops") is None
+    assert told(replace(FRONT, kind=Kind.DEVICE), user="ann", groups="fleet-ops") is None
+
+
+def test_a_visitor_without_a_role_is_refused() -> None:
+    with pytest.raises(ProxySignInRefused, match="has no role here"):
+        told(FRONT, user="ann", groups="visitors")
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    with running_api(tmp_path_factory.mktemp("proxy"), console=SETTINGS) as api:
+        api.issue(Kind.DASHBOARD, "front")
+        api.issue(Kind.DASHBOARD, "hall")
+        yield api
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("groups", "role"),
+    [("staff", "viewer"), ("staff,fleet-ops", "operator"), (" staff ", "viewer")],
+)
+def test_a_group_gives_a_role(api: RunningApi, groups: str, role: str) -> None:
+    page = Browser(api, by="front").get("/", **{USER: "ann@example.org", GROUPS: groups})
+
+    assert page.status == 200
+    assert f"{role}:front/ann@example.org" in page.html
+
+
+@pytest.mark.slow
+def test_a_form_of_somebody_the_proxy_signed_in_needs_our_token_too(api: RunningApi) -> None:
+    browser = Browser(api, by="front")
+    headers = {USER: "ann", GROUPS: "staff"}
+    browser.csrf = browser.get("/", **headers).csrf
+
+    assert browser.post("/logout", send_headers=headers).status == 303
+    assert browser.post("/logout", send_headers=headers, csrf="0" * 64).status == 403
+    assert browser.post("/logout", send_headers=headers | {USER: "bob"}).status == 403
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", [None, "hall", "build"])
+def test_anybody_elses_headers_say_nothing(api: RunningApi, by: str | None) -> None:
+    page = Browser(api, by=by).get("/", **{USER: "ann", GROUPS: "fleet-ops"})
+    assert page.status == 303
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {GROUPS: "staff"},
+        {USER: "", GROUPS: "staff"},
+        {USER: "---", GROUPS: "staff"},
+        {USER: "ann"},
+        {USER: "ann", GROUPS: "visitors"},
+    ],
+)
+def test_somebody_without_a_name_or_a_role_is_told_so(
+    api: RunningApi, headers: dict[str, str]
+) -> None:
+    page = Browser(api, by="front").get("/", **headers)
+    assert (page.status, page.headers["mailboat-error-code"]) == (403, "E-PROXY-SIGN-IN")
+
+
+@pytest.mark.slow
+def test_the_headers_open_nothing_but_pages(api: RunningApi) -> None:
+    headers = {USER: "ann", GROUPS: "fleet-ops"}
+    answer = api.ask("GET", "/v1/access-tokens", by="front", headers=headers)
+    assert answer.status == 403
+
+
+@pytest.mark.slow
+def test_a_revoked_proxy_signs_nobody_in(api: RunningApi) -> None:
+    browser = Browser(api, by="front")
+    headers = {USER: "ann", GROUPS: "staff"}
+    assert browser.get("/", **headers).status == 200
+    now = datetime.now(UTC)
+    data_directory.revoke_credential(
+        api.settings, Kind.DASHBOARD, "front", reason="lost", actor="local:test", now=now
+    )
+    assert browser.get("/", **headers).status == 303
