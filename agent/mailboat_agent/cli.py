@@ -14,6 +14,8 @@ from mailboat_agent.drill.command import add_parser as add_drill_parser
 from mailboat_agent.drill.command import run_drill
 from mailboat_agent.journal.inspection_command import add_parser as add_db_parser
 from mailboat_agent.overlays.command import add_parser as add_config_parser
+from mailboat_agent.site_order_command import add_parser as add_site_order_parser
+from mailboat_agent.site_order_command import run_site_order
 from mailboat_schemas.errors import (
     ConfigurationInvalid,
     MailboatError,
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.command(options))
     except MailboatError as error:
-        print(f"mailboat-agent: {error.what}", file=sys.stderr)
+        print(f"mailboat-agent: error {error.code}: {error.what}", file=sys.stderr)
         print(f"next step: {error.next_step}", file=sys.stderr)
         return _exit_status(error)
     except ModuleNotFoundError as error:
@@ -120,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_explain(commands)
     add_config_parser(commands, DEFAULT_CONFIG, _CONFIG_HELP)
+    add_site_order_parser(commands, DEFAULT_CONFIG, _CONFIG_HELP).set_defaults(command=_site_order)
 
     install = commands.add_parser(
         "install-service", help="write the systemd units of the agent and its workers"
@@ -145,6 +148,11 @@ def _add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     explain.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=_CONFIG_HELP)
     explain.add_argument("--json", action="store_true", help="one JSON object")
     explain.set_defaults(command=_explain)
+
+
+def printable(line: str) -> str:
+    """Without control characters: what others named must not move the terminal."""
+    return "".join(char if char.isprintable() else " " for char in line)
 
 
 def _port(text: str) -> int:
@@ -206,11 +214,16 @@ def _run(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     from mailboat_agent.config import AgentConfig
+    from mailboat_agent.plain_status import in_plain_words
     from mailboat_agent.status import read_status
     from mailboat_agent.status_lines import describe
 
     status = read_status(AgentConfig.read(options.config).data_dir)
-    print(json.dumps(status) if options.json else "\n".join(describe(status)))
+    if options.json:
+        print(json.dumps(status))
+        return EXIT_OK
+    lines = [*in_plain_words(status, datetime.now(UTC)), "", "in detail", *describe(status)]
+    print("\n".join(printable(line) for line in lines))
     return EXIT_OK
 
 
@@ -220,6 +233,16 @@ def _import(options: argparse.Namespace) -> int:
 
     config = AgentConfig.read(options.config)
     for line in run_import(options.file, config, now=datetime.now(UTC), as_json=options.json):
+        print(line)
+    return EXIT_OK
+
+
+def _site_order(options: argparse.Namespace) -> int:
+    from mailboat_agent.config import AgentConfig
+
+    config = AgentConfig.read(options.config)
+    now = datetime.now(UTC)
+    for line in run_site_order(options.file, config, now=now, as_json=options.json):
         print(line)
     return EXIT_OK
 
@@ -239,7 +262,7 @@ def _db(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     from mailboat_agent.doctor.examine import examine, worst
-    from mailboat_agent.doctor.finding import Level
+    from mailboat_schemas.finding import Level
 
     findings = []
     for finding in examine(options.config, datetime.now(UTC)):
@@ -259,7 +282,8 @@ def _explain(options: argparse.Namespace) -> int:
     from mailboat_agent.explain import explain, in_words
 
     found = explain(AgentConfig.read(options.config), datetime.now(UTC), options.model)
-    print(json.dumps(found) if options.json else "\n".join(in_words(found)))
+    lines = in_words(found)
+    print(json.dumps(found) if options.json else "\n".join(map(printable, lines)))
     return EXIT_OK
 
 

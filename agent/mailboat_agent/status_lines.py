@@ -32,6 +32,8 @@ def describe(status: dict[str, Any]) -> list[str]:
     for model in report["models"]:
         serving = model["serving_version"] or "nothing"
         lines.append(f"model     {model['model']}: {model['phase']}, serves {serving}")
+        if model.get("stopped_version"):
+            lines.append(f"          stopped by policy, too far behind: {model['stopped_version']}")
         if model["target_version"]:
             lines.append(f"          on its way: {model['target_version']}")
         if model["because"]:

@@ -7,8 +7,10 @@ line treats near and far alike.
 
 import ssl
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -16,19 +18,16 @@ from typing import Any, Self
 
 import httpx2
 
+from mailboat_controller.answered_problems import problem_in
 from mailboat_controller.connection_file import load_connection, load_token
 from mailboat_controller.https_stream import begins_at, connection_errors
 from mailboat_schemas.enrolment import Connection
 from mailboat_schemas.errors import (
     ArtifactMissing,
     ConfigurationInvalid,
-    Conflict,
     MailboatError,
     NotFound,
-    NotPermitted,
-    OperatorNeeded,
     ServerUnavailable,
-    Transient,
 )
 from mailboat_schemas.submission import SubmissionReply
 
@@ -36,30 +35,25 @@ ATTEMPTS_MAX = 4
 RETRY_AFTER_SECONDS_MAX = 10.0
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
-ERROR_CODE_HEADER = "mailboat-error-code"  # of answers without a body
+KEY_HEADER = "Idempotency-Key"
+_OF_ONE_PAGE = frozenset({"after", "before", "limit"})
 TOKEN_ENDS_HEADER = "mailboat-token-ends"  # noqa: S105  a name
 _BUSY = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS})
 _CHUNK_BYTES = 256 * 1024
 
-# Of refusals that an answer without a body can only name.
-_NEXT_STEPS = {
-    "E-REVOKED": "issue a new credential, if this holder should be let in again.",
-    "E-NOT-PERMITTED": "use a connection of a kind that may do this.",
-    "E-TOKEN-EXPIRED": "ask for a new token: `mailboat token issue` on the controller's machine.",
-    "E-TOKEN-REVOKED": "ask for a new token: `mailboat token issue` on the controller's machine.",
-}
-
 Progress = Callable[[int], None]  # bytes sent since the last call
 
-_BY_STATUS: Mapping[int, type[MailboatError]] = {
-    HTTPStatus.UNAUTHORIZED: NotPermitted,
-    HTTPStatus.FORBIDDEN: NotPermitted,
-    HTTPStatus.NOT_FOUND: NotFound,
-    HTTPStatus.CONFLICT: Conflict,
-    HTTPStatus.TOO_MANY_REQUESTS: ServerUnavailable,
-    HTTPStatus.SERVICE_UNAVAILABLE: ServerUnavailable,
-    HTTPStatus.INSUFFICIENT_STORAGE: ServerUnavailable,
-}
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a controller that does not answer is waited for."""
+
+    attempts_max: int = ATTEMPTS_MAX
+    connect_seconds: float = CONNECT_SECONDS
+    answer_seconds: float = ANSWER_SECONDS
+
+
+USUAL = Patience()
 
 
 class ApiClient:
@@ -72,6 +66,7 @@ class ApiClient:
         *,
         sleep: Callable[[float], None] = time.sleep,
         remind: Callable[[str], None] = lambda _text: None,
+        patience: Patience = USUAL,
     ) -> None:
         """
         Args:
@@ -83,20 +78,27 @@ class ApiClient:
         """
         self.connection = connection
         self._sleep = sleep
+        self._attempts_max = patience.attempts_max
         self._remind: Callable[[str], None] | None = remind
         self._client = httpx2.Client(
             base_url=connection.api_url,
-            verify=_tls(connection, directory),
+            verify=tls_of(connection, directory),
             headers=_authorization(connection, directory),
             follow_redirects=False,  # a token goes to the address in the connection file alone
-            timeout=httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+            timeout=httpx2.Timeout(patience.answer_seconds, connect=patience.connect_seconds),
             trust_env=False,  # a proxy in the environment cannot carry our client certificate
         )
 
     @classmethod
-    def open(cls, path: Path, *, remind: Callable[[str], None] = lambda _text: None) -> Self:
+    def open(
+        cls,
+        path: Path,
+        *,
+        remind: Callable[[str], None] = lambda _text: None,
+        patience: Patience = USUAL,
+    ) -> Self:
         """The client of a connection file."""
-        return cls(load_connection(path), path.parent, remind=remind)
+        return cls(load_connection(path), path.parent, remind=remind, patience=patience)
 
     def __enter__(self) -> Self:
         return self
@@ -110,21 +112,32 @@ class ApiClient:
         self._client.close()
 
     def get(self, path: str, **parameters: Any) -> Any:
-        """The JSON at a path; parameters that are None are left out."""
+        """The JSON at a path; parameters that are None are left out. Of a list every page, unless
+        the caller says where to begin or how much to get."""
         wanted = {name: value for name, value in parameters.items() if value is not None}
-        return self._request("GET", path, params=wanted).json()
+        response = self._request("GET", path, params=wanted)
+        found = response.json()
+        if isinstance(found, list) and not _OF_ONE_PAGE & set(wanted):
+            while further := _next_of(response):
+                response = self._request("GET", further)
+                found += response.json()
+        return found
 
     def post(self, path: str, content: Mapping[str, Any]) -> Any:
-        return self._request("POST", path, json=dict(content)).json()
+        return self._change("POST", path, json=dict(content)).json()
 
     def put(self, path: str, content: Mapping[str, Any], **parameters: Any) -> Any:
-        return self._request("PUT", path, json=dict(content), params=parameters).json()
+        return self._change("PUT", path, json=dict(content), params=parameters).json()
 
     def patch(self, path: str, content: Mapping[str, Any]) -> Any:
-        return self._request("PATCH", path, json=dict(content)).json()
+        return self._change("PATCH", path, json=dict(content)).json()
 
     def delete(self, path: str, **parameters: Any) -> None:
-        self._request("DELETE", path, params=parameters)
+        self._change("DELETE", path, params=parameters)
+
+    def _change(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        """Under a key of its own: it is made once, however often it has to be sent."""
+        return self._request(method, path, headers={KEY_HEADER: str(uuid.uuid4())}, **options)
 
     def pages(self, path: str, key: str, **parameters: Any) -> Iterator[Any]:
         """Every row of a paged list; ``key`` names the number that pages go by."""
@@ -215,16 +228,17 @@ class ApiClient:
     ) -> httpx2.Response:
         """One request, tried again while the server is busy or cannot be reached.
 
-        Trying again is safe: the server answers 503 and 429 only when it has kept nothing.
+        Trying again is safe: the server answers 503 and 429 only when it has kept nothing, and a
+        change under a key is made once.
         """
-        for attempt in range(ATTEMPTS_MAX):
+        for attempt in range(self._attempts_max):
             try:
                 if body is not None:
                     options["content"] = body()
                 response = self._client.request(method, path, **options)
             except httpx2.HTTPError as error:
                 failure: MailboatError = self._unreachable(error)
-                again = isinstance(error, httpx2.ConnectError)
+                again = isinstance(error, httpx2.ConnectError) or _is_safe(options, error)
                 wait_seconds = float(2**attempt)
             else:
                 self._look_at_end(response)
@@ -233,7 +247,7 @@ class ApiClient:
                 failure = _problem(response)
                 again = response.status_code in _BUSY
                 wait_seconds = _retry_after(response, float(2**attempt))
-            if not again or attempt == ATTEMPTS_MAX - 1:
+            if not again or attempt == self._attempts_max - 1:
                 raise failure
             self._sleep(min(wait_seconds, RETRY_AFTER_SECONDS_MAX))
         raise AssertionError("the loop returns or raises")
@@ -253,7 +267,24 @@ class ApiClient:
         )
 
 
-def _tls(connection: Connection, directory: Path) -> ssl.SSLContext:
+def _next_of(response: httpx2.Response) -> str | None:
+    """The address of a list's next page, on the same controller."""
+    further = response.links.get("next", {}).get("url")
+    # Anywhere else the token does not go.
+    return further if further is not None and further.startswith("/v1/") else None
+
+
+def _is_safe(options: Mapping[str, Any], error: httpx2.HTTPError) -> bool:
+    """Whether a change may be sent again although it may have arrived."""
+    lost = isinstance(error, httpx2.RemoteProtocolError | httpx2.ReadError | httpx2.WriteError)
+    return lost and KEY_HEADER in options.get("headers", {})
+
+
+def tls_of(connection: Connection, directory: Path) -> ssl.SSLContext:
+    """
+    Raises:
+        ConfigurationInvalid: CA, certificate or key cannot be used.
+    """
     try:
         context = ssl.create_default_context(cafile=str(directory / connection.ca))
         if connection.certificate is not None and connection.key is not None:
@@ -293,29 +324,4 @@ def _retry_after(response: httpx2.Response, otherwise: float) -> float:
 
 
 def _problem(response: httpx2.Response) -> MailboatError:
-    """The server's error as the class it has here, or as its branch where we do not know it."""
-    try:
-        content = response.json()
-        code, what, next_step = (str(content[key]) for key in ("code", "detail", "next_step"))
-    except (ValueError, KeyError, TypeError):
-        # A HEAD has no body; a proxy in between speaks no problem+json.
-        code = response.headers.get(ERROR_CODE_HEADER, "")
-        what = f"The controller answered {response.status_code}{code and f' ({code})'}."
-        next_step = _NEXT_STEPS.get(code, "look at the controller's log.")
-    kind = _leaves().get(code) or _BY_STATUS.get(response.status_code, OperatorNeeded)
-    error = kind.__new__(kind)  # leaves have parameters of their own; the words are made already
-    if isinstance(error, Transient):
-        Transient.__init__(error, what, next_step=next_step)
-    else:
-        MailboatError.__init__(error, what, next_step=next_step)
-    return error
-
-
-def _leaves() -> dict[str, type[MailboatError]]:
-    found: dict[str, type[MailboatError]] = {}
-    waiting = list(MailboatError.__subclasses__())
-    while waiting:
-        kind = waiting.pop()
-        found.setdefault(kind.code, kind)
-        waiting += kind.__subclasses__()
-    return found
+    return problem_in(response.status_code, response.headers, response.content)

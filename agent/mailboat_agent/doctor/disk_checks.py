@@ -7,9 +7,9 @@ from pathlib import Path
 
 from mailboat_agent.ballast import BALLAST_BYTES, ballast_bytes
 from mailboat_agent.config import AgentConfig
-from mailboat_agent.doctor.finding import Finding, Findings, fail, ok, skip, warn
 from mailboat_agent.journal.database import quick_check
 from mailboat_agent.state_file import StateFile
+from mailboat_schemas.finding import Finding, Findings, fail, ok, skip, warn
 
 FREE_BYTES_LOW = 64 << 20  # below that a release hardly fits, and a journal soon not
 JOURNAL = "journal.db"

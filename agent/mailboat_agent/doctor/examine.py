@@ -12,7 +12,6 @@ from mailboat_agent.doctor.disk_checks import (
     check_disk,
     check_records,
 )
-from mailboat_agent.doctor.finding import Finding, Findings, Level, fail, ok, skip
 from mailboat_agent.doctor.host_checks import check_memory, check_service, check_workers
 from mailboat_agent.doctor.identity_checks import (
     check_certificate,
@@ -23,6 +22,7 @@ from mailboat_agent.doctor.identity_checks import (
 from mailboat_agent.doctor.network_checks import check_network
 from mailboat_agent.doctor.unit_view import as_its_unit
 from mailboat_schemas.errors import ConfigurationInvalid
+from mailboat_schemas.finding import Finding, Findings, Level, fail, ok, skip
 
 
 def examine(path: Path, now: datetime) -> Iterator[Finding]:

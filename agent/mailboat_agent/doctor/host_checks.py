@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from mailboat_agent.config import AgentConfig
-from mailboat_agent.doctor.finding import Findings, fail, ok, skip, warn
 from mailboat_agent.doctor.unit_view import UNIT
 from mailboat_agent.serving.confinement import Layer
 from mailboat_agent.serving.launch import Launch
@@ -11,6 +10,7 @@ from mailboat_agent.serving.process import WorkerNotStarted
 from mailboat_agent.serving.runtime_facts import runtime_facts
 from mailboat_agent.status import read_status
 from mailboat_schemas.errors import NotFound
+from mailboat_schemas.finding import Findings, fail, ok, skip, warn
 
 AGENT_BYTES = 128 << 20  # of the agent itself, and what a small system needs beside it
 

@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 from cryptography import x509
 
 from mailboat_agent.config import AgentConfig
-from mailboat_agent.doctor.finding import Finding, Findings, fail, ok, skip, warn
 from mailboat_agent.doctor.unit_view import CREDENTIALS
 from mailboat_agent.identity.device_key import load_identity
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.trust.trust_store import TrustStore
 from mailboat_agent.update.time_floor import stands_before, stands_far_ahead, time_floor
 from mailboat_schemas.errors import ConfigurationInvalid, TrustRefused
+from mailboat_schemas.finding import Finding, Findings, fail, ok, skip, warn
 from mailboat_schemas.trust import expires_at
 
 RENEWAL_SHARE = 2 / 3  # of a certificate's life; from then on it should have been renewed

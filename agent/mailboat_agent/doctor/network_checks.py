@@ -13,9 +13,9 @@ import threading
 from urllib.parse import urlsplit
 
 from mailboat_agent.config import AgentConfig
-from mailboat_agent.doctor.finding import Finding, Findings, fail, ok, skip
 from mailboat_agent.identity.device_key import tls_context
 from mailboat_schemas.errors import ConfigurationInvalid
+from mailboat_schemas.finding import Finding, Findings, fail, ok, skip
 
 LOOKUP_SECONDS_MAX = 5.0
 CONNECT_SECONDS_MAX = 5.0

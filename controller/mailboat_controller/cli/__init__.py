@@ -1,5 +1,6 @@
 """The operator's command, ``mailboat``. One module a noun; heavy imports happen inside commands."""
 
+import os
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -12,8 +13,10 @@ from mailboat_controller.cli import (
     apply,
     artifact,
     audit,
+    backup,
     config_document,
     content_key,
+    context,
     data,
     database,
     demo,
@@ -21,11 +24,15 @@ from mailboat_controller.cli import (
     device_logs,
     device_orders,
     diff,
+    doctor,
     drill,
     explain,
+    forms,
     get,
     gitops,
+    grammar,
     hardware_class,
+    help_page,
     ingest,
     mlflow,
     model,
@@ -34,19 +41,23 @@ from mailboat_controller.cli import (
     output,
     plan,
     policy_document,
+    rebuild,
     release,
     release_approval,
     release_build_approval,
     release_delta,
+    release_diff,
     release_export,
     release_import,
     release_retire,
     releases,
+    restore,
     rollout,
     simulate,
     site,
     timeline,
     token,
+    top,
     trace,
     trust,
     trust_keys,
@@ -66,6 +77,10 @@ app = typer.Typer(
 app.command("init")(data.init)
 app.command("serve")(data.serve)
 app.command("ingest")(ingest.ingest)
+app.command("help")(help_page.help_page)
+app.command("completion")(help_page.completion)
+app.command("top")(top.top)
+app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 for name, command in (
@@ -95,6 +110,7 @@ release.app.command("retire")(release_retire.retire)
 release.app.command("list")(releases.list_releases)
 release.app.command("show")(releases.show_release)
 release.app.command("delta")(release_delta.delta)
+release.app.command("diff")(release_diff.diff)
 release.app.command("deltas")(release_delta.deltas)
 app.add_typer(release.app, name="release")
 model.app.command("build")(model_build.build_model)
@@ -104,6 +120,7 @@ app.add_typer(artifact.app, name="artifact")
 app.add_typer(content_key.app, name="content-key")
 app.add_typer(config_document.app, name="config")
 app.add_typer(policy_document.app, name="policy")
+app.add_typer(context.app, name="context")
 app.add_typer(token.app, name="token")
 app.add_typer(data.credential, name="credential")
 device.app.command("logs")(device_logs.logs)
@@ -129,6 +146,12 @@ app.add_typer(webhook.app, name="webhook")
 app.add_typer(mlflow.app, name="mlflow")
 app.command("trace")(trace.trace)
 app.command("timeline")(timeline.timeline)
+app.command("backup")(backup.backup)
+app.command("restore")(restore.restore)
+app.command("rebuild")(rebuild.rebuild)
+
+grammar.extend(app)
+grammar.group(app)
 
 
 @cache
@@ -146,7 +169,9 @@ def main() -> None:
         _end(error)
     except OSError as error:  # a file that was named and cannot be written, for one
         if isinstance(error, BrokenPipeError):
-            sys.exit(output.EXIT_FAILURE)  # nobody reads on, and nobody would read this
+            # Nobody reads on, and nobody would read this; nor what Python would flush at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(output.EXIT_FAILURE)
         place = f"{error.filename}: " if error.filename else ""
         _end(
             ConfigurationInvalid(
@@ -157,5 +182,5 @@ def main() -> None:
 
 
 def _end(error: MailboatError) -> NoReturn:
-    output.show_error(error, as_json="--json" in sys.argv)
+    output.show_error(error, as_json=forms.asked_for(sys.argv[1:]) in ("json", "yaml"))
     sys.exit(output.exit_code_of(error))

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from mailboat_controller.cli import declared, options, output
-from mailboat_controller.cli.declared import Form
+from mailboat_controller.cli import declared, forms, options, output
 
 UNASKED_MAX = 10  # documents that are changed or pruned without asking
 
 
+@forms.with_markdown
 def apply(
     file: declared.FileOption,
     given: declared.SetOption = "",
@@ -26,7 +26,6 @@ def apply(
     commit: Annotated[
         str, typer.Option("--commit", help="Of Git, that the files are from; for the audit log.")
     ] = "",
-    form: Annotated[Form, typer.Option("--output", "-o", help="How to say it.")] = Form.TABLE,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
@@ -36,12 +35,11 @@ def apply(
     name = declared.set_name(file, given, prune=prune)
     sources = read_tree(file)
     request: dict[str, Any] = {"documents": as_sent(sources), "prune": prune}
-    form = Form.JSON if as_json else form
     with options.client(connection) as client:
         seen = client.post(f"/v1/gitops/{name}/diff", request)
         if dry_run:
             found = declared.with_sources(seen, sources)
-            declared.show(found, form)
+            declared.show(found, as_json=as_json)
             raise typer.Exit(declared.exit_code(found, differences=output.EXIT_DIFFERENT))
         if not yes:
             _ask(name, declared.with_sources(seen, sources))
@@ -49,7 +47,7 @@ def apply(
         request |= {"reason": reason, "commit": commit, "generation": seen["generation"]}
         answer = client.post(f"/v1/gitops/{name}/apply", request)
     found = declared.with_sources(answer, sources)
-    declared.show(found, form)
+    declared.show(found, as_json=as_json)
     raise typer.Exit(declared.exit_code(found, differences=0))
 
 

@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mailboat_controller.cli import output
-from mailboat_controller.gitops.reading import Source
+from mailboat_controller.cli import forms, output
 from mailboat_schemas.names import is_label
+
+if TYPE_CHECKING:
+    from mailboat_controller.gitops.reading import Source
 
 DIRECTORY_HELP = "A directory of YAML documents, or one file."
 VALUE_CHARS_MAX = 200  # of one field in a table
@@ -29,13 +30,6 @@ SetOption = Annotated[
 PruneOption = Annotated[
     bool, typer.Option("--prune", help="Also what the set once held and holds no more.")
 ]
-
-
-class Form(StrEnum):
-    TABLE = "table"
-    JSON = "json"
-    MARKDOWN = "markdown"
-    YAML = "yaml"
 
 
 def set_name(path: Path, given: str, *, prune: bool) -> str:
@@ -57,7 +51,7 @@ def set_name(path: Path, given: str, *, prune: bool) -> str:
     return name
 
 
-def with_sources(found: Mapping[str, Any], sources: Sequence[Source]) -> dict[str, Any]:
+def with_sources(found: Mapping[str, Any], sources: "Sequence[Source]") -> dict[str, Any]:
     """The answer of the controller, each document with the place it was written at."""
     places = {source.key: source.place for source in sources}
     results = []
@@ -71,20 +65,13 @@ def with_sources(found: Mapping[str, Any], sources: Sequence[Source]) -> dict[st
     return {**found, "results": results}
 
 
-def show(found: Mapping[str, Any], form: Form) -> None:
-    match form:
-        case Form.JSON:
-            output.show_json(found)
-        case Form.YAML:
-            import yaml
-
-            print(yaml.safe_dump(found, sort_keys=False, allow_unicode=True), end="")
-        case Form.MARKDOWN:
-            for line in markdown(found):
-                print(line)
-        case Form.TABLE:
-            for line in table(found):
-                print(line)
+def show(found: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        output.show_json(found)
+        return
+    told = markdown(found) if forms.current() == "markdown" else table(found)
+    for line in told:
+        print(line)
 
 
 def table(found: Mapping[str, Any]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mailboat_controller.cli import options, output
+from mailboat_controller.cli import live_names, options, output
 from mailboat_controller.durable_file import replace_durably
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ _COLUMNS = {
     "hardware_class": "CLASS",
     "site": "SITE",
     "presence": "PRESENCE",
+    "running": "RUNNING",
     "last_seen_at": "LAST SEEN",
     "revoked": "REVOKED",
 }
@@ -43,11 +44,26 @@ _EVENT_COLUMNS = {
 }
 
 
+WaitingName = Annotated[
+    str, typer.Argument(help="The device's id.", autocompletion=live_names.pending)
+]
+
+
 @app.command("enroll-token")
 def enroll_token(
-    hardware_class: Annotated[str, typer.Option("--class", help="Hardware class.")],
+    hardware_class: Annotated[
+        str,
+        typer.Option("--class", help="Hardware class.", autocompletion=live_names.classes),
+    ],
     out: Annotated[Path, typer.Option("--out", help="File for the kit; it holds a secret.")],
-    site: Annotated[str, typer.Option("--site", help="Site; - connects to the centre.")] = "-",
+    site: Annotated[
+        str,
+        typer.Option(
+            "--site",
+            help="Site; - connects to the centre.",
+            autocompletion=live_names.sites,
+        ),
+    ] = "-",
     label: Annotated[
         list[str] | None, typer.Option("--label", help="name=value; may be repeated.")
     ] = None,
@@ -84,8 +100,19 @@ def enroll_token(
 
 @app.command("list")
 def list_devices(
-    hardware_class: Annotated[str | None, typer.Option("--class")] = None,
-    site: Annotated[str | None, typer.Option("--site")] = None,
+    hardware_class: options.ClassOption = None,
+    site: options.SiteOption = None,
+    running: Annotated[
+        str | None,
+        typer.Option(
+            "--running",
+            help="A model, or a release: vad@1.2.0.",
+            autocompletion=live_names.releases,
+        ),
+    ] = None,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="Further behind than policy allows.")
+    ] = False,
     selector: options.SelectorOption = "",
     pending: Annotated[
         bool, typer.Option("--pending", help="Those that wait for approval instead.")
@@ -93,7 +120,10 @@ def list_devices(
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
-    """All devices, by enrolment."""
+    """The devices that a selector names, or all of them; by enrolment."""
+    wanted = ",".join(
+        filter(None, (selector, f"running={running}" if running else "", "stale" if stale else ""))
+    )
     with options.client(connection) as client:
         if pending:
             waiting = client.get("/v1/devices/pending", limit=PENDING_SHOWN)
@@ -104,14 +134,27 @@ def list_devices(
             "enrolment_number",
             hardware_class=hardware_class,
             site=site,
-            selector=selector or None,
+            selector=wanted or None,
         )
-        output.show_rows(list(pages), _COLUMNS, as_json=as_json)
+        rows = [{**row, "running": _running(row)} for row in pages]
+    output.show_rows(rows, _COLUMNS, as_json=as_json)
+    if not wanted:
+        output.say_empty(
+            rows, "No device yet: `mailboat device enroll-token` makes a kit.", as_json=as_json
+        )
+
+
+def _running(row: dict[str, Any]) -> list[str]:
+    return [
+        f"{model['model']}@{model['serving_version']}"
+        for model in (row["report"] or {}).get("models", ())
+        if model["serving_version"]
+    ]
 
 
 @app.command("show")
 def show(
-    device: Annotated[str, typer.Argument(help="The device's id.")],
+    device: options.DeviceName,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
@@ -133,9 +176,22 @@ def show(
             print(f"  rollback drill to {drill['version'] or 'nothing'}: {drill['outcome']}{why}")
     for line in config_lines(report.get("config")):
         print(output.plain_text(line))
+    for line in site_order_lines(report.get("site_order")):
+        print(output.plain_text(line))
     if events:
         print()
         output.show_rows(events, _EVENT_COLUMNS, as_json=False)
+
+
+def site_order_lines(said: dict[str, Any] | None) -> Iterator[str]:
+    """What stands that the device's site has ordered; nothing where nothing does."""
+    if said is None:
+        return
+    yield f"order {said['counter']} of site {said['site']}, signed by {said['key']}:"
+    for each in said["holds"]:
+        yield f"  hold {each['model'] or 'every model'}: {each['reason']}"
+    for each in said["rollbacks"]:
+        yield f"  {each['model']} back to {each['version']}: {each['reason']}"
 
 
 def config_lines(config: dict[str, Any] | None) -> Iterator[str]:
@@ -156,7 +212,7 @@ def _layer(layer: dict[str, Any]) -> str:
 
 @app.command("approve")
 def approve(
-    device: Annotated[str, typer.Argument(help="The device's id.")],
+    device: WaitingName,
     fingerprint: Annotated[
         str, typer.Option("--fingerprint", help="As the device shows it; compare it there.")
     ],
@@ -173,7 +229,7 @@ def approve(
 
 @app.command("reject")
 def reject(
-    device: Annotated[str, typer.Argument(help="The device's id.")],
+    device: WaitingName,
     reason: options.Reason,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
@@ -186,7 +242,7 @@ def reject(
 
 @app.command("revoke")
 def revoke(
-    device: Annotated[str, typer.Argument(help="The device's id.")],
+    device: options.DeviceName,
     reason: options.Reason,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,

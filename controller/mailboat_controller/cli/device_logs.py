@@ -26,7 +26,7 @@ _COLUMNS = {
 
 
 def logs(
-    device: Annotated[str, typer.Argument(help="The device's id.")],
+    device: options.DeviceName,
     reason: options.OptionalReason = "",
     since: Annotated[
         str, typer.Option("--since", help="From here on: 30m, 6h, 2d or a time with its zone.")

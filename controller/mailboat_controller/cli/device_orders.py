@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mailboat_controller.cli import options, output
+from mailboat_controller.cli import live_names, options, output
+from mailboat_controller.cli.progress import in_turn
 from mailboat_schemas.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
 AT_ONCE_MAX = 100  # without `--yes`: a selector may name more than somebody meant
 _COLUMNS = {"device": "DEVICE", "overrides": "STANDS FOR IT", "operator_labels": "LABELS"}
 
-Device = Annotated[str | None, typer.Argument(help="The device's id; or give --selector.")]
-Model = Annotated[str | None, typer.Option("--model", help="This model alone.")]
+Device = Annotated[
+    str | None,
+    typer.Argument(help="The device's id; or give --selector.", autocompletion=live_names.devices),
+]
+Model = options.OneModel
 Hours = Annotated[float, typer.Option("--hours", help="Until it ends by itself.")]
 Yes = Annotated[bool, typer.Option("--yes", help=f"Also for more than {AT_ONCE_MAX} devices.")]
 
@@ -69,7 +73,9 @@ def pin(
 
 
 def unpin(
-    model: Annotated[str, typer.Option("--model", help="The model.")],
+    model: Annotated[
+        str, typer.Option("--model", help="The model.", autocompletion=live_names.models)
+    ],
     reason: options.Reason,
     device: Device = None,
     selector: options.SelectorOption = "",
@@ -112,7 +118,7 @@ def _send(
     with options.client(connection) as client:
         names = named(client, device, selector, yes=yes)
         found, refused = [], False
-        for name in names:
+        for name in in_turn(names, verb, shown=not as_json):
             try:
                 found.append(client.post(f"/v1/devices/{name}/{verb}", order))
             except (Conflict, NotFound) as error:

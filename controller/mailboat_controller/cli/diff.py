@@ -1,18 +1,15 @@
 """``mailboat diff``: what documents in files say, beside what stands."""
 
-from typing import Annotated
-
 import typer
 
-from mailboat_controller.cli import declared, options, output
-from mailboat_controller.cli.declared import Form
+from mailboat_controller.cli import declared, forms, options, output
 
 
+@forms.with_markdown
 def diff(
     file: declared.FileOption,
     given: declared.SetOption = "",
     prune: declared.PruneOption = False,
-    form: Annotated[Form, typer.Option("--output", "-o", help="How to say it.")] = Form.TABLE,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
@@ -25,5 +22,5 @@ def diff(
     with options.client(connection) as client:
         answer = client.post(f"/v1/gitops/{name}/diff", request)
     found = declared.with_sources(answer, sources)
-    declared.show(found, Form.JSON if as_json else form)
+    declared.show(found, as_json=as_json)
     raise typer.Exit(declared.exit_code(found, differences=output.EXIT_DIFFERENT))

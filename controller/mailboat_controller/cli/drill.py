@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from mailboat_controller.cli import device_orders, options, output
+from mailboat_controller.cli.progress import in_turn
 from mailboat_schemas.drills import DrillOutcome
 
 app = typer.Typer(
@@ -53,13 +54,16 @@ def start(
     wish = {"reason": reason, "model": model, "hours": hours}
     with options.client(connection) as client:
         names = device_orders.named(client, device, selector, yes=yes)
-        found = [client.post(f"/v1/devices/{name}/drill", wish) for name in names]
+        found = [
+            client.post(f"/v1/devices/{name}/drill", wish)
+            for name in in_turn(names, "drill", shown=not as_json)
+        ]
     output.show_rows(found, _ORDERS, as_json=as_json)
 
 
 @app.command("status")
 def status(
-    device: Annotated[str, typer.Argument(help="The device's id.")],
+    device: options.DeviceName,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
@@ -109,7 +113,8 @@ def cancel(
     with options.client(connection) as client:
         names = device_orders.named(client, device, selector, yes=yes)
         found = [
-            client.post(f"/v1/devices/{name}/cancel-drill", {"reason": reason}) for name in names
+            client.post(f"/v1/devices/{name}/cancel-drill", {"reason": reason})
+            for name in in_turn(names, "cancel", shown=not as_json)
         ]
     orders = [order for each in found for order in each["orders"]]
     output.show_rows(orders, _ORDERS, as_json=as_json)

@@ -10,8 +10,8 @@ _MARKS = {True: "yes", False: "no", None: "?"}
 
 
 def explain(
-    device: Annotated[str, typer.Argument(help="The device's id.")],
-    model: Annotated[str | None, typer.Option("--model", help="This model alone.")] = None,
+    device: options.DeviceName,
+    model: options.OneModel = None,
     release: Annotated[
         str | None,
         typer.Option("--release", help="A release to ask about besides: 1.2.0 or vad@1.2.0."),
@@ -67,6 +67,8 @@ def _model(model: dict[str, Any]) -> list[str]:
     said += [f"  stale: {each}" for each in model["stale"]]
     for release in model["releases"]:
         said.append(f"  {release['version']} ({release['role']}): {_verdict(release['eligible'])}")
+        if release.get("emergency"):
+            said.append(f"    emergency: {release['emergency']}")
         for check in release["checks"]:
             mark = "NO <-" if check["first_no"] else _MARKS[check["passed"]]
             old = check["evidence_age_seconds"]

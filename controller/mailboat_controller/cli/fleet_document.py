@@ -12,13 +12,14 @@ import typer
 
 from mailboat_controller.cli import options, output, submission_reply
 from mailboat_controller.cli.release_approval import Keys, PendingOption, TrustRoot, Yes
-from mailboat_schemas.errors import ConfigurationInvalid
+from mailboat_schemas.errors import ConfigurationInvalid, OperatorNeeded
 
 if TYPE_CHECKING:
     from mailboat_controller.authority.pending import Pending
     from mailboat_controller.client import ApiClient
     from mailboat_schemas.documents.fleet_document import FleetDocument
     from mailboat_schemas.fleet_documents import Place
+
 
 __all__ = ["Keys", "LevelArgument", "PendingOption", "TargetArgument", "TrustRoot", "Yes"]
 
@@ -34,6 +35,12 @@ _COLUMNS = {
     "accepted_by": "BY",
     "reason": "REASON",
 }
+
+
+class AnotherDocument(OperatorNeeded):
+    """The bytes to sign are not what was asked for."""
+
+    code = "E-ANOTHER-DOCUMENT"
 
 
 def place_of(role: str, level: str, target: str) -> "Place":
@@ -123,7 +130,25 @@ def rollback(
     `approve`."""
     epoch = max([each["epoch"] for each in _history(api, place)], default=0) + 1
     document = kind.parse(_document(api, place, version))
+    _require_asked_for(document, place, version)
     approve(api, place.role, document, how.pop("keys"), epoch=epoch, **how)
+
+
+def _require_asked_for(document: "FleetDocument", place: "Place", version: str) -> None:
+    """What is signed anew comes from the controller, which holds no such key: with ``--yes``
+    nobody else looks whether it is what was asked for.
+
+    Raises:
+        AnotherDocument
+    """
+    about = document.metadata
+    if (about.level, about.target, about.version) != (place.level, place.target, version):
+        raise AnotherDocument(
+            f"The controller gave {place.role} {about.version} for {about.level} {about.target}, "
+            f"where {version} for {place} was asked for. Nothing was signed.",
+            next_step="look at who answers for the controller; or sign the file that you have "
+            f"kept of it with `mailboat {place.role} approve` under a new version.",
+        )
 
 
 def submit(
@@ -149,13 +174,13 @@ def show_list(api: "ApiClient", role: str, level: str, target: str, *, as_json: 
     if level or target:
         place = place_of(role, level, target)
         path = f"{path}/{place.level}/{place.target}"
-    output.show_rows(api.get(path), _COLUMNS, as_json=as_json)
+    output.show_rows(api.get(path), _COLUMNS, as_json=as_json, name=("level", "target"))
 
 
 def show(api: "ApiClient", place: "Place", version: str) -> None:
     """The signed document, indented; the one that holds unless a version is named."""
     content = _document(api, place, version or _version_in_force(api, place))
-    print(json.dumps(json.loads(content), indent=2))
+    output.show_json(json.loads(content))
 
 
 def diff(api: "ApiClient", place: "Place", content: bytes, *, as_json: bool) -> None:

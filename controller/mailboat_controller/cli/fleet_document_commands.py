@@ -91,7 +91,9 @@ class Commands:
 
     def all(
         self,
-        level: Annotated[str, typer.Argument(metavar="[LEVEL]")] = "",
+        level: Annotated[
+            str, typer.Argument(metavar="[LEVEL]", help="class, site or device.")
+        ] = "",
         target: Annotated[str, typer.Argument(help="Its name: what held there before, too.")] = "",
         connection: options.ConnectionOption = None,
         as_json: options.Json = False,
@@ -105,7 +107,9 @@ class Commands:
         target: TargetArgument,
         version: Annotated[str, typer.Argument(help="Without it the one that holds.")] = "",
         connection: options.ConnectionOption = None,
+        as_json: options.Json = False,
     ) -> None:
+        del as_json  # a document is told as one anyway, in the form that is asked for
         with options.client(connection) as api:
             fleet_document.show(api, fleet_document.place_of(self.role, level, target), version)
 

@@ -1,58 +1,41 @@
-"""``mailboat get``: devices by what they are and what they run."""
+"""``mailboat get``: every list in one place. Each is the `list` of its own noun, nothing else."""
 
-from typing import Annotated
+from collections.abc import Callable
 
 import typer
 
-from mailboat_controller.cli import options, output
+from mailboat_controller.cli import (
+    content_key,
+    device,
+    drill,
+    hardware_class,
+    output,
+    releases,
+    rollout,
+    site,
+    token,
+    webhook,
+)
 
 app = typer.Typer(
-    help="Find devices with a selector.",
+    help="List devices, releases, rollouts, sites, classes and whatever else has a list.",
     epilog=output.examples(
         "mailboat get devices --running vad@1.2.0 -l 'site in (harbour,depot)'",
-        "mailboat get devices -l 'class=kiosk-x86,presence=offline,region!=eu'",
+        "mailboat get devices -l 'class=kiosk-x86,presence=offline,region!=eu' -o name",
+        "mailboat get rollouts --watch",
     ),
     no_args_is_help=True,
 )
-
-_COLUMNS = {
-    "device": "DEVICE",
-    "hardware_class": "CLASS",
-    "site": "SITE",
-    "presence": "PRESENCE",
-    "running": "RUNNING",
-    "last_seen_at": "LAST SEEN",
+_LISTS: dict[str, Callable[..., None]] = {
+    "devices": device.list_devices,
+    "releases": releases.list_releases,
+    "rollouts": rollout.list_rollouts,
+    "sites": site.list_sites,
+    "classes": hardware_class.list_classes,
+    "drills": drill.list_drills,
+    "webhooks": webhook.list_webhooks,
+    "tokens": token.list_tokens,
+    "content-keys": content_key.list_keys,
 }
-
-
-@app.callback()
-def get() -> None:
-    """Find devices with a selector."""
-
-
-@app.command("devices")
-def get_devices(
-    running: Annotated[
-        str | None, typer.Option("--running", help="A model, or a release: vad@1.2.0.")
-    ] = None,
-    stale: Annotated[
-        bool, typer.Option("--stale", help="Further behind than policy allows.")
-    ] = False,
-    selector: options.SelectorOption = "",
-    connection: options.ConnectionOption = None,
-    as_json: options.Json = False,
-) -> None:
-    """The devices that a selector names, by enrolment."""
-    wanted = ",".join(
-        filter(None, (selector, f"running={running}" if running else "", "stale" if stale else ""))
-    )
-    with options.client(connection) as client:
-        rows = list(client.pages("/v1/devices", "enrolment_number", selector=wanted or None))
-    for row in rows:
-        models = (row["report"] or {}).get("models", ())
-        row["running"] = [
-            f"{model['model']}@{model['serving_version']}"
-            for model in models
-            if model["serving_version"]
-        ]
-    output.show_rows(rows, _COLUMNS, as_json=as_json)
+for _noun, _command in _LISTS.items():
+    app.command(_noun)(_command)

@@ -46,7 +46,7 @@ def run(
             "--allowed-signers", help="Whose SSH signatures count; as ssh-keygen(1) reads it."
         ),
     ],
-    branch: Annotated[str, typer.Option("--branch")] = "main",
+    branch: Annotated[str, typer.Option("--branch", help="Which one is followed.")] = "main",
     path: Annotated[str, typer.Option("--path", help="The directory of the documents.")] = "",
     given: declared.SetOption = "",
     interval: Annotated[

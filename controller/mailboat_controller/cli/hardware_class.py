@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mailboat_controller.cli import options, output
+from mailboat_controller.cli import live_names, options, output
 
 app = typer.Typer(help="Hardware classes.", no_args_is_help=True)
 
@@ -51,7 +51,22 @@ def list_classes(
     with options.client(connection) as client:
         found = client.get("/v1/hardware-classes")
     if as_json:
-        output.show_json(found)
+        output.show_json(found, name=("name",))
         return
     rows = [{**document["metadata"], **document["spec"]} for document in found]
     output.show_rows(rows, _COLUMNS, as_json=False)
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="The class.", autocompletion=live_names.classes)],
+    connection: options.ConnectionOption = None,
+    as_json: options.Json = False,
+) -> None:
+    """One class: what its devices are and have room for."""
+    with options.client(connection) as client:
+        found = client.get(f"/v1/hardware-classes/{name}")
+    if as_json:
+        output.show_json(found)
+        return
+    output.show_fields({**found["metadata"], **found["spec"]}, as_json=False)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def build_model(
     model_file: model_options.Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to write the bundle into.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory to write the bundle into.")],
     name: model_options.Name = None,
     version: model_options.Version = "1.0.0",
     classes: model_options.Classes = None,

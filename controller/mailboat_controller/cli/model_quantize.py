@@ -11,7 +11,7 @@ from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
 
 def quantize(
     model_file: model_options.Model,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The smaller ONNX file.")],
+    out: Annotated[Path, typer.Option("--out", help="The smaller ONNX file.")],
     to: Annotated[str, typer.Option(help="int8 or fp16.", metavar="int8|fp16")] = "int8",
     data: model_options.Data = None,
     samples: model_options.Samples = 16,

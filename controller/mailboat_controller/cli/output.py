@@ -5,11 +5,12 @@ respected (rich does so by itself).
 """
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
+from mailboat_controller.cli import forms
 from mailboat_schemas.errors import (
     ArtifactMissing,
     Conflict,
@@ -30,10 +31,14 @@ EXIT_ROLLOUT_FAILED = 7
 EXIT_TRUST = 8
 EXIT_TIMEOUT = 9
 EXIT_TRIAL = 10
+EXIT_INTERRUPTED = 130  # Ctrl-C, as shells count it
+
+WIDE_PARTS_MAX = 8  # of one value in a wide table; longer ones are in the JSON
 
 EXIT_CODES_HELP = (
     "Exit codes: 0 ok, 1 failure, 2 usage, 3 differences found, 4 not found, 5 not permitted, "
-    "6 conflict, 7 rollout failed, 8 signature or trust, 9 no answer in time, 10 trial failed."
+    "6 conflict, 7 rollout failed, 8 signature or trust, 9 no answer in time, 10 trial failed, "
+    "130 Ctrl-C."
 )
 
 
@@ -71,27 +76,77 @@ def show_error(error: MailboatError, *, as_json: bool) -> None:
     if as_json:
         content = {"code": error.code, "what": error.what, "next_step": error.next_step}
         print(json.dumps(content), file=sys.stderr)
-    else:
-        print(f"error {error.code}: {error.what}", file=sys.stderr)
-        print(f"  next step: {error.next_step}", file=sys.stderr)
+        return
+    print(f"error {error.code}: {_lines(error.what)}", file=sys.stderr)
+    print(f"  next step: {_lines(error.next_step)}", file=sys.stderr)
+    if sys.stderr.isatty():
+        print(f"  more: mailboat help {error.code}", file=sys.stderr)
 
 
-def show_json(content: Any) -> None:
-    print(json.dumps(content, indent=2, default=_plain))
+def show_json(content: Any, *, name: Sequence[str] = ()) -> None:
+    """The whole answer, for programs: as JSON, YAML or names.
+
+    Args:
+        name: keys that together are what a row is called; see `forms.write`.
+    """
+    text = forms.write(content, name=name)
+    if text:  # a list of no names is no line at all
+        print(text)
 
 
 def show_rows(
-    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], *, as_json: bool
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    *,
+    as_json: bool,
+    name: Sequence[str] = (),
 ) -> None:
-    """Rows under titled columns (key -> title)."""
+    """Rows under titled columns (key -> title).
+
+    Args:
+        name: keys that together are what a row is called; the first column where none is given.
+    """
     if as_json:
-        show_json(list(rows))
-    elif sys.stdout.isatty():
+        show_json(list(rows), name=name or tuple(columns)[:1])
+        return
+    if forms.current() == forms.Form.WIDE:
+        columns = {**columns, **_more_columns(rows, columns)}
+    if sys.stdout.isatty():
         _table(rows, columns)
     else:
         print("\t".join(columns.values()))
         for row in rows:
             print("\t".join(_text(row.get(key)) for key in columns))
+
+
+def say_empty(rows: Sequence[Any], text: str, *, as_json: bool) -> None:
+    """Where a person sees an empty list: what it means, and the command to run next."""
+    if not rows and not as_json and sys.stdout.isatty():
+        print(text)
+
+
+def _more_columns(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]
+) -> Mapping[str, str]:
+    """Whatever else the rows have and fits into a cell."""
+    more: dict[str, str] = {}
+    for row in rows:
+        for key, value in row.items():
+            if key not in columns and _fits(value):
+                more.setdefault(key, key.replace("_", " ").upper())
+    return more
+
+
+def _fits(value: Any) -> bool:
+    parts: Sequence[Any] = ()
+    match value:
+        case dict():
+            parts = list(value.values())
+        case list() | tuple():
+            parts = value
+    return len(parts) <= WIDE_PARTS_MAX and not any(
+        isinstance(part, dict | list | tuple) for part in parts
+    )
 
 
 def show_deliveries(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -123,6 +178,11 @@ def say(text: str, *, as_json: bool = False) -> None:
     """A remark for people; programs did not ask for it."""
     if not as_json:
         print(text)
+
+
+def can_draw() -> bool:
+    """Whether standard output is a terminal that knows how to move its cursor."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def remark(text: str) -> None:
@@ -157,7 +217,12 @@ def _text(value: Any) -> str:
         case _:
             text = str(value)
     # Control characters from afar could repaint the terminal, or break a line in a pipe.
-    return "".join(char if char.isprintable() else " " for char in text)
+    return forms.printable(text)
+
+
+def _lines(text: str) -> str:
+    """A message of several lines, without what could repaint a terminal."""
+    return "\n".join(forms.printable(line) for line in text.split("\n"))
 
 
 def plain_text(text: str) -> str:
@@ -168,9 +233,3 @@ def plain_text(text: str) -> str:
 def markdown_cell(text: str) -> str:
     """Text from afar as plain words in a table of Markdown."""
     return "".join(f"\\{char}" if char in "\\`*_[]<>|#!" else char for char in plain_text(text))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return str(value)

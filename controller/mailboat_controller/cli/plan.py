@@ -1,23 +1,17 @@
 """``mailboat plan``: what a rollout would do to the fleet, before anybody approves it."""
 
 from collections.abc import Iterator, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mailboat_controller.cli import options, output
+from mailboat_controller.cli import forms, options, output
 
 
-class Form(StrEnum):
-    MARKDOWN = "markdown"
-    JSON = "json"
-
-
+@forms.with_markdown
 def plan(
     file: Annotated[Path, typer.Option("--file", "-f", help="The Rollout document (YAML).")],
-    form: Annotated[Form, typer.Option("--output", "-o", help="How to say it.")] = Form.MARKDOWN,
     devices_per_class: Annotated[
         int | None,
         typer.Option(
@@ -40,7 +34,7 @@ def plan(
     }
     with options.client(connection) as client:
         found = client.post("/v1/plans", request)
-    if as_json or form is Form.JSON:
+    if as_json:
         output.show_json(found)
         return
     for line in markdown(found):

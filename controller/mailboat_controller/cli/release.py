@@ -36,7 +36,7 @@ RoleFile = Annotated[
 @app.command()
 def build(
     source: Annotated[Path, typer.Argument(help="A YAML of kind Release.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to build into.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory to build into.")],
     encrypt: Annotated[bool, typer.Option("--encrypt", help="Encrypt every file.")] = False,
     content_key: KeySource = None,
     as_json: options.Json = False,
@@ -103,7 +103,9 @@ def submit(
     directory: BuildDirectory,
     content_key: KeySource = None,
     connection: options.ConnectionOption = None,
-    timeout_seconds: Annotated[float, typer.Option(min=1, max=3600)] = 60,
+    timeout_seconds: Annotated[
+        float, typer.Option(min=1, max=3600, help="How long the answer may take.")
+    ] = 60,
     http: Annotated[bool, typer.Option("--http", help="Submit by HTTPS, not by MQTT.")] = False,
     only_write: Annotated[
         Path | None, typer.Option(help="Write the submission's bytes here and send nothing.")

@@ -93,8 +93,8 @@ def approve(
 
 
 def withdraw(
-    model: Annotated[str, typer.Argument(help="The model.")],
-    version: Annotated[str, typer.Argument(help="Its version.")],
+    model: options.ModelName,
+    version: options.Version,
     *,
     reason: options.Reason,
     key: Keys,
@@ -117,8 +117,8 @@ def withdraw(
 
 
 def reject(
-    model: Annotated[str, typer.Argument(help="The model.")],
-    version: Annotated[str, typer.Argument(help="Its version.")],
+    model: options.ModelName,
+    version: options.Version,
     *,
     reason: options.Reason,
     connection: options.ConnectionOption = None,

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.5
 LOCAL_MEMORY_MIB = 256  # what a decoder may take where no class says it
 
-Format = Annotated[
-    Literal["table", "json"] | None, typer.Option("--output", "-o", help="table or json.")
-]
 _CANDIDATES = {
     "hardware_class": "CLASS",
     "path": "FILE",
@@ -53,10 +50,10 @@ _QUEUE = {
 
 
 def delta(
-    model: Annotated[str, typer.Argument(help="The model.")],
+    model: options.ModelName,
     base: Annotated[str, typer.Option("--from", help="The version that devices run.")],
     to: Annotated[str, typer.Option("--to", help="The version they are to get.")],
-    hardware_class: Annotated[str | None, typer.Option("--class", help="Only this class.")] = None,
+    hardware_class: options.ClassOption = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Every candidate; builds what is not built yet.")
     ] = False,
@@ -71,13 +68,13 @@ def delta(
         ),
     ] = None,
     reason: options.OptionalReason = "",
-    timeout_seconds: Annotated[float, typer.Option(min=1, max=86_400)] = 600,
-    output_format: Format = None,
+    timeout_seconds: Annotated[
+        float, typer.Option(min=1, max=86_400, help="How long building may take.")
+    ] = 600,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
     """How each file of a release comes to devices that run another one, and why in that way."""
-    as_json = as_json or output_format == "json"
     if build and drop:
         raise ConfigurationInvalid(
             "--build and --drop contradict each other.", next_step="name one of the two."
@@ -105,12 +102,10 @@ def delta(
 
 def deltas(
     state: Annotated[str | None, typer.Option(help="Only those, such as failed.")] = None,
-    output_format: Format = None,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
     """What is built, queued and failed: sizes, and how many devices it is for."""
-    as_json = as_json or output_format == "json"
     with options.client(connection) as client:
         rows = client.get("/v1/deltas", state=state)
     output.show_rows(rows if as_json else [_row(each) for each in rows], _QUEUE, as_json=as_json)

@@ -20,10 +20,8 @@ def export(
     hardware_class: Annotated[
         str | None, typer.Option("--class", help="The hardware class it is for.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The file to write.")] = None,
-    model: Annotated[
-        list[str] | None, typer.Option("--model", help="Only this model; may be repeated.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The file to write.")] = None,
+    model: options.SomeModels = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Superseded releases and fallbacks too.")
     ] = False,

@@ -23,7 +23,7 @@ def import_release(
         str,
         typer.Argument(help="oci://REGISTRY/REPOSITORY:TAG, s3://BUCKET/PREFIX, or a directory."),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to build into.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory to build into.")],
     release: Annotated[
         Path | None,
         typer.Option(help="A YAML of kind Release; without it, the release.yaml found there."),

@@ -8,8 +8,8 @@ from mailboat_controller.cli import options, output
 
 
 def retire(
-    model: Annotated[str, typer.Argument(help="The model.")],
-    version: Annotated[str, typer.Argument(help="Its version.")],
+    model: options.ModelName,
+    version: options.Version,
     reason: options.Reason,
     force: Annotated[
         bool, typer.Option("--force", help="Although a class keeps it, or devices run it.")

@@ -1,8 +1,6 @@
 """``mailboat release list|show``: what the controller has, who signed it, who approved it."""
 
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from mailboat_controller.cli import options, output
 
@@ -17,24 +15,28 @@ _COLUMNS = {
     "hardware_classes": "CLASSES",
     "digest": "DIGEST",
 }
+NAME = ("model", "version")
 _DEEDS = {"at": "AT", "action": "WHAT", "actor": "WHO", "signed": "SIGNED BY", "reason": "WHY"}
 _ROLLOUTS = {"name": "ROLLOUT", "phase": "PHASE", "because": "BECAUSE"}
 
 
 def list_releases(
-    model: Annotated[str | None, typer.Option("--model", help="Only of this model.")] = None,
+    model: options.ModelOption = None,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
     """Releases the controller has accepted, in order: signed and approved by whom, on what plan."""
     with options.client(connection) as client:
         rows = client.get("/v1/releases", model=model)
-    output.show_rows(rows if as_json else [_told(row) for row in rows], _COLUMNS, as_json=as_json)
+    output.show_rows(
+        rows if as_json else [_told(row) for row in rows], _COLUMNS, as_json=as_json, name=NAME
+    )
+    output.say_empty(rows, "No release yet: `mailboat release build` makes one.", as_json=as_json)
 
 
 def show_release(
-    model: Annotated[str, typer.Argument(help="The model.")],
-    version: Annotated[str, typer.Argument(help="Its version.")],
+    model: options.ModelName,
+    version: options.Version,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
@@ -47,7 +49,7 @@ def show_release(
         found = client.get(f"/v1/releases/{model}/{version}/standing")
         document = ReleaseDocument.parse(client.release_document(model, version))
     if as_json:
-        output.show_json(found)
+        output.show_json(found, name=NAME)
         return
     for sentence in release_sentences(document):
         print(output.plain_text(sentence))

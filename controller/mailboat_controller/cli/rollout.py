@@ -29,6 +29,7 @@ _CLASS_COLUMNS = {
     **{name: name.replace("_", " ").upper() for name in _COUNTS},
     "excluded": "EXCLUDED",
 }
+_DONE_PHASES = frozenset({"completed", "superseded"})
 _FAILED_PHASES = frozenset({"halted", "aborted"})
 
 
@@ -38,14 +39,21 @@ def list_rollouts(
 ) -> None:
     """All rollouts, oldest first."""
     with options.client(connection) as client:
-        output.show_rows(client.get("/v1/rollouts"), _COLUMNS, as_json=as_json)
+        rows = client.get("/v1/rollouts")
+    output.show_rows(rows, _COLUMNS, as_json=as_json)
+    output.say_empty(rows, "No rollout yet: `mailboat release approve` plans one.", as_json=as_json)
 
 
+@app.command("show")
 @app.command("status")
 def status(
-    name: Annotated[str, typer.Argument(help="The rollout.")],
+    name: options.RolloutName,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="Exit with 7 when it is halted or aborted.")
+        bool,
+        typer.Option(
+            "--exit-code",
+            help="Exit with 7 when it is halted or aborted; with --watch also with 0 at its end.",
+        ),
     ] = False,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
@@ -56,22 +64,38 @@ def status(
     _show(found, as_json=as_json)
     if exit_code and found["phase"] in _FAILED_PHASES:
         raise typer.Exit(output.EXIT_ROLLOUT_FAILED)
+    if exit_code and found["phase"] in _DONE_PHASES:
+        raise typer.Exit  # ends a watch
 
 
-@app.command("start")
-def start(
-    name: Annotated[str, typer.Argument(help="The rollout.")],
-    reason: options.Reason,
-    connection: options.ConnectionOption = None,
-    as_json: options.Json = False,
-) -> None:
-    """Start a planned rollout."""
-    _order(connection, name, "start", reason, as_json=as_json)
+# Verb -> what it does.
+_ORDERS = {
+    "start": "Start a planned rollout.",
+    "pause": "Let nobody new in; those who are in go on.",
+    "resume": "Go on with a paused rollout.",
+    "abort": "Take a rollout back for good: its devices return to what they ran before.",
+    "undo": "Take a completed rollout back: the release before it is current again.",
+}
+
+
+def _add_order(verb: str, text: str) -> None:
+    @app.command(verb, help=text)
+    def order(
+        name: options.RolloutName,
+        reason: options.Reason,
+        connection: options.ConnectionOption = None,
+        as_json: options.Json = False,
+    ) -> None:
+        _order(connection, name, verb, reason, as_json=as_json)
+
+
+for _verb, _text in _ORDERS.items():
+    _add_order(_verb, _text)
 
 
 @app.command("promote")
 def promote(
-    name: Annotated[str, typer.Argument(help="The rollout.")],
+    name: options.RolloutName,
     reason: options.Reason,
     wave: Annotated[
         int | None,
@@ -82,50 +106,6 @@ def promote(
 ) -> None:
     """Open the next wave in place of the gate; who did and why is kept."""
     _order(connection, name, "promote", reason, as_json=as_json, wave=wave)
-
-
-@app.command("pause")
-def pause(
-    name: Annotated[str, typer.Argument(help="The rollout.")],
-    reason: options.Reason,
-    connection: options.ConnectionOption = None,
-    as_json: options.Json = False,
-) -> None:
-    """Let nobody new in; those who are in go on."""
-    _order(connection, name, "pause", reason, as_json=as_json)
-
-
-@app.command("resume")
-def resume(
-    name: Annotated[str, typer.Argument(help="The rollout.")],
-    reason: options.Reason,
-    connection: options.ConnectionOption = None,
-    as_json: options.Json = False,
-) -> None:
-    """Go on with a paused rollout."""
-    _order(connection, name, "resume", reason, as_json=as_json)
-
-
-@app.command("abort")
-def abort(
-    name: Annotated[str, typer.Argument(help="The rollout.")],
-    reason: options.Reason,
-    connection: options.ConnectionOption = None,
-    as_json: options.Json = False,
-) -> None:
-    """Take a rollout back for good: its devices return to what they ran before."""
-    _order(connection, name, "abort", reason, as_json=as_json)
-
-
-@app.command("undo")
-def undo(
-    name: Annotated[str, typer.Argument(help="The rollout.")],
-    reason: options.Reason,
-    connection: options.ConnectionOption = None,
-    as_json: options.Json = False,
-) -> None:
-    """Take a completed rollout back: the release before it is current again."""
-    _order(connection, name, "undo", reason, as_json=as_json)
 
 
 def _order(
@@ -150,6 +130,10 @@ def _show(found: dict[str, Any], *, as_json: bool) -> None:
     classes, came = found.pop("classes", {}), found.pop("deliveries", [])
     shown = {key: found.get(key) for key in _COLUMNS}
     shown["waves_open"] = f"{found['waves_open']} of {found['waves']}"
+    if found.get("emergency"):
+        shown["emergency"] = (
+            f"{found['emergency']} (no window, cadence or metered link is waited for)"
+        )
     output.show_fields(shown, as_json=False)
     rows = [{"hardware_class": name, **counts} for name, counts in classes.items()]
     print()

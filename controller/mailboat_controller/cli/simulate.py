@@ -32,7 +32,7 @@ Seed = Annotated[
     int | None, typer.Option("--seed", help="The same seed, the same story.", show_default=False)
 ]
 Days = Annotated[float | None, typer.Option("--days", help="At most.", show_default=False)]
-Report = Annotated[Path | None, typer.Option("--out", "-o", help="Where the report goes, as JSON.")]
+Report = Annotated[Path | None, typer.Option("--out", help="Where the report goes, as JSON.")]
 Plot = Annotated[Path | None, typer.Option("--plot", help="Where the picture goes, as SVG.")]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mailboat_controller.cli import options, output
+from mailboat_controller.cli import live_names, options, output, site_order
 from mailboat_controller.sites.policy import Policy
 from mailboat_controller.sites.queue_size import DAYS_DEFAULT, DAYS_MAX, DEVICES_MAX
 from mailboat_schemas.names import is_label
@@ -24,6 +24,7 @@ app = typer.Typer(
     ),
     no_args_is_help=True,
 )
+site_order.add_to(app)
 
 NOTHING = "none"  # takes away what was set
 _WINDOW = re.compile(r"(?:(?P<days>\S+) +)?(?P<start>\d\d:\d\d) +(?P<hours>\d+(?:\.\d+)?)h")
@@ -44,7 +45,9 @@ def _a_name(text: str) -> str:
     return text
 
 
-SiteName = Annotated[str, typer.Argument(help="The site's name.", callback=_a_name)]
+SiteName = Annotated[
+    str, typer.Argument(help="The site's name.", callback=_a_name, autocompletion=live_names.sites)
+]
 PolicyOption = Annotated[
     Policy | None,
     typer.Option(
@@ -154,7 +157,7 @@ def remove(
 @app.command("kit")
 def kit(
     name: SiteName,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The archive; it holds keys.")],
+    out: Annotated[Path, typer.Option("--out", help="The archive; it holds keys.")],
     devices: Annotated[
         int,
         typer.Option(min=0, max=DEVICES_MAX, help="To make its queue for; 0: by those enrolled."),

@@ -47,7 +47,7 @@ def make_key(
 
 def public_key(
     key: Annotated[str, typer.Argument(help="A path, fd:N, env:NAME or pkcs11:…")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The .pub file to write.")],
+    out: Annotated[Path, typer.Option("--out", help="The .pub file to write.")],
     name: Name = "",
     as_json: options.Json = False,
 ) -> None:

@@ -123,7 +123,7 @@ def renew(
         list[str] | None, typer.Option(help="Sign with it and submit; repeat for k of n.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write a pending change for others to sign.")
+        Path | None, typer.Option("--out", help="Write a pending change for others to sign.")
     ] = None,
     reason: options.Reason = "renewed before it expires",
     source: trust_source.From = None,

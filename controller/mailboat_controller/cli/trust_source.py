@@ -22,7 +22,7 @@ From = Annotated[
         show_default=False,
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="The pending change, as a new file.")]
+Out = Annotated[Path, typer.Option("--out", help="The pending change, as a new file.")]
 Threshold = Annotated[
     int | None,
     typer.Option("--threshold", min=1, help="How many of them must sign; without it, as now."),

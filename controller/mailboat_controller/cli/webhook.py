@@ -37,7 +37,7 @@ _DELIVERY_COLUMNS = {
     "problem": "PROBLEM",
 }
 
-Name = Annotated[str, typer.Argument(help="The webhook's name.")]
+Name = options.WebhookName
 SecretFile = Annotated[
     Path | None, typer.Option("--secret-file", help="A secret the receiver has: whsec_….")
 ]
@@ -54,9 +54,7 @@ def add(
     kind: Annotated[
         list[str] | None, typer.Option("--type", help="Only these events; may be repeated.")
     ] = None,
-    model: Annotated[
-        list[str] | None, typer.Option("--model", help="Only about these models.")
-    ] = None,
+    model: options.SomeModels = None,
     secret_file: SecretFile = None,
     secret_out: SecretOut = None,
     connection: options.ConnectionOption = None,

@@ -1,4 +1,4 @@
-"""What one check found."""
+"""What one check of `mailboat doctor` or `mailboat-agent doctor` found."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

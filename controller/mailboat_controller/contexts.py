@@ -1,0 +1,111 @@
+"""Which controllers a person works with: ``~/.config/mailboat/config.toml``.
+
+A context is a name for a connection file. No secret is in it: tokens and keys stay in files of
+their own beside the connection file, readable by their owner alone.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mailboat_controller.connection_file import load_connection
+from mailboat_controller.durable_file import replace_durably
+from mailboat_schemas.errors import ConfigurationInvalid, NotFound
+from mailboat_schemas.names import Label
+
+FILE_NAME = "config.toml"
+FILE_BYTES_MAX = 64 * 1024
+CONTEXTS_MAX = 200  # one person's controllers; a file of more is nobody's hand-made file
+
+
+class Contexts(BaseModel):
+    """``current`` is the name used where none is given; it may name none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    current: Label | None = None
+    contexts: dict[Label, str] = {}  # name -> path of a connection file
+
+    def path(self, name: str) -> Path:
+        """
+        Raises:
+            NotFound: no such context.
+        """
+        if name not in self.contexts:
+            known = ", ".join(sorted(self.contexts)) or "none yet"
+            raise NotFound(
+                f"There is no context {name!r}; there is: {known}.",
+                next_step="`mailboat context add NAME CONNECTION` makes one.",
+            )
+        return Path(self.contexts[name])
+
+
+def config_directory(environment: Mapping[str, str]) -> Path:
+    """Of a person's settings, as the XDG base directory specification has it."""
+    base = environment.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "mailboat"
+
+
+def load_contexts(directory: Path) -> Contexts:
+    """What stands there; nothing where there is no file.
+
+    Raises:
+        ConfigurationInvalid: unreadable, or not what belongs there.
+    """
+    path = directory / FILE_NAME
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES_MAX)
+        return Contexts.model_validate(tomllib.loads(content.decode()))
+    except FileNotFoundError:
+        return Contexts()
+    except (OSError, ValueError) as error:
+        problem = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            problem = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        raise ConfigurationInvalid(
+            f"The contexts in {path} cannot be used: {problem}.",
+            next_step="mend that file, or move it away and `mailboat context add` again.",
+        ) from error
+
+
+def save_contexts(directory: Path, contexts: Contexts) -> None:
+    """Put them in the place of what stands there, readable by their owner alone."""
+    lines = [] if contexts.current is None else [f"current = {json.dumps(contexts.current)}", ""]
+    lines.append("[contexts]")
+    # A JSON string is a TOML basic string.
+    lines += [f"{name} = {json.dumps(path)}" for name, path in sorted(contexts.contexts.items())]
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    replace_durably(directory / FILE_NAME, ("\n".join(lines) + "\n").encode())
+
+
+def with_context(contexts: Contexts, name: str, connection: Path) -> Contexts:
+    """With one more, or another connection under that name; the first becomes the current one.
+
+    Raises:
+        ConfigurationInvalid: no usable connection file, or too many contexts.
+    """
+    path = connection.absolute()  # not resolved: a link may lead elsewhere tomorrow
+    load_connection(path)
+    held = {**contexts.contexts, name: str(path)}
+    if len(held) > CONTEXTS_MAX:
+        raise ConfigurationInvalid(
+            f"{CONTEXTS_MAX} contexts are the most there can be.",
+            next_step="remove those that nobody uses: `mailboat context remove NAME`.",
+        )
+    return Contexts(current=contexts.current or name, contexts=held)
+
+
+def without_context(contexts: Contexts, name: str) -> Contexts:
+    """
+    Raises:
+        NotFound: no such context.
+    """
+    contexts.path(name)
+    held = {each: path for each, path in contexts.contexts.items() if each != name}
+    current = None if contexts.current == name else contexts.current
+    return Contexts(current=current, contexts=held)
