@@ -1,4 +1,5 @@
-"""Write the published contract from the code: schemas, AsyncAPI, OpenAPI, the examples.
+"""Write the published contract from the code: schemas, AsyncAPI, OpenAPI, the examples, and
+the reference of every command.
 
 ``make schemas`` runs it; ``tests/contract`` proves that what is committed is what it would write.
 """
@@ -25,6 +26,7 @@ from mailboat_schemas.documents.policy import PolicyDocument
 from mailboat_schemas.envelope import Envelope
 from mailboat_schemas.events import EventBatch
 from mailboat_schemas.reports import Ack, Hello, Presence, ReportedState, TelemetryBatch
+from mailboat_schemas.site_orders import SiteOrder
 from mailboat_schemas.submission import Submission, SubmissionReply
 from mailboat_schemas.topics import TOPICS
 
@@ -52,6 +54,7 @@ MESSAGES: tuple[type[BaseModel], ...] = (
     TelemetryBatch,
     Presence,
     DeviceDesired,
+    SiteOrder,
     LogExcerpt,
     Submission,
     SubmissionReply,
@@ -65,6 +68,7 @@ _SIGNED = {
     "Presence",
     "Ack",
     "DeviceDesired",
+    "SiteOrder",
     "LogExcerpt",
 }
 _BEGIN, _END = "<!-- examples: begin -->", "<!-- examples: end -->"
@@ -80,6 +84,17 @@ def pages() -> Iterator[tuple[Path, str]]:
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)
     yield PROTOCOL, f"{before}{_BEGIN}\n{protocol_examples()}{_END}{after}"
+    yield from _command_lines()
+
+
+def _command_lines() -> Iterator[tuple[Path, str]]:
+    """The reference of every command, and its man pages."""
+    sys.path.insert(0, str(HERE))  # it stands beside this file, which tests load by its path
+    from command_reference import man, markdown
+
+    yield HERE.parent / "cli-reference.md", markdown()
+    for name in ("mailboat", "mailboat-agent"):
+        yield HERE.parent / "man" / f"{name}.1", man(name)
 
 
 def asyncapi() -> dict[str, Any]:

@@ -15,8 +15,11 @@ from mailboat_controller.api.authentication import refuse_ended
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Operator, Viewer
 from mailboat_controller.api.limits import Reason
+from mailboat_controller.api.once_told import OnceTold
+from mailboat_controller.api.pages import Paged
 from mailboat_controller.store import access_tokens, audit
 from mailboat_controller.store.access_tokens import AccessTokenRow
+from mailboat_controller.store.instants import to_ms
 from mailboat_schemas.errors import NotFound
 from mailboat_schemas.names import Label
 
@@ -56,18 +59,22 @@ class RevokedTokens(BaseModel):
 
 
 @router.get("")
-def list_tokens(_operator: Operator, context: Context) -> list[AccessToken]:
+def list_tokens(_operator: Operator, paging: Paged, context: Context) -> list[AccessToken]:
+    """Every token, ended ones too, oldest first."""
     with context.store.read() as tx:
-        return [_shown(row) for row in access_tokens.every(tx)]
+        rows = access_tokens.every(tx)
+    page = paging.cut(rows, lambda row: (to_ms(row.created_at), row.id))
+    return [_shown(row) for row in page]
 
 
 @router.get("/self")
 def get_own_token(person: Viewer, context: Context) -> AccessToken:
+    """The token with which this is asked."""
     with context.store.read() as tx:
         return _shown(_row(access_tokens.by_id(tx, person.token_id)))
 
 
-@router.post("/self/renew", status_code=201)
+@router.post("/self/renew", status_code=201, dependencies=[OnceTold])
 def renew_own_token(person: Viewer, context: Context) -> RenewedToken:
     """A successor with the same name, role and life. The old one ends when the new one is first
     used."""
@@ -83,6 +90,7 @@ def renew_own_token(person: Viewer, context: Context) -> RenewedToken:
             actor=str(person),
             action="access_token.renew",
             subject=f"token:{renewed.id}",
+            reason="renewed by its holder before its end",
             details={"from": old.id, "expires_at": renewed.expires_at.isoformat()},
         )
     return RenewedToken(token=token.text(), id=renewed.id, expires_at=renewed.expires_at)

@@ -22,7 +22,8 @@ from mailboat_controller.api.identity import (
     Person,
     Publisher,
 )
-from mailboat_controller.api.problems import problem
+from mailboat_controller.api.once_told import OnceTold
+from mailboat_controller.api.problems import PROBLEM, problem
 from mailboat_controller.artifacts.artifact_store import Upload, missing_artifact
 from mailboat_controller.pki.certificates import Holder
 from mailboat_controller.store import audit
@@ -55,7 +56,7 @@ class ArtifactToken(BaseModel):
     expires_at: datetime
 
 
-@router.post("/tokens", status_code=201)
+@router.post("/tokens", status_code=201, dependencies=[OnceTold])
 def create_artifact_token(
     order: ArtifactTokenOrder, fetcher: Fetcher, context: Context
 ) -> ArtifactToken:
@@ -78,6 +79,7 @@ def create_artifact_token(
             actor=str(fetcher),
             action="artifact_token.create",
             subject=order.digest,
+            reason="asked for by its holder, to fetch this file by",
             details={"expires_at": expires_at.isoformat()},
         )
     return ArtifactToken(
@@ -93,7 +95,12 @@ def _credential(caller: Caller) -> str:
 @router.get(
     "/sha256/{digest}",
     response_class=Response,
-    responses={307: {"description": "The bytes are at Location, for a quarter of an hour."}},
+    responses={
+        **etags.described(MEDIA_TYPE),
+        206: {"description": "The part that Range names.", "content": etags.content_of(MEDIA_TYPE)},
+        307: {"description": "The bytes are at Location, for a quarter of an hour."},
+        416: {"description": "No byte of that range is there."},
+    },
 )
 async def get_artifact(
     digest: DigestPath, request: Request, downloader: Downloader, context: Context
@@ -193,7 +200,17 @@ async def _streamed(chunks: Iterator[bytes], context: ApiContext) -> AsyncIterat
         yield chunk
 
 
-@router.put("/sha256/{digest}", response_class=Response)
+@router.put(
+    "/sha256/{digest}",
+    response_class=Response,
+    responses={
+        200: {"description": "These bytes were here."},
+        201: {"description": "These bytes are new."},
+        411: {"description": "It does not say how long it is.", "content": PROBLEM},
+        413: {"description": "It is longer than it says.", "content": PROBLEM},
+    },
+    openapi_extra={"requestBody": {"required": True, "content": etags.content_of(MEDIA_TYPE)}},
+)
 async def put_artifact(
     digest: DigestPath, request: Request, publisher: Publisher, context: Context
 ) -> Response:
@@ -232,6 +249,7 @@ def _record(digest: str, length: int, actor: str, context: ApiContext) -> None:
             actor=actor,
             action="artifact.put",
             subject=digest,
+            reason="uploaded; its bytes are what its name says",
             details={"length": length},
         )
         context.artifact_care.stored(tx, digest, str(actor))

@@ -9,9 +9,11 @@ from pydantic import BaseModel
 from mailboat_controller.api.authentication import certificate_of
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Device, Publisher, Reader
+from mailboat_controller.api.pages import Paged
 from mailboat_controller.content.keys import missing_content_key
 from mailboat_controller.pki.certificates import public_key_of
 from mailboat_controller.store import content_keys
+from mailboat_controller.store.instants import to_ms
 from mailboat_schemas.content_key import (
     CONTENT_KEY_ID_PATTERN,
     ContentKeyHandover,
@@ -32,10 +34,12 @@ class HeldContentKey(BaseModel):
 
 
 @router.get("")
-def list_content_keys(_reader: Reader, context: Context) -> list[HeldContentKey]:
+def list_content_keys(_reader: Reader, paging: Paged, context: Context) -> list[HeldContentKey]:
     """Oldest first."""
     with context.store.read() as tx:
-        return [_told(row) for row in content_keys.every(tx)]
+        rows = content_keys.every(tx)
+    page = paging.cut(rows, lambda row: (to_ms(row.created_at), row.key_id))
+    return [_told(row) for row in page]
 
 
 @router.get("/{key_id}")
@@ -48,7 +52,7 @@ def get_content_key(key_id: KeyIdPath, _publisher: Publisher, context: Context) 
     return _told(row)
 
 
-@router.put("/{key_id}")
+@router.put("/{key_id}", responses={201: {"model": HeldContentKey}})
 def put_content_key(
     key_id: KeyIdPath,
     handover: ContentKeyHandover,

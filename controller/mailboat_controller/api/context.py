@@ -14,6 +14,7 @@ from mailboat_controller.artifacts.care import ArtifactCare
 from mailboat_controller.config import ControllerSettings
 from mailboat_controller.content.keys import ContentKeys
 from mailboat_controller.device_logs.orders import LogOrders
+from mailboat_controller.metrics.fleet_state import FleetState
 from mailboat_controller.overrides.orders import Overrides
 from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.presence import Reach
@@ -56,6 +57,7 @@ class ApiContext:
     leads: whether the lock in the database is still ours.
     absent_partitions: whose messages nobody takes in.
     roll_ups: the newest of what is published on stats/, by scope/name.
+    fleet_state: what those were made from; None until it was read once.
     """
 
     settings: ControllerSettings
@@ -84,6 +86,7 @@ class ApiContext:
     token: Callable[[], str] = new_token
     refused: Callable[[str], None] = lambda _code: None
     reach: Callable[[], Reach] = Reach
+    fleet_state: Callable[[], FleetState | None] = lambda: None
     leads: Callable[[], bool] = lambda: True
     absent_partitions: Callable[[], Sequence[int]] = tuple
     access_changed: Callable[[], None] = lambda: None

@@ -10,9 +10,12 @@ from pydantic import BaseModel
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Operator, Reader
 from mailboat_controller.api.limits import OptionalReason
+from mailboat_controller.api.pages import Key, Paged
+from mailboat_controller.api.problems import PROBLEM
 from mailboat_controller.delta_builds import pairs
 from mailboat_controller.store import audit, deltas
-from mailboat_controller.store.deltas import State
+from mailboat_controller.store.deltas import DeltaRow, State
+from mailboat_controller.store.instants import to_ms
 from mailboat_schemas.errors import Conflict
 from mailboat_schemas.names import ClassName, ModelName, Version
 
@@ -68,14 +71,20 @@ class DeltaOrder(BaseModel):
 
 
 @router.get("")
-def list_deltas(_reader: Reader, context: Context, state: State | None = None) -> list[DeltaEntry]:
+def list_deltas(
+    _reader: Reader, paging: Paged, context: Context, state: State | None = None
+) -> list[DeltaEntry]:
     """In the order they were queued."""
     with context.store.read() as tx:
         rows = deltas.every(tx, *([] if state is None else [state]))
-    return [DeltaEntry(**pairs.told(row)) for row in rows]
+    return [DeltaEntry(**pairs.told(row)) for row in paging.cut(rows, _place)]
 
 
-@router.get("/{model}/{base_version}/{version}")
+def _place(row: DeltaRow) -> Key:
+    return (to_ms(row.queued_at), row.key.target, row.key.base, row.key.memory_bytes_max)
+
+
+@router.get("/{model}/{base_version}/{version}", responses={409: {"content": PROBLEM}})
 def explain_deltas(
     model: ModelName,
     base_version: Version,

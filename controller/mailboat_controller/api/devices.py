@@ -5,20 +5,24 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.identity import Operator, Reader
 from mailboat_controller.api.limits import NUMBER_MAX, OptionalReason, Reason
+from mailboat_controller.api.pages import Paged, first_of
 from mailboat_controller.explaining.selection import select
-from mailboat_controller.presence import Presence, Reach, standing
+from mailboat_controller.presence import Presence, Reach, in_words, standing
 from mailboat_controller.sites.reach import reach_by_site
 from mailboat_controller.store import audit, devices, enrolment_requests, events
+from mailboat_controller.store.class_counts import when_disconnected
 from mailboat_controller.store.device_certificates import key_sha256
 from mailboat_controller.store.enrolment_requests import EnrolmentRequestRow, State
+from mailboat_controller.store.instants import to_ms
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas import selectors
+from mailboat_schemas.documents.hardware_class import WhenDisconnected
 from mailboat_schemas.enrolment import fingerprint
 from mailboat_schemas.errors import NotPermitted
 from mailboat_schemas.names import ClassName, DeviceId, SiteName
@@ -104,6 +108,8 @@ class FingerprintDiffers(NotPermitted):
 def list_devices(
     _reader: Reader,
     context: Context,
+    request: Request,
+    response: Response,
     hardware_class: ClassName | None = None,
     site: SiteName | None = None,
     selector: SelectorText = "",
@@ -112,23 +118,26 @@ def list_devices(
 ) -> list[Device]:
     """A page by enrolment number, of all or of the devices that a selector names."""
     reach, wanted = context.reach(), selectors.parse(selector)
-    bounds: dict[str, Any] = {"after": after, "limit": limit}
+    bounds: dict[str, Any] = {"after": after, "limit": limit + 1}
     bounds |= {"hardware_class": hardware_class, "site": site}
     with context.store.read() as tx:
         if wanted.requirements:
-            rows = tuple(select(tx, wanted, reach, context.now(), **bounds))
+            found = tuple(select(tx, wanted, reach, context.now(), **bounds))
         else:
-            rows = devices.list_page(tx, **bounds)
+            found = devices.list_page(tx, **bounds)
+        rows = first_of(found, limit, request, response, after=lambda row: row.enrolment_number)
         links = reach_by_site(tx, {row.site for row in rows}, context.now())
-    return [_shown(row, reach, links) for row in rows]
+        means = when_disconnected(tx)
+    return [_shown(row, reach, links, means) for row in rows]
 
 
 @router.get("/pending")
-def list_pending(_reader: Reader, context: Context, limit: Limit = 100) -> list[PendingDevice]:
+def list_pending(_reader: Reader, paging: Paged, context: Context) -> list[PendingDevice]:
     """Enrolments that wait for a person, oldest first. No device can be called `pending`."""
     with context.store.read() as tx:
-        rows = enrolment_requests.pending(tx, context.now(), limit=limit)
-    return [_waiting(row) for row in rows]
+        rows = enrolment_requests.pending(tx, context.now())
+    page = paging.cut(rows, lambda row: (to_ms(row.requested_at), row.device))
+    return [_waiting(row) for row in page]
 
 
 @router.post("/{device}/approve")
@@ -159,19 +168,28 @@ def reject_device(
 
 @router.get("/{device}")
 def get_device(device: DeviceId, _reader: Reader, context: Context) -> Device:
+    """One device: what it is, and what it last said."""
     with context.store.read() as tx:
         row = devices.get(tx, device)
-        return _shown(row, context.reach(), reach_by_site(tx, {row.site}, context.now()))
+        links = reach_by_site(tx, {row.site}, context.now())
+        return _shown(row, context.reach(), links, when_disconnected(tx))
 
 
 @router.get("/{device}/events")
 def list_events(
-    device: DeviceId, _reader: Reader, context: Context, after: After = 0, limit: Limit = 100
+    device: DeviceId,
+    _reader: Reader,
+    context: Context,
+    request: Request,
+    response: Response,
+    after: After = 0,
+    limit: Limit = 100,
 ) -> list[DeviceEvent]:
     """State events in the order they were stored."""
     with context.store.read() as tx:
         devices.get(tx, device)
-        rows = events.page(tx, device, after=after, limit=limit)
+        found = events.page(tx, device, after=after, limit=limit + 1)
+    rows = first_of(found, limit, request, response, after=lambda row: row.id)
     return [
         DeviceEvent(
             id=row.id,
@@ -204,15 +222,22 @@ def revoke_device(
                 action="device.revoke",
                 subject=device,
                 reason=revocation.reason,
+                details={"before": {"revoked": False}, "after": {"revoked": True}},
             )
         row = devices.get(tx, device)
         links = reach_by_site(tx, {row.site}, now)
+        means = when_disconnected(tx)
     context.access_changed()
     context.wake()
-    return _shown(row, context.reach(), links)
+    return _shown(row, context.reach(), links, means)
 
 
-def _shown(row: devices.DeviceRow, reach: Reach, links: Mapping[str, Reach]) -> Device:
+def _shown(
+    row: devices.DeviceRow,
+    reach: Reach,
+    links: Mapping[str, Reach],
+    means: Mapping[str, WhenDisconnected],
+) -> Device:
     stands = standing(row, reach, links.get(row.site, Reach()))
     offset_ms = row.clock_offset_ms
     return Device(
@@ -226,7 +251,7 @@ def _shown(row: devices.DeviceRow, reach: Reach, links: Mapping[str, Reach]) -> 
         online=row.online,
         presence=stands.presence,
         presence_since=stands.since,
-        presence_because=stands.because,
+        presence_because=in_words(stands, means.get(row.hardware_class, WhenDisconnected.NORMAL)),
         clock_offset_seconds=None if offset_ms is None else offset_ms / 1000,
         clock_seen_at=row.clock_seen_at,
         doubled_at=row.doubled_at,

@@ -4,12 +4,13 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Operator, Reader
 from mailboat_controller.api.overrides import OrderReason
+from mailboat_controller.api.pages import first_of
 from mailboat_controller.store import devices, drills
 from mailboat_controller.store.drills import DrillOrderRow, DrillResultRow
 from mailboat_schemas.drills import DrillOutcome
@@ -99,6 +100,7 @@ def cancel_drills(
 
 @router.get("/devices/{device}/drills")
 def show_drills(device: DeviceId, _reader: Reader, context: Context) -> DeviceDrills:
+    """What was ordered of a device, and the newest result of each of its models."""
     return _of(device, context)
 
 
@@ -106,6 +108,8 @@ def show_drills(device: DeviceId, _reader: Reader, context: Context) -> DeviceDr
 def list_drills(
     _reader: Reader,
     context: Context,
+    request: Request,
+    response: Response,
     outcome: DrillOutcome | None = None,
     after: Annotated[str, Query(max_length=128, description="device/model of the last seen")] = "",
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
@@ -117,9 +121,10 @@ def list_drills(
             tx,
             outcome=None if outcome is None else outcome.value,
             after=(device, model),
-            limit=limit,
+            limit=limit + 1,
         )
-    return [_told(row) for row in rows]
+    page = first_of(rows, limit, request, response, after=lambda row: f"{row.device}/{row.model}")
+    return [_told(row) for row in page]
 
 
 def _of(device: str, context: Context) -> DeviceDrills:

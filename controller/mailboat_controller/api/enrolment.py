@@ -5,6 +5,7 @@ token was spent by the first. Whoever approves has compared the key's fingerprin
 device shows.
 """
 
+import base64
 import hmac
 from datetime import datetime, timedelta
 from typing import Annotated
@@ -15,6 +16,7 @@ from pydantic import BaseModel, Field
 from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.identity import Operator
 from mailboat_controller.api.limits import PRINTED, OptionalReason
+from mailboat_controller.api.once_told import OnceTold
 from mailboat_controller.pki.certificates import public_key_of_request
 from mailboat_controller.store import (
     audit,
@@ -66,7 +68,7 @@ class TokenOrder(BaseModel):
     reason: OptionalReason = ""
 
 
-@router.post("/enrolment-tokens", status_code=201)
+@router.post("/enrolment-tokens", status_code=201, dependencies=[OnceTold])
 def create_kit(order: TokenOrder, operator: Operator, context: Context) -> EnrolmentKit:
     """A kit with a one-time token, for ``uses`` devices of one class and site."""
     token, now = context.token(), context.now()
@@ -174,6 +176,7 @@ def _grant(
         actor=f"device:{device}",
         action="device.enrol_request",
         subject=device,
+        reason=f"it came with a token of {grant.created_by} that asks for a person's decision",
         details={"fingerprint": fingerprint(public_key), "token_by": grant.created_by},
     )
     return None
@@ -231,12 +234,16 @@ def _enrol(
         actor=f"device:{device}",
         action="device.enrol",
         subject=device,
+        reason=f"it came with a token of {grant.created_by}",
         details={
             "hardware_class": grant.hardware_class,
             "site": grant.site,
             "enrolment_number": number,
+            "labels": dict(grant.labels),
             "certificate_serial": issued.serial,
+            "expires_at": issued.expires_at.isoformat(),
             "fingerprint": fingerprint(public_key),
+            "public_key": base64.b64encode(public_key).decode(),  # enough to enrol it again
             "token_by": grant.created_by,
         },
     )

@@ -1,8 +1,24 @@
 """Answers with a strong ETag: the content's own sha256, so equal tags mean equal bytes."""
 
+from typing import Any
+
 from fastapi import Request, Response
 
 MSGPACK = "application/vnd.msgpack"
+JSON = "application/json"
+
+
+def described(media_type: str) -> dict[int | str, dict[str, Any]]:
+    """For the description of a route that answers with bytes as they are."""
+    return {
+        200: {"description": "The bytes.", "content": content_of(media_type)},
+        304: {"description": "The caller has them."},
+    }
+
+
+def content_of(media_type: str) -> dict[str, Any]:
+    schema = {} if media_type == JSON else {"type": "string", "format": "binary"}
+    return {media_type: {"schema": schema}}
 
 
 def answer(

@@ -44,6 +44,7 @@ class Release(BaseModel):
     version: str
     digest: str
     eligible: bool | None
+    emergency: str  # why an approver signed it as one; empty: it is none
     checks: list[Check]
 
 
@@ -141,6 +142,7 @@ def _release(release: ExplainedRelease, now: datetime) -> Release:
         version=release.ref.version,
         digest=release.ref.digest,
         eligible=release.explained.eligible,
+        emergency=release.emergency,
         checks=[_check(each, now) for each in release.explained.checks],
     )
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from mailboat_controller.api import etags
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Reader
+from mailboat_controller.api.pages import Paged
 from mailboat_controller.store import fleet_documents
 from mailboat_controller.store.fleet_documents import FleetDocumentRow
 from mailboat_controller.store.transaction import Transaction
@@ -39,16 +40,16 @@ class FleetDocumentState(BaseModel):
 
 
 @router.get("/{role}")
-def list_documents(role: FleetRole, _reader: Reader, context: Context) -> list[FleetDocumentState]:
+def list_documents(
+    role: FleetRole, _reader: Reader, paging: Paged, context: Context
+) -> list[FleetDocumentState]:
     """Those that hold, classes before sites before devices."""
     with context.store.read() as tx:
         listed = fleet_documents.in_force(tx, role)
         rows = fleet_documents.by_digests(tx, sorted({each.digest for each in listed.values()}))
     order = list(Level)
-    return sorted(
-        (_state(row, in_force=True) for row in rows),
-        key=lambda each: (order.index(each.level), each.target),
-    )
+    place = lambda row: (order.index(row.place.level), row.place.target)  # noqa: E731
+    return [_state(row, in_force=True) for row in paging.cut(sorted(rows, key=place), place)]
 
 
 @router.get("/{role}/{level}/{target}")
@@ -64,7 +65,11 @@ def list_history(
     return [_state(row, in_force=row.digest == digest) for row in rows]
 
 
-@router.get("/{role}/{level}/{target}/{version}", response_class=Response)
+@router.get(
+    "/{role}/{level}/{target}/{version}",
+    response_class=Response,
+    responses=etags.described(etags.JSON),
+)
 def get_document(
     role: FleetRole,
     level: Level,

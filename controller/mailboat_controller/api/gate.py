@@ -25,6 +25,7 @@ from mailboat_controller.api.context import ApiContext
 from mailboat_controller.api.identity import IDENTITY, Caller, Identity, Person
 from mailboat_controller.api.limits import App, Message, Receive, Send, drain
 from mailboat_controller.api.problems import problem_of
+from mailboat_controller.console.visitor import console_visitor
 from mailboat_controller.store import audit
 from mailboat_schemas.errors import MailboatError, NotPermitted, Transient
 
@@ -81,11 +82,16 @@ class Gate:
             )
         authorization = [value for name, value in scope["headers"] if name == b"authorization"]
         certificate = certificate_of(scope)
-        if not authorization and certificate is None:
+        console = console_visitor(scope, authorization, certificate)
+        if not authorization and certificate is None and console is None:
             limits.stranger(address)
             return None
+        found: Caller | Grant | None
         try:
-            found = await run_in_threadpool(authenticate, authorization, certificate, context)
+            if console is not None:
+                found = await run_in_threadpool(console.identity, context)
+            else:
+                found = await run_in_threadpool(authenticate, authorization, certificate, context)
         except NotPermitted as refusal:
             limits.refuse(address)
             if isinstance(refusal, TokenRefused) and refusal.token_id:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.identity import Operator, Reader
 from mailboat_controller.api.limits import NUMBER_MAX, PRINTED, OptionalReason
+from mailboat_controller.api.pages import Paged
 from mailboat_controller.gitops.applying import Applier, Order, Outcome
 from mailboat_controller.gitops.differences import Verb
 from mailboat_controller.gitops.kinds import Declared
@@ -103,10 +104,11 @@ class SetStatus(BaseModel):
 
 
 @router.get("")
-def list_sets(_reader: Reader, context: Context) -> list[SetStatus]:
-    """Every set that was applied or is pulled."""
+def list_sets(_reader: Reader, paging: Paged, context: Context) -> list[SetStatus]:
+    """Every set that was applied or is pulled, by name."""
     with context.store.read() as tx:
-        return [_status(row) for row in gitops.every_set(tx)]
+        rows = gitops.every_set(tx)
+    return [_status(row) for row in paging.cut(rows, lambda row: (row.name,))]
 
 
 @router.get("/{name}")

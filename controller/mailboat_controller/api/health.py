@@ -9,7 +9,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from mailboat_controller.api import trust
+from mailboat_controller.api import etags, trust
 from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.identity import Reader
 from mailboat_controller.content.kek import KekUnusable
@@ -125,6 +125,7 @@ def health(context: Context, request: Request) -> HealthNote:
 
 @router.get("/v1/info")
 def info(context: Context) -> Info:
+    """Which product, which contract, which fleet."""
     return Info(
         product="mailboat",
         version=version("mailboat"),
@@ -139,7 +140,11 @@ def stats(_reader: Reader, context: Context) -> Mapping[str, Mapping[str, Any]]:
     return context.roll_ups()
 
 
-@router.get("/metrics", response_class=Response)
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": etags.content_of("text/plain")}},
+)
 def metrics(_reader: Reader, context: Context) -> Response:
     """For Prometheus, which comes with a dashboard certificate."""
     return Response(context.metrics(), media_type=EXPOSITION)

@@ -73,6 +73,14 @@ def identity_of(request: Request) -> Identity:
     return found
 
 
+_ALLOWED: dict[Callable[..., Any], tuple[Kind | Role, ...]] = {}
+
+
+def allowed_by(dependency: Callable[..., Any]) -> tuple[Kind | Role, ...]:
+    """Whom a dependency that was made here lets in; empty for any other."""
+    return _ALLOWED.get(dependency, ())
+
+
 def require(*allowed: Kind | Role) -> Callable[[Request], Any]:
     """A dependency: the caller, who must be one of these.
 
@@ -106,6 +114,7 @@ def require(*allowed: Kind | Role) -> Callable[[Request], Any]:
                     "`mailboat credential issue` for pipelines and dashboards).",
                 )
 
+    _ALLOWED[caller] = allowed
     return caller
 
 
@@ -146,6 +155,7 @@ def _fetcher_or_granted(request: Request) -> Caller | Grant:
     return found
 
 
+_ALLOWED[_fetcher_or_granted] = _FETCHERS
 Downloader = Annotated[Caller | Grant, Depends(_fetcher_or_granted)]
 
 

@@ -102,7 +102,7 @@ class BodyLimit:
             await _close_with(answer, scope, receive, send)
         else:
             if body is not None:
-                await self._app(scope, _replay(body, receive), send)
+                await self._app(scope, replay_body(body, receive), send)
 
 
 def _known(scope: Message) -> bool:
@@ -145,7 +145,20 @@ async def drain(receive: Receive) -> None:
                 more = message.get("more_body", False)
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+async def whole_body(receive: Receive) -> bytes | None:
+    """What `BodyLimit` has let through, or None when the client has gone."""
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return bytes(body)
+
+
+def replay_body(body: bytes, receive: Receive) -> Receive:
+    """Give a body that was read to whoever asks next."""
     given = False
 
     async def replay() -> Message:

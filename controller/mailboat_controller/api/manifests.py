@@ -22,7 +22,11 @@ class RootChain(BaseModel):
     roots: list[str]  # every version of root.json as text, oldest first
 
 
-@router.get("/manifests/{hardware_class}", response_class=Response)
+@router.get(
+    "/manifests/{hardware_class}",
+    response_class=Response,
+    responses=etags.described(etags.MSGPACK),
+)
 def get_manifest(
     hardware_class: ClassName, request: Request, holder: DeviceOrOperator, context: Context
 ) -> Response:
@@ -51,7 +55,7 @@ def get_roots(_holder: AnyHolder, context: Context) -> RootChain:
         return RootChain(roots=[root.decode() for root in trust_roles.roots(tx)])
 
 
-@router.get("/trust/roles/{role}", response_class=Response)
+@router.get("/trust/roles/{role}", response_class=Response, responses=etags.described(etags.JSON))
 def get_role(
     role: Annotated[RoleName, Path()], request: Request, _holder: AnyHolder, context: Context
 ) -> Response:

@@ -1,14 +1,14 @@
 """Holding, pinning and labelling one device. Everything here is audited with actor and reason."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, StringConstraints
 
 from mailboat_controller.api.context import ApiContext, Context
-from mailboat_controller.api.identity import Operator
+from mailboat_controller.api.identity import Operator, Person
 from mailboat_controller.api.limits import PRINTED
 from mailboat_controller.overrides.orders import LABELS_MAX
 from mailboat_controller.store import overrides
@@ -34,33 +34,32 @@ LabelValue = Annotated[str, StringConstraints(max_length=256, pattern=PRINTED)]
 Hours = Annotated[float, Field(gt=0, le=HOURS_MAX, description="until it ends by itself")]
 
 
-class HoldOrder(BaseModel):
+class _Order(BaseModel):
     reason: OrderReason
+
+
+class HoldOrder(_Order):
     model: ModelName | None = Field(default=None, description="none: every model")
     hours: Hours = 72
 
 
-class PinOrder(BaseModel):
-    reason: OrderReason
+class PinOrder(_Order):
     model: ModelName
     version: Version
     hours: Hours = 72
 
 
-class HoldEnd(BaseModel):
-    reason: OrderReason
+class HoldEnd(_Order):
     model: ModelName | None = None
 
 
-class PinEnd(BaseModel):
-    reason: OrderReason
+class PinEnd(_Order):
     model: ModelName
 
 
-class LabelOrder(BaseModel):
+class LabelOrder(_Order):
     """Values of operators' labels; null takes one away. Rings do not see them."""
 
-    reason: OrderReason
     labels: dict[Label, LabelValue | None] = Field(min_length=1, max_length=LABELS_MAX)
 
 
@@ -104,13 +103,8 @@ def hold_device(
     device: DeviceId, order: HoldOrder, operator: Operator, context: Context
 ) -> DeviceOverrides:
     """Let nothing new be installed on a device."""
-    context.overrides.hold(
-        device,
-        order.model,
-        actor=str(operator),
-        reason=order.reason,
-        valid=timedelta(hours=order.hours),
-    )
+    valid = timedelta(hours=order.hours)
+    context.overrides.hold(device, order.model, **_by(operator, order), valid=valid)
     return _of(device, context)
 
 
@@ -119,7 +113,7 @@ def release_device(
     device: DeviceId, order: HoldEnd, operator: Operator, context: Context
 ) -> DeviceOverrides:
     """Take a hold back."""
-    context.overrides.take_back(device, HOLD, order.model, actor=str(operator), reason=order.reason)
+    context.overrides.take_back(device, HOLD, order.model, **_by(operator, order))
     return _of(device, context)
 
 
@@ -128,14 +122,8 @@ def pin_device(
     device: DeviceId, order: PinOrder, operator: Operator, context: Context
 ) -> DeviceOverrides:
     """Have a device run one approved release of a model and no other, within its plan."""
-    context.overrides.pin(
-        device,
-        order.model,
-        order.version,
-        actor=str(operator),
-        reason=order.reason,
-        valid=timedelta(hours=order.hours),
-    )
+    valid = timedelta(hours=order.hours)
+    context.overrides.pin(device, order.model, order.version, **_by(operator, order), valid=valid)
     return _of(device, context)
 
 
@@ -144,7 +132,7 @@ def unpin_device(
     device: DeviceId, order: PinEnd, operator: Operator, context: Context
 ) -> DeviceOverrides:
     """Take a pin back."""
-    context.overrides.take_back(device, PIN, order.model, actor=str(operator), reason=order.reason)
+    context.overrides.take_back(device, PIN, order.model, **_by(operator, order))
     return _of(device, context)
 
 
@@ -153,9 +141,18 @@ def label_device(
     device: DeviceId, order: LabelOrder, operator: Operator, context: Context
 ) -> DeviceOverrides:
     """Note something of a device that selectors can ask for. Rings go by its own labels alone."""
-    changes: Mapping[str, str | None] = dict(order.labels)
-    context.overrides.label(device, changes, actor=str(operator), reason=order.reason)
+    context.overrides.label(device, dict(order.labels), **_by(operator, order))
     return _of(device, context)
+
+
+class _Deed(TypedDict):
+    actor: str
+    reason: str
+
+
+def _by(operator: Person, order: _Order) -> _Deed:
+    """For the audit log."""
+    return {"actor": str(operator), "reason": order.reason}
 
 
 def _of(device: str, context: ApiContext) -> DeviceOverrides:

@@ -16,6 +16,7 @@ from mailboat_controller.access.rate_limits import RateLimited
 from mailboat_controller.api.authentication import TokenInUrl, TokenRefused
 from mailboat_controller.api.context import context_of
 from mailboat_controller.api.identity import IdentityRequired
+from mailboat_controller.api.preconditions import PreconditionFailed
 from mailboat_controller.artifacts.store_refusals import ObjectStoreRefused
 from mailboat_controller.store.engine import DatabaseUnusable
 from mailboat_schemas.errors import (
@@ -47,25 +48,15 @@ class Problem(BaseModel):
     next_step: str = Field(description="what a person does about it")
 
 
-# For the OpenAPI document; every error of every route has this form.
-RESPONSES: Mapping[int | str, dict[str, Any]] = {
-    group: {
-        "description": description,
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-    for group, description in (("4XX", "The request is at fault."), ("5XX", "Try again later."))
-}
-
-SECURITY_SCHEMES = {
-    "accessToken": {
-        "type": "http",
-        "scheme": "bearer",
-        "description": "people; `mailboat token issue` makes it",
-    },
-    "clientCertificate": {
-        "type": "mutualTLS",
-        "description": "devices, pipelines, dashboards",
-    },
+# What the description says of the content of any refusal.
+PROBLEM: Mapping[str, Any] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+EXAMPLE = {
+    "type": "about:blank",
+    "title": "Not Found",
+    "status": 404,
+    "code": "E-NOT-FOUND",
+    "detail": "There is no device kiosk-17.",
+    "next_step": "`mailboat device list` shows those there are.",
 }
 
 # The first that fits; leaves stand before their branches.
@@ -78,6 +69,7 @@ _STATUS: tuple[tuple[type[MailboatError], HTTPStatus], ...] = (
     (NotPermitted, HTTPStatus.FORBIDDEN),
     (NotFound, HTTPStatus.NOT_FOUND),
     (ArtifactMissing, HTTPStatus.NOT_FOUND),
+    (PreconditionFailed, HTTPStatus.PRECONDITION_FAILED),
     (Conflict, HTTPStatus.CONFLICT),
     (PayloadTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (DigestMismatch, HTTPStatus.UNPROCESSABLE_ENTITY),
@@ -121,19 +113,6 @@ def problem_of(error: MailboatError) -> JSONResponse:
     if status == HTTPStatus.UNAUTHORIZED:
         answer.headers["WWW-Authenticate"] = "Bearer"
     return answer
-
-
-def describe(app: FastAPI) -> None:
-    """Add `Problem` to the app's OpenAPI document: FastAPI knows models of JSON answers alone."""
-    plain = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = plain()
-        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
-        document["components"]["securitySchemes"] = SECURITY_SCHEMES
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
 
 
 def install(app: FastAPI) -> None:

@@ -12,9 +12,11 @@ from mailboat_controller.api import etags
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import AnyHolder, Approver, Reader
 from mailboat_controller.api.limits import Reason
+from mailboat_controller.api.pages import Paged
 from mailboat_controller.releases import standing as release_standing
 from mailboat_controller.releases.standing import Deed, ReleaseStanding, Standing
 from mailboat_controller.store import deliveries, releases, rollouts
+from mailboat_controller.store.instants import to_ms
 from mailboat_controller.store.releases import ReleaseRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_controller.trust import held_trust
@@ -78,16 +80,17 @@ class Rejection(BaseModel):
 
 @router.get("")
 def list_releases(
-    _reader: Reader, context: Context, model: ModelName | None = None
+    _reader: Reader, paging: Paged, context: Context, model: ModelName | None = None
 ) -> list[ReleaseSummary]:
     """In the order they were accepted."""
     with context.store.read() as tx:
-        rows = releases.every(tx, model)
+        every = releases.every(tx, model)
+        rows = paging.cut(every, lambda row: (to_ms(row.accepted_at), row.digest))
         found = release_standing.standings(tx, held_trust.read(tx), rows) if rows else {}
     return [ReleaseSummary(**_summary(row, found[row.digest])) for row in rows]
 
 
-@router.get("/{model}/{version}", response_class=Response)
+@router.get("/{model}/{version}", response_class=Response, responses=etags.described(etags.JSON))
 def get_release(
     model: ModelName, version: Version, request: Request, _holder: AnyHolder, context: Context
 ) -> Response:

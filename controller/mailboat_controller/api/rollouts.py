@@ -11,10 +11,12 @@ from pydantic import BaseModel, Field
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Operator, Reader
 from mailboat_controller.api.limits import Reason
-from mailboat_controller.rollout.state import Trigger
+from mailboat_controller.api.pages import Key, Paged
+from mailboat_controller.rollout.state import Phase, Trigger
+from mailboat_controller.store.instants import to_ms
 from mailboat_controller.traces import timeline
 from mailboat_schemas.documents.rollout import WAVES_MAX
-from mailboat_schemas.names import Label
+from mailboat_schemas.names import Label, ModelName
 
 router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
 
@@ -39,9 +41,24 @@ class Order(BaseModel):
 
 
 @router.get("")
-def list_rollouts(_reader: Reader, context: Context) -> list[Mapping[str, Any]]:
-    """All of them, oldest first, without counts: those of one are at its own address."""
-    return list(context.rollouts())
+def list_rollouts(
+    _reader: Reader,
+    paging: Paged,
+    context: Context,
+    model: ModelName | None = None,
+    phase: Phase | None = None,
+) -> list[Mapping[str, Any]]:
+    """Oldest first, without counts: those of one are at its own address."""
+    rows = [
+        row
+        for row in context.rollouts()
+        if (model is None or row["model"] == model) and (phase is None or row["phase"] == phase)
+    ]
+    return paging.cut(rows, _place)
+
+
+def _place(row: Mapping[str, Any]) -> Key:
+    return (to_ms(datetime.fromisoformat(row["created_at"])), row["name"])
 
 
 @router.get("/{name}")

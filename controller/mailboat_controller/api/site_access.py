@@ -23,7 +23,11 @@ _PEM = "application/x-pem-file"
 router = APIRouter(prefix="/v1/sites", tags=["sites"])
 
 
-@router.get("/{name}/access/{file}", response_class=Response)
+@router.get(
+    "/{name}/access/{file}",
+    response_class=Response,
+    responses=etags.described("text/plain"),
+)
 def get_access_file(
     name: SiteLabel,
     file: Literal["acl", "crl.pem"],
@@ -49,7 +53,12 @@ def get_access_file(
     return etags.answer(request, content, digest, media_type=_TEXT)
 
 
-@router.post("/{name}/certificates/{part}", status_code=201, response_class=Response)
+@router.post(
+    "/{name}/certificates/{part}",
+    status_code=201,
+    response_class=Response,
+    responses={201: {"content": etags.content_of(_PEM)}},
+)
 def renew_certificate(
     name: SiteLabel,
     part: Part,

@@ -4,18 +4,21 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
+from mailboat_controller.api import etags
 from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.identity import Operator, Reader
 from mailboat_controller.api.limits import OptionalReason, Reason
+from mailboat_controller.api.pages import Paged
+from mailboat_controller.api.preconditions import IfMatch, refuse_another, tag_of
 from mailboat_controller.sites import orders
 from mailboat_controller.sites.fields import Host, SiteFields
 from mailboat_controller.sites.link_state import Link
 from mailboat_controller.sites.policy import Policy, Window
-from mailboat_controller.store import credentials, sites
-from mailboat_controller.store.sites import SiteStanding
+from mailboat_controller.store import credentials, site_orders, sites
+from mailboat_controller.store.sites import SiteRow, SiteStanding
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.enrolment import Kind
 from mailboat_schemas.names import Label
@@ -60,21 +63,33 @@ class SiteShown(BaseModel):
     created_at: datetime
 
 
+class SiteInFull(SiteShown):
+    """``ordered``: by the site itself, as its devices told last; empty: nothing ever was."""
+
+    ordered: str
+    ordered_at: datetime | None
+
+
 @router.get("")
-def list_sites(_reader: Reader, context: Context) -> list[SiteShown]:
+def list_sites(_reader: Reader, paging: Paged, context: Context) -> list[SiteShown]:
     """Every site, by name."""
     with context.store.read() as tx:
-        return _all_shown(tx, sites.standings(tx, context.now()))
+        rows = paging.cut(sites.standings(tx, context.now()), lambda each: (each.row.name,))
+        return _all_shown(tx, rows)
 
 
 @router.get("/{name}")
-def get_site(name: SiteLabel, _reader: Reader, context: Context) -> SiteShown:
+def get_site(name: SiteLabel, _reader: Reader, context: Context, response: Response) -> SiteInFull:
+    """One site, and how the link to it stands. The ETag is of what can be changed."""
     with context.store.read() as tx:
-        return _one_shown(tx, name, context)
+        shown = _one_shown(tx, name, context)
+        held = _fields(sites.get(tx, name))
+    response.headers["ETag"] = etags.quoted(tag_of(held.model_dump(mode="json")))
+    return shown
 
 
 @router.post("", status_code=201)
-def add_site(order: SiteOrder, operator: Operator, context: Context) -> SiteShown:
+def add_site(order: SiteOrder, operator: Operator, context: Context) -> SiteInFull:
     """Make a site known. Its kit comes from the controller's disk: `mailboat site kit`."""
     orders.refuse_past(order, context.now())
     with context.store.transaction() as tx:
@@ -87,17 +102,19 @@ def add_site(order: SiteOrder, operator: Operator, context: Context) -> SiteShow
 
 @router.patch("/{name}")
 def change_site(
-    name: SiteLabel, change: SiteChange, operator: Operator, context: Context
-) -> SiteShown:
+    name: SiteLabel,
+    change: SiteChange,
+    operator: Operator,
+    context: Context,
+    if_match: IfMatch = None,
+) -> SiteInFull:
     """Change what is given. Devices and kits know the old addresses until they get new ones."""
     orders.refuse_past(change, context.now())
     with context.store.transaction() as tx:
-        row = sites.get(tx, name)
+        held = _fields(sites.get(tx, name))
+        refuse_another(if_match, held.model_dump(mode="json"), f"The site {name}")
         given = change.model_dump(exclude_unset=True)
-        held = {
-            field: getattr(row, field) for field in SiteChange.model_fields if field != "reason"
-        }
-        merged = SiteChange.model_validate({**held, **given})
+        merged = SiteChange.model_validate({**held.model_dump(), **given})
         _put(tx, name, merged, "site.change", str(operator), context)
         return _one_shown(tx, name, context)
 
@@ -105,7 +122,7 @@ def change_site(
 @router.post("/{name}/remove")
 def remove_site(
     name: SiteLabel, removal: SiteRemoval, operator: Operator, context: Context
-) -> SiteShown:
+) -> SiteInFull:
     """Forget a site and cut its bridge off. Its devices go first."""
     now = context.now()
     with context.store.transaction() as tx:
@@ -115,6 +132,12 @@ def remove_site(
     return shown
 
 
+def _fields(row: SiteRow) -> SiteFields:
+    return SiteFields.model_validate(
+        {field: getattr(row, field) for field in SiteFields.model_fields}
+    )
+
+
 def _put(
     tx: Transaction, name: str, order: SiteChange, action: str, actor: str, context: ApiContext
 ) -> None:
@@ -122,8 +145,14 @@ def _put(
     orders.put(tx, name, order, action=action, actor=actor, reason=reason, now=now)
 
 
-def _one_shown(tx: Transaction, name: str, context: ApiContext) -> SiteShown:
-    return _all_shown(tx, [sites.standing(tx, name, context.now())])[0]
+def _one_shown(tx: Transaction, name: str, context: ApiContext) -> SiteInFull:
+    shown = _all_shown(tx, [sites.standing(tx, name, context.now())])[0]
+    told = site_orders.newest(tx, name)
+    return SiteInFull(
+        **shown.model_dump(),
+        ordered="" if told is None else told.reason,
+        ordered_at=None if told is None else told.at,
+    )
 
 
 def _all_shown(tx: Transaction, standings: Sequence[SiteStanding]) -> list[SiteShown]:

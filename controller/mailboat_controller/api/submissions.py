@@ -19,7 +19,7 @@ APPROVAL_PREFIX = "approval-"  # of the roles that say what may run
 router = APIRouter(prefix="/v1/submissions", tags=["releases"])
 
 
-@router.post("")
+@router.post("", responses={409: {"model": SubmissionReply}, 422: {"model": SubmissionReply}})
 def submit(
     content: Annotated[bytes, Body(media_type=MSGPACK)],
     response: Response,

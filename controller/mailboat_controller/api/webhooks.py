@@ -5,12 +5,14 @@ import secrets
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, SecretStr, StringConstraints
 
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Operator
-from mailboat_controller.api.limits import PRINTED, Reason
+from mailboat_controller.api.limits import NUMBER_MAX, PRINTED, Reason
+from mailboat_controller.api.once_told import OnceTold
+from mailboat_controller.api.pages import Paged, first_of
 from mailboat_controller.store import audit, webhook_deliveries, webhooks
 from mailboat_controller.store.webhooks import State, WebhookRow
 from mailboat_controller.webhooks import occurrences, secrets_room, signing, target
@@ -96,13 +98,15 @@ class Delivery(BaseModel):
 
 
 @router.get("")
-def list_webhooks(_operator: Operator, context: Context) -> list[Webhook]:
+def list_webhooks(_operator: Operator, paging: Paged, context: Context) -> list[Webhook]:
+    """Every webhook, by name."""
     with context.store.read() as tx:
         waiting = webhook_deliveries.count_waiting(tx)
-        return [Webhook(**_shown(row, waiting.get(row.name, 0))) for row in webhooks.every(tx)]
+        rows = paging.cut(webhooks.every(tx), lambda row: (row.name,))
+    return [Webhook(**_shown(row, waiting.get(row.name, 0))) for row in rows]
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, dependencies=[OnceTold])
 def add_webhook(order: NewWebhook, operator: Operator, context: Context) -> AddedWebhook:
     """Tell a receiver of what happens from here on."""
     unknown = sorted(set(order.types) - set(occurrences.EVENT_TYPES))
@@ -150,7 +154,7 @@ def remove_webhook(
     return Response(status_code=204)
 
 
-@router.post("/{name}/secret")
+@router.post("/{name}/secret", dependencies=[OnceTold])
 def renew_secret(
     name: Label, order: NewSecret, operator: Operator, context: Context
 ) -> RenewedSecret:
@@ -213,12 +217,18 @@ def list_deliveries(
     name: Label,
     _operator: Operator,
     context: Context,
+    request: Request,
+    response: Response,
+    before: Annotated[
+        int | None, Query(ge=1, le=NUMBER_MAX, description="from the link to the next page")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=DELIVERIES_MAX)] = 50,
 ) -> list[Delivery]:
     """The newest first."""
     with context.store.read() as tx:
         webhooks.get(tx, name)
-        rows = webhook_deliveries.deliveries(tx, name, limit)
+        rows = webhook_deliveries.deliveries(tx, name, limit + 1, before=before)
+    page = first_of(rows, limit, request, response, before=lambda row: row.number)
     return [
         Delivery(
             event=row.event,
@@ -231,7 +241,7 @@ def list_deliveries(
             created_at=row.created_at,
             ended_at=row.ended_at,
         )
-        for row in rows
+        for row in page
     ]
 
 

@@ -41,7 +41,7 @@ def with_header(api: RunningApi, *values: str, path: str = "/v1/devices") -> Ans
     """One request with these Authorization headers."""
     from http.client import HTTPSConnection
 
-    connection = HTTPSConnection("127.0.0.1", api.port, context=api.tls(None), timeout=10)
+    connection = HTTPSConnection("127.0.0.1", api.port, context=api.tls(None), timeout=60)
     try:
         connection.putrequest("GET", path)
         for value in values:
@@ -262,17 +262,17 @@ class TestARenewal:
 
         def held_up() -> Token:
             entered.set()
-            assert revoked.wait(5)
+            assert revoked.wait(60)
             return new_token()
 
         monkeypatch.setattr("mailboat_controller.api.access_tokens.new_token", held_up)
         with ThreadPoolExecutor(1) as pool:
             renewal = pool.submit(api.ask, "POST", "/v1/access-tokens/self/renew", by="racer")
-            assert entered.wait(5)
+            assert entered.wait(60)
             body = {"reason": "laptop stolen"}
             assert api.ask("POST", "/v1/access-tokens/racer/revoke", by="alice", body=body).json
             revoked.set()
-            answer = renewal.result(10)
+            answer = renewal.result(60)
 
         assert code(answer) == (401, "E-TOKEN-REVOKED")
         with api.store.read() as tx:

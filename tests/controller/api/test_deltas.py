@@ -140,7 +140,8 @@ def test_a_publisher_sees_on_their_own_disk_what_a_release_would_cost(tmp_path: 
         (tmp_path / "release.yaml").write_text(json.dumps(source))
         out = tmp_path / "builds" / version
         assert (
-            run_here(["release", "build", str(tmp_path / "release.yaml"), "-o", str(out)])[0] == 0
+            run_here(["release", "build", str(tmp_path / "release.yaml"), "--out", str(out)])[0]
+            == 0
         )
     pair = ["release", "delta", "vad", "--from", "1.0.0", "--dir", str(tmp_path / "builds")]
 

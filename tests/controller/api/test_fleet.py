@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from audit_tampering import unlock
 from mailboat_controller.api import audit as audit_routes
 from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.desired import ManifestBundle
@@ -220,6 +221,7 @@ def test_the_audit_log_can_be_verified_and_tampering_is_found(api: RunningApi) -
     before = api.ask("GET", "/v1/audit/verify", by="wall").json
     assert (before["holds"], before["broken_at"]) == (True, None)
     with api.store.transaction() as tx:
+        unlock(tx)
         reason = tx.execute(text("SELECT reason FROM audit WHERE sequence = 2")).scalar_one()
         tx.execute(text("UPDATE audit SET reason = 'x' WHERE sequence = 2"))
     assert api.ask("GET", "/v1/audit/verify", by="wall").json["broken_at"] == 2

@@ -82,16 +82,6 @@ def test_text_that_no_database_takes_is_a_bad_request(api: RunningApi, reason: s
     assert api.ask("POST", "/v1/devices/dev-1/revoke", by="alice", body=body).status == 422
 
 
-def test_the_published_description_knows_the_form_of_every_error(api: RunningApi) -> None:
-    described = api.ask("GET", "/openapi.json").json
-
-    for operations in described["paths"].values():
-        for operation in operations.values():
-            for group in ("4XX", "5XX"):
-                assert list(operation["responses"][group]["content"]) == [problems.MEDIA_TYPE]
-            assert "422" not in operation["responses"]
-
-
 def test_of_a_body_that_is_refused_a_part_is_read_and_no_more() -> None:
     chunk, read = bytes(1 << 20), 0
 
