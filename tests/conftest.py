@@ -3,11 +3,13 @@
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.assertion import rewrite
 from hypothesis import HealthCheck, settings
 
 # How long an example takes says how busy the machine is, not whether the code is right.
@@ -35,6 +37,25 @@ def _tests_write_to_memory() -> None:
 
 _tests_write_to_memory()
 gc.disable()  # until all tests are read
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before asserts run they are rewritten; on a new checkout that takes twice as long as all
+    other reading of the tests. Each worker does a share for all of them, and what is not there yet
+    when it is read, whoever reads it does himself."""
+    worker = getattr(config, "workerinput", None)
+    whole = Path(__file__).parent
+    asked = [Path(each).absolute() for each in config.args]
+    if worker is None or sys.dont_write_bytecode or whole not in asked:
+        return
+    state = config.stash[rewrite.assertstate_key]
+    number = int(worker["workerid"].removeprefix("gw"))
+    for path in sorted(whole.rglob("test_*.py"))[number :: worker["workercount"]]:
+        cached = rewrite.get_cache_dir(path) / f"{path.stem}{rewrite.PYC_TAIL}"
+        if not cached.exists():
+            cached.parent.mkdir(exist_ok=True)
+            source_hash, code = rewrite._rewrite_test(path, config)
+            rewrite._write_pyc(state, code, source_hash, cached)
 
 
 def pytest_collection_finish() -> None:

@@ -32,10 +32,10 @@ def answer(box: AgentBox) -> tuple[Any, ...]:
         None,
         [x],
         [],
-        deadline=time.monotonic() + 10,
+        deadline=time.monotonic() + 60,
         encode=lambda _release, inference: inference.outputs[0].values(),
     )
-    return future.result(10)
+    return future.result(60)
 
 
 def last(box: AgentBox, kind: str) -> Event:

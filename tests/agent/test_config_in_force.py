@@ -404,7 +404,7 @@ def ask(url: str, **headers: str) -> tuple[int, Any, Any]:
         f"{url}/v1/config", headers={name.replace("_", "-"): each for name, each in headers.items()}
     )
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
             return answer.status, answer.headers, answer.read()
     except urllib.error.HTTPError as error:
         with error:

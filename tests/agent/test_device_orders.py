@@ -16,6 +16,7 @@ from mailboat_agent.config import to_toml
 from mailboat_agent.device_orders import FILE_NAME, DeviceOrders, kept_order
 from mailboat_agent.facts import ORDER_NOTES_MAX, Device
 from mailboat_agent.link.acknowledgement import AckReader
+from mailboat_agent.site_orders import SiteOrders
 from mailboat_agent.trust.manifest import Counter, Manifest
 from mailboat_agent.trust.trust_store import TrustStore
 from mailboat_schemas.desired import Assignment, ReleaseRef
@@ -52,8 +53,9 @@ class Place:
         )
         self.manifest.open([])
         reader = AckReader(device=DEVICE, manifest=self.manifest, ledger=None)  # type: ignore[arg-type]
-        self.orders = DeviceOrders(self.data, self.device, reader, self.manifest)
-        self.orders.open()
+        site = SiteOrders(self.data, self.device, self.manifest, None)  # type: ignore[arg-type]
+        self.orders = DeviceOrders(self.data, self.device, reader, self.manifest, site)
+        self.orders.open(NOW)
 
     def signed(
         self, counter: int, *holds: Hold, pins: tuple[Pin, ...] = (), issued: int = 0

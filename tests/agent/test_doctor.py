@@ -27,7 +27,6 @@ from mailboat_agent.doctor.disk_checks import (
     check_records,
 )
 from mailboat_agent.doctor.examine import examine, worst
-from mailboat_agent.doctor.finding import Finding, Findings, Level
 from mailboat_agent.doctor.host_checks import check_memory, check_service, check_workers
 from mailboat_agent.doctor.identity_checks import (
     check_certificate,
@@ -37,6 +36,7 @@ from mailboat_agent.doctor.identity_checks import (
 )
 from mailboat_agent.doctor.network_checks import check_network
 from mailboat_agent.trust.trust_store import TrustStore
+from mailboat_schemas.finding import Finding, Findings, Level
 from mailboat_schemas.trust import expires_at
 from model_fleet import CLASS, DEVICE, FLEET, Certificates, ModelFleet
 
@@ -72,7 +72,7 @@ class Server:
     def close(self) -> None:
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
-        self._thread.join(10)
+        self._thread.join(60)
 
 
 @pytest.fixture(scope="module")

@@ -203,7 +203,7 @@ def test_whoever_gives_a_drill_up_does_not_wait_for_its_processes() -> None:
     caller = threading.Thread(target=launch.give_up_soon, daemon=True)
     with launch._lock:  # as `start` holds it
         caller.start()
-        caller.join(30)
+        caller.join(60)
         assert not caller.is_alive()
         assert launch.given_up
     launch.give_up()

@@ -154,6 +154,7 @@ def test_a_device_proves_that_it_could_go_back_and_stays_where_it_is(installed: 
     installed.play(story)
 
 
+@pytest.mark.slow
 def test_a_repeated_order_is_one_drill_also_after_a_restart(installed: Installed) -> None:
     async def story(box: AgentBox) -> None:
         order(box, ORDER)
@@ -420,5 +421,30 @@ def test_the_schedule_drills_once_in_a_period_and_in_an_open_window(installed: I
             await box.step()
         assert not drills.running
         assert len(told(box)) == 1
+
+    installed.play(story)
+
+
+@pytest.mark.slow
+def test_a_period_that_a_clock_was_ahead_in_is_not_drilled_twice(installed: Installed) -> None:
+    async def story(box: AgentBox) -> None:
+        drills = box.reconciler.drills
+        drills._rules = lambda: Rules(drill_every_days=1)
+        await box.step()
+        box.clock_offset = timedelta(days=3)
+        ahead = await until_told(box)
+        box.clock_offset = timedelta()
+        for _ in range(3):
+            await box.step()
+        assert not drills.running
+        box.clock_offset = timedelta(days=3)  # that day comes
+        for _ in range(3):
+            await box.step()
+        assert not drills.running
+        assert told(box) == [ahead]
+
+        box.clock_offset = timedelta(days=4)
+        following = await until_told(box, 2)
+        assert following.event_id != ahead.event_id
 
     installed.play(story)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_box import AgentBox, Play, device_facts
+from agent_box import PATIENCE_SECONDS, AgentBox, Play, device_facts
 from mailboat_agent.artifacts.arrivals import Arrivals
 from mailboat_agent.artifacts.download import HttpsSource
 from mailboat_agent.artifacts.part_file import SYNC_BYTES, PartFile
@@ -84,12 +84,10 @@ def test_the_part_of_a_release_that_nobody_wants_any_more_makes_room(
         await box.install(fleet.current(first), "1.0.0")
         server.stalls = True
         box.take(fleet.offered(second, first))
-        for _ in range(200):
-            await box.step()
-            if box.store.staged_bytes_of_all():
-                break
-            await asyncio.sleep(0.01)
-        assert box.store.staged_bytes_of_all() > 0
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not box.store.staged_bytes_of_all():
+                await box.step()
+                await asyncio.sleep(0.01)
         box.take(fleet.current(first))
         await box.until(lambda: box.store.staged_bytes_of_all() == 0)
 
@@ -104,12 +102,14 @@ def test_a_patch_and_whole_files_are_told_apart_while_they_come(
 
     async def story(box: AgentBox) -> None:
         box.take(fleet.current(first))
-        for _ in range(300):
-            await box.step()
-            found = transfers(box.reconciler.loops.values())
-            if found and found[0]["source"]:
-                break
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (
+                not (found := transfers(box.reconciler.loops.values()))
+                or not found[0]["source"]
+                or not found[0]["staged_bytes"]
+            ):
+                await box.step()
+                await asyncio.sleep(0.01)
         (each,) = found
         assert (each["model"], each["version"], each["form"]) == (MODEL, "1.0.0", "full")
         assert each["source"] == Source.CONTROLLER

@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from mailboat_agent.journal import event_journal as journal_module
-from mailboat_agent.journal.database import DAMAGED_KEPT_MAX, WAL_BYTES_KEPT_MAX, WAL_PAGES_MAX
+from mailboat_agent.journal.database import (
+    CACHE_KIB_MAX,
+    DAMAGED_KEPT_MAX,
+    WAL_BYTES_KEPT_MAX,
+    WAL_PAGES_MAX,
+)
 from mailboat_agent.journal.event_journal import (
     EVENT_IDS_KEPT,
     EVENTS_ROWS_MAX,
@@ -481,3 +486,10 @@ def test_a_new_epoch_tells_all_that_waits_anew_a_part_at_a_time(
     assert [each.sequence for each in events] == list(range(1, 15 - acked))
     assert journal.record_event(event("e:15")) == 15 - acked
     assert journal.record_event(event("e:1")) == 1 - acked  # known, as before
+
+
+def test_of_a_large_journal_no_more_is_kept_in_memory_than_the_bound(tmp_path: Path) -> None:
+    with closing(Journal(tmp_path / "journal.db", random.Random(1))) as journal:
+        held = journal._database.run(lambda found: found.execute("PRAGMA cache_size").fetchone())
+
+    assert held == (-CACHE_KIB_MAX,)  # below zero SQLite counts KiB

@@ -270,7 +270,7 @@ async def drifts(device: LiveDevice, version: str) -> None:
     """Answers that the reference does not know, until that is noticed."""
 
     async def ask() -> None:
-        if device.serving == version:
+        with suppress(ModelSuspended):  # it may be taken away at any time
             await asyncio.to_thread(device.ask, 9, 9, 9, 9)
             await asyncio.sleep(SAMPLED_EVERY_SECONDS)
 

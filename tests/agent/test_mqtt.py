@@ -23,7 +23,7 @@ from mailboat_schemas.reports import Presence
 MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
 pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
 STATUS, WISHES = "mb/1/demo/site/-/dev/kiosk-1/st", "mb/1/demo/class/kiosk/manifest"
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 60
 Kind = TypeVar("Kind")
 
 

@@ -53,7 +53,7 @@ class Broker:
         """As at a shutdown: what is retained is on the disk."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(30)
+            self._process.wait(60)
             self._process = None
 
 

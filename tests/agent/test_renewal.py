@@ -431,8 +431,14 @@ def test_a_full_disk_gives_up_what_is_held_back_for_it(
     monkeypatch.setattr(Renewal, "renew", full)
 
     async def run() -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(device.renewal.run(), 0.2)
+        renewing = asyncio.create_task(device.renewal.run())
+        async with asyncio.timeout(60):
+            while not device.rooms:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        renewing.cancel()
+        with suppress(asyncio.CancelledError):
+            await renewing
 
     asyncio.run(run())
     assert device.rooms == 1

@@ -1,5 +1,7 @@
 """A committed release that serves again after the agent was started anew is told of, once."""
 
+import pytest
+
 from agent_box import AgentBox, Play
 from mailboat_agent.restarts import RESTART_SECONDS
 from mailboat_schemas.events import Event, EventKind
@@ -35,6 +37,7 @@ def test_a_release_that_comes_back_after_a_restart_is_told_once_for_each_install
     play(story)
 
 
+@pytest.mark.slow
 def test_a_release_that_was_gone_back_to_is_not_told_as_one_that_came_back(
     play: Play, fleet: ModelFleet
 ) -> None:

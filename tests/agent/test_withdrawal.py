@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from agent_box import AgentBox, Story, played
@@ -89,7 +90,7 @@ def installed(installed_once: tuple[Path, Installed], tmp_path: Path, tell: Tell
 
 def ask(gateway: Gateway, method: str, path: str, content: Any = None) -> tuple[int, str, Any]:
     """Status, Retry-After and JSON of one answer."""
-    connection = http.client.HTTPConnection(*gateway.address, timeout=10)
+    connection = http.client.HTTPConnection(*gateway.address, timeout=60)
     body = None if content is None else json.dumps(content)
     connection.request(method, path, body)
     response = connection.getresponse()
@@ -225,7 +226,7 @@ def test_a_candidate_withdrawn_during_its_trial_is_dropped_before_the_trial_ends
     play: Play, fleet: ModelFleet
 ) -> None:
     a = fleet.model_release("1.0.0")
-    b = fleet.model_release("1.1.0", model=looping(), health={"deadline_seconds": 8})
+    b = fleet.model_release("1.1.0", model=looping(), health={"deadline_seconds": 60})
 
     async def story(box: AgentBox) -> None:
         await box.install(fleet.current(a), "1.0.0")
@@ -237,7 +238,10 @@ def test_a_candidate_withdrawn_during_its_trial_is_dropped_before_the_trial_ends
         fleet.withdraw("1.1.0")
         box.take(fleet.offered(b, a))
         await box.until(lambda: box.committed("1.0.0"))
-        assert asyncio.get_running_loop().time() - began < 5
+        assert asyncio.get_running_loop().time() - began < 40
+        # Nor does its worker go on until its deadline.
+        serving = box.runtime.worker_pid(MODEL)
+        await box.until(lambda: [each.pid for each in psutil.Process().children()] == [serving])
         returned = next(event for event in box.events() if event.kind == "returned")
         assert (returned.version, returned.code) == ("1.1.0", "withdrawn")
 

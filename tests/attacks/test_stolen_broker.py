@@ -26,6 +26,7 @@ from mailboat_agent.link.manifest_poll import ManifestPoll
 from mailboat_agent.link.mqtt import Broker, Link, Message
 from mailboat_agent.logs.answers import LogAnswers
 from mailboat_agent.logs.ring import LogRing
+from mailboat_agent.site_orders import SiteOrders
 from mailboat_agent.trust.manifest import Counter
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.store import devices
@@ -300,7 +301,13 @@ def post_of(siege: Siege, broker: Broker | None = None) -> tuple[Correspondence,
         ledger=box.ledger,
         report_seconds_min=1.0,
         log_answers=LogAnswers(DEVICE, LogRing(box.directory / "logs", 0), seal),
-        orders=DeviceOrders(box.directory, box.device, acks, box.manifest),
+        orders=DeviceOrders(
+            box.directory,
+            box.device,
+            acks,
+            box.manifest,
+            SiteOrders(box.directory, box.device, box.manifest, box.ledger),
+        ),
     )
     return post, link
 
@@ -472,7 +479,7 @@ async def test_a_packet_of_a_quarter_of_a_gigabyte(siege: Siege) -> None:
     post, link = post_of(siege, Broker("127.0.0.1", server.sockets[0].getsockname()[1], None))
     running = asyncio.create_task(link.run())
     while not siege.alarms():
-        post.handle(await asyncio.wait_for(link.receive(), 10), siege.box.now(), 0.0)
+        post.handle(await asyncio.wait_for(link.receive(), 60), siege.box.now(), 0.0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     server.close()

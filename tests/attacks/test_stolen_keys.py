@@ -3,6 +3,7 @@
 Each thief gets as far as DESIGN section 4 says, and no further.
 """
 
+import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Targets
 
@@ -394,6 +395,7 @@ async def test_a_stolen_controller_gives_a_class_what_was_approved_for_another(
     await siege.assert_refused("E-PLAN-CLASS", trust_moves=True)
 
 
+@pytest.mark.slow
 async def test_a_stolen_controller_goes_back_to_a_withdrawn_release(siege: Siege) -> None:
     second = siege.fleet.model_release("1.1.0", factor=3.0)
     await siege.box.install(siege.fleet.current(second), "1.1.0")
@@ -406,6 +408,7 @@ async def test_a_stolen_controller_goes_back_to_a_withdrawn_release(siege: Siege
     await siege.assert_serves("1.1.0", 3.0)
 
 
+@pytest.mark.slow
 async def test_a_stolen_controller_goes_back_below_the_security_version(siege: Siege) -> None:
     second = siege.fleet.model_release("1.1.0", factor=3.0, security_version=2)
     third = siege.fleet.model_release("1.2.0", factor=4.0, security_version=1)

@@ -178,7 +178,7 @@ def test_what_a_revoked_device_still_sends_on_an_open_connection_is_refused(
 
     guarded.revoke("dev-1")
     guarded.guard.refresh(NOW)  # and nobody ends its session
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while (code := thief.publish(topic)) != REFUSED and time.monotonic() < deadline:
         time.sleep(0.05)
 

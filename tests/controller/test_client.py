@@ -120,9 +120,11 @@ def scripted(api: RunningApi, *answers: tuple[int, dict[str, str], bytes]) -> It
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
-            asked.append(self.command)
+            asked.append(" ".join(filter(None, (self.command, self.headers["Idempotency-Key"]))))
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, headers, content = waiting.pop(0)
+            if status == LOST[0]:
+                return  # and the connection is closed
             self.send_response(status)
             for name, value in (headers | {"Content-Length": str(len(content))}).items():
                 self.send_header(name, value)
@@ -157,6 +159,7 @@ def impatient(api: RunningApi, url: str, slept: list[float]) -> ApiClient:
     return ApiClient(connection, path.parent, sleep=slept.append)
 
 
+LOST = (0, {}, b"")
 BUSY = (503, {"Retry-After": "3"}, b"{}")
 TOO_OFTEN = (429, {"Retry-After": "2", "Mailboat-Error-Code": "E-RATE-LIMITED"}, b"{}")
 
@@ -177,6 +180,37 @@ def test_a_server_that_says_too_often_is_asked_again_when_it_said(api: RunningAp
     ):
         client.get("/v1/devices")
     assert "E-RATE-LIMITED" in str(refused.value)
+
+
+def test_a_change_whose_answer_is_lost_is_sent_again_under_its_key(api: RunningApi) -> None:
+    slept: list[float] = []
+    with (
+        scripted(api, LOST, BUSY, (200, {}, b"{}"), (200, {}, b"{}")) as asked,
+        impatient(api, asked[0], slept) as client,
+    ):
+        assert client.post("/v1/devices/dev-1/hold", {"reason": "storm"}) == {}
+        client.post("/v1/devices/dev-1/hold", {"reason": "storm"})
+
+        _, first, second, third, other = asked
+    assert first == second == third != other
+    assert len(first) > len("POST ")
+
+
+def test_a_submission_whose_answer_is_lost_is_not_sent_again_by_itself(api: RunningApi) -> None:
+    with (
+        scripted(api, LOST) as asked,
+        impatient(api, asked[0], []) as client,
+        pytest.raises(ServerUnavailable),
+    ):
+        client.submit(b"x")
+
+
+@pytest.mark.parametrize("link", ["https://elsewhere.example/v1/x", "//elsewhere.example/v1/x"])
+def test_a_page_is_never_looked_for_on_another_controller(api: RunningApi, link: str) -> None:
+    headers = {"Link": f'<{link}>; rel="next"'}
+    with scripted(api, (200, headers, b"[1]")) as asked, impatient(api, asked[0], []) as client:
+        assert client.get("/v1/sites") == [1]
+    assert asked[1:] == ["GET"]
 
 
 def test_an_answer_without_a_body_says_by_its_header_what_is_wrong(api: RunningApi) -> None:

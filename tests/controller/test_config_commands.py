@@ -10,8 +10,10 @@ import pytest
 from command_line import Said, forget_settings, mailboat
 from mailboat_controller.access.people import Role
 from mailboat_controller.authority.ceremony import Quorum
+from mailboat_controller.cli import fleet_document
 from mailboat_controller.cli.device import config_lines
 from running_controller import RunningController, running_controller
+from signed_config import config_document
 from trust_fleet import CLASS
 
 PLACE = ("class", CLASS)
@@ -142,3 +144,19 @@ def test_a_device_shows_what_is_in_force_and_what_waits() -> None:
         "  config kiosks 2.0.0 is not <2",
     ]
     assert list(config_lines(None)) == []
+
+
+@pytest.mark.parametrize(
+    "given", [{"version": "1.0.1"}, {"target": "other"}, {"level": "site"}, {}]
+)
+def test_what_is_signed_to_go_back_is_what_was_asked_for_and_nothing_else(
+    given: dict[str, str],
+) -> None:
+    document = config_document(**{"version": "1.0.0", "target": CLASS, **given})
+    place = fleet_document.place_of("config", *PLACE)
+
+    if not given:
+        fleet_document._require_asked_for(document, place, "1.0.0")
+        return
+    with pytest.raises(fleet_document.AnotherDocument, match="Nothing was signed"):
+        fleet_document._require_asked_for(document, place, "1.0.0")

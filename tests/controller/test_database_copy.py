@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import JSON, Boolean, Column, Float, Integer, LargeBinary, String, select, text
 
+from audit_tampering import unlock
 from enrolled_fleet import NOON, EnrolledFleet, migrated_database
 from mailboat_controller import cli
 from mailboat_controller.ingest.partition import PARTITIONS_MAX
@@ -281,6 +282,7 @@ def test_a_database_that_somebody_works_with_is_not_copied(
 def test_a_log_that_does_not_hold_is_not_carried_on(fleet: EnrolledFleet, target: Store) -> None:
     with fleet.store.transaction() as tx:
         audit.append(tx, at=NOON, actor="a", action="b.c", subject="d")
+        unlock(tx)
         tx.execute(text("UPDATE audit SET reason = 'forged'"))
 
     with pytest.raises(DatabaseNotCopied, match="entry 1 of the audit log"):

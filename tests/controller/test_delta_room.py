@@ -500,7 +500,7 @@ def test_builders_that_are_busy_leave_the_threads_of_the_controller_to_others(
 
     def builds_for_long() -> bool:
         building.release()
-        return not done.wait(30)
+        return not done.wait(60)
 
     monkeypatch.setattr(fleet.room, "build_next", builds_for_long)
 
@@ -613,4 +613,4 @@ def test_the_process_ends_with_its_caller(tmp_path: Path) -> None:
 
     process.stdin.close()  # as when the controller is killed
 
-    assert process.wait(20) == 1
+    assert process.wait(60) == 1

@@ -22,7 +22,7 @@ from mailboat_controller.demo.link import Link, Wires
 from mailboat_controller.demo.processes import Process
 from mailboat_controller.demo.traffic import InferenceFailed, Traffic, infer
 
-SECONDS = 10
+SECONDS = 60
 MEGABYTES = random.Random(7).randbytes(3 << 20)
 
 Handler = Callable[[socket.socket], object]

@@ -1,6 +1,8 @@
 """Config that people signed: taken in, sent along, refused where every device would stumble."""
 
+import hashlib
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ from mailboat_controller.authority import fleet_documents as authority
 from mailboat_controller.authority import roles
 from mailboat_controller.authority.keys import load_key
 from mailboat_controller.content import keys
+from mailboat_controller.device_orders import OrderTooLarge
 from mailboat_controller.explaining.device_config import DeviceConfigs
-from mailboat_controller.store import audit, devices, fleet_documents, sites
+from mailboat_controller.overrides.orders import Overrides
+from mailboat_controller.releases import bundle_room
+from mailboat_controller.store import audit, devices, fleet_documents, overrides, sites
 from mailboat_controller.store.devices import DeviceRow
 from mailboat_controller.transfer.selection import Wanted, contents_of
 from mailboat_controller.trust import fleet_intake
@@ -331,3 +336,66 @@ def report(row: DeviceRow, layers: list[ReportedLayer], *, serving: str) -> Repo
         ),
         config=ReportedConfig(digest="cd" * 32, layers=tuple(layers)),
     )
+
+
+def test_a_config_that_would_overfill_the_message_of_a_class_is_refused_before_it_is_taken(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the class would go on with its old manifest, and miss the next withdrawal with it."""
+    core.release("1.0.0", plan("first"))
+    before = core.manifest(CLASS)
+    room = len(before.bundle) + bundle_room.GROWTH_BYTES + 4096
+    monkeypatch.setattr(ManifestBundle, "wire_bytes_max", room)
+    noise = {f"n{n}": hashlib.sha256(str(n).encode()).hexdigest() for n in range(100)}
+
+    reply = signed(core, config("1.0.0", noise))
+
+    assert (reply.status, reply.code) == ("rejected", "E-FLEET-DOCUMENTS")
+    assert f"the one message of class {CLASS} would be too large" in reply.reasons[0]
+    core.run()
+    assert core.manifest(CLASS).counter == before.counter
+    assert signed(core, config("1.0.0", {"gain": 1})).status == "accepted"
+
+
+def test_too_many_documents_for_one_message_are_refused_before_they_are_taken(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core.release("1.0.0", plan("first"))
+    monkeypatch.setattr(bundle_room, "DOCUMENTS_MAX", 1)
+
+    assert signed(core, config()).code == "E-FLEET-DOCUMENTS"
+
+
+def test_an_order_that_would_be_too_large_for_a_device_is_refused_with_what_it_holds(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = Overrides(
+        core.store, core.reconciler, FLEET, now=lambda: core.now, queued=lambda: None
+    )
+    who = {"actor": "operator:ana", "valid": timedelta(hours=1)}
+    orders.hold("dev-1", None, reason="short", **who)  # type: ignore[arg-type]
+    noise = "".join(hashlib.sha256(str(n).encode()).hexdigest() for n in range(4))
+    monkeypatch.setattr(DeviceDesired, "wire_bytes_max", 256)
+
+    with pytest.raises(OrderTooLarge, match="2 holds, 0 pins") as refused:
+        orders.hold("dev-1", "vad", reason=noise, **who)  # type: ignore[arg-type]
+
+    assert refused.value.code == "E-ORDER-TOO-LARGE"
+    with core.store.read() as tx:
+        assert [row.reason for row in overrides.of_device(tx, "dev-1")] == ["short"]
+
+
+def test_a_mark_of_going_back_is_never_forgotten_however_many_versions_came(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_documents, "HISTORY_MAX", 2)
+    assert signed(core, config("1.0.0")).status == "accepted"
+    assert signed(core, config("0.9.0", {"gain": 0}), epoch=1).status == "accepted"
+    for minor in range(1, 4):
+        core.now += timedelta(minutes=1)
+        assert signed(core, config(f"1.{minor}.0"), epoch=1).status == "accepted"
+
+    with core.store.read() as tx:
+        assert len(fleet_documents.history(tx, OF_CLASS)) == 2
+        assert len(fleet_documents.marks(tx, OF_CLASS)) == 5
+    assert signed(core, config("1.0.0", {"gain": 7}), epoch=2).code == "E-IMMUTABLE"

@@ -21,7 +21,14 @@ from mailboat_controller.metrics.fleet_state import KEPT_SECONDS_MIN, REST_FACTO
 from mailboat_controller.metrics.process_metrics import Metrics
 from mailboat_controller.rollout.members import Outcome
 from mailboat_controller.sites.policy import Policy
-from mailboat_controller.store import devices, fleet_counts, fleet_sums, retention, sites
+from mailboat_controller.store import (
+    class_counts,
+    devices,
+    fleet_counts,
+    fleet_sums,
+    retention,
+    sites,
+)
 from mailboat_controller.store.fleet_counts import DISK_LOW_BYTES, SAID_FOR, SiteCount
 from mailboat_controller.store.fleet_sums import GROUPS_READ_MAX, SumKey, SumRow
 from mailboat_schemas.events import EventKind
@@ -158,6 +165,44 @@ def test_devices_are_counted_by_what_is_wrong_with_them(core: Core) -> None:
 
     assert (site.site, site.online, site.unknown, site.disk_low) == ("harbour", 1, 1, 1)
     assert site.unseen == (2, 0, 0)  # the one that never spoke was enrolled two hours ago
+
+
+def test_devices_are_counted_that_say_how_far_behind_they_are(core: Core) -> None:
+    for name, notes in (
+        ("told", ("stale:vad",)),
+        ("stopped", ("stale:vad", "stale_stopped:vad")),
+        ("other", ("trust_stale",)),
+        ("quiet", ()),
+    ):
+        core.fleet.take(core.fleet.enrol(name).report(notes=notes))
+
+    with core.store.read() as tx:
+        assert class_counts.stale(tx, NOON - SAID_FOR) == ((CLASS, 2, 1),)
+        assert class_counts.stale(tx, NOON + SAID_FOR) == ((CLASS, 0, 0),)
+        state = FleetReader().read(tx, NOON)
+    metrics = {each.name: each for each in FleetMetrics(lambda: state).collect()}
+    found = {
+        each.labels["action"]: each.value for each in metrics["mailboat_devices_stale"].samples
+    }
+    assert found == {"told": 1, "stopped": 1}
+
+
+@pytest.mark.parametrize(("means", "unseen"), [("normal", 1), ("error", 1), ("expected", 0)])
+def test_a_device_whose_silence_is_expected_is_missed_by_nobody(
+    core: Core, means: str, unseen: int
+) -> None:
+    core.add_class(CLASS, when_disconnected=means)
+    core.fleet.enrol("silent")
+
+    with core.store.read() as tx:
+        (site,) = fleet_counts.by_site(tx, NOON + timedelta(hours=2))
+        state = FleetReader().read(tx, NOON)
+    assert (site.unknown, site.unseen[0], site.awaited) == (1, unseen, unseen)
+    metrics = {each.name: each for each in FleetMetrics(lambda: state).collect()}
+    (awaited,) = metrics["mailboat_site_devices_awaited"].samples
+    assert (awaited.labels, awaited.value) == ({"site": "-"}, unseen)
+    told = metrics["mailboat_class_disconnect_policy"].samples
+    assert [each.labels["policy"] for each in told if each.value] == [means]
 
 
 def test_what_a_device_said_a_week_ago_calls_nobody_for_ever(core: Core) -> None:
@@ -314,7 +359,8 @@ def test_how_the_fleet_stands_is_read_from_either_database(
 ) -> None:
     fleet = EnrolledFleet(tmp_path / "fleet", database_url)
     device = fleet.enrol("dev-1", site="harbour")
-    fleet.take(device.report(facts={"disk_free_bytes": 1}), device.presence(1, online=True))
+    report = device.report(facts={"disk_free_bytes": 1}, notes=("held", "stale:vad"))
+    fleet.take(report, device.presence(1, online=True))
 
     with fleet.store.read() as tx:
         state = FleetReader(("dev-1",)).read(tx, NOON)
@@ -323,3 +369,4 @@ def test_how_the_fleet_stands_is_read_from_either_database(
     (site,) = state.sites
     assert (site.site, site.online, site.disk_low, site.unseen) == ("harbour", 1, 1, (0, 0, 0))
     assert [each.device for each in state.canaries] == ["dev-1"]
+    assert state.stale == ((CLASS, 1, 0),)

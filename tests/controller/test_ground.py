@@ -143,7 +143,7 @@ def test_the_command_prints_the_error_and_no_traceback_and_leaves_no_broker(data
             [sys.executable, "-c", MAIN, "serve", "--config", str(data / "controller.toml")],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
 

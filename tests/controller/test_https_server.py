@@ -59,7 +59,7 @@ def context_for(authority: Authority, files: TlsFiles | None) -> ssl.SSLContext:
 @contextmanager
 def connected(port: int, context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+        socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as tls,
     ):
         yield tls
@@ -105,15 +105,15 @@ def test_old_tls_is_refused(authority: Authority) -> None:
 
 def test_a_handshake_does_not_wait_for_a_delayed_acknowledgement(authority: Authority) -> None:
     with served(authority) as port:
-        seconds = []
-        for _ in range(8):
+
+        def seconds() -> float:
             began = time.monotonic()
             with connected(port, context_for(authority, None)) as tls:
                 ask(tls)
-            seconds.append(time.monotonic() - began)
+            return time.monotonic() - began
 
-    # Without TCP_NODELAY none takes less than 40 ms; the best of eight is not the machine's load.
-    assert min(seconds) < 0.035
+        # Without TCP_NODELAY none takes less than 40 ms; a busy machine is slow now and then.
+        assert any(seconds() < 0.035 for _ in range(100))
 
 
 def test_a_connection_that_never_asks_is_closed(
@@ -148,19 +148,19 @@ def test_nor_one_whose_body_goes_on_after_its_answer(
         with contextlib.suppress(OSError):
             while tls.recv(65536):
                 tls.sendall(b"x")
-                assert time.monotonic() < began + 3
-        assert time.monotonic() < began + 3
+                assert time.monotonic() < began + 30
+        assert time.monotonic() < began + 30
 
 
 def test_one_that_goes_on_asking_stays(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(https_server, "FIRST_REQUEST_SECONDS", 0.2)
-    monkeypatch.setattr(https_server, "KEEP_ALIVE_SECONDS", 0.2)
+    monkeypatch.setattr(https_server, "FIRST_REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr(https_server, "KEEP_ALIVE_SECONDS", 1.0)
     with served(authority) as port, connected(port, context_for(authority, None)) as tls:
         for _ in range(6):
             assert ask(tls) == "null"
-            time.sleep(0.08)
+            time.sleep(0.22)
 
 
 def test_strangers_of_one_address_leave_connections_for_those_we_know(
@@ -181,7 +181,7 @@ def test_strangers_of_one_address_leave_connections_for_those_we_know(
             with connected(port, known) as tls:
                 assert ask(tls) == '"controller"'
         first.close()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), connected(port, nobody) as fourth:
                 fourth.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -225,7 +225,7 @@ def test_stopping_finishes_what_is_being_answered(authority: Authority) -> None:
     with served(authority, slow) as port:
         thread = threading.Thread(target=client, args=[port])
         thread.start()
-        assert asked.wait(5)
+        assert asked.wait(60)
     thread.join()
 
     assert answers == ["null"]

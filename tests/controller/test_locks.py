@@ -24,7 +24,7 @@ from mailboat_schemas.errors import ServerUnavailable
 from mailboat_schemas.events import EventKind
 from postgres_server import PostgresServer
 
-SECONDS = 30
+SECONDS = 60
 
 
 @pytest.fixture

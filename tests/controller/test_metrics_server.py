@@ -14,7 +14,7 @@ from mailboat_controller.metrics.process_metrics import Metrics
 from mailboat_schemas.errors import ConfigurationInvalid
 
 LOOPBACK = "127.0.0.1"
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 60
 
 
 @pytest.fixture

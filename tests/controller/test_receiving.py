@@ -1,6 +1,6 @@
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -169,6 +169,60 @@ def test_the_last_will_of_a_device_that_flooded_is_taken_though_nobody_says_anyt
 
     with plain_broker(tmp_path) as broker:
         asyncio.run(story(broker.port))
+
+
+def test_the_broker_keeps_a_batch_until_it_is_committed_and_forgets_it_then(
+    core: Core, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, tries = core.fleet.enrol("dev-1"), []
+
+    def full(*_args: object, **_more: object) -> object:
+        tries.append(1)
+        raise DiskFull("The disk is full.", next_step="free space.")
+
+    async def taking(port: int, peer: Peer, until: Callable[[], bool]) -> None:
+        """A process of its own, until it is so; it ends when the broker has read all it said."""
+        link = Link(host="127.0.0.1", port=port, fleet=FLEET, tls=None, rng=random.Random(1))
+        tasks = [asyncio.create_task(link.run(lambda: None))]
+        await link.until_connected()
+        tasks.append(asyncio.create_task(receiver(core).run(link)))
+        await asyncio.to_thread(peer.until, until)
+        await link.publish("mb/1/demo/end", b"", qos=1, retain=False)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def found_there(port: int, peer: Peer) -> list[bytes]:
+        """What comes to a process that takes nothing, up to a message that is sent to it."""
+        link = Link(host="127.0.0.1", port=port, fleet=FLEET, tls=None, rng=random.Random(1))
+        task = asyncio.create_task(link.run(lambda: None))
+        await link.until_connected()
+        await asyncio.to_thread(peer.publish, device.topic(Channel.HELLO), b"the last")
+        found: list[bytes] = []
+        while b"the last" not in found:
+            found += [each.message.payload for each in await link.batch()]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return found
+
+    async def story(port: int) -> None:
+        peer = Peer(port, "devices")
+        with monkeypatch.context() as disk:
+            disk.setattr(receiving, "ingest", full)
+            link = Link(host="127.0.0.1", port=port, fleet=FLEET, tls=None, rng=random.Random(1))
+            absent = asyncio.create_task(link.run(lambda: None))
+            await link.until_connected()  # the session is there from here on
+            absent.cancel()
+            await asyncio.gather(absent, return_exceptions=True)
+            message = device.numbered(1, 3)
+            await asyncio.to_thread(peer.publish, message.topic, message.payload)
+            await taking(port, peer, lambda: bool(tries))
+        await taking(port, peer, lambda: stored(core) == [1, 2, 3])
+        assert await found_there(port, peer) == [b"the last"]
+        await asyncio.to_thread(peer.close)
+
+    with plain_broker(tmp_path) as broker:
+        asyncio.run(asyncio.wait_for(story(broker.port), 120))
 
 
 @pytest.mark.slow

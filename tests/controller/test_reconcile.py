@@ -8,6 +8,7 @@ import pytest
 
 from controller_core import EVERYBODY, PPM, Core, plan
 from enrolled_fleet import CLASS, FLEET
+from mailboat_controller import reconcile
 from mailboat_controller.releases.publication import LEAD_REST
 from mailboat_controller.rollout.state import Phase, Trigger
 from mailboat_controller.store import audit, manifests, rollouts
@@ -176,6 +177,19 @@ class TestRollout:
         assert assignment.offer is None
         assert assignment.current is not None
         assert assignment.current.digest == digest
+
+    def test_a_look_takes_each_rollout_so_many_steps_and_the_next_one_goes_on(
+        self, core: Core, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(reconcile, "PASSES_MAX", 1)
+        core.fleet.enrol("dev-1")
+        core.release("1.0.0", plan("first", *PILOT_THEN_ALL))
+        assert core.rollout("first").phase is Phase.RUNNING
+        assert core.rollout("first").opened == {}
+
+        assert core.run().moved == ("first",)
+        assert len(core.rollout("first").opened[CLASS]) == 1
+        assert core.run().moved == ()
 
     def test_one_failure_takes_the_offer_back_with_one_message(self, core: Core) -> None:
         devices = [core.fleet.enrol(f"dev-{n}") for n in (1, 2)]

@@ -65,7 +65,7 @@ class Desk:
         build = self.directory / f"build-{version}"
         ci = ("--connection", self.controller.connection("build"))
         key = ("--key", self.controller.trust.directory / "ci" / "vad.pem")
-        assert mailboat("release", "build", source, "-o", build).code == 0
+        assert mailboat("release", "build", source, "--out", build).code == 0
         assert mailboat("release", "sign", build, *key, *ci).code == 0
         assert mailboat("release", "submit", build, *ci, "--http", "--json").code == 0
 

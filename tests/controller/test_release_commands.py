@@ -85,7 +85,7 @@ class Pipeline:
 
     def built(self, version: str, **changes: Any) -> Path:
         out = self.directory / f"build-{version}"
-        assert mailboat("release", "build", self.source(version, **changes), "-o", out).code == 0
+        assert mailboat("release", "build", self.source(version, **changes), "--out", out).code == 0
         return out
 
     def sign(self, build: Path, *more: str | Path, key: str = "ci/vad") -> Said:
@@ -170,7 +170,7 @@ class TestTrustInit:
 class TestBuild:
     def test_says_what_was_built(self, pipeline: Pipeline) -> None:
         out = pipeline.directory / "out"
-        said = mailboat("release", "build", pipeline.source("9.0.0"), "-o", out, "--json")
+        said = mailboat("release", "build", pipeline.source("9.0.0"), "--out", out, "--json")
 
         assert said.code == 0
         assert said.json == {
@@ -187,7 +187,7 @@ class TestBuild:
     def test_points_at_mistakes(self, pipeline: Pipeline) -> None:
         source = pipeline.source("9.0.0")
         source.write_text(source.read_text().replace("peak_memory", "peek_memory"))
-        said = mailboat("release", "build", source, "-o", pipeline.directory / "out")
+        said = mailboat("release", "build", source, "--out", pipeline.directory / "out")
 
         assert said.code == 1
         assert "release.yaml:" in said.err
@@ -198,7 +198,14 @@ class TestBuild:
 
     def test_errors_are_json_for_programs(self, pipeline: Pipeline) -> None:
         """By the installed program: what stands on its two outputs is what a script reads."""
-        words = ["release", "build", str(pipeline.directory / "none.yaml"), "-o", "out", "--json"]
+        words = [
+            "release",
+            "build",
+            str(pipeline.directory / "none.yaml"),
+            "--out",
+            "out",
+            "--json",
+        ]
         done = subprocess.run(
             [program("mailboat"), *words], cwd=pipeline.directory, capture_output=True, check=False
         )

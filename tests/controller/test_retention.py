@@ -18,7 +18,7 @@ from mailboat_schemas.events import EventKind
 from mailboat_schemas.reports import LatencySketch, TelemetryWindow
 from postgres_server import PostgresServer
 
-SECONDS = 30
+SECONDS = 60
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 

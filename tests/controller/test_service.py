@@ -43,7 +43,7 @@ from mailboat_schemas.submission import Submission
 from mailboat_schemas.topics import Channel, build
 from trust_fleet import TrustFleet
 
-SECONDS = 20
+SECONDS = 60
 MANIFEST = build(Channel.MANIFEST, fleet=FLEET, hardware_class=CLASS)
 
 

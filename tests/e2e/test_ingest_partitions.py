@@ -47,9 +47,10 @@ from mailboat_schemas.topics import Channel
 from postgres_server import PostgresServer, postgres_server, programs
 from trust_fleet import CLASS, FLEET, TrustFleet
 
-pytestmark = pytest.mark.slow
+# Each waits for several things in turn, each of which may take its time on a busy machine.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-SECONDS = 150
+SECONDS = 300
 PARTITIONS = 2
 EVENTS = 60  # of each device
 AT_ONCE = 5
@@ -132,8 +133,11 @@ class Site:
                     assert self.supervised, self.log(name)[-3000:]
                     assert "E-LOCK-LOST" in self.log(name), self.log(name)[-3000:]
                     self.start(name, *self.arguments[name])
-            assert time.monotonic() < deadline, self.directory
+            assert time.monotonic() < deadline, self.last_words()
             time.sleep(0.05)
+
+    def last_words(self) -> str:
+        return "\n".join(f"--- {name}\n{self.log(name)[-1500:]}" for name in self.arguments)
 
     def holders(self) -> dict[int, str]:
         with self.store.read() as tx:

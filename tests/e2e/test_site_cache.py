@@ -89,7 +89,7 @@ class Site:
         )
 
     def ask(self, method: str, path: str, by: str | None, **headers: str) -> tuple[int, bytes]:
-        connection = HTTPSConnection("localhost", self.port, context=self.tls(by), timeout=10)
+        connection = HTTPSConnection("localhost", self.port, context=self.tls(by), timeout=60)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, headers=named)

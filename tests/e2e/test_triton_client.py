@@ -48,7 +48,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
         finally:
             if agent.process is not None:
                 agent.process.send_signal(signal.SIGTERM)
-                agent.process.wait(20)
+                agent.process.wait(60)
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def test_a_name_that_stands_twice_behind_thousands_is_found_at_once() -> None:
 
     with pytest.raises(MalformedPayload, match="'last' stands twice"):
         strict_json(f'{{{names},"last":1,"last":2}}'.encode())
-    assert time.process_time() - began < 0.2  # looking through all for each takes seconds
+    assert time.process_time() - began < 1  # looking through all for each takes seconds
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.0.0-rc.1", "01.0.0", "1.0.0.0", "v1.0.0", ""])

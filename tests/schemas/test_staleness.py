@@ -1,12 +1,21 @@
 """How far behind a device is, and when that is too far."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from mailboat_schemas.plan import Plan, PlanWave
 from mailboat_schemas.policy_rules import Staleness
-from mailboat_schemas.staleness import Approved, Behind, how_far_behind
+from mailboat_schemas.staleness import (
+    NOT_STALE,
+    Action,
+    Approved,
+    Behind,
+    done_about_it,
+    enforcement,
+    how_far_behind,
+)
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -79,3 +88,50 @@ def test_a_pre_release_that_serves_is_behind_what_it_led_to() -> None:
     found = behind("1.1.0-rc.1", approved("1.1.0", 1), bound=bound, now=NOON + 2 * HOUR)
 
     assert found.broken
+
+
+@pytest.mark.parametrize(
+    ("bound", "hours_since", "action", "words"),
+    [
+        ({}, 0, Action.REPORT, ""),
+        ({"enforce": "warn"}, 999, Action.WARN, "answers are marked"),
+        (
+            {"enforce": "stop", "grace_hours": 5},
+            4,
+            Action.WARN,
+            "answers are marked; it is served ",
+        ),
+        ({"enforce": "stop", "grace_hours": 5}, 5, Action.STOP, "not served until "),
+        (
+            {"enforce": "stop", "grace_hours": 5},
+            -1,
+            Action.WARN,
+            "answers are marked; it is served ",
+        ),
+        ({"enforce": "stop", "grace_hours": 0}, 0, Action.STOP, "not served until "),
+    ],
+    ids=["report", "warn", "in the grace", "after it", "found in the future", "no grace"],
+)
+def test_what_policy_does_about_a_stale_model_counts_from_when_it_was_found(
+    bound: dict[str, Any], hours_since: int, action: Action, words: str
+) -> None:
+    bounds = Staleness(minor_versions_behind_max=0, **bound)
+    far = behind("1.0.0", approved("1.1.0"), bound=bounds)
+    since = int((NOON - hours_since * HOUR).timestamp())
+
+    found = enforcement(far, bounds, since, NOON)
+
+    assert found.action is action
+    assert done_about_it(found).startswith(words)
+    assert bool(done_about_it(found)) == bool(words)
+    assert enforcement(behind("1.1.0", approved("1.1.0"), bound=bounds), bounds, since, NOON) == (
+        NOT_STALE
+    )
+
+
+def test_one_that_was_never_found_before_has_its_whole_grace() -> None:
+    bounds = Staleness(minor_versions_behind_max=0, enforce="stop", grace_hours=5)
+
+    found = enforcement(behind("1.0.0", approved("1.1.0"), bound=bounds), bounds, 0, NOON)
+
+    assert (found.action, found.stops_at) == (Action.WARN, NOON + 5 * HOUR)

@@ -46,13 +46,14 @@ def test_every_payload_bound_in_the_table_covers_what_its_model_allows() -> None
             assert models[rule.payload].wire_bytes_max <= rule.payload_bytes_max, rule.payload
 
 
-def test_what_the_controller_retains_is_what_the_design_says() -> None:
+def test_what_is_retained_is_what_the_design_says() -> None:
     retained = {channel for channel, rule in TOPICS.items() if rule.retain}
 
     assert retained == {
         Channel.MANIFEST,
         Channel.FRESH,
         Channel.DESIRED,
+        Channel.SITE_ORDER,
         Channel.REPORT,
         Channel.STATUS,
         Channel.STATS,

@@ -83,7 +83,7 @@ def test_aliases_are_refused_because_a_few_expand_to_gigabytes() -> None:
     assert "alias" in refusal(bomb).problem
 
 
-@pytest.mark.parametrize("text", ["", "- 1", "just text", "a: 1", "? [1]\n: 2", "[" * 5000])
+@pytest.mark.parametrize("text", ["", "- 1", "just text", "a: 1", "? [1]\n: 2", "[" * 1500])
 def test_what_is_no_document_is_refused_in_words(text: str) -> None:
     assert refusal(text).next_step
 

@@ -26,7 +26,7 @@ from mailboat_agent.work import Workbench
 from mailboat_schemas.events import Event
 from model_fleet import CLASS, DEVICE, FLEET, MIB, MODEL, ArtifactServer, Certificates, ModelFleet
 
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 60
 RUNTIME = RuntimeFacts("1.20.0", ("CPUExecutionProvider",))
 
 

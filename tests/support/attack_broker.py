@@ -14,7 +14,7 @@ from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.store import events, outcomes, quarantine
 from plain_broker import Peer, plain_broker
 
-SECONDS_MAX = 20
+SECONDS_MAX = 60
 
 
 @dataclass

@@ -173,7 +173,7 @@ class Siege:
 
     async def answer(self, values: list[float]) -> list[float]:
         x = tensor_of_json({"name": "x", "datatype": "FP32", "shape": [1, 4], "data": values})
-        deadline = asyncio.get_running_loop().time() + 5
+        deadline = asyncio.get_running_loop().time() + 60
         future = self.box.runtime.submit(
             MODEL, None, [x], [], deadline=deadline, encode=lambda _release, inference: inference
         )

@@ -25,7 +25,7 @@ from mailboat_schemas.enrolment import Kind
 from running_api import certificate_request, write_key
 
 NOW = datetime.now(UTC)
-WAIT_SECONDS = 5
+WAIT_SECONDS = 60
 REFUSED = 0x87
 
 

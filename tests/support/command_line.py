@@ -35,6 +35,6 @@ def mailboat(*words: str | Path) -> Said:
 
 def forget_settings(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     """Of whoever runs the tests: commands find no connection, key or file of theirs."""
-    for name in ("CONNECTION", "KEY_PASSPHRASE", "KEY_PASSPHRASE_FILE", "CONFIG"):
+    for name in ("CONNECTION", "CONTEXT", "KEY_PASSPHRASE", "KEY_PASSPHRASE_FILE", "CONFIG"):
         monkeypatch.delenv(f"MAILBOAT_{name}", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))

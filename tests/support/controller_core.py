@@ -36,12 +36,13 @@ class Core:
     directory: Path
     now: datetime = NOON
     models: tuple[str, ...] = ("vad",)
+    database_url: str = ""  # of a migrated one; empty: a SQLite file
     trust: TrustFleet = field(init=False)
     sequences: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.trust = TrustFleet(self.directory / "ceremony", now=self.now, models=self.models)
-        self.fleet = EnrolledFleet(self.directory)
+        self.fleet = EnrolledFleet(self.directory, self.database_url)
         self.store = self.fleet.store
         self.add_class(CLASS)
         with self.store.transaction() as tx:

@@ -59,7 +59,7 @@ for line in sys.argv[1].split("\\n"):
     url = "http://127.0.0.1:8080/v2/models/vad/infer"
     request = urllib.request.Request(url, line.encode(), {"Content-Type": "application/json"})
     try:
-        urllib.request.urlopen(request, timeout=10).read()
+        urllib.request.urlopen(request, timeout=60).read()
     except (urllib.error.URLError, OSError):
         pass
 """

@@ -21,6 +21,8 @@ from mailboat_agent.ledger import Ledger
 from mailboat_agent.link.acknowledgement import AckReader
 from mailboat_agent.model_view import ModelView
 from mailboat_agent.serving.process import RuntimeFacts
+from mailboat_agent.site_orders import SiteOrders
+from mailboat_agent.staleness_watch import judge
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.trust.counter import Counter
 from mailboat_agent.trust.manifest import Manifest
@@ -33,11 +35,17 @@ from mailboat_controller.explaining.explain import Evidence, Explanation, explai
 from mailboat_controller.overrides.orders import Overrides
 from mailboat_controller.rollout.state import Phase, Trigger
 from mailboat_controller.store import device_signs, devices, outbox, rollouts
+from mailboat_schemas.codec import encode
 from mailboat_schemas.desired import OfferWave
+from mailboat_schemas.documents.fleet_document import document_digest
 from mailboat_schemas.errors import Conflict
 from mailboat_schemas.plan import Plan
 from mailboat_schemas.reports import DISK_STEP_BYTES, ModelPhase, ReportedModel, ReportedState
+from mailboat_schemas.site_orders import ReportedSiteOrder, SiteHold, SiteRollback
+from mailboat_schemas.staleness import Action
+from mailboat_schemas.submission import Submission
 from mailboat_schemas.topics import parse
+from signed_policies import policy_document, sign_policy
 
 MODEL = "vad"
 VERSIONS = ("1.0.0", "1.1.0", "1.2.0")
@@ -52,18 +60,24 @@ class ExplainedFleet:
     def __init__(self, directory: Path, rng: random.Random, devices: int) -> None:
         self.rng = rng
         self.now = datetime.now(UTC)  # python-tuf reads the wall clock
+        self.base = directory
         self.core = Core(directory / "controller", now=self.now)
         self.labels = {f"dev-{n}": self._labels() for n in range(devices)}
         self.core.add_class(CLASS, rules=self._rules())
         for name, labels in self.labels.items():
             self.core.fleet.enrol(name, labels=labels)
         self.digests = self._release_all()
+        self._sign_a_policy()
         self.overrides = Overrides(
             self.core.store, self.core.reconciler, FLEET, now=lambda: self.now, queued=lambda: None
         )
         self._order_some()
         self.core.run()
         self._agent(directory / "agent")
+
+    def _aside(self, name: str) -> random.Random:
+        """For what came later: it moves no other choice."""
+        return random.Random(f"{self.base.name} {name}")
 
     def _labels(self) -> dict[str, str]:
         own = {"time-zone": self.rng.choice(TIME_ZONES)} if self.rng.random() < 0.3 else {}
@@ -81,7 +95,35 @@ class ExplainedFleet:
             rule = {"devices": f"zone={zone}", "windows": [window]}
             found += [rule] if rng.random() < 0.3 else []
         found += [{"days_between": rng.choice((1, 30))}] if rng.random() < 0.3 else []
+        aside = self._aside("rules")
+        if aside.random() < 0.2:
+            found.append({"devices": f"zone={aside.choice(ZONES)}", "hold": "inventory"})
         return [*found, {"download": rng.choice(("in-window", "anytime"))}]
+
+    def _sign_a_policy(self) -> None:
+        """Of some fleets: which releases it is for, and how far behind a device may be."""
+        rng = self.rng
+        if rng.random() < 0.5:
+            return
+        staleness = {
+            "minor_versions_behind_max": rng.choice((0, 1)),
+            "enforce": rng.choice(("report", "warn", "stop", "stop")),
+            "grace_hours": rng.choice((0, 24)),
+        }
+        wanted = rng.choice(({}, {"models": {MODEL: rng.choice(("<1.2", ">=1.1", "<1.1"))}}))
+        document = policy_document({"staleness": staleness}, compatible=wanted)
+        sign_policy(self.core.trust, document)
+        content = encode(
+            Submission(
+                fleet=FLEET,
+                roles={"policy": self.core.trust.roles["policy"]},
+                documents={document_digest(document.canonical_bytes()): document.canonical_bytes()},
+                reason="a test",
+            )
+        )
+        reply = self.core.admission.submit(content, "approver:ana", self.core.now)
+        assert reply.status == "accepted", reply.reasons
+        self.core.run()
 
     # --- the fleet -------------------------------------------------------------------------------
 
@@ -246,10 +288,14 @@ class ExplainedFleet:
         )
         if name in self.orders:
             reader = AckReader(device=name, manifest=manifest, ledger=self.ledger)
-            orders = DeviceOrders(self.directory / name, device, reader, manifest)
+            site = SiteOrders(self.directory / name, device, manifest, self.ledger)
+            orders = DeviceOrders(self.directory / name, device, reader, manifest, site)
             order = reader.open_order(self.orders[name])
             assert order is not None
             orders.take(order, self.orders[name])
+        device.site_order = self._site_order(name)
+        if judge(device, manifest, MODEL, state, look).action is Action.STOP and state.serving:
+            device.stopped[MODEL] = state.serving
         self.settled[name] = (device, state, store, look)
         situation = self._situation(device, state, store, manifest, look)
         step = decide(situation, self.now)
@@ -258,6 +304,22 @@ class ExplainedFleet:
         with self.core.store.read() as tx:
             explanation = explain_device(Evidence(tx, self.now), name)
         return situation, step, explanation
+
+    def _site_order(self, name: str) -> ReportedSiteOrder | None:
+        """As if the device's site had ordered something, in a quarter of all cases."""
+        rng, expires = self._aside(name), int(self.now.timestamp()) + 3600
+        if rng.random() > 0.25:
+            return None
+        item = {"reason": "a test", "expires": expires}
+        hold = SiteHold(model=rng.choice((None, MODEL, "other")), **item)  # type: ignore[arg-type]
+        back = SiteRollback(model=MODEL, version=rng.choice((*VERSIONS, "0.1.0")), **item)  # type: ignore[arg-type]
+        return ReportedSiteOrder(
+            site="harbour",
+            counter=1,
+            key="desk",
+            holds=(hold,) if rng.random() < 0.3 else (),
+            rollbacks=(back,) if rng.random() < 0.8 else (),
+        )
 
     def _situation(
         self,
@@ -292,6 +354,7 @@ class ExplainedFleet:
             found,
             switched_at=rng.choice((0, 0, 1, int(self.now.timestamp()) - 2 * 86_400)),
             phase=ModelPhase.COMMITTED,
+            stale_since=rng.choice((0, int(self.now.timestamp()) - 2 * 86_400)),
             active=active,
             previous=previous if rng.random() < 0.5 else None,
             install=1,
@@ -305,7 +368,8 @@ class ExplainedFleet:
         notes = device.order_notes(self.now)
         notes += [] if look.clock_trusted else ["clock_untrusted"]
         notes += [] if look.trust_fresh else ["trust_stale"]
-        active, previous = state.active, state.previous
+        active, previous, stopped = state.active, state.previous, device.stopped.get(MODEL)
+        serving = None if stopped else active
         report = ReportedState(
             fleet=FLEET,
             device=device.device,
@@ -318,8 +382,11 @@ class ExplainedFleet:
                 ReportedModel(
                     model=MODEL,
                     phase=state.phase,
-                    serving_version=None if active is None else active.version,
-                    serving_digest=None if active is None else active.digest,
+                    serving_version=None if serving is None else serving.version,
+                    serving_digest=None if serving is None else serving.digest,
+                    stale_since=state.stale_since,
+                    stopped_version=None if stopped is None else stopped.version,
+                    stopped_digest=None if stopped is None else stopped.digest,
                     security_version=state.security_version,
                     switched_at=state.switched_at,
                     previous_version=None if previous is None else previous.version,
@@ -330,6 +397,7 @@ class ExplainedFleet:
             failed=dict(state.failed),
             facts=facts.model_copy(update={"disk_free_bytes": steps * DISK_STEP_BYTES}),
             notes=tuple(notes),
+            site_order=device.reported_site_order,
         )
         with self.core.store.transaction() as tx:
             device_signs.set_report(tx, report, at=self.now)

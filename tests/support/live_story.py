@@ -29,10 +29,10 @@ class LiveDevice(AgentBox):
             None,
             [x],
             [],
-            deadline=time.monotonic() + 5,
+            deadline=time.monotonic() + 60,
             encode=lambda _release, inference: list(inference.outputs[0].values()),
         )
-        return future.result(5)
+        return future.result(60)
 
     def post(self, **content: Any) -> dict[str, Any]:
         body = json.dumps({"model": MODEL, **content}).encode()

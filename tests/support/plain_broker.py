@@ -16,7 +16,7 @@ from paho.mqtt.properties import Properties
 
 from mailboat_controller.broker.embedded import find_mosquitto
 
-START_SECONDS_MAX = 5.0
+START_SECONDS_MAX = 60.0
 
 
 @dataclass
@@ -112,7 +112,7 @@ class Peer:
         info = self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
         info.wait_for_publish(10)
 
-    def until(self, condition: Any, seconds: float = 10) -> None:
+    def until(self, condition: Any, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "this did not happen in time"

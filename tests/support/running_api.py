@@ -33,6 +33,7 @@ from mailboat_controller.config import ControllerSettings
 from mailboat_controller.content.keys import ContentKeys
 from mailboat_controller.device_logs.orders import LogOrders
 from mailboat_controller.https_server import HttpsServer
+from mailboat_controller.metrics.fleet_state import FleetReader, FleetState
 from mailboat_controller.overrides.orders import Overrides
 from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.reconcile import Reconciler
@@ -60,6 +61,7 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     content: bytes
+    all_headers: Mapping[str, list[str]] = field(default_factory=dict)  # also those sent twice
 
     @property
     def json(self) -> Any:
@@ -84,6 +86,7 @@ class RunningApi:
     tokens: dict[str, str] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
     clock_ahead: timedelta = timedelta()
+    app: Any = None
     care: ArtifactCare = field(init=False)
     courier: Courier = field(init=False)
 
@@ -138,12 +141,15 @@ class RunningApi:
             sent.setdefault("Content-Type", "application/json")
         if by in self.tokens:
             sent.setdefault("Authorization", f"Bearer {self.tokens[by]}")
-        connection = HTTPSConnection("127.0.0.1", self.port, context=self.tls(by), timeout=10)
+        connection = HTTPSConnection("127.0.0.1", self.port, context=self.tls(by), timeout=60)
         try:
             connection.request(method, path, body, sent)
             response = connection.getresponse()
             found = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, found, response.read())
+            every: dict[str, list[str]] = {}
+            for name, value in response.getheaders():
+                every.setdefault(name.lower(), []).append(value)
+            return Answer(response.status, found, response.read(), every)
         finally:
             connection.close()
 
@@ -242,7 +248,14 @@ def _served(api: RunningApi) -> Iterator[None]:
     def wake() -> None:
         api.woken += 1
 
+    reader = FleetReader()
+
+    def fleet_state() -> FleetState:
+        with api.store.read() as tx:
+            return reader.read(tx, api.now())
+
     context = ApiContext(
+        fleet_state=fleet_state,
         settings=api.settings,
         store=api.store,
         artifacts=api.artifacts,
@@ -274,7 +287,8 @@ def _served(api: RunningApi) -> Iterator[None]:
         mqtt_port=8883,
     )
     files = api.authority.server_files(("localhost", "127.0.0.1"), now=datetime.now(UTC))
-    server = HttpsServer(build_app(context), host="127.0.0.1", port=0, files=files)
+    api.app = build_app(context)
+    server = HttpsServer(api.app, host="127.0.0.1", port=0, files=files)
     api.port = server.bind()
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()

@@ -26,7 +26,7 @@ from mailboat_schemas.documents.hardware_class import HardwareClass
 from mailboat_schemas.enrolment import Kind
 from trust_fleet import CLASS, FLEET, ONE, TrustFleet
 
-START_SECONDS_MAX = 20
+START_SECONDS_MAX = 60
 
 
 @dataclass

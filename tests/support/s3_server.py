@@ -135,7 +135,7 @@ def _handler(door: Door) -> type[BaseHTTPRequestHandler]:
             if isinstance(answer, tuple):
                 self.answer(answer[0], {}, answer[1])
                 return
-            connection = HTTPConnection(door.behind.removeprefix("http://"), timeout=10)
+            connection = HTTPConnection(door.behind.removeprefix("http://"), timeout=60)
             connection.request(self.command, self.path, body, dict(self.headers))
             response = connection.getresponse()
             content = response.read()

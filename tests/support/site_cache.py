@@ -12,7 +12,7 @@ from string import Template
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGURATION = REPOSITORY / "broker-config" / "nginx" / "site-cache.conf"
-START_SECONDS_MAX = 10
+START_SECONDS_MAX = 60
 _AROUND = """\
 daemon off;
 pid ${DIR}/nginx.pid;
@@ -73,7 +73,7 @@ def running_cache(directory: Path, **settings: object) -> Iterator[int]:
             yield port
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 def _wait_for(port: int, process: "subprocess.Popen[bytes]", directory: Path) -> None:

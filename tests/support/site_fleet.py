@@ -132,6 +132,11 @@ class SiteFleet(Fleet):
             check=False,
         )
 
+    def as_approver(self) -> tuple[str, str]:
+        flag, path = super().as_approver()
+        self._here(Path(path))
+        return flag, path
+
     def _here(self, connection: Path) -> None:
         """The centre's name is known at the site alone; here it is an address."""
         connection.write_text(connection.read_text().replace(CENTRE_NAME, self.network.centre))

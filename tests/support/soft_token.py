@@ -32,7 +32,7 @@ def put_key(number: int, *, curve: str = "P-256") -> str:
         pytest.skip("softhsm2 is not installed")
     path = _settings().with_name(f"{number}.pem")
     words = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", f"ec_paramgen_curve:{curve}"]
-    subprocess.run([*words, "-out", str(path)], check=True, timeout=30, capture_output=True)
+    subprocess.run([*words, "-out", str(path)], check=True, timeout=120, capture_output=True)
     options = ("--token", LABEL, "--label", f"key {number}", "--id", f"{number:02x}", "--pin", PIN)
     _tool(_settings(), "--import", str(path), *options)
     path.unlink()
@@ -53,4 +53,4 @@ def _settings() -> Path:
 def _tool(settings: Path, *words: str) -> None:
     command = ["softhsm2-util", *words]
     environment = {**os.environ, "SOFTHSM2_CONF": str(settings)}
-    subprocess.run(command, check=True, timeout=30, capture_output=True, env=environment)
+    subprocess.run(command, check=True, timeout=120, capture_output=True, env=environment)

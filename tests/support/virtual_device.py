@@ -38,6 +38,7 @@ from mailboat_agent.report import Reporter
 from mailboat_agent.serving.json_tensors import tensor_of_json
 from mailboat_agent.serving.process import RuntimeFacts
 from mailboat_agent.serving.runtime import Runtime
+from mailboat_agent.site_orders import SiteOrders
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.trust.manifest import Manifest
 from mailboat_agent.trust.trust_store import TrustStore
@@ -51,7 +52,7 @@ from mailboat_schemas.topics import Channel, build
 from running_api import RunningApi
 from trust_fleet import CLASS, FLEET, MODEL
 
-WORK_SECONDS_MAX = 30.0  # real ones, for a worker to load or a file to come
+WORK_SECONDS_MAX = 120.0  # real ones, for a worker to load or a file to come
 NAME = "kiosk-1"
 LOOKS = 3
 
@@ -250,8 +251,9 @@ class VirtualDevice:
         )
         self.reporter = reporter
         acks = AckReader(device=NAME, manifest=self.manifest, ledger=self.ledger)
-        orders = DeviceOrders(self.config.data_dir, device, acks, self.manifest)
-        orders.open()
+        site = SiteOrders(self.config.data_dir, device, self.manifest, self.ledger)
+        orders = DeviceOrders(self.config.data_dir, device, acks, self.manifest, site)
+        orders.open(clock.wall)
         self.post = Correspondence(
             device=device,
             link=self.wire,  # type: ignore[arg-type]
@@ -321,10 +323,10 @@ class VirtualDevice:
             None,
             [x],
             [],
-            deadline=asyncio.get_running_loop().time() + 5,
+            deadline=asyncio.get_running_loop().time() + 60,
             encode=lambda _, inference: inference.outputs,
         )
-        (y,) = future.result(5)
+        (y,) = future.result(60)
         return [float(value) for value in y.values()]
 
     # --- the end of a life -----------------------------------------------------------------------

@@ -113,7 +113,7 @@ def test_a_running_agent_without_any_network_installs_and_serves_it(
         finally:
             if agent.process is not None:
                 agent.process.send_signal(signal.SIGTERM)
-                agent.process.wait(20)
+                agent.process.wait(60)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

@@ -35,7 +35,7 @@ def other() -> Iterator[Other]:
         found.hold.set()
     server.shutdown()
     server.server_close()
-    thread.join(5)
+    thread.join(60)
 
 
 @pytest.fixture

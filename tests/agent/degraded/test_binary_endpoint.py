@@ -40,7 +40,7 @@ def infer_bytes(front: Front, row: bytes) -> tuple[int, bytes]:
     x["parameters"] = {"binary_data_size": 16}
     whole = {"inputs": [x], "parameters": {"binary_data_output": True}}
     head = json.dumps(whole).encode()
-    connection = http.client.HTTPConnection(*front.gateway.address, timeout=20)
+    connection = http.client.HTTPConnection(*front.gateway.address, timeout=60)
     connection.request("POST", "/v2/models/m/infer", head + row, {JSON_BYTES: str(len(head))})
     response = connection.getresponse()
     content = response.read()
@@ -139,7 +139,7 @@ def test_a_request_is_written_down_once_each_way() -> None:
 
 
 def test_what_an_agent_says_of_itself_is_understood(front: Front) -> None:
-    connection = http.client.HTTPConnection(*front.gateway.address, timeout=20)
+    connection = http.client.HTTPConnection(*front.gateway.address, timeout=60)
     connection.request("GET", "/v2")
     assert speaks_binary(connection.getresponse().read())
     connection.close()

@@ -252,7 +252,7 @@ def test_two_agents_help_each_other_once(make: Make) -> None:
 
 
 def _until_served(front: Front) -> None:
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 60
     while time.monotonic() < give_up:
         if front.runtime.ready("m") and front.runtime.worker_pid("m"):
             return

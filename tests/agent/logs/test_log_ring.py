@@ -211,7 +211,7 @@ def test_what_is_thrown_away_while_a_line_is_written_may_log_as_well(tmp_path: P
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(30)
+    thread.join(60)
 
     assert not thread.is_alive()
     assert [line.message for line in log.tail(9)] == ["nobody asked", "after"]

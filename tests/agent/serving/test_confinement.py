@@ -109,7 +109,7 @@ def imprisoned(directory: Path, user: str) -> dict[str, Any]:
         [sys.executable, "-c", _PRISONER, *arguments],
         stdout=subprocess.PIPE,
         check=True,
-        timeout=30,
+        timeout=120,
     )
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -214,7 +214,7 @@ def test_each_layer_holds_alone(name: str) -> None:
         f"try: {attack}\n"
         "except OSError as error: print(errno.errorcode[error.errno])\n"
     )
-    said = subprocess.check_output([sys.executable, "-c", script], text=True, timeout=30)
+    said = subprocess.check_output([sys.executable, "-c", script], text=True, timeout=120)
 
     assert said.strip() == refusal
 
@@ -263,7 +263,7 @@ def test_a_provider_that_opens_files_gives_up_the_rest_and_says_so() -> None:
         "at_start(user='nobody', parent_uid=0);"
         "print([(l.name, l.holds) for l in b(opens_files=True, memory_limit_bytes=1 << 28)])"
     )
-    said = subprocess.check_output([sys.executable, "-c", script], text=True, timeout=30)
+    said = subprocess.check_output([sys.executable, "-c", script], text=True, timeout=120)
 
     assert said.strip() == str(
         [
@@ -285,7 +285,7 @@ def test_a_second_thread_makes_landlock_refuse_rather_than_bind_one_of_two() -> 
         "try: landlock.reach_no_path()\n"
         "except OSError as error: print(error)\n"
     )
-    said = subprocess.check_output([sys.executable, "-c", script], text=True, timeout=30)
+    said = subprocess.check_output([sys.executable, "-c", script], text=True, timeout=120)
 
     assert "2 threads run already" in said
 

@@ -102,7 +102,7 @@ def client(shared: tuple[Echo, tuple[str, int]]) -> Iterator[socket.socket]:
 
 
 def connect(address: tuple[str, int]) -> socket.socket:
-    return socket.create_connection(address, timeout=10)
+    return socket.create_connection(address, timeout=60)
 
 
 def answer(sock: socket.socket, method: str = "POST") -> tuple[int, bytes]:
@@ -216,7 +216,7 @@ def test_a_client_that_goes_away_takes_its_request_with_it(
         time.sleep(0.005)
     client.close()
 
-    assert echo.gone.wait(5)
+    assert echo.gone.wait(60)
 
 
 def test_old_and_parting_clients_are_told_that_it_ends(echo: Echo, client: socket.socket) -> None:
@@ -242,7 +242,7 @@ def test_who_drips_headers_or_body_or_never_reads_is_cut_off() -> None:
 
         assert answer(head)[0] == 408
         assert answer(body)[0] == 408
-        while room.held_bytes and time.monotonic() < began + 5:
+        while room.held_bytes and time.monotonic() < began + 60:
             time.sleep(0.02)
         assert room.held_bytes == 0  # what the reader did not take is not kept
         with pytest.raises(ConnectionResetError):
@@ -264,7 +264,7 @@ def test_an_announcement_costs_no_memory_and_a_full_room_is_503() -> None:
         assert answer(waiting[0])[0] == 503
         for each in waiting:
             each.close()
-        give_up = time.monotonic() + 5
+        give_up = time.monotonic() + 60
         while room.held_bytes and time.monotonic() < give_up:
             time.sleep(0.01)
         assert room.held_bytes == 0

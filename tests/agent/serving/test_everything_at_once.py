@@ -55,7 +55,7 @@ def ask(runtime: Runtime, rng: random.Random, seen: Seen) -> None:
                 None,
                 [Tensor("x", "FP32", (rows, 4), x.tobytes())],
                 [],
-                deadline=time.monotonic() + 10,
+                deadline=time.monotonic() + 60,
                 workload=rng.choice(list(Workload)),
                 encode=encoded,
             ).result(ANSWER_SECONDS_MAX)
@@ -128,7 +128,7 @@ def test_whatever_happens_at_once_nobody_gets_anothers_answer(
 
     assert seen.wrong == []
     assert seen.answers["ok"] > 0, seen.answers
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 60
     while (
         psutil.Process().children() != children
         or residency.held_bytes

@@ -129,11 +129,11 @@ def test_a_client_keeps_so_many_connections_and_closes_the_others(gateway: Gatew
 
         def look() -> None:
             with closing(client._caller._take(20)) as connection:
-                together.wait(20)
+                together.wait(60)
                 connection.request("GET", "/v2/health/live")
                 connection.getresponse().read()
                 client._caller._keep(connection)
-                together.wait(20)
+                together.wait(60)
 
         threads = [threading.Thread(target=look) for _ in range(at_once)]
         for each in threads:

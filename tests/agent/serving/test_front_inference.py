@@ -25,7 +25,8 @@ ROW = np.array([[1, 2, 3, 4]], "<f4")
 class Marking:
     """Hands everything to the release, and marks its answers as told."""
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
         self.asked: list[Asked] = []
         self.mark = ""
 
@@ -50,7 +51,7 @@ class Marking:
 @pytest.fixture(scope="module")
 def front() -> Iterator[tuple[Gateway, Marking, str]]:
     runtime = Runtime(clock=lambda: datetime(2026, 3, 1, 12, 0, tzinfo=UTC))
-    marking, feedback = Marking(), Feedback()
+    marking, feedback = Marking(runtime), Feedback()
     runtime.explain_absence("gone", Absence("its release was withdrawn", 30))
     with affine_release() as release:
         runtime.serve(release)
@@ -74,7 +75,7 @@ def call(front: tuple[Gateway, Marking, str]) -> Callable[..., Any]:
     def call(
         method: str, path: str, body: Any = None, **headers: str
     ) -> tuple[int, bytes, dict[str, str]]:
-        connection = http.client.HTTPConnection(*front[0].address, timeout=20)
+        connection = http.client.HTTPConnection(*front[0].address, timeout=60)
         content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
@@ -175,6 +176,21 @@ def test_a_degraded_answer_is_marked_on_one_line(
     assert headers["mailboat-degraded"] == "cache"
     assert headers["mailboat-degraded-because"] == "it is: hot"
     assert json.loads(content)["parameters"]["degraded"] == "cache"
+
+
+def test_every_answer_of_a_release_that_is_too_far_behind_says_so(
+    call: Callable[..., Any], marking: Marking, front: tuple[Gateway, Marking, str]
+) -> None:
+    because = "3 minor versions behind, 2 are allowed"
+    marking.runtime.note_stale("m", front[2], because)
+    _, content, headers = call("POST", INFER, asking())
+    marking.runtime.note_stale("m", "ab" * 32, because)
+    _, _, of_another = call("POST", INFER, asking())
+    marking.runtime.note_stale("m", "", "")
+    _, _, afterwards = call("POST", INFER, asking())
+
+    assert headers["mailboat-stale"] == json.loads(content)["parameters"]["stale"] == because
+    assert "mailboat-stale" not in {**of_another, **afterwards}
 
 
 def test_who_stands_in_is_asked_for_what_is_not_served(

@@ -46,7 +46,7 @@ def call(
     gateway: Gateway, method: str, path: str, body: Any = None, **headers: str
 ) -> tuple[int, Any, dict[str, str]]:
     """Status, JSON, and headers in lower case."""
-    connection = http.client.HTTPConnection(*gateway.address, timeout=20)
+    connection = http.client.HTTPConnection(*gateway.address, timeout=60)
     content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     try:
         connection.request(method, path, content, headers)
@@ -162,14 +162,14 @@ def test_a_body_over_the_bound_is_413_announced_or_not(
     gateway: Gateway, runtime: Runtime, bench: Any, models: Any
 ) -> None:
     runtime.serve(bench.release(models.affine()))
-    announced = http.client.HTTPConnection(*gateway.address, timeout=20)
+    announced = http.client.HTTPConnection(*gateway.address, timeout=60)
     announced.putrequest("POST", "/v2/models/m/infer")
     announced.putheader("content-length", str(REQUEST_BYTES_MAX + 1))
     announced.endheaders()
     assert announced.getresponse().status == 413
     announced.close()
 
-    chunked = socket.create_connection(gateway.address, timeout=20)
+    chunked = socket.create_connection(gateway.address, timeout=60)
     chunked.sendall(
         b"POST /v2/models/m/infer HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
     )
@@ -205,7 +205,7 @@ def test_too_many_bytes_of_bodies_at_once_are_503(runtime: Runtime) -> None:
 
 def test_a_body_that_never_comes_is_408(runtime: Runtime) -> None:
     with Gateway(runtime, patience=Patience(body=0.2, linger=0.1)) as impatient:
-        slow = http.client.HTTPConnection(*impatient.address, timeout=20)
+        slow = http.client.HTTPConnection(*impatient.address, timeout=60)
         slow.putrequest("POST", "/v2/models/m/infer")
         slow.putheader("content-length", "100")
         slow.endheaders(b"{")
@@ -215,18 +215,21 @@ def test_a_body_that_never_comes_is_408(runtime: Runtime) -> None:
 
 
 def test_a_full_queue_is_503_with_the_time_to_wait(
-    gateway: Gateway, runtime: Runtime, bench: Any, models: Any
+    runtime: Runtime, bench: Any, models: Any
 ) -> None:
     runtime.serve(bench.release(models.affine()))
     pid = runtime.worker_pid("m")
     os.kill(pid, signal.SIGSTOP)
     count = QUEUE_REQUESTS_MAX + 11
-    with ThreadPoolExecutor(count) as clients:
+    with (
+        Gateway(runtime, request_seconds_max=200) as gateway,  # they wait, however slow this is
+        ThreadPoolExecutor(count) as clients,
+    ):
         futures = [
             clients.submit(call, gateway, "POST", "/v2/models/m/infer", request())
             for _ in range(count)
         ]
-        give_up = time.monotonic() + 10
+        give_up = time.monotonic() + 60
         while (stats := runtime.snapshot("m")) is None or stats.requests_refused < 10:
             assert time.monotonic() < give_up
             time.sleep(0.02)
@@ -252,7 +255,7 @@ def test_a_killed_worker_is_503_and_then_all_is_well(
     assert status == 503
     assert "SIGKILL" in answer["error"]
     assert "retry-after" in headers
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + 60
     while call(gateway, "GET", "/v2/models/m/ready")[0] != 200:
         assert time.monotonic() < give_up
         time.sleep(0.05)
@@ -290,16 +293,20 @@ def test_a_kept_connection_does_not_wait_for_delayed_acknowledgements(
     gateway: Gateway, runtime: Runtime, bench: Any, models: Any
 ) -> None:
     runtime.serve(bench.release(models.affine()))
-    connection = http.client.HTTPConnection(*gateway.address, timeout=20)
-    latencies_ms = []
-    for _ in range(20):
-        started = time.monotonic()
-        connection.request("POST", "/v2/models/m/infer", json.dumps(request()))
-        connection.getresponse().read()
-        latencies_ms.append((time.monotonic() - started) * 1000)
-    connection.close()
+    connection = http.client.HTTPConnection(*gateway.address, timeout=60)
 
-    assert sorted(latencies_ms)[10] < 30  # Linux waits 40 ms
+    def median_ms() -> float:
+        latencies_ms = []
+        for _ in range(20):
+            started = time.monotonic()
+            connection.request("POST", "/v2/models/m/infer", json.dumps(request()))
+            connection.getresponse().read()
+            latencies_ms.append((time.monotonic() - started) * 1000)
+        return sorted(latencies_ms)[10]
+
+    # Linux waits 40 ms, every time; a busy machine is slow now and then.
+    assert any(median_ms() < 35 for _ in range(20))
+    connection.close()
 
 
 def test_the_gateway_listens_on_loopback_unless_told(gateway: Gateway) -> None:
@@ -320,7 +327,7 @@ def test_many_clients_and_a_swap_lose_nothing(
 
     def client() -> list[int]:
         statuses = []
-        connection = http.client.HTTPConnection(*gateway.address, timeout=20)
+        connection = http.client.HTTPConnection(*gateway.address, timeout=60)
         while not stop.is_set():
             connection.request("POST", "/v2/models/m/infer", json.dumps(request()))
             response = connection.getresponse()

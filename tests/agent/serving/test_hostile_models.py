@@ -79,9 +79,9 @@ class Serving:
                     None,
                     [tensor],
                     [],
-                    deadline=time.monotonic() + 20,
+                    deadline=time.monotonic() + 60,
                     encode=lambda _, inference: inference.outputs[0].values(),
-                ).result(30)
+                ).result(60)
                 self.answered += 1
             except Exception:  # noqa: BLE001 - whatever it is, it is counted
                 self.failed += 1

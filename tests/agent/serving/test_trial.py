@@ -147,11 +147,11 @@ def test_a_model_that_is_not_what_its_document_declares_is_refused(
 
 def test_a_hanging_model_is_over_at_the_deadline(attempt: Try, models: Any) -> None:
     started = time.monotonic()
-    failure = refused(attempt, models.hanging(), deadline_seconds=1.5)
+    failure = refused(attempt, models.hanging(), deadline_seconds=0.8)
 
     assert failure.reason == "hung"
     assert failure.evidence["stage"] == "cold start"
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 30
 
 
 def test_a_model_that_takes_all_memory_is_refused_unharmed(attempt: Try, models: Any) -> None:
@@ -213,7 +213,7 @@ def test_a_missing_provider_is_unsupported_and_a_later_one_is_taken(
 
 def test_a_crash_is_reported_with_its_signal(attempt: Try, models: Any) -> None:
     threading.Thread(target=_crash_the_busy_child, daemon=True).start()
-    failure = refused(attempt, models.hanging(), deadline_seconds=20)
+    failure = refused(attempt, models.hanging(), deadline_seconds=90)
 
     assert failure.reason == "crashed"
     assert failure.evidence["ended"] == "signal SIGABRT"
@@ -221,7 +221,7 @@ def test_a_crash_is_reported_with_its_signal(attempt: Try, models: Any) -> None:
 
 
 def _crash_the_busy_child() -> None:
-    give_up = time.monotonic() + 15
+    give_up = time.monotonic() + 60
     while time.monotonic() < give_up:
         for child in psutil.Process().children():
             # A second of processor time is more than it takes to load: it is in the loop.

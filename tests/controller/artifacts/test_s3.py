@@ -158,7 +158,7 @@ def test_a_controller_starts_while_the_bucket_cannot_be_reached(
 class TestAddresses:
     def fetch(self, address: str, **headers: str) -> tuple[int, bytes]:
         parts = urlsplit(address)
-        connection = http.client.HTTPConnection(parts.netloc, timeout=5)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=60)
         connection.request("GET", f"{parts.path}?{parts.query}", headers=headers)
         response = connection.getresponse()
         try:

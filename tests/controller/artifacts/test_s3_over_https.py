@@ -46,7 +46,7 @@ def get(api: RunningApi, **headers: str) -> Answer:
 
 def fetch(address: str, **headers: str) -> tuple[int, bytes]:
     parts = urlsplit(address)
-    connection = http.client.HTTPConnection(parts.netloc, timeout=5)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
     connection.request("GET", f"{parts.path}?{parts.query}", headers=headers)
     response = connection.getresponse()
     try:

@@ -117,7 +117,7 @@ def test_the_rate_is_kept(corner_shop: Shop) -> None:
 
     read_all(corner_shop, bytes_per_second=100_000)
 
-    assert 0.3 <= time.monotonic() - began < 3
+    assert time.monotonic() - began >= 0.3
 
 
 def test_a_stop_ends_the_slowest_pass_at_once(corner_shop: Shop) -> None:
@@ -129,7 +129,7 @@ def test_a_stop_ends_the_slowest_pass_at_once(corner_shop: Shop) -> None:
 
     state = Scrubber(corner_shop.store, corner_shop.artifacts, 1).run(lambda: corner_shop.now, stop)
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60  # of eight hours
     assert state.running
     assert corner_shop.held() != set()
 

@@ -135,7 +135,7 @@ def test_two_uploads_of_one_artifact_at_once_both_succeed(artifacts: ArtifactSto
     results: list[bool] = []
 
     def chunks() -> Iterator[bytes]:
-        together.wait(5)  # all have looked and found nothing
+        together.wait(60)  # all have looked and found nothing
         yield CONTENT
 
     def put() -> None:

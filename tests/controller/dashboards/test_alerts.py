@@ -14,9 +14,9 @@ MODEL = 'hardware_class="kiosk",model="vad"'
 _CUT_SITE = {
     'mailboat_site_connected{site="ship"}': "0x60",
     'mailboat_devices_unseen{seconds_min="86400",site="ship"}': "90x60",
-    'mailboat_site_devices{site="ship",state="unknown"}': "90x60",
+    'mailboat_site_devices_awaited{site="ship"}': "90x60",
     'mailboat_devices_unseen{seconds_min="86400",site="-"}': "0x60",
-    'mailboat_site_devices{site="-",state="online"}': "10x60",
+    'mailboat_site_devices_awaited{site="-"}': "10x60",
 }
 
 # By alert: the series (as promtool writes them, a sample each minute), the minute it is looked at,
@@ -87,8 +87,9 @@ CASES: dict[str, list[tuple[dict[str, str], str, list[dict[str, str]]]]] = {
         (
             {
                 'mailboat_devices_unseen{seconds_min="86400",site="a"}': "2x60",
-                'mailboat_site_devices{site="a",state="online"}': "8x60",
-                'mailboat_site_devices{site="a",state="offline"}': "2x60",
+                'mailboat_site_devices_awaited{site="a"}': "10x60",
+                # Nobody misses the others: they sleep for weeks, or are revoked.
+                'mailboat_site_devices{site="a",state="offline"}': "90x60",
                 'mailboat_site_devices{site="a",state="revoked"}': "90x60",
             },
             "45m",
@@ -98,7 +99,16 @@ CASES: dict[str, list[tuple[dict[str, str], str, list[dict[str, str]]]]] = {
             {
                 'mailboat_devices_unseen{seconds_min="86400",site="a"}': "1x60",
                 'mailboat_devices_unseen{seconds_min="3600",site="a"}': "9x60",
-                'mailboat_site_devices{site="a",state="online"}': "10x60",
+                'mailboat_site_devices_awaited{site="a"}': "10x60",
+            },
+            "45m",
+            [],
+        ),
+        # A fleet of which nobody misses anybody.
+        (
+            {
+                'mailboat_devices_unseen{seconds_min="86400",site="a"}': "0x60",
+                'mailboat_site_devices_awaited{site="a"}': "0x60",
             },
             "45m",
             [],
@@ -301,6 +311,35 @@ CASES: dict[str, list[tuple[dict[str, str], str, list[dict[str, str]]]]] = {
             [],
         ),
     ],
+    "MailboatDevicesGone": [
+        (
+            {
+                'mailboat_devices{hardware_class="gate",state="offline"}': "1x30",
+                'mailboat_class_disconnect_policy{hardware_class="gate",policy="error"}': "1x30",
+                'mailboat_devices{hardware_class="ship",state="offline"}': "9x30",
+                'mailboat_class_disconnect_policy{hardware_class="ship",policy="error"}': "0x30",
+            },
+            "20m",
+            [{"hardware_class": "gate", "state": "offline"}],
+        ),
+        (
+            {
+                'mailboat_devices{hardware_class="gate",state="offline"}': "0x30",
+                'mailboat_devices{hardware_class="gate",state="unknown"}': "9x30",
+                'mailboat_class_disconnect_policy{hardware_class="gate",policy="error"}': "1x30",
+            },
+            "20m",
+            [],
+        ),
+    ],
+    "MailboatModelsStopped": [
+        (
+            {'mailboat_devices_stale{hardware_class="gate",action="stopped"}': "1x30"},
+            "20m",
+            [{"hardware_class": "gate", "action": "stopped"}],
+        ),
+        ({'mailboat_devices_stale{hardware_class="gate",action="told"}': "5x30"}, "20m", []),
+    ],
     "MailboatDevicesDiskLow": [
         ({'mailboat_devices_disk_low{site="a"}': "1x60"}, "40m", [{"site": "a"}]),
         ({'mailboat_devices_disk_low{site="a"}': "0x60"}, "40m", []),
@@ -366,7 +405,11 @@ def test_each_alert_fires_on_what_it_is_for_and_on_nothing_less(tmp_path: Path) 
                 expected.append(
                     {
                         "exp_labels": {**labels, "severity": rule["labels"]["severity"]},
-                        "exp_annotations": {"summary": summary, "next_step": step},
+                        "exp_annotations": {
+                            "summary": summary,
+                            "next_step": step,
+                            "runbook_url": rule["annotations"]["runbook_url"],
+                        },
                     }
                 )
             tests.append(

@@ -16,7 +16,7 @@ DEVICES_PER_FLEET = 25
 @pytest.mark.parametrize(
     ("pairs", "seed"),
     [
-        pytest.param(50, 2, id="50"),
+        pytest.param(50, 3, id="50"),
         pytest.param(1000, 8, id="1000", marks=pytest.mark.slow),
     ],
 )

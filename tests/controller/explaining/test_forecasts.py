@@ -10,12 +10,18 @@ import pytest
 from controller_core import Core, plan
 from enrolled_fleet import CLASS, NOON
 from mailboat_controller.explaining import class_forecast
-from mailboat_controller.explaining.class_forecast import HABIT_DAYS, ClassForecast
+from mailboat_controller.explaining.class_forecast import (
+    EXAMPLES_MAX,
+    HABIT_DAYS,
+    ClassForecast,
+)
 from mailboat_controller.explaining.device_facts import _held_files
 from mailboat_controller.explaining.explain import Evidence, explain_device
+from mailboat_controller.explaining.plan import forecast
 from mailboat_controller.explaining.prediction import Move, Named, Prediction, predict
 from mailboat_schemas.desired import Assignment, ReleaseRef
 from mailboat_schemas.documents.release import ReleaseDocument
+from mailboat_schemas.documents.rollout import Rollout
 from mailboat_schemas.errors import NotFound
 from mailboat_schemas.reports import ReportedState
 from trust_fleet import document
@@ -60,6 +66,23 @@ def test_the_habits_of_the_first_devices_are_looked_up(
     monkeypatch.setattr(class_forecast, "HABITS_MAX", 1)
 
     assert list(waits(core)) == ["dev-1"]
+
+
+def test_of_many_devices_a_few_are_named_beside_a_reason(core: Core) -> None:
+    for number in range(EXAMPLES_MAX):
+        core.fleet.enrol(f"more-{number}")
+    core.trust.release("1.0.0", approve=False)
+    core.submit("release-vad")
+    wanted = {"release": {"model": "vad", "version": "1.0.0"}, "waves": [{"percent": 100}]}
+    document = {"apiVersion": "mailboat/v1", "kind": "Rollout", "metadata": {"name": "next"}}
+
+    with core.store.read() as tx:
+        found = forecast(
+            Evidence(tx, NOON), Rollout.model_validate(document | {"spec": wanted}), None
+        )
+
+    (reason,) = found.cannot[CLASS]
+    assert (reason.devices, len(reason.examples)) == (2 + EXAMPLES_MAX, EXAMPLES_MAX)
 
 
 def test_a_model_that_a_device_has_nothing_to_do_with_is_told_as_such(core: Core) -> None:

@@ -9,12 +9,13 @@ import pytest
 
 from controller_core import Core, plan
 from enrolled_fleet import CLASS, FLEET
-from mailboat_controller.explaining.explain import Evidence, explain_device
+from mailboat_controller.explaining.explain import Evidence, ExplainedModel, explain_device
 from mailboat_controller.explaining.plan import forecast
 from mailboat_controller.explaining.selection import select
 from mailboat_controller.explaining.staleness import stale_models
 from mailboat_controller.presence import Reach
-from mailboat_controller.store import device_signs, devices
+from mailboat_controller.rollout_facts import summary
+from mailboat_controller.store import device_signs, devices, rollouts
 from mailboat_schemas.codec import encode
 from mailboat_schemas.documents.policy import PolicyDocument
 from mailboat_schemas.documents.rollout import Rollout
@@ -60,13 +61,24 @@ def release(core: Core, version: str, security_version: int = 0, **more: Any) ->
     return digest
 
 
-def reports(core: Core, version: str, digest: str, *, switched_at: int = 0) -> None:
+def reports(
+    core: Core,
+    version: str | None,
+    digest: str | None,
+    *,
+    switched_at: int = 0,
+    stale_since: int = 0,
+    stopped: tuple[str | None, str | None] = (None, None),
+) -> None:
     model = ReportedModel(
         model=MODEL,
         phase=ModelPhase.COMMITTED,
         serving_version=version,
         serving_digest=digest,
         switched_at=switched_at,
+        stale_since=stale_since,
+        stopped_version=stopped[0],
+        stopped_digest=stopped[1],
     )
     report = ReportedState(
         fleet=FLEET,
@@ -185,3 +197,67 @@ def test_how_long_a_plan_takes_counts_the_wait_for_a_window(
     assert duration is not None
     assert (duration >= timedelta(hours=3)) == (not urgency)
     assert any("emergency: CVE-2026-1" in each for each in found.warnings) == bool(urgency)
+
+
+def explained(core: Core) -> ExplainedModel:
+    with core.store.read() as tx:
+        (model,) = explain_device(Evidence(tx, core.now), "dev-1").models
+    return model
+
+
+def test_explain_says_what_policy_does_about_a_stale_model_and_what_the_device_says_of_it(
+    core: Core,
+) -> None:
+    bound = {"minor_versions_behind_max": 0, "enforce": "stop", "grace_hours": 2}
+    signed(core, policy_document({"staleness": bound}))
+    digest = release(core, "1.0.0")
+    release(core, "1.1.0")
+    found_at = int(core.now.timestamp())
+    until = f"{core.now + timedelta(hours=2):%Y-%m-%d %H:%M} UTC"
+
+    reports(core, "1.0.0", digest, stale_since=found_at)
+    assert explained(core).stale == (
+        "1 minor versions behind, 0 are allowed",
+        f"answers are marked; it is served no more from {until}",
+    )
+    core.now += timedelta(hours=3)
+    assert explained(core).stale[1].endswith("policy (not confirmed by it yet)")
+
+    reports(core, None, None, stale_since=found_at, stopped=("1.0.0", digest))
+    stopped = explained(core)
+    assert stopped.serving is None
+    assert stopped.stale[1] == "not served until something newer can be: policy"
+    assert stopped.prediction.move == "takes"
+    with core.store.read() as tx:
+        row = devices.get(tx, "dev-1")
+        evidence = Evidence(tx, core.now)
+        assert stale_models(evidence.trust.view, evidence.device(row, ()), core.now) == {MODEL}
+
+
+def test_a_release_outside_the_range_of_a_policy_is_explained_as_such(core: Core) -> None:
+    digest = release(core, "1.0.0")
+    release(core, "1.1.0")
+    signed(core, policy_document({"days_between": 0}, compatible={"models": {MODEL: "<1.1"}}))
+    reports(core, "1.0.0", digest)
+
+    (offered,) = (each for each in explained(core).releases if each.ref.version == "1.1.0")
+    (check,) = (each for each in offered.explained.checks if each.name == "compatible")
+    assert (check.passed, check.code) == (False, "E-POLICY-RANGE")
+    assert check.because == "policy hours 1.0.0 is for vad <1.1, not for 1.1.0"
+
+
+def test_an_emergency_is_shown_with_its_reason_where_a_rollout_is_looked_at(core: Core) -> None:
+    digest = release(core, "1.0.0")
+    urgent = {"urgency": "emergency", "reason": "CVE-2026-1"}
+    rollout = plan("urgent", EVERYBODY).model_copy(update=urgent)
+    core.trust.release("1.1.0", rollout)
+    assert core.submit(f"release-{MODEL}", f"approval-{MODEL}").status == "accepted"
+    core.run()
+    reports(core, "1.0.0", digest)
+
+    with core.store.read() as tx:
+        told = {row.rollout.name: summary(row)["emergency"] for row in rollouts.every(tx)}
+    assert told == {"r1-0-0": "", "urgent": "CVE-2026-1"}
+    by_version = {each.ref.version: each.emergency for each in explained(core).releases}
+    assert by_version["1.1.0"] == "CVE-2026-1"
+    assert by_version.get("1.0.0", "") == ""

@@ -30,9 +30,9 @@ def fleet(tmp_path: Path, database_url: str) -> Iterator[EnrolledFleet]:
     fleet.store.close()
 
 
-def test_lines_are_kept_once_and_old_requests_go(fleet: EnrolledFleet) -> None:
-    row = LogRequestRow(
-        request="a" * 16,
+def asked(digit: str, *, counter: int = 1, withdrawn: bool = False) -> LogRequestRow:
+    return LogRequestRow(
+        request=digit * 16,
         device="dev-1",
         asked_by="operator:alice",
         reason="why",
@@ -40,14 +40,30 @@ def test_lines_are_kept_once_and_old_requests_go(fleet: EnrolledFleet) -> None:
         expires_at=NOON + timedelta(hours=1),
         since=0,
         follow_seconds=0,
-        counter=1,
-        withdrawn=False,
+        counter=counter,
+        withdrawn=withdrawn,
         lines=0,
         bytes=0,
         withheld=0,
         answered_at=None,
         completed_at=None,
     )
+
+
+def test_of_many_old_requests_some_go_in_each_transaction(
+    fleet: EnrolledFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_requests, "FORGOTTEN_AT_ONCE", 2)
+    late = NOON + timedelta(days=31)
+    with fleet.store.transaction() as tx:
+        for counter, digit in enumerate("abc", start=1):
+            log_requests.put(tx, asked(digit, counter=counter, withdrawn=True))
+
+        assert [log_requests.forget_old(tx, late) for _ in range(3)] == [2, 1, 0]
+
+
+def test_lines_are_kept_once_and_old_requests_go(fleet: EnrolledFleet) -> None:
+    row = asked("a")
     lines = [
         LogLine(number=n, at=n, level="info", logger="x", message=f"\0 {n} 🚀") for n in (1, 2)
     ]

@@ -2,20 +2,28 @@
 say what at the site."""
 
 import os
+import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from paho.mqtt.client import topic_matches_sub
 
 from broker_site import REFUSED, Peer, Site, connected, running_broker
 from mailboat_controller.broker.embedded import fill_in, template_directory
+from mailboat_controller.mqtt.retaining import retain
+from mailboat_controller.pki.issuing import TlsFiles
 from mailboat_controller.sites.access_rules import access_rules
 from mailboat_controller.sites.bridge_news import SUBSCRIPTION, is_about_a_bridge
 from mailboat_schemas.enrolment import Kind
+from mailboat_schemas.errors import ConfigurationInvalid, NotPermitted, ServerUnavailable
 from mailboat_schemas.topics import SAID_BY_DEVICES
 
 STATE = "$SYS/broker/connection/{}/state"
 OWN = "mb/1/demo/site/harbour/dev/dev-1"
+ORDER = "mb/1/demo/site/harbour/dn/order"
+ORDER_TEMPLATE = "mb/1/${FLEET}/site/${SITE}/dn/order"
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +129,70 @@ class TestAtTheSite:
             code = device.publish("mb/1/demo/site/harbour/dev/dev-9/up/events")
 
         assert code == REFUSED
+
+    def test_the_sites_certificate_hands_in_its_order_and_its_devices_hear_it(
+        self, here: Site
+    ) -> None:
+        files = here.files(Kind.SITE, "harbour")
+
+        def hand_in(topic: str, files: TlsFiles = files) -> None:
+            retain(
+                topic,
+                b"an order",
+                host=here.broker.host,
+                port=here.broker.port,
+                ca=files.ca,
+                certificate=files.certificate,
+                key=files.key,
+            )
+
+        hand_in(ORDER)
+        with connected(here, Kind.DEVICE, "dev-1") as device:
+            device.subscribe(ORDER)
+            assert device.hears(ORDER)
+            assert device.publish(ORDER, b"another", retain=True) == REFUSED
+        for topic in (ORDER.replace("harbour", "quarry"), f"{OWN}/dn/desired"):
+            with pytest.raises(NotPermitted):
+                hand_in(topic)
+        with pytest.raises(NotPermitted):
+            hand_in(ORDER, here.files(Kind.DEVICE, "dev-2"))
+
+    def test_who_cannot_hand_in_an_order_is_told_why(self, here: Site, tmp_path: Path) -> None:
+        files, other = here.files(Kind.SITE, "harbour"), Site(tmp_path / "other")
+        stranger = replace(other.files(Kind.SITE, "harbour"), ca=files.ca)
+        with socket.create_server(("127.0.0.1", 0)) as nobody:
+            unused = int(nobody.getsockname()[1])
+
+        def hand_in(kit: TlsFiles, port: int = here.broker.port) -> None:
+            retain(
+                ORDER,
+                b"an order",
+                host=here.broker.host,
+                port=port,
+                ca=kit.ca,
+                certificate=kit.certificate,
+                key=kit.key,
+            )
+
+        for kit, port, problem in (
+            (files, unused, "refused"),
+            (replace(files, ca=other.authority.ca_path), here.broker.port, "certificate"),
+            (stranger, here.broker.port, "ended the connection"),
+        ):
+            with pytest.raises(ServerUnavailable, match=problem):
+                hand_in(kit, port)
+        with pytest.raises(ConfigurationInvalid):
+            hand_in(replace(files, key=tmp_path / "missing.key"))
+
+
+def test_a_sites_order_goes_neither_to_the_centre_nor_to_another_site(
+    controller: Peer, bridge: Peer
+) -> None:
+    conf = (template_directory() / "site.conf").read_text()
+    bridged = [line.split()[1] for line in conf.splitlines() if line.startswith("topic ")]
+
+    assert not any(topic_matches_sub(topic, ORDER_TEMPLATE) for topic in bridged)
+    assert bridge.publish(ORDER, b"an order", retain=True) == REFUSED
 
 
 def test_what_the_centres_rules_let_devices_write_are_the_topics_that_there_are() -> None:

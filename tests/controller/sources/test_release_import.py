@@ -43,7 +43,7 @@ def test_a_release_is_imported_built_and_says_where_it_is_from(
     where, ca = registry.reference(), str(certificates.ca_path)
     out = tmp_path / "build"
 
-    arguments = ("release", "import", where, "-o", str(out), "--ca", ca, "--json")
+    arguments = ("release", "import", where, "--out", str(out), "--ca", ca, "--json")
     code, said, problems = mailboat(capsys, *arguments)
 
     assert (code, problems) == (0, "")
@@ -65,7 +65,7 @@ def test_a_directory_gives_the_same_release_wherever_it_lies(
         for file, content in release_files.items():
             (folder / file).write_bytes(content)
         out = str(tmp_path / f"build-{name}")
-        code, said, _ = mailboat(capsys, "release", "import", str(folder), "-o", out, "--json")
+        code, said, _ = mailboat(capsys, "release", "import", str(folder), "--out", out, "--json")
         assert code == 0
         digests.append(json.loads(said)["digest"])
     assert digests[0] == digests[1]
@@ -75,7 +75,7 @@ def test_a_directory_gives_the_same_release_wherever_it_lies(
 def test_an_address_of_no_kind_that_is_known_is_explained(
     where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, problems = mailboat(capsys, "release", "import", where, "-o", str(tmp_path / "b"))
+    code, _, problems = mailboat(capsys, "release", "import", where, "--out", str(tmp_path / "b"))
 
     assert code != 0
     assert "next step:" in problems
@@ -112,7 +112,7 @@ def real_registry(certificates: Certificates, tmp_path: Path) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        give_up = time.monotonic() + 20
+        give_up = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
@@ -123,7 +123,7 @@ def real_registry(certificates: Certificates, tmp_path: Path) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_a_release_comes_out_of_a_real_registry(
         "release",
         "import",
         where,
-        "-o",
+        "--out",
         str(out),
         "--ca",
         str(certificates.ca_path),
@@ -160,7 +160,7 @@ def test_a_release_comes_out_of_a_real_registry(
         "release",
         "import",
         pinned,
-        "-o",
+        "--out",
         str(out),
         "--ca",
         str(certificates.ca_path),

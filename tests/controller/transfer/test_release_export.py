@@ -73,7 +73,7 @@ def test_a_class_is_exported_listed_and_verified(
 ) -> None:
     out = tmp_path / "kiosk.mailboat"
 
-    code, said, problems = mailboat("--class", CLASS, "-o", out)
+    code, said, problems = mailboat("--class", CLASS, "--out", out)
     assert (code, problems) == (0, "")
     assert "vad\t1.0.0\t1.3 MiB" in said
     assert f"`mailboat-agent import {out.name}`" in said
@@ -97,10 +97,10 @@ def test_a_file_that_is_there_is_not_replaced_unasked(
     out = tmp_path / "f"
     out.write_text("mine")
 
-    code, _, problems = mailboat("--class", CLASS, "-o", out)
+    code, _, problems = mailboat("--class", CLASS, "--out", out)
     assert (code, out.read_text()) == (6, "mine")
     assert "--force" in problems
-    assert mailboat("--class", CLASS, "-o", out, "--force", "--json")[0] == 0
+    assert mailboat("--class", CLASS, "--out", out, "--force", "--json")[0] == 0
     assert mailboat("--verify", out)[0] == 0
 
 
@@ -108,11 +108,11 @@ def test_an_export_that_was_cut_asks_only_for_the_rest(
     mailboat: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     whole, out = tmp_path / "whole", tmp_path / "f"
-    mailboat("--class", CLASS, "-o", whole)
+    mailboat("--class", CLASS, "--out", whole)
     content = whole.read_bytes()
     part_of(out).write_bytes(content[: len(content) // 2])
 
-    assert mailboat("--class", CLASS, "-o", out)[0] == 0
+    assert mailboat("--class", CLASS, "--out", out)[0] == 0
     assert out.read_bytes() == content
 
 
@@ -121,10 +121,10 @@ def test_an_export_that_was_cut_asks_only_for_the_rest(
     [
         ((), 1),
         (("--class", CLASS), 1),
-        (("--class", "nothing", "-o", "f"), 4),
-        (("--class", CLASS, "--model", "nothing", "-o", "f"), 4),
-        (("--class", CLASS, "-o", "no/such/directory/f"), 1),
-        (("--verify", "f", "-o", "f"), 1),
+        (("--class", "nothing", "--out", "f"), 4),
+        (("--class", CLASS, "--model", "nothing", "--out", "f"), 4),
+        (("--class", CLASS, "--out", "no/such/directory/f"), 1),
+        (("--verify", "f", "--out", "f"), 1),
         (("--verify", "nothing"), 1),
     ],
 )
@@ -151,4 +151,4 @@ def test_who_may_not_see_the_models_may_not_export_them(
 ) -> None:
     monkeypatch.setenv("MAILBOAT_CONNECTION", str(api.connection_file("vera")))
 
-    assert mailboat("--class", CLASS, "-o", tmp_path / "f")[0] == 5
+    assert mailboat("--class", CLASS, "--out", tmp_path / "f")[0] == 5

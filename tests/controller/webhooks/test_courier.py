@@ -283,7 +283,7 @@ def test_slow_receivers_keep_no_thread_of_others_and_stopping_does_not_wait_for_
         return time.monotonic() - started
 
     try:
-        assert asyncio.run(asyncio.wait_for(scenario(), 30)) < 8
+        assert asyncio.run(asyncio.wait_for(scenario(), 60)) < 8
         # All were called before one took his ten seconds, and then we left, not they.
         assert [site.hook(f"slow-{number}").failures for number in range(count)] == [0] * count
     finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mailboat_controller import cli
+from mailboat_controller.api.webhooks import MODELS_MAX, TYPES_MAX
 from mailboat_controller.store import audit
 from mailboat_controller.webhooks import secrets_room, signing
 from running_api import RunningApi, running_api
@@ -33,6 +34,23 @@ def add(api: RunningApi, name: str, url: str, **more: object) -> dict[str, objec
     answer = api.ask("POST", "/v1/webhooks", by="alice", body=body)
     assert answer.status == 201, answer.content
     return dict(answer.json)
+
+
+@pytest.mark.parametrize(
+    ("field", "each", "count_max"),
+    [("types", "io.mailboat.x", TYPES_MAX), ("models", "vad", MODELS_MAX)],
+)
+def test_one_asks_for_so_many_kinds_and_no_more(
+    api: RunningApi, field: str, each: str, count_max: int
+) -> None:
+    body = {"name": "many", "url": "https://chat.example/", "reason": "why"}
+
+    answer = api.ask(
+        "POST", "/v1/webhooks", by="alice", body=body | {field: [each] * (count_max + 1)}
+    )
+
+    assert answer.status == 422
+    assert f"at most {count_max} items" in answer.content.decode()
 
 
 def actions(api: RunningApi, subject: str) -> list[str]:

@@ -1,0 +1,80 @@
+"""README.md and docs/quickstart.md, every command as it is written, in an empty directory."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from page_walk import REPOSITORY, walk
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(shutil.which("mosquitto") is None, reason="mosquitto is not installed"),
+    pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed"),
+]
+
+# Lines that are not run here, and why.
+NOT_IN_README = {
+    "make demo": "the demo has tests of its own, and the checks of every change run it",
+    "make test": "this is it",
+    "make setup": "it made the environment that this test runs in",
+}
+NOT_IN_QUICK_START = {
+    "git clone https://git.example/mailboat && cd mailboat": "this is the checkout",
+    "make setup": "it made the environment that this test runs in",
+}
+
+
+def status(device: str, words: str) -> str:
+    return f"mailboat-agent status --config {device}/agent.toml | grep -q '{words}'"
+
+
+def rollout(name: str, words: str) -> str:
+    return f"mailboat rollout status {name} | grep -q '{words}'"
+
+
+ON_PROBATION = "on probation"
+
+
+def test_five_minutes(tmp_path: Path) -> None:
+    done = walk(
+        REPOSITORY / "README.md",
+        tmp_path,
+        without=NOT_IN_README,
+        states=[status("kiosk-1", ON_PROBATION), rollout("heat-1-0-0", "completed")],
+    )
+
+    assert (done.code, done.failed) == (0, ()), done.said[-3000:]
+    assert "phase    completed" in done.said
+    assert re.search(r"heat +runs 1\.0\.0", done.said)
+
+
+def test_the_quick_start(tmp_path: Path) -> None:
+    both = "mailboat get devices -l presence=online -o name | grep -c kiosk- | grep -q 2"
+    second = f"{rollout('{}', 'wave 2 of 2')} && {status('kiosk-2', ON_PROBATION)}"
+    done = walk(
+        REPOSITORY / "docs" / "quickstart.md",
+        tmp_path,
+        without=NOT_IN_QUICK_START,
+        states=[
+            both,
+            status("kiosk-1", ON_PROBATION),
+            second.format("heat-1-0-0"),
+            rollout("heat-1-0-0", "completed"),
+            rollout("heat-1-1-0", "halted"),
+            status("kiosk-2", "controller  connected"),
+            status("kiosk-1", "nothing runs"),
+            status("kiosk-1", ON_PROBATION),
+            second.format("heat-again"),
+            rollout("heat-again", "completed"),
+            "mailboat get devices -l presence=offline -o name | grep -q kiosk-2",
+        ],
+    )
+
+    told = done.said
+    assert (done.code, done.failed) == (0, ()), told[-3000:]
+    assert "because  failed on kiosk-1: 16 of 16 golden samples fail" in told
+    assert "is not served now" in told
+    assert "controller  not connected; it works on without" in told
