@@ -43,6 +43,8 @@ COPY requirements/build.lock requirements/
 RUN /opt/pip/bin/pip install -q --require-hashes -r requirements/build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY broker-config broker-config
+COPY docs/errors.md docs/
+COPY docs/man docs/man
 COPY schemas schemas
 COPY agent/mailboat_agent agent/mailboat_agent
 COPY controller/mailboat_controller controller/mailboat_controller

@@ -45,7 +45,7 @@ format: setup ## rewrite the code as ruff wants it
 test-faults: setup ## crashes, refusals and power cuts at every point, and the defects they must see
 	@PYTHONPATH=.:tests/support $(BIN)/python -m tests.faults $(ARGS)
 
-schemas: setup ## write the published contract again (JSON Schema, AsyncAPI, OpenAPI)
+schemas: setup ## write contract (JSON Schema, AsyncAPI, OpenAPI), command reference and man pages again
 	@$(BIN)/python docs/contract/write.py
 
 # Images install only what their part needs, in the very versions that the tests ran with.

@@ -78,7 +78,9 @@ HOMES = {
         "agent/update/time_floor.py",
         "controller/demo/thief.py",
     },
-    "fastapi": {"controller/api/"},
+    # The API answers programs, the console people.
+    "fastapi": {"controller/api/", "controller/console/"},
+    "jinja2": {"controller/console/render.py"},
     # What the controller counts itself, and what it sums up of what devices tell.
     "prometheus_client": {"controller/metrics/"},
     "typer": {"controller/cli/"},

@@ -29,6 +29,7 @@ from mailboat_agent.serving.launch import Launch
 from mailboat_agent.serving.process_usage import total_memory_bytes
 from mailboat_agent.serving.residency import Residency
 from mailboat_agent.serving.runtime import Runtime
+from mailboat_agent.site_orders import SiteOrders
 from mailboat_agent.trust.manifest import Manifest
 from mailboat_agent.work import Workbench
 from mailboat_schemas.errors import ConfigurationInvalid
@@ -216,12 +217,13 @@ def make_link(
 
 
 def open_orders(
-    config: AgentConfig, device: Device, manifest: Manifest, ledger: Ledger
+    config: AgentConfig, device: Device, manifest: Manifest, ledger: Ledger, now: datetime
 ) -> DeviceOrders:
     """Before anything is decided: a hold outlives a restart."""
     reader = AckReader(device=device.device, manifest=manifest, ledger=ledger)
-    orders = DeviceOrders(config.data_dir, device, reader, manifest)
-    orders.open()
+    site = SiteOrders(config.data_dir, device, manifest, ledger)
+    orders = DeviceOrders(config.data_dir, device, reader, manifest, site)
+    orders.open(now)
     return orders
 
 

@@ -14,8 +14,13 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-async def in_background(work: Callable[[], Result], *, name: str) -> Result:
-    """Run plain blocking work in a thread of its own and wait for what it returns or raises."""
+async def in_background(
+    work: Callable[[], Result], *, name: str, abandon: Callable[[], None] = lambda: None
+) -> Result:
+    """Run plain blocking work in a thread of its own and wait for what it returns or raises.
+
+    ``abandon`` is called, and must not block, when nobody waits any more: the thread goes on.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Result] = loop.create_future()
 
@@ -39,4 +44,8 @@ async def in_background(work: Callable[[], Result], *, name: str) -> Result:
 
     inherited = contextvars.copy_context()  # of which release it is about, for the log
     threading.Thread(target=inherited.run, args=(run,), name=name, daemon=True).start()
-    return await future
+    try:
+        return await future
+    except asyncio.CancelledError:
+        abandon()
+        raise

@@ -34,7 +34,7 @@ def policy_of(device: Device, manifest: Manifest) -> SignedPolicy:
 def device_rules(device: Device, manifest: Manifest) -> Rules:
     desired, policy = manifest.desired, policy_of(device, manifest)
     found = rules_for(
-        (*policy.rules, *(() if desired is None else desired.rules)),
+        policy.before(() if desired is None else desired.rules),
         device=device.device,
         hardware_class=device.hardware_class,
         site=device.site,

@@ -15,22 +15,25 @@ from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.carrier.preview import Held, copy_of_what_is_held
 from mailboat_agent.config import AgentConfig
 from mailboat_agent.device_orders import kept_order
-from mailboat_agent.device_rules import behind, policy_of
+from mailboat_agent.device_rules import policy_of
 from mailboat_agent.facts import UNKNOWN_RUNTIME, Device, Look
 from mailboat_agent.identity.device_key import load_identity
 from mailboat_agent.model_view import ModelView
 from mailboat_agent.overlays.in_force import ConfigInForce, running
 from mailboat_agent.serving.process import RuntimeFacts, WorkerNotStarted
 from mailboat_agent.serving.runtime_facts import runtime_facts
+from mailboat_agent.site_orders import standing_offline
+from mailboat_agent.staleness_watch import judge
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.status import read_status
 from mailboat_agent.update.decide import decide
 from mailboat_agent.update.situation import Situation, candidate_for
-from mailboat_agent.update.state import DeviceState, Installed, ModelState
+from mailboat_agent.update.state import DeviceState, ModelState
 from mailboat_agent.update.time_floor import stands_before, stands_far_ahead, time_floor
 from mailboat_schemas.desired import ReleaseRef
 from mailboat_schemas.eligibility import evaluate
 from mailboat_schemas.errors import NotFound
+from mailboat_schemas.staleness import Action, Enforcement, done_about_it
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ def explain(config: AgentConfig, now: datetime, model: str = "") -> dict[str, An
         order = device.order = kept_order(config.data_dir, held.manifest, device.device)
         for pin in () if order is None else order.pins:
             held.manifest.bring_document(pin.digest)
+        standing_offline(config.data_dir, device, held.manifest, now)
         desired = held.manifest.desired
         models = {*state.models, *(a.model for a in (desired.assignments if desired else ()))}
         if model and model not in models:
@@ -70,7 +74,8 @@ def explain(config: AgentConfig, now: datetime, model: str = "") -> dict[str, An
                 next_step=f"its models: {', '.join(sorted(models)) or 'none yet'}.",
             )
         serving = [(name, each.serving) for name, each in state.models.items()]
-        device.policy_version = policy_of(device, held.manifest).version
+        policy = policy_of(device, held.manifest)
+        device.policy_version, device.policy_ranges = policy.version, policy.ranges
         overlays = ConfigInForce(config.data_dir, device, held.manifest)
         overlays.peek(running(serving, held.manifest))
         look = _look(held, state, now)
@@ -84,12 +89,18 @@ def explain(config: AgentConfig, now: datetime, model: str = "") -> dict[str, An
             "manifest_issued": None if issued is None else issued.isoformat(),
             "trust_expires": None if expires is None else expires.isoformat(),
             "orders": device.order_notes(now),
+            "site_order": _site_order(device),
             "models": [
                 _model(each, device, held, store, state, look)
                 for each in sorted(models)
                 if model in ("", each)
             ],
         }
+
+
+def _site_order(device: Device) -> dict[str, Any] | None:
+    said = device.reported_site_order
+    return None if said is None else said.model_dump(mode="json")
 
 
 def _model(
@@ -103,6 +114,10 @@ def _model(
     view = ModelView(
         model, device=device, ledger=_Recorded(state), manifest=held.manifest, store=store
     )
+    serving = view.state.serving
+    stale = judge(device, held.manifest, model, view.state, look)
+    if serving is not None and stale.action is Action.STOP:
+        device.stopped[model] = serving
     situation = view.situation(
         look,
         attempt_running=False,
@@ -112,27 +127,22 @@ def _model(
         cannot_fetch="",
     )
     step = decide(situation, look.now)
-    serving = view.state.serving
     return {
         "model": model,
         "phase": str(view.state.phase),
         "serving": None if serving is None else serving.version,
         "next": type(step).__name__,
         "because": step.because,
-        "stale": _stale(device, held, model, serving, look),
+        "stale": _stale(stale),
         "releases": [
             _release(situation, role, ref, look.now) for role, ref in _named(situation, look.now)
         ],
     }
 
 
-def _stale(
-    device: Device, held: Held, model: str, serving: Installed | None, look: Look
-) -> list[str]:
+def _stale(found: Enforcement) -> list[str]:
     """As far as is known here: what was approved since the trust metadata came is not."""
-    if serving is None or not look.clock_trusted:
-        return []
-    return list(behind(device, held.manifest, model, serving.version, look.now).broken)
+    return [each for each in (found.because, done_about_it(found)) if each]
 
 
 def _named(situation: Situation, now: datetime) -> Iterator[tuple[str, ReleaseRef]]:
@@ -154,13 +164,15 @@ def _named(situation: Situation, now: datetime) -> Iterator[tuple[str, ReleaseRe
 def _release(situation: Situation, role: str, ref: ReleaseRef, now: datetime) -> dict[str, Any]:
     offer = None if situation.assignment is None else situation.assignment.offer
     offered = offer is not None and offer.release.digest == ref.digest
-    result = evaluate(situation.facts, candidate_for(situation, ref, offered=offered), now)
+    candidate = candidate_for(situation, ref, offered=offered)
+    result, plan = evaluate(situation.facts, candidate, now), candidate.standing.plan
     refusal = result.refusal
     return {
         "role": role,
         "version": ref.version,
         "digest": ref.digest,
         "eligible": result.eligible,
+        "emergency": (plan.reason or "") if plan is not None and plan.is_emergency else "",
         "checks": [
             {
                 "name": check.name,
@@ -222,6 +234,8 @@ def in_words(found: Mapping[str, Any]) -> list[str]:
         for release in model["releases"]:
             verdict = "may be installed" if release["eligible"] else "not now"
             lines.append(f"  {release['version']} ({release['role']}): {verdict}")
+            if release["emergency"]:
+                lines.append(f"    emergency: {release['emergency']}")
             for check in release["checks"]:
                 mark = "NO <-" if check["first_no"] else _MARKS[check["passed"]]
                 lines.append(f"    {mark:<5} {check['name']:<16} {check['because']}")

@@ -1,19 +1,21 @@
 """What this device is: asked once at the start, and what of it changes asked again each time."""
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import metadata
 
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.config import AgentConfig
 from mailboat_agent.serving.process import RuntimeFacts
-from mailboat_agent.update.state import ModelState
+from mailboat_agent.update.state import Installed, ModelState
 from mailboat_schemas.device_orders import DeviceDesired
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.eligibility import DeviceFacts
 from mailboat_schemas.overlays import NO_CONFIG, ConfigChoice
+from mailboat_schemas.policy_rules import PolicyRange
 from mailboat_schemas.reports import ReportedFacts
+from mailboat_schemas.site_orders import ReportedSiteOrder, holds_of
 
 ORDER_NOTES_MAX = 4  # others have to be said too
 UNKNOWN_RUNTIME = RuntimeFacts("", ())
@@ -45,8 +47,12 @@ class Device:
     agent_version: str
     failure_mode: FailureMode | None = None  # stricter than the class's, if it must be
     order: DeviceDesired | None = None  # what people asked of this device alone
+    site_order: ReportedSiteOrder | None = None  # what stands that its site has ordered
     config: ConfigChoice = NO_CONFIG  # what is in force of that which people signed
     policy_version: str | None = None
+    policy_ranges: tuple[PolicyRange, ...] = ()
+    # By model, what would serve and is stopped by policy for being too far behind.
+    stopped: dict[str, Installed] = field(default_factory=dict)
     runtime: RuntimeFacts = UNKNOWN_RUNTIME  # asked beside what begins to serve, until answered
 
     @classmethod
@@ -73,6 +79,15 @@ class Device:
 
     def order_notes(self, now: datetime) -> list[str]:
         """What people's orders for this device say, as far as they stand."""
+        return [*self._centre_notes(now), *self._site_notes(now)][:ORDER_NOTES_MAX]
+
+    @property
+    def reported_site_order(self) -> ReportedSiteOrder | None:
+        """None while nothing of it stands."""
+        said = self.site_order
+        return said if said is not None and (said.holds or said.rollbacks) else None
+
+    def _centre_notes(self, now: datetime) -> list[str]:
         if self.order is None:
             return []
         seconds = now.timestamp()
@@ -81,7 +96,21 @@ class Device:
         return [
             *("held" if model is None else f"held:{model}" for model in holds),
             *(f"pinned:{each.model}@{each.version}" for each in pins),
-        ][:ORDER_NOTES_MAX]
+        ]
+
+    def _site_notes(self, now: datetime) -> list[str]:
+        if self.site_order is None:
+            return []
+        seconds, said = now.timestamp(), self.site_order
+        holds = [each.model for each in said.holds if seconds < each.expires]
+        back = [each for each in said.rollbacks if seconds < each.expires]
+        return [
+            *("site_held" if model is None else f"site_held:{model}" for model in holds),
+            *(f"site_rollback:{each.model}@{each.version}" for each in back),
+        ]
+
+    def is_stopped(self, model: str, release: Installed | None) -> bool:
+        return release is not None and self.stopped.get(model) == release
 
     def disk_free_bytes(self, store: ReleaseStore) -> int:
         """What the disk has left for releases, or the budget if that is less.
@@ -97,6 +126,7 @@ class Device:
     def for_decision(
         self, state: ModelState, model: str, store: ReleaseStore, look: Look
     ) -> DeviceFacts:
+        serving = None if self.is_stopped(model, state.serving) else state.serving
         return DeviceFacts(
             device=self.device,
             hardware_class=self.hardware_class,
@@ -109,13 +139,15 @@ class Device:
             held_files=store.digests() | store.content_keys.ids(),
             failed=state.failed,
             security_versions={model: state.security_version},
-            switched_at={} if state.serving is None else {model: state.switched_at},
+            switched_at={} if serving is None else {model: state.switched_at},
             trust_fresh=look.trust_fresh,
             clock_trusted=look.clock_trusted,
             holds=() if self.order is None else self.order.holds,
             pins=() if self.order is None else self.order.pins,
+            site_holds=holds_of(self.site_order),
             config=self.config,
             policy_version=self.policy_version,
+            policy_ranges=self.policy_ranges,
         )
 
     def reported(self, store: ReleaseStore) -> ReportedFacts:

@@ -46,6 +46,7 @@ PROVOKED = (
     EventKind.SECURITY,
     EventKind.DRILL_FAILED,
     EventKind.DRILL_SKIPPED,
+    EventKind.SITE_ORDERED,
 )
 PROVOKED_BURST = 100
 PROVOKED_SECONDS_EACH = 600  # afterwards: a thousand rows in a week

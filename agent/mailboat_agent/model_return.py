@@ -45,7 +45,9 @@ class ModelReturn:
         """Serve the predecessor first, then record: there is always one that serves."""
         if self._left_at is None:
             self._left_at = look.monotonic
-        if not self._errands.go_back(step, evidence):
+        # What policy stops is gone back to, and serves no more there than before.
+        stopped = step.to is not None and step.to.digest == self._situation(look).stopped
+        if stopped or not self._errands.go_back(step, evidence):
             self._record_return(step, evidence, look)
 
     def arrived(

@@ -10,6 +10,7 @@ from mailboat_agent.device_rules import device_rules, policy_of
 from mailboat_agent.drift.file_check import StoredFile
 from mailboat_agent.facts import Device, Look
 from mailboat_agent.trust.manifest import Manifest
+from mailboat_agent.update.site_rollback import site_pins
 from mailboat_agent.update.situation import Known, Situation
 from mailboat_agent.update.state import Installed, ModelState
 from mailboat_schemas.device_orders import Pin
@@ -52,6 +53,12 @@ class ModelView:
         """Of policy, as they apply to this device."""
         return device_rules(self._device, self._manifest)
 
+    @property
+    def stopped(self) -> Installed | None:
+        """What the record says should serve, while policy stops it for being too far behind."""
+        serving = self.state.serving
+        return serving if self._device.is_stopped(self.model, serving) else None
+
     def situation(
         self,
         look: Look,
@@ -65,9 +72,10 @@ class ModelView:
         """What `decide` looks at."""
         known = None
         facts = self._device.for_decision(self.state, self.model, self._store, look)
+        policy = policy_of(self._device, self._manifest)
         if self._manifest.view is not None:
             known = {release.digest: self._known(release) for release in self.named_releases()}
-        return Situation(
+        situation = Situation(
             model=self.model,
             assignment=self._manifest.assignment(self.model),
             state=self.state,
@@ -75,7 +83,8 @@ class ModelView:
                 facts,
                 pins=self._pins(),
                 rules=self.rules,
-                policy_version=policy_of(self._device, self._manifest).version,
+                policy_version=policy.version,
+                policy_ranges=policy.ranges,
             ),
             known=known,
             failure_mode=strictest(self._manifest.failure_mode, self._device.failure_mode),
@@ -85,7 +94,12 @@ class ModelView:
             in_memory=in_memory,
             set_aside=self._store.set_aside.digests(),
             cannot_fetch=cannot_fetch,
+            stopped="" if self.stopped is None else self.stopped.digest,
         )
+        pins = site_pins(situation, self._device.site_order, look.now)
+        if not pins:
+            return situation
+        return replace(situation, facts=replace(situation.facts, site_pins=pins))
 
     def _pins(self) -> tuple[Pin, ...]:
         """On releases of this model that may run."""

@@ -24,6 +24,7 @@ from mailboat_agent.intake import Intake
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.model_loop import ModelLoop
 from mailboat_agent.overlays.in_force import ConfigInForce, running
+from mailboat_agent.staleness_watch import StalenessWatch
 from mailboat_agent.trust.manifest import Counter, Manifest, named_digests
 from mailboat_agent.update import moves
 from mailboat_agent.work import Workbench
@@ -84,6 +85,9 @@ class Reconciler:
             every_seconds=drift_check_seconds,
             bytes_per_second=drift_check_bytes_per_second,
         )
+        self.staleness = StalenessWatch(
+            device=device, ledger=ledger, manifest=manifest, runtime=bench.runtime
+        )
         self.drills = DrillWatch(
             device=device,
             ledger=ledger,
@@ -127,6 +131,7 @@ class Reconciler:
     def begin_serving(self, now: datetime, monotonic: float) -> None:
         """Begin to load what the record says should serve. Needs nothing but the disk."""
         look = self._look(now, monotonic)
+        self.staleness.look(self.loops, look)
         for loop in self.loops.values():
             loop.begin_serving(look)
 
@@ -142,6 +147,7 @@ class Reconciler:
                 self._heard_something_new()
         self._look_at_config()
         look = self._look(now, monotonic)
+        self.staleness.look(self.loops, look)
         for loop in list(self.loops.values()):
             await loop.look(look)
         self.drills.step(self.loops, look)
@@ -152,7 +158,8 @@ class Reconciler:
         """By what the record says should serve, which is written before it does."""
         if self.config is None:
             return
-        self._device.policy_version = policy_of(self._device, self._manifest).version
+        policy = policy_of(self._device, self._manifest)
+        self._device.policy_version, self._device.policy_ranges = policy.version, policy.ranges
         states = [(model, loop.state.serving) for model, loop in self.loops.items()]
         if self.config.look(running(states, self._manifest)):
             self._wake()

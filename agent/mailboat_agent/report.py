@@ -5,7 +5,7 @@ from datetime import datetime
 
 from mailboat_agent.artifacts.disk_room import DiskRoom
 from mailboat_agent.artifacts.release_store import ReleaseStore
-from mailboat_agent.device_rules import behind
+from mailboat_agent.device_rules import device_rules
 from mailboat_agent.errand import Kind
 from mailboat_agent.facts import Device
 from mailboat_agent.identity.device_key import Identity
@@ -14,15 +14,20 @@ from mailboat_agent.model_loop import ModelLoop
 from mailboat_agent.reconcile import Reconciler
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.trust.manifest import Manifest
+from mailboat_agent.trust.role_versions import roles_of
 from mailboat_agent.update.events import left_with_nothing, milliseconds
 from mailboat_agent.update.steps import Stage, StartTrial
 from mailboat_schemas.codec import encode
 from mailboat_schemas.envelope import PayloadType, sign_as_device
 from mailboat_schemas.reports import DISK_STEP_BYTES, ModelPhase, ReportedModel, ReportedState
 from mailboat_schemas.staleness import NOTE as STALE
+from mailboat_schemas.staleness import STOPPED_NOTE, Action
+from mailboat_schemas.trust import TrustView
 
 FAILED_MAX = 256  # of the contract
 NOTES_MAX = 16
+VERSIONS_MAX = 256  # likewise; the top four and the two roles of as many models as a device has
+POLICY_HELD = "policy_held"
 WHOLE_MAX = 16
 PROGRESS_STEPS = 20  # of one download: a report of 5 KB each would be much on a thin link
 
@@ -48,6 +53,8 @@ class Reporter:
         self._store = store
         self._runtime = runtime
         self._reconciler = reconciler
+        self._versions_of: TrustView | None = None
+        self._versions: dict[str, int] = {}
 
     def build(self, now: datetime, notes: Iterable[str] = ()) -> ReportedState:
         device, state = self._device, self._ledger.state
@@ -67,13 +74,28 @@ class Reporter:
             session=state.session,
             observed_at=milliseconds(now),
             manifest_counter=state.manifest_counter,
-            trust_versions=self._manifest.view.versions() if self._manifest.view else {},
+            trust_versions=self._trust_versions(),
             models=tuple(self._model(loop) for loop in loops)[:64],
             failed=dict(list(failed.items())[-FAILED_MAX:]),
             facts=facts.model_copy(update={"disk_free_bytes": steps * DISK_STEP_BYTES}),
-            notes=tuple([*device.order_notes(now), *self._notes(now), *notes][:NOTES_MAX]),
+            notes=tuple(
+                [*device.order_notes(now), *self._policy_notes(), *self._notes(), *notes][
+                    :NOTES_MAX
+                ]
+            ),
             config=None if config is None else config.reported(),
+            site_order=device.reported_site_order,
         )
+
+    def _trust_versions(self) -> dict[str, int]:
+        """Of every role, delegated ones too: a controller that lost its newest learns it here."""
+        view = self._manifest.view
+        if view is None:
+            return {}
+        if self._versions_of is not view:
+            found = {name: role.version for name, role in sorted(roles_of(view).items())}
+            self._versions_of, self._versions = view, dict(list(found.items())[:VERSIONS_MAX])
+        return self._versions
 
     def seal(self, report: ReportedState) -> bytes:
         """The bytes of its envelope, signed with the device's key."""
@@ -82,7 +104,10 @@ class Reporter:
         )
         return encode(envelope)
 
-    def _notes(self, now: datetime) -> list[str]:
+    def _policy_notes(self) -> list[str]:
+        return [POLICY_HELD] if device_rules(self._device, self._manifest).hold else []
+
+    def _notes(self) -> list[str]:
         notes = []
         if not self._reconciler.clock_trusted:
             notes.append("clock_untrusted")
@@ -96,8 +121,11 @@ class Reporter:
             serving = self._runtime.snapshot(model)
             if left_with_nothing(self._ledger.model(model)):
                 notes.append(f"nothing_to_serve:{model}")
-            if serving is not None and self._is_stale(model, serving.version, now):
+            stale = self._reconciler.staleness.found(model).action
+            if stale is not Action.NONE:
                 notes.append(f"{STALE}{model}")
+            if stale is Action.STOP:
+                notes.append(f"{STOPPED_NOTE}{model}")
             if serving is not None and not serving.ready:
                 notes.append(f"worker_restarting:{model}")
         if self._reconciler.config is not None:
@@ -108,13 +136,10 @@ class Reporter:
         notes += self._device.unconfined
         return notes
 
-    def _is_stale(self, model: str, serving: str, now: datetime) -> bool:
-        trusted = self._reconciler.clock_trusted
-        return trusted and bool(behind(self._device, self._manifest, model, serving, now).broken)
-
     def _model(self, loop: ModelLoop) -> ReportedModel:
         state, serving = loop.state, self._runtime.snapshot(loop.model)
         target = state.active if state.phase is ModelPhase.TRIAL else None
+        stopped = loop.view.stopped
         version = None if target is None else target.version
         digest = None if target is None else target.digest
         if isinstance(loop.step, Stage | StartTrial):
@@ -131,6 +156,9 @@ class Reporter:
             because=loop.because[:500],
             security_version=state.security_version,
             switched_at=state.switched_at,
+            stale_since=state.stale_since,
+            stopped_version=None if stopped is None else stopped.version,
+            stopped_digest=None if stopped is None else stopped.digest,
             previous_version=None if state.previous is None else state.previous.version,
             previous_digest=None if state.previous is None else state.previous.digest,
             whole=loop.view.whole_releases()[:WHOLE_MAX],

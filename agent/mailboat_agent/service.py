@@ -125,7 +125,7 @@ class Agent:
         device = Device.of(config, enrolment_number=self._credentials.identity.enrolment_number)
         self._reconciler = reconciler = self._make_reconciler(device)
         reconciler.open(now)
-        orders = assembly.open_orders(config, device, self._manifest, self._ledger)
+        orders = assembly.open_orders(config, device, self._manifest, self._ledger, now)
         reconciler.begin_serving(now, time.monotonic())
         self._gateway = gateway = await in_background(
             lambda: assembly.make_gateway(
@@ -238,6 +238,7 @@ class Agent:
             self._wake.clear()
             self._watchdog.beat()
             pickup.look(utc_now())
+            post.look(utc_now())
             await reconciler.step(utc_now(), time.monotonic())
             self._degraded.look(self._ledger, utc_now(), time.monotonic())
             telemetry = [] if self._recorder is None else self._recorder.notes()

@@ -6,6 +6,8 @@ Each names the first thing to look at; docs/dashboards.md says how the threshold
 from dataclasses import dataclass
 from typing import Literal
 
+from runbook import PAGE, section_of
+
 _PAGE: Literal["page"] = "page"
 _LOOK: Literal["look"] = "look"
 
@@ -98,13 +100,32 @@ ALERTS = (
         expr=(
             'sum(mailboat_devices_unseen{seconds_min="86400"} '
             f"unless on (site) {_CUT_AS_EXPECTED}) "
-            '/ sum(mailboat_site_devices{state!="revoked"} '
+            "/ sum(mailboat_site_devices_awaited "
             f"unless on (site) {_CUT_AS_EXPECTED}) > 0.1"
         ),
         held_for="30m",
         severity=_LOOK,
         summary="More than a tenth of the fleet was not heard of for a day.",
         next_step="see which sites: mailboat_devices_unseen by site, `mailboat device list`.",
+    ),
+    Alert(
+        name="MailboatDevicesGone",
+        expr=(
+            '(mailboat_devices{state="offline"} > 0) and on (hardware_class) '
+            '(mailboat_class_disconnect_policy{policy="error"} == 1)'
+        ),
+        held_for="10m",
+        severity=_PAGE,
+        summary="Devices of {{ $labels.hardware_class }} are offline, which its class never is.",
+        next_step="`mailboat get devices -l presence=offline` names them: docs/devices.md.",
+    ),
+    Alert(
+        name="MailboatModelsStopped",
+        expr='mailboat_devices_stale{action="stopped"} > 0',
+        held_for="10m",
+        severity=_LOOK,
+        summary="Devices of {{ $labels.hardware_class }} serve a model no more: too far behind.",
+        next_step="`mailboat get devices --stale`, then `mailboat explain DEVICE`: docs/policy.md.",
     ),
     Alert(
         name="MailboatManifestNotAnswered",
@@ -290,6 +311,7 @@ def rules() -> dict[str, object]:
                         "annotations": {
                             "summary": alert.summary,
                             "next_step": alert.next_step,
+                            "runbook_url": f"{PAGE}#{section_of(alert.name)}",
                         },
                     }
                     for alert in ALERTS

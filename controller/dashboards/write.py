@@ -18,6 +18,7 @@ sys.path.insert(0, str(HERE))
 from alerts import ALERTS, rules  # noqa: E402  beside this script
 from boards import BOARDS  # noqa: E402
 from panels import rendered  # noqa: E402
+from runbook import section_of  # noqa: E402
 
 from mailboat_controller.metrics import described  # noqa: E402
 from mailboat_controller.metrics.latency_buckets import BOUNDS_SECONDS  # noqa: E402
@@ -219,7 +220,8 @@ def _metrics_page() -> str:
     for alert in ALERTS:
         what, step = (_plain(text) for text in (alert.summary, alert.next_step))
         after = "at once" if alert.held_for == "0m" else alert.held_for
-        lines.append(f"| `{alert.name}` | {alert.severity} | {after} | {what} | {step} |")
+        name = f"[`{alert.name}`](runbook.md#{section_of(alert.name)})"
+        lines.append(f"| {name} | {alert.severity} | {after} | {what} | {step} |")
     return "\n".join([*lines, ""])
 
 

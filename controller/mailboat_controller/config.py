@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mailboat_controller.artifacts.settings import ArtifactSettings
+from mailboat_controller.console.settings import ConsoleSettings
 from mailboat_controller.ingest.settings import IngestSettings, RetentionSettings
 from mailboat_controller.mlflow.settings import MlflowSettings
 from mailboat_controller.webhooks.settings import WebhookSettings
@@ -94,6 +95,7 @@ class ControllerSettings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     webhooks: WebhookSettings = WebhookSettings()
     mlflow: MlflowSettings = MlflowSettings()
+    console: ConsoleSettings = ConsoleSettings()
     otlp_endpoint: str = Field(
         default="",
         max_length=512,
@@ -104,6 +106,12 @@ class ControllerSettings(BaseSettings):
         default=(), max_length=50, description="devices with series of their own in /metrics"
     )
     tick_seconds: float = Field(default=1.0, gt=0, le=60)
+    recovery_listen_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        le=3600,
+        description="how long a restored controller hears the fleet before it says anything",
+    )
     log_format: Literal["auto", "console", "json"] = "auto"
 
     @classmethod

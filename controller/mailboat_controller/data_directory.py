@@ -127,7 +127,11 @@ def issue_credential(
                 actor=actor,
                 action="credential.issue",
                 subject=f"{kind}:{name}",
-                details={"certificate_serial": issued.serial},
+                reason="issued on the controller's machine",
+                details={
+                    "certificate_serial": issued.serial,
+                    "expires_at": issued.expires_at.isoformat(),
+                },
             )
     finally:
         store.close()

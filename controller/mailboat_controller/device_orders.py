@@ -19,9 +19,28 @@ from mailboat_controller.store.log_requests import LogRequestRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.device_orders import DeviceDesired, LogRequest
 from mailboat_schemas.documents.fleet_document import Level
+from mailboat_schemas.errors import MalformedPayload, PayloadTooLarge
 from mailboat_schemas.fleet_documents import Place
 from mailboat_schemas.topics import TOPICS, Channel, build
 from mailboat_schemas.trust import FLEET_ROLES
+
+
+class OrderTooLarge(PayloadTooLarge):
+    """All that stands for one device, together with what is asked now: nothing has changed."""
+
+    code = "E-ORDER-TOO-LARGE"
+
+    def __init__(self, order: DeviceDesired) -> None:
+        documents_bytes = sum(map(len, order.documents.values()))
+        MalformedPayload.__init__(
+            self,
+            f"All that stands for device {order.device} is one message, and with this it would "
+            f"not fit into {DeviceDesired.wire_bytes_max} bytes: {len(order.holds)} holds, "
+            f"{len(order.pins)} pins, {len(order.drills)} drills, {documents_bytes} bytes of "
+            "config.",
+            next_step="take back what is not needed, give shorter reasons, or say for its class "
+            "what its config says.",
+        )
 
 
 def next_counter(tx: Transaction, device: str, now: datetime) -> int:
@@ -67,11 +86,22 @@ def queue_order(
     outbox.put(
         tx,
         topic=build(Channel.DESIRED, fleet=fleet, site=site, device=device),
-        payload=sign(order),
+        payload=_signed(order, sign),
         qos=rule.qos,
         retain=rule.retain,
         now=now,
     )
+
+
+def _signed(order: DeviceDesired, sign: Callable[[DeviceDesired], bytes]) -> bytes:
+    """
+    Raises:
+        OrderTooLarge
+    """
+    try:
+        return sign(order)
+    except PayloadTooLarge as error:
+        raise OrderTooLarge(order) from error
 
 
 def devices_with_documents(tx: Transaction) -> set[str]:

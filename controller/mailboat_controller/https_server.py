@@ -22,6 +22,7 @@ from mailboat_schemas.errors import ConfigurationInvalid
 
 EXTENSION = "tls"
 CLIENT_CERTIFICATE = "client_cert_der"
+STOPPING = "mailboat_stopping"  # an asyncio.Event in the scope's extensions
 
 CONNECTIONS_MAX = 2000  # above that: 503, and devices come back with jitter
 BACKLOG = 1024
@@ -87,7 +88,16 @@ class _Connection(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Signals belong to `service.py`, which stops everything in its order."""
+    """Signals belong to `service.py`, which stops everything in its order. Answers that last (the
+    console's streams) are told of the end, so that nobody waits for them."""
+
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._stopping.set()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -99,7 +109,13 @@ class HttpsServer:
 
     def __init__(self, app: Any, *, host: str, port: int, files: TlsFiles) -> None:
         self._address = (host, port)
-        self._server = _Server(_configuration(app, files))
+        stopping = asyncio.Event()
+
+        async def told(scope: Any, receive: Any, send: Any) -> None:
+            scope["extensions"] = {**(scope.get("extensions") or {}), STOPPING: stopping}
+            await app(scope, receive, send)
+
+        self._server = _Server(_configuration(told, files), stopping)
         self._socket: socket.socket | None = None
 
     def bind(self) -> int:

@@ -28,7 +28,7 @@ from mailboat_controller.config import ControllerSettings
 from mailboat_controller.data_directory import Addresses, addresses_of
 from mailboat_controller.delta_builds.loops import DeltaLoops, open_loops
 from mailboat_controller.durable_file import PUBLIC_MODE, replace_durably
-from mailboat_controller.ground import Ground, open_ground
+from mailboat_controller.ground import Ground
 from mailboat_controller.https_server import HttpsServer
 from mailboat_controller.ingest.flood import FloodGate
 from mailboat_controller.loop_errors import first_error
@@ -40,6 +40,7 @@ from mailboat_controller.mqtt.receiving import Receiver
 from mailboat_controller.mqtt.sending import Sender
 from mailboat_controller.outreach import open_outreach
 from mailboat_controller.pki.client_tls import client_context
+from mailboat_controller.recovery.running import open_when_recovered
 from mailboat_controller.releases.admission import Admission
 from mailboat_controller.rollout.state import Trigger
 from mailboat_controller.sites import bridge_news
@@ -86,9 +87,9 @@ async def serve(settings: ControllerSettings, *, stop: asyncio.Event | None = No
         with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
             loop.add_signal_handler(number, stopped.set)
     async with leading.holding(settings.store_url, locks.LEADER, stopped) as held:
-        if held is None:
+        ground = None if held is None else await open_when_recovered(settings, now, stopped)
+        if held is None or ground is None:
             return
-        ground = await asyncio.to_thread(open_ground, settings, now())
         try:
             await _Controller(settings, ground, held).run(stopped)
         except* MailboatError as group:
@@ -225,6 +226,7 @@ class _Controller:
                 access_changed=self._access_changed,
                 artifact_tokens=ArtifactTokens(settings.artifact_token_keys),
                 roll_ups=lambda: self._stats.latest,
+                fleet_state=self._fleet.state,
                 reach=lambda: self._upkeep.reach.now,
                 leads=self._upkeep.leads,
                 absent_partitions=self._upkeep.absent_partitions,

@@ -12,11 +12,17 @@ from typing import Any
 import structlog
 
 from mailboat_controller import leading
+from mailboat_controller.auditing import checking
 from mailboat_controller.config import ControllerSettings
 from mailboat_controller.mqtt.link import Link
 from mailboat_controller.presence import BrokerReach
 from mailboat_controller.sites import bridge_news
-from mailboat_controller.store import ingest_partitions, retention, trust_roles
+from mailboat_controller.store import (
+    evidence_retention,
+    ingest_partitions,
+    retention,
+    trust_roles,
+)
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.ingest_partitions import PartitionRow
 from mailboat_controller.store.locks import HeldLock
@@ -24,7 +30,7 @@ from mailboat_controller.store.retention import LEVEL_DAY, LEVEL_HOUR, Step
 from mailboat_controller.store.transaction import Transaction
 from mailboat_controller.trust import expiry
 from mailboat_controller.webhooks import expiring
-from mailboat_schemas.errors import MailboatError
+from mailboat_schemas.errors import MailboatError, OperatorNeeded
 
 PARTITION_LOOK_SECONDS = 1.0
 # A process tells that it is there every few seconds; after so long somebody should look.
@@ -134,6 +140,7 @@ class Upkeep:
         while True:
             try:
                 await asyncio.to_thread(self._warn_of_ends)
+                await asyncio.to_thread(self._sign_audit_head)
                 for step in self._steps():
                     while await self._one(step):
                         pass
@@ -167,7 +174,25 @@ class Upkeep:
             ),
             partial(retention.drop_telemetry, older_than=now - kept.span("day_days")),
             partial(retention.drop_fleet_sums, older_than=now - kept.span("day_days")),
+            *(
+                partial(drop, older_than=now - kept.span("event_full_days"))
+                for drop in (
+                    evidence_retention.drop_redemptions,
+                    evidence_retention.drop_exit_evidence,
+                )
+            ),
+            partial(
+                evidence_retention.drop_drill_results, older_than=now - kept.span("event_days")
+            ),
+            partial(idempotency.drop_ended, now=now),
         )
+
+    def _sign_audit_head(self) -> None:
+        kept = self._settings
+        try:
+            checking.keep_head(self._store, kept.keys_dir, fleet=kept.fleet, now=self._now())
+        except OperatorNeeded as error:  # somebody has to look; old rows go on being thinned
+            _log.error("the audit log's head is not signed", code=error.code, problem=str(error))
 
     def _warn_of_ends(self) -> None:
         with self._store.transaction() as tx:

@@ -7,6 +7,7 @@ simulator answer with it, so the answer cannot differ from what the device does.
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import takewhile
 
 from packaging.specifiers import SpecifierSet
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 DISK_MARGIN_BYTES = 4 << 20  # what staging needs beside the files themselves
+_RANGES_REMEMBERED = 256  # pairs of a runtime's version and a range that a release asks for
 
 
 def pins_that_stand(
@@ -95,9 +97,11 @@ def _fresh(facts: DeviceFacts) -> Check:
 
 
 def _not_held(facts: DeviceFacts, candidate: Candidate, now: datetime) -> Check:
-    for hold in facts.holds:
-        if hold.holds(candidate.model) and now.timestamp() < hold.expires:
-            return Check("not_held", False, f"held {_ordered(hold)}")
+    hold = facts.hold_of(candidate.model, candidate.digest, now)
+    if hold is not None:
+        return Check("not_held", False, f"held {_ordered(hold)}")
+    if facts.rules.hold:
+        return Check("not_held", False, f"held by policy: {facts.rules.hold}")
     return Check("not_held", True, "nobody holds this device")
 
 
@@ -186,9 +190,8 @@ def _in_cohort(facts: DeviceFacts, candidate: Candidate, now: datetime) -> Check
     if plan is None:
         return Check("in_cohort", None, "no approved plan")
     place = cohort.position(candidate.digest, facts.device)
-    labels = dict(facts.labels)
     if candidate.offer is None:
-        admitted = any(_plan_admits(wave, facts, labels, place) for wave in _begun(plan, now))
+        admitted = any(_plan_admits(wave, facts, place) for wave in _begun(plan, now))
         because = "the plan's last wave is open" if admitted else "no wave of the plan lets it in"
         return Check("in_cohort", admitted, because)
     if candidate.offer.paused:
@@ -198,7 +201,7 @@ def _in_cohort(facts: DeviceFacts, candidate: Candidate, now: datetime) -> Check
     ):
         if facts.device in wave.pilots:
             return Check("in_cohort", True, f"pilot of wave {index}")
-        if approved.matches(labels) and _wave_admits(wave, facts, place):
+        if approved.matches(facts.labels) and _wave_admits(wave, facts, place):
             return Check("in_cohort", True, f"wave {index}: position {place} <= {wave.upto}")
     return Check("in_cohort", False, f"position {place} is beyond the open waves")
 
@@ -209,10 +212,10 @@ def _wave_admits(wave: OfferWave, facts: DeviceFacts, place: str) -> bool:
     return place <= wave.upto and facts.enrolment_number <= wave.roster
 
 
-def _plan_admits(wave: PlanWave, facts: DeviceFacts, labels: dict[str, str], place: str) -> bool:
+def _plan_admits(wave: PlanWave, facts: DeviceFacts, place: str) -> bool:
     if facts.device in wave.pilots:
         return True
-    return wave.matches(labels) and place <= cohort.upto_of_ppm(wave.cap_ppm)
+    return wave.matches(facts.labels) and place <= cohort.upto_of_ppm(wave.cap_ppm)
 
 
 def _in_window(facts: DeviceFacts, candidate: Candidate, now: datetime) -> Check:
@@ -245,14 +248,21 @@ def _runtime(facts: DeviceFacts, variant: Variant | None) -> Check:
         return Check("runtime", None, "no variant")
     wanted = variant.runtime
     try:
-        installed = PackagingVersion(facts.runtime_version)
+        installed, fits = _runtime_fits(facts.runtime_version, wanted.version)
     except InvalidVersion:
         return Check("runtime", False, f"unknown {wanted.name} version {facts.runtime_version!r}")
-    if not SpecifierSet(wanted.version).contains(installed, prereleases=True):
+    if not fits:
         return Check("runtime", False, f"{wanted.name} {installed} is not {wanted.version}")
     if facts.providers.isdisjoint(wanted.providers):
         return Check("runtime", False, f"none of {', '.join(wanted.providers)} is available")
     return Check("runtime", True, f"{wanted.name} {installed}")
+
+
+@lru_cache(maxsize=_RANGES_REMEMBERED)
+def _runtime_fits(installed: str, wanted: str) -> tuple[PackagingVersion, bool]:
+    """Of a fleet most devices ask the same. Raises InvalidVersion."""
+    version = PackagingVersion(installed)
+    return version, SpecifierSet(wanted).contains(version, prereleases=True)
 
 
 def _memory(facts: DeviceFacts, variant: Variant | None) -> Check:
@@ -278,7 +288,8 @@ def _compatible(facts: DeviceFacts, candidate: Candidate) -> Check:
     if document is None:
         return Check("compatible", None, "no release document")
     release = (candidate.model, candidate.version, document.compatibility)
-    return Check("compatible", *goes_with(facts.config, *release, facts.policy_version))
+    policy = (facts.policy_version, facts.policy_ranges)
+    return Check("compatible", *goes_with(facts.config, *release, *policy))
 
 
 def _no_downgrade(facts: DeviceFacts, candidate: Candidate) -> Check:

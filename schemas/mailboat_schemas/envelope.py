@@ -25,6 +25,7 @@ class PayloadType:
 
     DESIRED_STATE = "application/vnd.mailboat.desired-state.v1+msgpack"
     DEVICE_DESIRED = "application/vnd.mailboat.device-desired.v1+msgpack"
+    SITE_ORDER = "application/vnd.mailboat.site-order.v1+msgpack"
     REPORTED_STATE = "application/vnd.mailboat.reported-state.v1+msgpack"
     EVENT_BATCH = "application/vnd.mailboat.event-batch.v1+msgpack"
     TELEMETRY_BATCH = "application/vnd.mailboat.telemetry-batch.v1+msgpack"

@@ -40,6 +40,7 @@ class EventKind(StrEnum):
     DRILL_PASSED = "drill_passed"  # the release before could take over now; nobody was exposed
     DRILL_FAILED = "drill_failed"  # it could not
     DRILL_SKIPPED = "drill_skipped"  # nothing was learnt; ``code`` says why
+    SITE_ORDERED = "site_ordered"  # the site's own order was taken; ``code`` says what it does
     SECURITY = "security"  # somebody else tried something; ``code`` says what was refused
 
 

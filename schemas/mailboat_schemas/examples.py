@@ -33,6 +33,7 @@ from mailboat_schemas.reports import (
     TelemetryBatch,
     TelemetryWindow,
 )
+from mailboat_schemas.site_orders import SiteHold, SiteOrder, SiteRollback
 from mailboat_schemas.submission import Submission, SubmissionReply
 from mailboat_schemas.tracing import trace_id
 
@@ -210,6 +211,21 @@ EXAMPLES: dict[str, WireModel] = {
             request="5a6978879605f4e3",
             expires=_NOON_MS // 1000 + 86_400,
             since=_NOON_MS - 600_000,
+        ),
+    ),
+    "SiteOrder": SiteOrder(
+        fleet="demo",
+        site="harbour",
+        counter=_NOON_MS // 1000,
+        issued=_NOON_MS // 1000,
+        holds=(SiteHold(reason="a storm", expires=_NOON_MS // 1000 + 86_400),),
+        rollbacks=(
+            SiteRollback(
+                model="vad",
+                version="6.0.0",
+                reason="6.2.0 is deaf here",
+                expires=_NOON_MS // 1000 + 86_400,
+            ),
         ),
     ),
     "LogExcerpt": LogExcerpt(

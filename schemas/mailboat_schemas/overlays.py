@@ -8,7 +8,7 @@ same digest everywhere.
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
@@ -24,7 +24,9 @@ from mailboat_schemas.documents.fleet_document import Level, canonical_json
 from mailboat_schemas.documents.release import Compatibility
 from mailboat_schemas.errors import ReleaseRejected
 from mailboat_schemas.fleet_documents import Listed, Place
+from mailboat_schemas.policy_rules import PolicyRange
 
+_RANGES_REMEMBERED = 1024  # pairs of a version and a range; a fleet asks for the same ones
 MERGE_ORDER = (Level.CLASS, Level.SITE, Level.DEVICE)
 
 
@@ -163,9 +165,14 @@ def misfit(
     return None
 
 
-def policy_misfit(config: EffectiveConfig, policy_version: str | None) -> str | None:
-    """Why a config does not go with the policy in force, or None."""
+def policy_misfit(
+    config: EffectiveConfig, policy_version: str | None, ranges: Sequence[PolicyRange] = ()
+) -> str | None:
+    """Why a config does not go with the policies in force, or None."""
     for layer in config.layers:
+        for each in ranges:
+            if not in_range(layer.document.metadata.version, each.config):
+                return f"config {layer.title} is not {each.config}, as policy {each.title} needs"
         wanted = layer.document.spec.compatible.policy
         if wanted and policy_version is None:
             return f"config {layer.title} needs policy {wanted}, and there is none"
@@ -174,6 +181,7 @@ def policy_misfit(config: EffectiveConfig, policy_version: str | None) -> str | 
     return None
 
 
+@lru_cache(maxsize=_RANGES_REMEMBERED)
 def in_range(version: str, wanted: str) -> bool:
     """An empty range takes every version; a version that is none to Python's rules, no range."""
     if not wanted:
@@ -190,20 +198,21 @@ def choose(
     previous: EffectiveConfig | None,
     running: Sequence[Running],
     policy_version: str | None = None,
+    ranges: Sequence[PolicyRange] = (),
 ) -> ConfigChoice:
     """Which config goes with everything that runs: the newest, else what is in force, else what
     was before, which is how a config comes back with the model that it went with.
 
     Where none does, what is in force stays: nothing is taken away from what serves.
     """
-    kept_by = _misfits(wanted, running, policy_version)
+    kept_by = _misfits(wanted, running, policy_version, ranges)
     if not kept_by:
         return ConfigChoice(in_force=wanted)
     because = next(iter(kept_by.values()))
     fits = (
         each
         for each in (in_force, previous)
-        if each is not None and not _misfits(each, running, policy_version)
+        if each is not None and not _misfits(each, running, policy_version, ranges)
     )
     chosen = next(fits, in_force)
     return ConfigChoice(
@@ -220,8 +229,11 @@ def goes_with(
     version: str,
     compatibility: Compatibility,
     policy_version: str | None,
+    ranges: Sequence[PolicyRange] = (),
 ) -> tuple[bool, str, str]:
     """Whether a release may be installed beside this config and policy: passed, why, code.
+
+    ``ranges`` are of the policies in force, which say from their side what they are for.
 
     A config that waits for nothing but this model's next release comes with it, so the release is
     judged by that one too.
@@ -230,6 +242,11 @@ def goes_with(
     if policy and (policy_version is None or not in_range(policy_version, policy)):
         has = "there is none" if policy_version is None else f"it is {policy_version}"
         return False, f"{model} {version} needs policy {policy}, and {has}", "E-POLICY-RANGE"
+    for each in ranges:
+        wanted = each.models.get(model, "")
+        if not in_range(version, wanted):
+            because = f"policy {each.title} is for {model} {wanted}, not for {version}"
+            return False, because, "E-POLICY-RANGE"
     problem = misfit(model, version, compatibility, choice.in_force)
     if problem is None:
         return True, f"goes with {choice.in_force.titles}", ""
@@ -243,7 +260,10 @@ def goes_with(
 
 
 def _misfits(
-    config: EffectiveConfig, running: Sequence[Running], policy_version: str | None
+    config: EffectiveConfig,
+    running: Sequence[Running],
+    policy_version: str | None,
+    ranges: Sequence[PolicyRange],
 ) -> dict[str, str]:
     """Reasons by model, the policy's under the empty name."""
     found = {}
@@ -251,5 +271,5 @@ def _misfits(
         problem = misfit(each.model, each.version, each.compatibility, config)
         if problem is not None:
             found[each.model] = problem
-    problem = policy_misfit(config, policy_version)
+    problem = policy_misfit(config, policy_version, ranges)
     return found if problem is None else {**found, "": problem}

@@ -4,6 +4,7 @@ It travels in ``custom`` of the approval role's target, so a controller can walk
 skip it: a device compares every offer with the plan and refuses more.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -62,8 +63,11 @@ class PlanWave(_PlanPart):
                 raise ValueError("'wait_max' is over before the soak, so nobody would ever look")
         return self
 
-    def matches(self, labels: dict[str, str]) -> bool:
-        return all(labels.get(name) == value for name, value in self.ring.items())
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        for name, value in self.ring.items():  # noqa: SIM110 - asked for every device of a class
+            if labels.get(name) != value:
+                return False
+        return True
 
 
 class Plan(_PlanPart):

@@ -21,6 +21,7 @@ from mailboat_schemas.names import (
     SiteName,
     Version,
 )
+from mailboat_schemas.site_orders import ReportedSiteOrder
 
 # Free space is told in steps, rounded down: every line of a log would change the report.
 DISK_STEP_BYTES = 16 << 20
@@ -54,6 +55,16 @@ class ReportedModel(WireModel):
     switched_at: int = Field(
         default=0, ge=0, description="its last commit, seconds since 1970 UTC; 0: none is known"
     )
+    stale_since: int = Field(
+        default=0,
+        ge=0,
+        description="since when it is further behind than policy allows, seconds since 1970 UTC; "
+        "0: it is not",
+    )
+    stopped_version: Version | None = Field(
+        default=None, description="what would serve, and is stopped for being so far behind"
+    )
+    stopped_digest: Digest | None = None
     previous_version: Version | None = None  # where it can go back to without a new trial
     previous_digest: Digest | None = None
     whole: tuple[Digest, ...] = Field(
@@ -114,6 +125,9 @@ class ReportedState(WireModel):
     notes: tuple[str, ...] = Field(default=(), max_length=16, description="such as trust_stale")
     config: ReportedConfig | None = Field(
         default=None, description="none: nobody signed a config for this device"
+    )
+    site_order: ReportedSiteOrder | None = Field(
+        default=None, description="none: nothing stands that its site has ordered"
     )
 
 

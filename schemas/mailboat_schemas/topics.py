@@ -27,6 +27,7 @@ class Channel(StrEnum):
     MANIFEST = "manifest"
     FRESH = "fresh"
     DESIRED = "desired"
+    SITE_ORDER = "site-order"
     ACK = "ack"
     HELLO = "hello"
     REPORT = "report"
@@ -44,7 +45,7 @@ class TopicRule:
     """One row of the table. ``payload_bytes_max`` bounds what is on the wire, before unpacking."""
 
     template: str
-    sender: Literal["controller", "device", "ci"]
+    sender: Literal["controller", "device", "ci", "site"]
     qos: Literal[0, 1]
     retain: bool
     payload_bytes_max: int
@@ -82,6 +83,16 @@ TOPICS: Mapping[Channel, TopicRule] = MappingProxyType(
             payload_bytes_max=64 * KIB,
             payload="DeviceDesired",
             summary="What one device alone is asked, signed by the director: its log, holds, pins.",
+        ),
+        Channel.SITE_ORDER: TopicRule(
+            template=ROOT + "/{fleet}/site/{site}/dn/order",
+            sender="site",
+            qos=1,
+            retain=True,
+            payload_bytes_max=16 * KIB,
+            payload="SiteOrder",
+            summary="What a site orders for its devices, signed with a key that its Policy names; "
+            "at the site's own broker alone.",
         ),
         Channel.ACK: TopicRule(
             template=_DEVICE + "/dn/ack",

@@ -9,7 +9,6 @@ Source: The Update Framework specification 1.0.34, section 5 (client workflow).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,7 +27,11 @@ from mailboat_schemas.plan import Plan
 from mailboat_schemas.trust_refusals import Scene, refusals, refuse_root_gap
 
 DIRECTOR_ROLE = "director"
-FLEET_ROLES = ("policy", "config")  # documents for a class, a site or a device: fleet_documents.py
+POLICY_ROLE, CONFIG_ROLE = "policy", "config"
+FLEET_ROLES = (
+    POLICY_ROLE,
+    CONFIG_ROLE,
+)  # documents for a class, a site or a device: fleet_documents.py
 ROOT_ROTATIONS_MAX = 256  # from the factory root on, in all; each costs about a millisecond
 ROLE_BYTES_MAX = 2 << 20
 _ROOT_HISTORY = "root_history/"
@@ -226,8 +229,10 @@ def accept_trust(
             updater.get_targetinfo(approval_path(model, "0.0.0"))
         for role in FLEET_ROLES:
             # One that has expired brings nothing new, and keeps no release or withdrawal away.
-            with suppress(exceptions.ExpiredMetadataError):
+            try:
                 updater.get_targetinfo(f"{role}/none")
+            except exceptions.ExpiredMetadataError:
+                _keep_the_newest_policy(role, scene)
     refuse_root_gap(scene)
     return {
         str(path.relative_to(scratch)): path.read_bytes()
@@ -258,6 +263,15 @@ def open_desired(
                 next_step="look at who publishes on this class's manifest topic.",
             )
     return desired
+
+
+def _keep_the_newest_policy(role: str, scene: Scene) -> None:
+    """Of the policy an older version would let in what the newest holds back, and its documents
+    come no more. python-tuf looks at the expiry last: signatures, and the version that the
+    snapshot names, have held by then.
+    """
+    if role == POLICY_ROLE and scene.role == role and scene.content is not None:
+        (scene.scratch / f"{role}.json").write_bytes(scene.content)
 
 
 def newer_timestamp(offered: bytes, fresh: bytes) -> bytes:

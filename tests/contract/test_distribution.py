@@ -56,10 +56,14 @@ def test_the_wheel_holds_what_an_installation_reads_beside_the_code(built: Path)
     assert {
         "mailboat_agent/systemd/mailboat-agent.service",
         "mailboat_controller/broker_config/mosquitto/acl",
+        "mailboat_controller/documents/errors.md",
         "mailboat_controller/store/migrations/script.py.mako",
         "mailboat_schemas/py.typed",
     } <= names
     assert {path.name for path in shipped} <= {Path(name).name for name in names}
+    assert {"mailboat.1", "mailboat-agent.1"} <= {
+        Path(name).name for name in names if "/data/share/man/man1/" in name
+    }
     assert [name for name in names if name.startswith(("tests/", "docs/"))] == []
 
 

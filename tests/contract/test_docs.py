@@ -24,6 +24,7 @@ from mailboat_agent.config import AgentConfig
 from mailboat_controller.artifacts.settings import ArtifactSettings
 from mailboat_controller.cli import app, output
 from mailboat_controller.config import ENVIRONMENT_PREFIX, ControllerSettings
+from mailboat_controller.console.settings import ConsoleSettings
 from mailboat_controller.ingest.settings import IngestSettings, RetentionSettings
 from mailboat_controller.mlflow.settings import MlflowSettings
 from mailboat_controller.releases.build import build_release, plan_of
@@ -178,6 +179,20 @@ def check_agent(words: list[str], *, whole: bool) -> None:
     assert {word for word in words[1:] if word.startswith("--")} <= known.keys()
 
 
+def test_every_command_that_the_console_names_is_one_that_exists() -> None:
+    """What follows from a page is typed elsewhere; there a name stands in it, or is added to it."""
+    package = Path(mailboat_controller.__file__).parent / "console"
+    named = {
+        (path.name, words)
+        for path in sorted([*package.glob("templates/*.html"), *package.glob("*.py")])
+        for words in re.findall(r"""["'](mailboat [a-z][^"'{~]*)""", path.read_text())
+    }
+
+    assert len(named) > 10
+    wrong = {each: refuses(each[1].split(), whole=False) for each in named}
+    assert {each: said for each, said in wrong.items() if said} == {}
+
+
 def refuses(words: list[str], *, whole: bool = True) -> str | None:
     try:
         check = check_mailboat if words[0] == "mailboat" else check_agent
@@ -261,6 +276,7 @@ def read_default(model: type[BaseModel], key: str, literal: str) -> object:
         (RetentionSettings, "retention.md", "Settings"),
         (WebhookSettings, "webhooks.md", "Settings"),
         (MlflowSettings, "mlflow.md", "Settings"),
+        (ConsoleSettings, "console.md", "Settings"),
     ],
 )
 def test_every_setting_is_documented_with_its_default(
@@ -462,4 +478,4 @@ def test_the_pipeline_examples_are_yaml(path: Path) -> None:
 def test_the_shell_example_has_no_mistake_that_a_shell_would_see() -> None:
     script = EXAMPLES / "submit-with-mosquitto_rr.sh"
 
-    subprocess.run(["sh", "-n", str(script)], check=True, timeout=10)
+    subprocess.run(["sh", "-n", str(script)], check=True, timeout=120)

@@ -186,10 +186,7 @@ class Outbox:
     def _hello_is_due(self, now: float) -> bool:
         if self._waits_for_answer:
             return now >= self._hello_due_at
-        return any(
-            stream.in_flight and now >= stream.patience_until
-            for stream in (self._events, self._telemetry)
-        )
+        return self._events.is_overdue(now) or self._telemetry.is_overdue(now)
 
     def _hello(self, now: float) -> Outgoing:
         self._waits_for_answer = True

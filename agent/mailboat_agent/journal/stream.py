@@ -29,6 +29,10 @@ class Stream:
         """Whether the controller has what was never given here."""
         return acked > self.sent_ever
 
+    def is_overdue(self, now: float) -> bool:
+        """Whether it is time to ask what became of what is in flight."""
+        return bool(self.in_flight) and now >= self.patience_until
+
     def take_ack(self, acked: int) -> bool:
         """Whether it moved. Acks only ever move forward."""
         if not self.acked < acked <= self.sent_ever:

@@ -20,6 +20,7 @@ from mailboat_agent.report import Reporter, says_the_same
 from mailboat_schemas import topics
 from mailboat_schemas.errors import DiskFull, MailboatError, WrongTopic
 from mailboat_schemas.events import EventKind
+from mailboat_schemas.names import DIRECT_SITE
 from mailboat_schemas.reports import ReportedState
 from mailboat_schemas.topics import TOPICS, Channel
 
@@ -32,11 +33,15 @@ def topic_of(channel: Channel, device: Device) -> str:
     """One of this device's own topics, or one of its class."""
     if channel in (Channel.MANIFEST, Channel.FRESH):
         return topics.build(channel, fleet=device.fleet, hardware_class=device.hardware_class)
+    if channel is Channel.SITE_ORDER:
+        return topics.build(channel, fleet=device.fleet, site=device.site)
     return topics.build(channel, fleet=device.fleet, site=device.site, device=device.device)
 
 
 def subscriptions(device: Device) -> list[tuple[str, int]]:
-    channels = (Channel.FRESH, Channel.MANIFEST, Channel.DESIRED, Channel.ACK)
+    channels = [Channel.FRESH, Channel.MANIFEST, Channel.DESIRED, Channel.ACK]
+    if device.site != DIRECT_SITE:
+        channels.append(Channel.SITE_ORDER)
     return [(topic_of(channel, device), TOPICS[channel].qos) for channel in channels]
 
 
@@ -146,6 +151,9 @@ class Correspondence:
                     if order is not None:
                         self._log_answers.take(order, now, monotonic)
                         self._orders.take(order, message.payload)
+            case Channel.SITE_ORDER:
+                if message.payload:
+                    self._orders.site.hear(message.payload, now)
             case _:
                 _log.info("A message on %s is of a kind that is not used yet.", message.topic)
 
@@ -155,6 +163,10 @@ class Correspondence:
         self._ledger.tell_trouble(EventKind.SECURITY, event_id, error, now)
 
     # --- out -------------------------------------------------------------------------------------
+
+    def look(self, now: datetime) -> None:
+        """What was handed over at the device itself, and what ends by the clock."""
+        self._orders.site.look(now)
 
     def send(self, now: datetime, monotonic: float) -> None:
         """Publish what the outbox wants sent now, and a part of the log if one was asked for."""

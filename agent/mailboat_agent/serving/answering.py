@@ -15,6 +15,7 @@ from mailboat_schemas.documents.serving_policy import Workload
 HOPS_HEADER = "mailboat-hops"
 DEGRADED_HEADER = "mailboat-degraded"  # which degraded mode answered; absent on an answer in full
 BECAUSE_HEADER = "mailboat-degraded-because"
+STALE_HEADER = "mailboat-stale"  # how the release is further behind than policy allows
 
 Written = TypeVar("Written")
 

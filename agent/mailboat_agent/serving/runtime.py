@@ -67,7 +67,8 @@ class Runtime:
         )
         self._absences: dict[str, Absence] = {}
         self._fallbacks: dict[str, tuple[str, str]] = {}  # digest and why, by model
-        self._lock = threading.Lock()  # of those two
+        self._stale: dict[str, tuple[str, str]] = {}  # likewise
+        self._lock = threading.Lock()  # of the absences
 
     def serve(self, release: ServedRelease) -> None:
         """Serve this release from now on. Blocks until its worker is loaded and warm.
@@ -135,6 +136,16 @@ class Runtime:
         """Why this release serves as a fallback; None if it does not."""
         fallback, word = self._fallbacks.get(model, ("", ""))
         return word if fallback and fallback == digest else None
+
+    def note_stale(self, model: str, digest: str, because: str) -> None:
+        """This release is further behind than policy allows, which its answers say; an empty
+        digest: none is."""
+        self._stale[model] = (digest, because)
+
+    def stale_because(self, model: str, digest: str) -> str | None:
+        """Why the answers of this release are marked; None if they are not."""
+        stale, because = self._stale.get(model, ("", ""))
+        return because if stale and stale == digest else None
 
     def is_barred(self, model: str, digest: str) -> bool:
         """Whether this release is known not to be approved (any more)."""

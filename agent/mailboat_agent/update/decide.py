@@ -172,7 +172,10 @@ def _pinned(situation: Situation, active: Installed | None, now: datetime) -> St
         held = next(c for c in evaluate(situation.facts, candidate, now).checks if c.name == HELD)
         if held.passed:
             because = f"{pin.version}, which ran before, is pinned by {pin.by}: {pin.reason}"
-            return GoBack(to=before, kind=EventKind.RETURNED, code="pinned", because=because)
+            kind = EventKind.RETURNED
+            if pin in situation.facts.site_pins:
+                return GoBack(to=before, kind=kind, code="site_order", because=because)
+            return GoBack(to=before, kind=kind, code="pinned", because=because)
         return Keep(because=held.because, refusals=(Refusal(candidate=candidate, check=held),))
     return _candidate_step(situation, ref, offered=offered, refusals=(), now=now)
 

@@ -30,9 +30,8 @@ def should_serve(situation: Situation) -> Serving:
     if state.phase is ModelPhase.TRIAL and not may_serve(situation, release):
         # Withdrawn while its successor is on trial: meanwhile the one before it, if there is one.
         release = fall_back_to(situation) or release
-    return Serving(
-        release, allowed=may_serve(situation, release), intact=intact(situation, release)
-    )
+    allowed = may_serve(situation, release) and release.digest != situation.stopped
+    return Serving(release, allowed=allowed, intact=intact(situation, release))
 
 
 def fall_back_to(situation: Situation) -> Installed | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mailboat_agent.update.state import Installed, ModelState
 from mailboat_schemas.desired import Assignment, ReleaseRef
 from mailboat_schemas.documents.failure_mode import FailureMode
-from mailboat_schemas.documents.release import ReleaseDocument
+from mailboat_schemas.documents.release import ReleaseDocument, Variant
 from mailboat_schemas.eligibility import Candidate, DeviceFacts
 from mailboat_schemas.trust import Standing
 
@@ -31,7 +31,8 @@ class Situation:
     or that it was not to be had. ``in_memory`` is the digest of the release
     that serves from verified bytes in memory, whatever the disk holds by now; ``set_aside`` are
     files that were damaged on this disk; ``cannot_fetch`` is the digest of the release whose last
-    download came to nothing.
+    download came to nothing; ``stopped`` is that of a release that policy stops for being too far
+    behind: it stays where it is, and answers nobody.
     """
 
     model: str
@@ -46,9 +47,12 @@ class Situation:
     in_memory: str = ""
     set_aside: frozenset[str] = frozenset()
     cannot_fetch: str = ""
+    stopped: str = ""
 
     def of(self, release: Installed | ReleaseRef | None) -> Known | None:
-        return None if release is None else (self.known or {}).get(release.digest)
+        if release is None or self.known is None:
+            return None
+        return self.known.get(release.digest)
 
 
 def may_serve(situation: Situation, release: Installed | ReleaseRef) -> bool:
@@ -58,18 +62,26 @@ def may_serve(situation: Situation, release: Installed | ReleaseRef) -> bool:
 
 def intact(situation: Situation, release: Installed | ReleaseRef) -> bool:
     """Whether the document and everything that this class's variant needs are in the store."""
-    return lacking(situation, release) == frozenset()
+    # Asked several times at each look, so without making the set of what is lacking.
+    held = situation.facts.held_files
+    variant = _variant(situation, release)
+    return variant is not None and release.digest in held and variant.needed <= held
 
 
 def lacking(situation: Situation, release: Installed | ReleaseRef) -> frozenset[str] | None:
     """What the store lacks of it; None when its document is not known, or has no such variant."""
-    known = situation.of(release)
-    if known is None or known.document is None:
-        return None
-    variant = known.document.variant_for(situation.facts.hardware_class)
+    variant = _variant(situation, release)
     if variant is None:
         return None
     return frozenset({release.digest} | variant.needed) - situation.facts.held_files
+
+
+def _variant(situation: Situation, release: Installed | ReleaseRef) -> Variant | None:
+    """Of this device's class; None when its document is not known, or has none."""
+    known = situation.of(release)
+    if known is None or known.document is None:
+        return None
+    return known.document.variant_for(situation.facts.hardware_class)
 
 
 def shadow_comes_first(situation: Situation, release: Installed) -> bool:
@@ -83,7 +95,8 @@ def shadow_comes_first(situation: Situation, release: Installed) -> bool:
     variant = known.document.variant_for(situation.facts.hardware_class)
     if variant is None or variant.health.shadow is None:
         return False
-    return may_serve(situation, previous) and at_hand(situation, previous)
+    serves = may_serve(situation, previous) and previous.digest != situation.stopped
+    return serves and at_hand(situation, previous)
 
 
 def at_hand(situation: Situation, release: Installed | ReleaseRef) -> bool:

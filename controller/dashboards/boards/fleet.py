@@ -52,10 +52,12 @@ _NOW = (
         most=1,
     ),
     stat(
-        "Not heard of for a day",
-        "Staleness breaches: devices that said nothing for 24 hours, or since they were enrolled.",
+        "Staleness breaches",
+        "Staleness breaches: devices that said nothing for 24 hours, or since they were enrolled; "
+        "and those with a model further behind than policy allows.",
         "short",
-        prom(summed("mailboat_devices_unseen", 'seconds_min="86400"')),
+        prom(summed("mailboat_devices_unseen", 'seconds_min="86400"'), "not heard of"),
+        prom(summed("mailboat_devices_stale"), "models behind"),
     ),
     stat(
         "Broker",

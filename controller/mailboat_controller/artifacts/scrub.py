@@ -90,6 +90,7 @@ class Scrubber:
                     actor=ordered_by,
                     action="artifact.scrub",
                     subject=self._artifacts.kind,
+                    reason="every file is read again",
                 )
             return started
 

@@ -122,7 +122,14 @@ class ContentKeys:
             content_keys.add(
                 tx, key_id, wrapped=wrapped, kek=self._kek.id(), handed_over_by=actor, at=now
             )
-            audit.append(tx, at=now, actor=actor, action="content-key.take", subject=key_id)
+            audit.append(
+                tx,
+                at=now,
+                actor=actor,
+                action="content-key.take",
+                subject=key_id,
+                reason="handed in for the releases that are encrypted with it",
+            )
         return True
 
     def give(
@@ -166,6 +173,7 @@ class ContentKeys:
                     actor=f"device:{device}",
                     action="content-key.give",
                     subject=key_id,
+                    reason="a release that its class is told about is encrypted with it",
                     details={"device": device, "device_key": device_key},
                 )
 

@@ -1,7 +1,7 @@
 """The config of a device as the controller sees it: what it says is in force, what is signed for
 it, and by the device's own rule what it makes of both."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from mailboat_controller.store import fleet_documents
 from mailboat_controller.store.devices import DeviceRow
@@ -19,6 +19,7 @@ from mailboat_schemas.overlays import (
     effective,
     places_of,
 )
+from mailboat_schemas.policy_rules import PolicyRange
 from mailboat_schemas.reports import ReportedLayer, ReportedState
 
 NOTHING = EffectiveConfig()
@@ -38,6 +39,7 @@ class DeviceConfigs:
         report: ReportedState | None,
         document_of: Callable[[str], ReleaseDocument | None],
         policy_version: str | None = None,
+        ranges: Sequence[PolicyRange] = (),
     ) -> ConfigChoice:
         """What is in force once the device has heard of everything that is signed for it."""
         in_force = self._reported(row, report)
@@ -48,6 +50,7 @@ class DeviceConfigs:
             None,
             _running(report, document_of),
             policy_version,
+            ranges,
         )
 
     def _wanted(self, row: DeviceRow) -> EffectiveConfig | None:

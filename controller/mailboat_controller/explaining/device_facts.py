@@ -3,14 +3,17 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from mailboat_controller.store.devices import DeviceRow
 from mailboat_controller.store.overrides import HOLD, OverrideRow
+from mailboat_schemas.device_orders import Pin
 from mailboat_schemas.documents.release import ReleaseDocument
 from mailboat_schemas.eligibility import DeviceFacts, pins_that_stand
 from mailboat_schemas.policy_rules import PolicyRule, Rules, rules_for
 from mailboat_schemas.reports import ReportedModel, ReportedState
 from mailboat_schemas.signed_policy import NO_POLICY, SignedPolicy
+from mailboat_schemas.site_orders import goes_back, holds_of, pins_of
 from mailboat_schemas.trust import Standing
 
 TRUST_STALE, CLOCK_UNTRUSTED = "trust_stale", "clock_untrusted"
@@ -65,14 +68,18 @@ def known_device(
     """
     stand = tuple(each for each in overrides if each.expires_at > now)
     report = None if row.report is None else ReportedState.model_validate(row.report)
+    facts = replace(
+        _facts(row, report, stand, standing_of, document_of),
+        rules=replace(_rules(row, report, policy.before(rules)), lacking=policy.problem),
+        policy_version=policy.version,
+        policy_ranges=policy.ranges,
+        switched_at=_switched_at(report),
+        site_holds=holds_of(None if report is None else report.site_order),
+    )
+    stays = partial(facts.centre_holds, now=now)
     return KnownDevice(
         row=row,
-        facts=replace(
-            _facts(row, report, stand, standing_of, document_of),
-            rules=replace(_rules(row, report, (*policy.rules, *rules)), lacking=policy.problem),
-            policy_version=policy.version,
-            switched_at=_switched_at(report),
-        ),
+        facts=replace(facts, site_pins=_site_pins(report, standing_of, document_of, stays)),
         report=report,
         reported_at=_reported_at(row, report),
         overrides=stand,
@@ -130,6 +137,38 @@ def _rules(row: DeviceRow, report: ReportedState | None, rules: tuple[PolicyRule
         site=row.site,
         labels=row.labels if report is None else report.facts.labels,
     )
+
+
+def _site_pins(
+    report: ReportedState | None,
+    standing_of: StandingOf,
+    document_of: DocumentOf,
+    stays: Callable[[str], bool],
+) -> tuple[Pin, ...]:
+    """As the device's own rule says, of what it reports to run and to be able to go back to.
+
+    Args:
+        stays: by model, whether the centre holds it as it is.
+    """
+    models = {} if report is None else {each.model: each for each in report.models}
+
+    def way_back(model: str, version: str) -> str | None:
+        told, standing = models.get(model), standing_of(model, version)
+        if told is None or standing is None or told.serving_version is None:
+            return None
+        if not goes_back(version, told.serving_version):
+            return None
+        runs = version == told.serving_version
+        digest = told.serving_digest if runs else told.previous_digest
+        if digest is None or not (runs or (version == told.previous_version and not stays(model))):
+            return None
+        if not standing.may_serve(digest):
+            return None
+        document = document_of(digest)
+        fits = document is not None and document.security_version >= told.security_version
+        return digest if runs or fits else None
+
+    return pins_of(None if report is None else report.site_order, way_back)
 
 
 def _switched_at(report: ReportedState | None) -> dict[str, int]:

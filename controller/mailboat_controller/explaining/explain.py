@@ -8,7 +8,7 @@ from mailboat_controller.explaining.checks import Explained, explain_release
 from mailboat_controller.explaining.device_config import DeviceConfigs
 from mailboat_controller.explaining.device_facts import KnownDevice, known_device
 from mailboat_controller.explaining.prediction import Named, Prediction, predict
-from mailboat_controller.explaining.staleness import behind
+from mailboat_controller.explaining.staleness import stale_words
 from mailboat_controller.releases.fleet_documents import in_force_by_digest
 from mailboat_controller.store import devices, manifests, overrides, releases
 from mailboat_controller.store.devices import DeviceRow
@@ -35,6 +35,7 @@ class ExplainedRelease:
     role: str
     ref: ReleaseRef
     explained: Explained
+    emergency: str = ""  # why an approver signed its plan as one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +115,8 @@ class Evidence:
             self.rules(row.hardware_class),
             self.policy(row.hardware_class, row.site),
         )
-        policy_version = known.facts.policy_version
-        config = self._configs.choice(row, known.report, self.document, policy_version)
+        policy = (known.facts.policy_version, known.facts.policy_ranges)
+        config = self._configs.choice(row, known.report, self.document, *policy)
         return replace(known, facts=replace(known.facts, config=config))
 
     def policy(self, hardware_class: str, site: str) -> SignedPolicy:
@@ -205,17 +206,22 @@ def explain_model(
         if ref is not None and ref.digest not in found:
             offered = offer is not None and offer.release.digest == ref.digest
             found[ref.digest] = ExplainedRelease(
-                role=role, ref=ref, explained=explained(ref, offered)
+                role=role,
+                ref=ref,
+                explained=explained(ref, offered),
+                emergency=_emergency(evidence.standing(model, ref.version)),
             )
-    far = behind(evidence.trust.view, known, evidence.now)
     told = known.model(model)
     serving = None if told is None else _ref(told.serving_version, told.serving_digest)
+    # What policy stops is not gone: it answers nobody, and what comes next is decided as ever.
+    stopped = None if told is None else _ref(told.stopped_version, told.stopped_digest)
+    runs = serving or stopped
     prediction = predict(
         Named(
             assignment=assignment,
-            serving=serving,
+            serving=runs,
             installing=_installing(told),
-            serving_approved=serving is None or _may_serve(evidence, model, serving),
+            serving_approved=runs is None or _may_serve(evidence, model, runs),
             pinned=pinned,
             previous=_previous(evidence, known, model),
             explain=explained,
@@ -226,8 +232,13 @@ def explain_model(
         serving=serving,
         releases=tuple(found.values()),
         prediction=prediction,
-        stale=next((each.broken for each in far if each.model == model), ()),
+        stale=() if told is None else stale_words(evidence.trust.view, known, told, evidence.now),
     )
+
+
+def _emergency(standing: Standing | None) -> str:
+    plan = None if standing is None else standing.plan
+    return (plan.reason or "") if plan is not None and plan.is_emergency else ""
 
 
 def _installing(told: ReportedModel | None) -> ReleaseRef | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from functools import lru_cache
 
 from mailboat_controller.explaining.explain import Evidence
 from mailboat_controller.explaining.staleness import stale_models
@@ -9,6 +10,7 @@ from mailboat_controller.presence import Reach, standing
 from mailboat_controller.sites.reach import reach_by_site
 from mailboat_controller.store import devices, overrides
 from mailboat_controller.store.devices import DeviceRow
+from mailboat_controller.store.fleet_columns import FleetRow
 from mailboat_controller.store.overrides import HOLD, PIN, OverrideRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.selectors import Selector, Subject
@@ -18,7 +20,7 @@ ROWS_AT_ONCE = 1000
 
 
 def subject_of(
-    row: DeviceRow,
+    row: DeviceRow | FleetRow,
     presence: str,
     overrides: Iterable[OverrideRow],
     notes: Mapping[str, str],
@@ -26,10 +28,7 @@ def subject_of(
 ) -> Subject:
     """Args: overrides: those that stand; notes: operators' labels."""
     report = row.report or {}
-    running: set[str] = set()
-    for model in report.get("models", ()):
-        if model["serving_version"] is not None:
-            running |= {model["model"], f"{model['model']}@{model['serving_version']}"}
+    serving = ((each["model"], each["serving_version"]) for each in report.get("models", ()))
     held, pinned = set(), set()
     for each in overrides:
         if each.kind == HOLD:
@@ -44,11 +43,18 @@ def subject_of(
         # What it reports, because that is what it decides with; before that, what it enrolled with.
         labels=report["facts"]["labels"] if report else row.labels,
         notes=notes,
-        running=frozenset(running),
+        running=_running(tuple(serving)),
         held=frozenset(held),
         pinned=frozenset(pinned),
         stale=stale,
     )
+
+
+@lru_cache(maxsize=4096)
+def _running(serving: tuple[tuple[str, str | None], ...]) -> frozenset[str]:
+    """Thousands of devices serve the same, so they share what is said of it."""
+    named = ((model, f"{model}@{version}") for model, version in serving if version is not None)
+    return frozenset(name for names in named for name in names)
 
 
 def select(

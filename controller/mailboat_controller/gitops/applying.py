@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from mailboat_controller.class_orders import apply_class
 from mailboat_controller.gitops.comparing import (
     Comparison,
     View,
@@ -24,7 +25,7 @@ from mailboat_controller.gitops.kinds import Declared, Hold, Pin, Site, rank
 from mailboat_controller.gitops.reading import key_of, plain
 from mailboat_controller.overrides.orders import Overrides
 from mailboat_controller.sites import orders as site_orders
-from mailboat_controller.store import audit, classes, gitops
+from mailboat_controller.store import audit, gitops
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.gitops import DocumentRow, SetRow
 from mailboat_controller.store.transaction import Transaction
@@ -138,16 +139,7 @@ class Applier:
     def _put(self, view: View, order: Order, document: Declared, found: Comparison) -> None:
         match document:
             case HardwareClass():
-                classes.put(view.tx, document, view.now)
-                audit.append(
-                    view.tx,
-                    at=view.now,
-                    actor=order.actor,
-                    action="hardware_class.apply",
-                    subject=document.metadata.name,
-                    reason=order.why,
-                    details=document.model_dump(mode="json", by_alias=True),
-                )
+                apply_class(view.tx, document, actor=order.actor, reason=order.why, now=view.now)
             case Site():
                 site_orders.put(
                     view.tx,

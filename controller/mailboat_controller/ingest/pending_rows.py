@@ -9,7 +9,15 @@ from datetime import datetime
 
 from mailboat_controller.ingest.failure_lines import Failing
 from mailboat_controller.ingest.fleet_figures import FleetFigures
-from mailboat_controller.store import deliveries, drills, events, exit_evidence, outcomes, telemetry
+from mailboat_controller.store import (
+    deliveries,
+    drills,
+    events,
+    exit_evidence,
+    outcomes,
+    site_orders,
+    telemetry,
+)
 from mailboat_controller.store.devices import DeviceRow
 from mailboat_controller.store.events import UnreadRow
 from mailboat_controller.store.tables import UNKNOWN_KIND
@@ -74,6 +82,7 @@ class PendingRows:
         told = [(row.device, event) for row, some in read for event in some]
         self.changed = outcomes.fold_all(self._tx, told, self._now) or self.changed
         drills.fold_all(self._tx, told, self._now)
+        site_orders.note_all(self._tx, read, self._now)
         self.changed = exit_evidence.fold_all(self._tx, told, self._now) or self.changed
         by_class: dict[str, list[Event]] = {}
         for row, some in read:

@@ -121,9 +121,8 @@ class DeviceStreams:
             stream: self._reached(tx, hello.epoch, stream, span, getattr(mark, stream), now)
             for stream, span in spans.items()
         }
-        passed = replace(mark, **reached)
-        if passed != mark:
-            self.advance(hello.epoch, passed)
+        if (reached["events"], reached["telemetry"]) != (mark.events, mark.telemetry):
+            self.advance(hello.epoch, replace(mark, **reached))
 
     def ack(self, fleet: str, epoch: str, manifest_counter: int) -> tuple[str, Ack]:
         """Topic and payload. ``manifest_counter``: of the device's class."""

@@ -182,8 +182,14 @@ _KPIS = {
         "state",
     ),
     "mailboat_site_devices": _gauge("Enrolled devices by site and state.", SITE, "state"),
+    "mailboat_site_devices_awaited": _gauge(
+        "Enrolled devices that are missed once they fall silent: not of classes whose silence is "
+        "expected.",
+        SITE,
+    ),
     "mailboat_devices_unseen": _gauge(
-        "Devices not heard of for at least so many seconds, since enrolment if never.",
+        "Devices not heard of for at least so many seconds, since enrolment if never; not of "
+        "classes whose silence is expected.",
         SITE,
         "seconds_min",
     ),
@@ -192,6 +198,17 @@ _KPIS = {
     ),
     "mailboat_devices_clock_wrong": _gauge(
         "Devices heard of in a week whose clock is more than a minute away from ours.", SITE
+    ),
+    "mailboat_devices_stale": _gauge(
+        "Devices heard of in a week that say a model is further behind than policy allows: told "
+        "of, or stopped for it.",
+        CLASS,
+        "action",
+    ),
+    "mailboat_class_disconnect_policy": _gauge(
+        "1 for what a silent device of a class means: normal, expected, or an error.",
+        CLASS,
+        "policy",
     ),
     "mailboat_drill_devices": _gauge(
         "Devices by how their newest rollback drill ended: passed, failed, skipped.",

@@ -13,6 +13,7 @@ from mailboat_controller.metrics.described import CLASS, MODEL, SITE, VERSION
 from mailboat_controller.metrics.fleet_state import FleetState
 from mailboat_controller.store.fleet_counts import UNSEEN
 from mailboat_controller.store.fleet_sums import SumRow
+from mailboat_schemas.documents.hardware_class import WhenDisconnected
 
 # Which sums are one number, or told apart by one more label: its name, and that of the label.
 _PLAIN = {
@@ -57,6 +58,7 @@ class FleetMetrics(Collector):
         yield from _releases(state)
         yield from _sites(state)
         yield from _drills(state)
+        yield from _classes(state)
         audit = ((key, entries) for key, entries in sorted(state.audit.items()))
         yield _family("mailboat_audit_entries", audit)
         yield from _canaries(state)
@@ -133,6 +135,8 @@ def _sites(state: FleetState) -> Iterator[Metric]:
         for name in ("online", "offline", "unknown", "revoked")
     )
     yield _family("mailboat_site_devices", by_state)
+    awaited = (((each.site,), each.awaited) for each in state.sites)
+    yield _family("mailboat_site_devices_awaited", awaited)
     spans = [f"{span.total_seconds():.0f}" for span in UNSEEN]
     unseen = (
         ((each.site, seconds), number)
@@ -169,6 +173,21 @@ def _drills(state: FleetState) -> Iterator[Metric]:
         if each.return_p90_ms is not None
     )
     yield _family("mailboat_drill_return_p90_seconds", p90)
+
+
+def _classes(state: FleetState) -> Iterator[Metric]:
+    stale = (
+        ((each.hardware_class, action), devices)
+        for each in state.stale
+        for action, devices in (("told", each.stale - each.stopped), ("stopped", each.stopped))
+    )
+    yield _family("mailboat_devices_stale", stale)
+    policies = (
+        ((name, kind.value), float(kind is means))
+        for name, means in sorted(state.when_disconnected.items())
+        for kind in WhenDisconnected
+    )
+    yield _family("mailboat_class_disconnect_policy", policies)
 
 
 def _canaries(state: FleetState) -> Iterator[Metric]:

@@ -7,15 +7,24 @@ twentieth of the time goes into reading.
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from mailboat_controller.store import deployed, drills, fleet_counts, fleet_sums, rollouts
+from mailboat_controller.store import (
+    class_counts,
+    deployed,
+    drills,
+    fleet_counts,
+    fleet_sums,
+    rollouts,
+)
+from mailboat_controller.store.class_counts import StaleCount
 from mailboat_controller.store.deployed import Deployed
 from mailboat_controller.store.drills import DrillCount
 from mailboat_controller.store.fleet_counts import CanaryRow, DeliverySum, OutcomeCount, SiteCount
 from mailboat_controller.store.fleet_sums import SumRow
 from mailboat_controller.store.transaction import Transaction
+from mailboat_schemas.documents.hardware_class import WhenDisconnected
 
 DRILLED_LATELY = timedelta(days=30)
 KEPT_SECONDS_MIN = 5.0
@@ -47,6 +56,8 @@ class FleetState:
     audit: Mapping[tuple[str, str], int]  # entries by action and kind of actor
     canaries: tuple[CanaryRow, ...]
     drills: tuple[DrillCount, ...] = ()
+    stale: tuple[StaleCount, ...] = ()
+    when_disconnected: Mapping[str, WhenDisconnected] = field(default_factory=dict)  # by class
 
 
 class FleetReader:
@@ -98,6 +109,8 @@ class FleetReader:
             audit=dict(self._audit),
             canaries=fleet_counts.canaries(tx, self._canaries) if self._canaries else (),
             drills=drills.counts(tx, now, DRILLED_LATELY),
+            stale=class_counts.stale(tx, now - fleet_counts.SAID_FOR),
+            when_disconnected=class_counts.when_disconnected(tx),
         )
 
 

@@ -49,17 +49,19 @@ def cumulative(found: Mapping[str, float], parts: tuple[str, ...]) -> list[tuple
     return rows
 
 
-def quantile_seconds(found: Mapping[str, float], quantile: float) -> float | None:
+def quantile_seconds(
+    found: Mapping[str, float], quantile: float, bounds: tuple[float, ...] = BOUNDS_SECONDS
+) -> float | None:
     """As `histogram_quantile` has it: straight within a bucket, its lower bound beyond the last."""
     wanted, below, low = quantile * sum(found.values()), 0.0, 0.0
     if wanted <= 0:
         return None
-    for bound in BOUNDS_SECONDS:
+    for bound in bounds:
         here = found.get(str(bound), 0.0)
         if here and below + here >= wanted:
             return low + (bound - low) * (wanted - below) / here
         below, low = below + here, bound
-    return BOUNDS_SECONDS[-1]
+    return bounds[-1]
 
 
 @lru_cache(maxsize=8192)

@@ -109,13 +109,16 @@ class Overrides:
     ) -> None:
         """As `take_back`, in a transaction of the caller, who calls `told` after it."""
         devices.get(tx, device)
+        before = _standing(tx, device, kind, model or "")
         if not overrides.remove(tx, device, kind, model or ""):
             about = f" for {model}" if model else ""
             raise NotFound(
                 f"No {kind} stands for device {device}{about}.",
                 next_step=f"`mailboat explain {device}` shows what stands.",
             )
-        self._record(tx, device, _TAKEN_BACK[kind], actor, reason, {"model": model})
+        self._record(
+            tx, device, _TAKEN_BACK[kind], actor, reason, {"model": model, "before": before}
+        )
         self._queue(tx, device, next_counter(tx, device, self._now()))
 
     def told(self) -> None:
@@ -139,12 +142,20 @@ class Overrides:
                     next_step="choose another name; a device's own labels are in its "
                     "enrolment and agent.toml.",
                 )
+            before = overrides.labels_of(tx, [device]).get(device, {})
             for name, value in changes.items():
                 overrides.set_label(tx, device, name, value)
             found = overrides.labels_of(tx, [device]).get(device, {})
             if len(found) > LABELS_MAX:
                 raise TooManyOverrides(f"Device {device} would have {len(found)} labels.")
-            self._record(tx, device, "label", actor, reason, {"changes": dict(changes)})
+            self._record(
+                tx,
+                device,
+                "label",
+                actor,
+                reason,
+                {"changes": dict(changes), "before": before, "after": found},
+            )
         return found
 
     async def run(self) -> None:
@@ -210,13 +221,13 @@ class Overrides:
             at=now,
             expires_at=until,
         )
+        before = _standing(tx, device, kind, row.model)
         overrides.put(tx, row)
         if len(overrides.of_device(tx, device)) > OVERRIDES_MAX:
             raise TooManyOverrides(f"More than {OVERRIDES_MAX} orders would stand for {device}.")
         if overrides.count_devices(tx) > DEVICES_MAX:
             raise TooManyOverrides(f"Orders stand for {DEVICES_MAX} devices.")
-        details = {"model": row.model, "version": version, "expires": row.expires_at.isoformat()}
-        self._record(tx, device, kind, actor, reason, details)
+        self._record(tx, device, kind, actor, reason, {**_told(row), "before": before})
         counter = next_counter(tx, device, now)
         self._queue(tx, device, counter)
 
@@ -248,6 +259,21 @@ class Overrides:
             reason=reason,
             details=dict(details),
         )
+
+
+def _standing(tx: Transaction, device: str, kind: str, model: str) -> dict[str, object] | None:
+    """What stood of that kind before, as the audit log keeps it."""
+    rows = overrides.of_device(tx, device)
+    found = next((row for row in rows if (row.kind, row.model) == (kind, model)), None)
+    return None if found is None else _told(found)
+
+
+def _told(row: OverrideRow) -> dict[str, object]:
+    return {
+        "model": row.model,
+        "version": row.version,
+        "expires": row.expires_at.isoformat(),
+    }
 
 
 def approved_digest(tx: Transaction, model: str, version: str) -> str:

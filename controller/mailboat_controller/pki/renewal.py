@@ -5,6 +5,7 @@ device has confirmed that it has stored the new one, the old one counts no more.
 between, the device still has a key that counts.
 """
 
+import base64
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -101,7 +102,12 @@ class Renewals:
                     actor=f"device:{device}",
                     action="device.key",
                     subject=device,
-                    details={"fingerprint": fingerprint(public_key)},
+                    reason="it came with its new key, so the old one counts no more",
+                    details={
+                        "before": fingerprint(row.public_key),
+                        "after": fingerprint(public_key),
+                        "public_key": base64.b64encode(public_key).decode(),
+                    },
                 )
             return changed
 
@@ -201,8 +207,10 @@ class Renewals:
             reason=_conflict(rival, public_key),
             details={
                 "certificate_serial": issued.serial,
+                "expires_at": issued.expires_at.isoformat(),
                 "proof": proof,
                 "fingerprint": fingerprint(public_key),
+                "public_key": base64.b64encode(public_key).decode(),
             },
         )
         return RenewalResponse(
@@ -234,7 +242,7 @@ def _conflict(rival: bytes | None, public_key: bytes) -> str:
     """A key that was offered and never confirmed, and now another: a device that lost its disk's
     newest file, or two machines with one identity."""
     if rival is None or rival == public_key:
-        return ""
+        return "before the end of its certificate, or with proof of its key after that"
     return f"a key that was not confirmed is replaced: {fingerprint(rival)}"
 
 

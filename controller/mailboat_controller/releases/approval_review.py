@@ -62,14 +62,14 @@ def plan_sentences(plan: Plan) -> Iterator[str]:
     classes = ", ".join(plan.hardware_classes) or "every class it has a variant for"
     yield f"rollout {plan.rollout} in {classes}"
     for number, wave in enumerate(plan.waves, start=1):
-        yield f"wave {number}: {_wave(wave)}"
+        yield f"wave {number}: {wave_sentence(wave)}"
     if plan.manual_start:
         yield "an operator has to start it"
     if plan.expires:
         yield f"expires at {_at(plan.expires)}: then it halts, and no device installs it any more"
 
 
-def _wave(wave: PlanWave) -> str:
+def wave_sentence(wave: PlanWave) -> str:
     parts = []
     if wave.pilots:
         named = ", ".join(wave.pilots[:NAMES_SHOWN_MAX])

@@ -1,16 +1,17 @@
 """Documents for classes, sites and devices on their way: taken in, and sent along."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 
 from mailboat_controller.device_orders import next_counter, queue_order
 from mailboat_controller.store import audit, classes, devices, fleet_documents, sites
 from mailboat_controller.store.transaction import Transaction
-from mailboat_controller.trust.fleet_intake import Earlier, FleetChange
+from mailboat_controller.trust.fleet_intake import PARSERS, Earlier, FleetChange
 from mailboat_schemas.device_orders import DeviceDesired
 from mailboat_schemas.documents.fleet_document import Level
-from mailboat_schemas.errors import NotFound
-from mailboat_schemas.fleet_documents import Place
+from mailboat_schemas.errors import MailboatError, NotFound
+from mailboat_schemas.fleet_documents import Place, content_of
 from mailboat_schemas.trust import FLEET_ROLES
 
 CHANGES_NAMED_MAX = 64  # in one audit entry
@@ -38,8 +39,8 @@ def in_force_by_digest(tx: Transaction) -> dict[str, bytes]:
 
 
 def history_of(tx: Transaction, place: Place) -> Iterable[Earlier]:
-    for row in fleet_documents.history(tx, place):
-        yield Earlier(epoch=row.epoch, version=row.version, digest=row.digest)
+    for epoch, version, digest in fleet_documents.marks(tx, place):
+        yield Earlier(epoch=epoch, version=version, digest=digest)
 
 
 def has_target(tx: Transaction, level: Level, target: str) -> bool:
@@ -98,3 +99,26 @@ def take(
             if place.level is Level.DEVICE and has_target(tx, Level.DEVICE, place.target):
                 counter = next_counter(tx, place.target, now)
                 queue_order(tx, place.target, counter, fleet=fleet, sign=sign, now=now)
+
+
+def take_again(
+    tx: Transaction,
+    roles: Mapping[str, bytes],
+    documents: Mapping[str, bytes],
+    *,
+    by: str,
+    reason: str,
+    now: datetime,
+) -> None:
+    """Documents that came back with roles which a restored controller had lost; what nobody has
+    any more is missing from what is in force until it is signed again."""
+    for role in FLEET_ROLES:
+        if role not in roles:
+            continue
+        found = []
+        for listed in fleet_documents.in_force(tx, role).values():
+            content = documents.get(listed.digest)
+            with suppress(MailboatError):
+                if content is not None and content_of(listed, documents) is not None:
+                    found.append((listed, PARSERS[role].parse(content)))
+        fleet_documents.put(tx, found, at=now, by=by, reason=reason)

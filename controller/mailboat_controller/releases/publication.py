@@ -159,15 +159,14 @@ def publish_changed(
     now: datetime,
 ) -> Published:
     """Sign and queue the manifest of every class that would now be told something else."""
-    reported = manifests.reported_counters(tx)
     held = {row.hardware_class: row for row in manifests.every(tx)}
     published: list[str] = []
     problems: dict[str, MailboatError] = {}
     for wish in wishes:
         row = held.get(wish.hardware_class)
         counter = 0 if row is None else row.counter
-        ahead = reported.get(wish.hardware_class, 0)
-        behind = counter < ahead <= counter + COUNTER_LEAD_MAX
+        ahead = manifests.highest_reported(tx, wish.hardware_class, counter + COUNTER_LEAD_MAX)
+        behind = counter < ahead
         parts = _parts(tx, wish, trust)
         content_digest = _content_digest(wish, parts, keys.director_keyid, trust.roots[-1])
         told = row is not None and now - row.published_at < LEAD_REST

@@ -9,7 +9,7 @@ silences a connection that is open. The bridge needs none; mosquitto asks no rul
 
 from collections.abc import Sequence
 
-from mailboat_schemas.topics import ROOT, SAID_BY_DEVICES
+from mailboat_schemas.topics import ROOT, SAID_BY_DEVICES, Channel, build
 
 
 def access_rules(fleet: str, site: str, cut_off: Sequence[str]) -> str:
@@ -18,12 +18,17 @@ def access_rules(fleet: str, site: str, cut_off: Sequence[str]) -> str:
         cut_off: revoked devices of the site, by name, while their certificates have not ended.
     """
     root = f"{ROOT}/{fleet}"
+    order = build(Channel.SITE_ORDER, fleet=fleet, site=site)
     here = f"{root}/site/{site}/dev/%u"
     lines = [
         f"# What devices may say and hear at the broker of site {site}. Made by the controller and",
         "# fetched by `refresh`: changes are overwritten.",
         *(f"pattern write {here}/{level}" for level in SAID_BY_DEVICES),
         f"pattern read {here}/dn/#",
+        "# What the site orders its devices; who hands it in shows the bridge's certificate.",
+        f"pattern read {order}",
+        f"user {site}",
+        f"topic write {order}",
         "# Manifests of all classes: signed, and without a secret.",
         f"pattern read {root}/class/#",
     ]

@@ -159,6 +159,7 @@ def _record(tx: Transaction, name: str, bridge: Issued, *, actor: str, now: date
         actor=actor,
         action="site.kit",
         subject=f"site:{name}",
+        reason="a kit was made for its broker",
         details={
             "certificate_serial": bridge.serial,
             "expires_at": bridge.expires_at.isoformat(),

@@ -7,6 +7,7 @@ from mailboat_controller.data_directory import refuse_taken_name
 from mailboat_controller.sites.fields import SiteFields
 from mailboat_controller.sites.policy import Policy
 from mailboat_controller.store import audit, credentials, sites
+from mailboat_controller.store.sites import SiteRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.enrolment import Kind
 from mailboat_schemas.errors import ConfigurationInvalid, Conflict
@@ -71,7 +72,8 @@ def put(
             f"Windows and an end of an expected cut say nothing with policy {fields.policy}.",
             next_step="set the policy to expected, or leave them out.",
         )
-    content: dict[str, Any] = {name: getattr(fields, name) for name in SiteFields.model_fields}
+    content: dict[str, Any] = {each: getattr(fields, each) for each in SiteFields.model_fields}
+    before = sites.by_name(tx, name)
     sites.put(tx, name, **content, at=now)
     audit.append(
         tx,
@@ -80,7 +82,7 @@ def put(
         action=action,
         subject=f"site:{name}",
         reason=reason,
-        details=fields.model_dump(mode="json", exclude={"reason"}),
+        details={"before": _plain(before), "after": fields.model_dump(mode="json")},
     )
 
 
@@ -104,6 +106,7 @@ def remove(tx: Transaction, name: str, *, actor: str, reason: str, now: datetime
         NotFound: no such site. Conflict: it has devices.
     """
     refuse_inhabited(name, sites.standing(tx, name, now).devices)
+    before = sites.by_name(tx, name)
     revoked = credentials.revoke(tx, name=name, kind=Kind.SITE)
     sites.remove(tx, name)
     audit.append(
@@ -113,5 +116,13 @@ def remove(tx: Transaction, name: str, *, actor: str, reason: str, now: datetime
         action="site.remove",
         subject=f"site:{name}",
         reason=reason,
-        details={"certificates_revoked": revoked},
+        details={"before": _plain(before), "certificates_revoked": revoked},
     )
+
+
+def _plain(row: SiteRow | None) -> dict[str, Any] | None:
+    """What people set of a site, as the audit log keeps it."""
+    if row is None:
+        return None
+    content = {each: getattr(row, each) for each in SiteFields.model_fields}
+    return SiteFields.model_construct(**content).model_dump(mode="json")

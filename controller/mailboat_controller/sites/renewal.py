@@ -64,6 +64,7 @@ def renew(
         actor=actor,
         action="site.renew",
         subject=subject,
+        reason="renewed by its holder before its end",
         details={
             "part": part,
             "certificate_serial": issued.serial,

@@ -3,6 +3,7 @@
 from mailboat_controller.store import (
     access_tables,
     artifact_life_tables,
+    audit_head_tables,
     content_key_tables,
     delta_tables,
     device_tables,
@@ -11,6 +12,7 @@ from mailboat_controller.store import (
     fleet_document_tables,
     fleet_tables,
     gitops_tables,
+    idempotency_tables,
     log_tables,
     mlflow_tables,
     override_tables,
@@ -25,6 +27,7 @@ from mailboat_controller.store.table_names import metadata
 __all__ = [
     "access_tables",
     "artifact_life_tables",
+    "audit_head_tables",
     "content_key_tables",
     "delta_tables",
     "device_tables",
@@ -33,6 +36,7 @@ __all__ = [
     "fleet_document_tables",
     "fleet_tables",
     "gitops_tables",
+    "idempotency_tables",
     "log_tables",
     "metadata",
     "mlflow_tables",

@@ -62,10 +62,7 @@ def copy(
                 subject="postgresql" if not target.is_sqlite else "sqlite",
                 reason=reason,
             )
-            sent = {table.name: copy_table(tx, into, table, advance) for table in _tables()}
-            for table in _tables():
-                _continue_numbers(tx, into, table)
-            return _verified(tx, into, sent)
+            return copy_rows(tx, into, advance)
 
 
 def count_rows(source: Store) -> int:
@@ -98,6 +95,19 @@ def refuse_unready(source: Store, target: Store) -> None:
             "The target holds tables of another program, or of another version of this one.",
             next_step="make a new, empty database for it.",
         )
+
+
+def copy_rows(tx: Connection, into: Connection, advance: Advance = lambda _rows: None) -> Copied:
+    """Every row from one view of a database into another, empty one of this version, checked.
+
+    Raises:
+        DatabaseNotCopied: the target is not empty, or what came there is not what was sent.
+    """
+    _refuse_rows(into)
+    sent = {table.name: copy_table(tx, into, table, advance) for table in _tables()}
+    for table in _tables():
+        _continue_numbers(tx, into, table)
+    return _verified(tx, into, sent)
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """What shows of a device from afar: presence, its report, its clock, and whether there are two."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, or_, update
+from sqlalchemy import Connection, bindparam, or_, select, update
 
 from mailboat_controller.store import devices, tables
 from mailboat_controller.store.devices import DeviceRow
@@ -16,6 +16,7 @@ from mailboat_schemas.reports import ReportedState
 # Of two measures of a clock the one that was less on its way is the better, for so long; then the
 # clock may have been set.
 CLOCK_MEASURE_KEPT = timedelta(hours=1)
+DEVICES_AT_ONCE = 500
 CLOCK_OFFSET_MS_MAX = 1 << 53  # a device's clock may say anything
 # A report that says it is from so far ahead of our clock does not outrank one that does not.
 FUTURE_MAX = timedelta(days=1)
@@ -141,3 +142,36 @@ def _outranks(report: ReportedState, held: Mapping[str, Any] | None, at: datetim
     if held["observed_at"] > ahead_ms >= report.observed_at:
         return True
     return report.observed_at >= int(held["observed_at"])
+
+
+def trust_versions_told(
+    tx: Connection, above: Mapping[str, int], lead_max: int
+) -> Iterator[tuple[str, str, int]]:
+    """Device, role and version, of devices in force that say they hold a newer one than ``above``.
+
+    What is more than ``lead_max`` beyond is a lie; it must not hide what honest devices say.
+    """
+    c = tables.devices.c
+    after = 0
+    while True:
+        query = select(c.enrolment_number, c.device, c.report).where(
+            c.enrolment_number > after, c.revoked.is_(False)
+        )
+        rows = tx.execute(query.order_by(c.enrolment_number).limit(DEVICES_AT_ONCE)).fetchall()
+        for row in rows:
+            told = (row.report or {}).get("trust_versions", {})
+            for role in told.keys() & above.keys():
+                version = told[role]
+                if isinstance(version, int) and 0 < version - above[role] <= lead_max:
+                    yield row.device, role, version
+        if len(rows) < DEVICES_AT_ONCE:
+            return
+        after = rows[-1].enrolment_number
+
+
+def in_force(tx: Connection, names: Collection[str]) -> frozenset[str]:
+    """Those of these devices that are enrolled and not revoked; at most `DEVICES_AT_ONCE`."""
+    c = tables.devices.c
+    wanted = sorted(names)[:DEVICES_AT_ONCE]
+    query = select(c.device).where(c.device.in_(wanted), c.revoked.is_(False))
+    return frozenset(tx.execute(query).scalars())

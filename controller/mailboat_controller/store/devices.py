@@ -103,12 +103,16 @@ def enrol(
     labels: Mapping[str, str],
     public_key: bytes,
     at: datetime,
+    number: int | None = None,
 ) -> int:
     """Take a device in, or take it in again with the same key; returns its enrolment number.
 
     A name stays with its first key: a token does not say for which name it is, so whoever holds
     one must not be able to take a name over. The certificate follows with `set_certificate`,
     because the number stands in it.
+
+    Args:
+        number: the one it was given before this database was lost.
 
     Raises:
         Conflict: the name belongs to another key, or to a revoked device.
@@ -126,12 +130,23 @@ def enrol(
             session=0,
             manifest_counter=0,
             **place,
+            **({} if number is None else {"enrolment_number": number}),
         )
-        number: int = tx.execute(row.returning(_devices.c.enrolment_number)).scalar_one()
-        return number
+        given: int = tx.execute(row.returning(_devices.c.enrolment_number)).scalar_one()
+        return given
     refuse_other_key(tx, device, public_key)
     tx.execute(update(_devices).where(_devices.c.device == device).values(place))
     return known.enrolment_number
+
+
+def continue_numbers(tx: Connection) -> None:
+    """After numbers were given explicitly: those that follow go on from the highest. SQLite does
+    so by itself."""
+    if tx.dialect.name == "postgresql":
+        highest = tx.execute(select(func.max(_devices.c.enrolment_number))).scalar()
+        if highest is not None:
+            sequence = func.pg_get_serial_sequence(_devices.name, "enrolment_number")
+            tx.execute(select(func.setval(sequence, highest)))
 
 
 def refuse_other_key(tx: Connection, device: str, public_key: bytes) -> None:

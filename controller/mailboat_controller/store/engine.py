@@ -139,7 +139,7 @@ class Store:
             if not inspect(tx).has_table("alembic_version"):
                 return False
             held = tx.execute(text("SELECT version_num FROM alembic_version")).scalar()
-        return bool(held == _newest_version())
+        return bool(held == newest_version())
 
     def ping(self) -> None:
         """
@@ -148,6 +148,12 @@ class Store:
         """
         with self.read() as tx:
             tx.execute(text("SELECT 1"))
+
+    def checkpoint(self) -> None:
+        """On SQLite: everything into the one file, so that it can be copied by itself."""
+        if self.is_sqlite:
+            with _translated(), self._engine.connect() as connection:
+                connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         self._engine.dispose()
@@ -224,7 +230,18 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-def _newest_version() -> str | None:
+def known_versions() -> frozenset[str]:
+    """Every migration that this program knows."""
+    from alembic.config import Config  # only at start, as above
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return frozenset(each.revision for each in ScriptDirectory.from_config(config).walk_revisions())
+
+
+def newest_version() -> str | None:
+    """The migration that this program brings a database to."""
     from alembic.config import Config  # only at start, as above
     from alembic.script import ScriptDirectory
 

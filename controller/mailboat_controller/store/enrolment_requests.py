@@ -128,7 +128,9 @@ def forget(tx: Connection, device: str) -> None:
     tx.execute(delete(_requests).where(_requests.c.device == device))
 
 
-def pending(tx: Connection, now: datetime, *, limit: int) -> tuple[EnrolmentRequestRow, ...]:
+def pending(
+    tx: Connection, now: datetime, *, limit: int | None = None
+) -> tuple[EnrolmentRequestRow, ...]:
     c = _requests.c
     rows = tx.execute(
         select(_requests)

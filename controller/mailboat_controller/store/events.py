@@ -145,6 +145,17 @@ def page(
     return tuple(_row(row) for row in tx.execute(query.order_by(_events.c.id).limit(limit)))
 
 
+def newest_page(
+    tx: Connection, device: str, *, before: int | None = None, limit: int = 100
+) -> tuple[EventRow, ...]:
+    """A device's newest events, those with an id below ``before``; the oldest of them first."""
+    query = select(_events).where(_events.c.device == device)
+    if before is not None:
+        query = query.where(_events.c.id < before)
+    rows = tx.execute(query.order_by(_events.c.id.desc()).limit(limit)).fetchall()
+    return tuple(_row(row) for row in reversed(rows))
+
+
 def count(tx: Connection) -> int:
     return tx.execute(select(func.count()).select_from(_events)).scalar_one()
 

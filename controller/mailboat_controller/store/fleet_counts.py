@@ -9,6 +9,7 @@ from sqlalchemy import Connection, and_, case, func, not_, or_, select
 
 from mailboat_controller.rollout.members import Outcome
 from mailboat_controller.store import devices, rollouts, tables
+from mailboat_controller.store.class_counts import silence_is_expected
 from mailboat_controller.store.delta_tables import deliveries
 from mailboat_controller.store.instants import to_ms
 from mailboat_schemas.documents.release import ReleaseDocument
@@ -41,7 +42,9 @@ class SiteCount(NamedTuple):
     revoked: int
     disk_low: int
     clock_wrong: int
-    unseen: tuple[int, ...]  # for at least as long as `UNSEEN`
+    awaited: int  # not of classes whose silence is expected
+    # Of the awaited, for at least as long as `UNSEEN`.
+    unseen: tuple[int, ...]
 
 
 class OutcomeCount(NamedTuple):
@@ -77,6 +80,7 @@ def by_site(tx: Connection, now: datetime) -> tuple[SiteCount, ...]:
     """Devices of no site first, then the sites with most devices, then the `OTHER_SITES`."""
     c = _devices.c
     live = c.revoked.is_(False)
+    missed = and_(live, c.hardware_class.not_in(silence_is_expected(tx)))
     spoke = and_(live, c.last_seen_at >= to_ms(now - SAID_FOR))
     free_bytes = c.report["facts"]["disk_free_bytes"].as_float()
     conditions = [
@@ -86,8 +90,9 @@ def by_site(tx: Connection, now: datetime) -> tuple[SiteCount, ...]:
         c.revoked.is_(True),
         and_(spoke, c.report.is_not(None), free_bytes < DISK_LOW_BYTES),
         and_(spoke, func.abs(func.coalesce(c.clock_offset_ms, 0)) > CLOCK_OFFSET_MS_MAX),
+        missed,
         *(
-            and_(live, func.coalesce(c.last_seen_at, c.enrolled_at) < to_ms(now - span))
+            and_(missed, func.coalesce(c.last_seen_at, c.enrolled_at) < to_ms(now - span))
             for span in UNSEEN
         ),
     ]
@@ -96,7 +101,7 @@ def by_site(tx: Connection, now: datetime) -> tuple[SiteCount, ...]:
         .group_by(c.site)
         .order_by(case((c.site == NO_SITE, 0), else_=1), func.count().desc(), c.site)
     )
-    counts = [SiteCount._make([*row[:7], tuple(row[7:])]) for row in rows]
+    counts = [SiteCount._make([*row[:8], tuple(row[8:])]) for row in rows]
     if len(counts) <= SITES_COUNTED_MAX:
         return tuple(counts)
     kept = counts[: SITES_COUNTED_MAX - 1]
@@ -104,9 +109,9 @@ def by_site(tx: Connection, now: datetime) -> tuple[SiteCount, ...]:
 
 
 def _added_up(counts: Iterable[SiteCount]) -> SiteCount:
-    columns = zip(*((*each[1:7], *each.unseen) for each in counts), strict=True)
+    columns = zip(*((*each[1:8], *each.unseen) for each in counts), strict=True)
     sums = [sum(column) for column in columns]
-    return SiteCount._make([OTHER_SITES, *sums[:6], tuple(sums[6:])])
+    return SiteCount._make([OTHER_SITES, *sums[:7], tuple(sums[7:])])
 
 
 def manifest_current(tx: Connection) -> dict[tuple[str, str], int]:

@@ -85,6 +85,16 @@ def history(tx: Connection, place: Place) -> list[FleetDocumentRow]:
     return [_read(row) for row in tx.execute(query)]
 
 
+def marks(tx: Connection, place: Place) -> list[tuple[int, str, str]]:
+    """Epoch, version and digest of everything that was ever accepted for a place: what was
+    forgotten could come back. A row for each signature of people, without the documents."""
+    c = _rows.c
+    query = select(c.epoch, c.version, c.digest).where(
+        c.role == place.role, c.level == place.level.value, c.target == place.target
+    )
+    return [(row.epoch, row.version, row.digest) for row in tx.execute(query.order_by(c.digest))]
+
+
 def in_force(tx: Connection, role: str) -> dict[Place, Listed]:
     """What the newest version of a role lists; nothing where it is not held or is unusable.
 

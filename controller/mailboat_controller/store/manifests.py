@@ -1,5 +1,6 @@
 """The newest bundle of each class: what MQTT retains and HTTPS serves."""
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,6 +20,10 @@ class ManifestRow:
     etag: str  # sha256 of the bundle, in hex
     content_digest: str  # of what it says apart from counter, issue time and timestamp role
     published_at: datetime
+
+
+def etag_for(bundle: bytes) -> str:
+    return hashlib.sha256(bundle).hexdigest()
 
 
 def put(tx: Connection, manifest: ManifestRow) -> None:
@@ -67,12 +72,15 @@ def _select(tx: Connection, hardware_class: str | None) -> tuple[ManifestRow, ..
     )
 
 
-def reported_counters(tx: Connection) -> dict[str, int]:
-    """The highest counter that devices in force say they have seen, by class."""
+def highest_reported(tx: Connection, hardware_class: str, counter_max: int) -> int:
+    """The highest counter up to ``counter_max`` that devices in force say they have seen; 0: none.
+
+    One device that claims more than that hides nothing of what the others say.
+    """
     c = tables.devices.c
-    rows = tx.execute(
-        select(c.hardware_class, func.max(c.manifest_counter).label("counter"))
-        .where(c.revoked.is_(False))
-        .group_by(c.hardware_class)
+    query = select(func.max(c.manifest_counter)).where(
+        c.hardware_class == hardware_class,
+        c.revoked.is_(False),
+        c.manifest_counter <= counter_max,
     )
-    return {row.hardware_class: row.counter for row in rows}
+    return tx.execute(query).scalar() or 0

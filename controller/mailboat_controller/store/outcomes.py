@@ -164,6 +164,32 @@ def of_release(tx: Connection, digest: str) -> tuple[OutcomeRow, ...]:
     )
 
 
+def digests_of(tx: Connection, device: str) -> frozenset[str]:
+    """Of the releases a device has said anything about."""
+    c = tables.outcomes.c
+    return frozenset(tx.execute(select(c.digest).where(c.device == device).distinct()).scalars())
+
+
+def count_by_outcome(tx: Connection, digest: str) -> dict[str, int]:
+    """Devices by what became of a release on them, of the newest try of each; 0 where it is
+    none."""
+    c = _outcomes.c
+    newest = (
+        select(c.device, func.max(c.retry_epoch).label("retry_epoch"))
+        .where(c.digest == digest)
+        .group_by(c.device)
+        .subquery()
+    )
+    same = (c.device == newest.c.device) & (c.retry_epoch == newest.c.retry_epoch)
+    rows = tx.execute(
+        select(c.outcome, func.count())
+        .select_from(_outcomes.join(newest, same))
+        .where(c.digest == digest)
+        .group_by(c.outcome)
+    )
+    return dict.fromkeys((each.value for each in Outcome), 0) | {row[0]: row[1] for row in rows}
+
+
 def failures(tx: Connection, digest: str) -> tuple[OutcomeRow, ...]:
     """In any order: sorting them would cost SQLite the index that finds the few among thousands."""
     c = _outcomes.c

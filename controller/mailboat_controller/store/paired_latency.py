@@ -48,7 +48,7 @@ def slow_devices(
         for device, told, sketch in tx.execute(query):
             if sketch is not None:
                 side = after if told == digest else before
-                _add(side.setdefault(device, {}), sketch)
+                add_sketch(side.setdefault(device, {}), sketch)
     found = {}
     for device, latencies in after.items():
         now_ms, then_ms = p95_ms(latencies), p95_ms(before.get(device, {}))
@@ -59,18 +59,22 @@ def slow_devices(
 
 def p95_ms(latencies: Mapping[float, int]) -> float | None:
     """None of fewer than `REQUESTS_MIN` requests."""
-    total = sum(latencies.values())
-    if total < REQUESTS_MIN:
+    if sum(latencies.values()) < REQUESTS_MIN:
         return None
-    below = 0
+    return quantile_ms(latencies, QUANTILE)
+
+
+def quantile_ms(latencies: Mapping[float, int], quantile: float) -> float | None:
+    """The smallest that so large a share of the requests did not exceed; None without any."""
+    total, below = sum(latencies.values()), 0
     for value in sorted(latencies):
         below += latencies[value]
-        if below >= QUANTILE * total:
+        if below >= quantile * total:
             return value
     return None
 
 
-def _add(latencies: Latencies, sketch: Mapping[str, Any]) -> None:
+def add_sketch(latencies: Latencies, sketch: Mapping[str, Any]) -> None:
     accuracy = float(sketch["relative_accuracy"])
     log_gamma = math.log1p(accuracy) - math.log1p(-accuracy)
     for index, count in _bins(sketch):

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, insert, select
 
@@ -24,6 +24,13 @@ class ReleaseRow:
 
     def parsed(self) -> ReleaseDocument:
         return ReleaseDocument.parse(self.document)
+
+
+class ReleaseName(NamedTuple):
+    model: str
+    version: str
+    digest: str
+    accepted_at: datetime
 
 
 def put(
@@ -52,6 +59,15 @@ def known(tx: Connection, digests: Collection[str]) -> dict[str, tuple[str, str]
     c = _releases.c
     found = tx.execute(select(c.digest, c.model, c.version).where(c.digest.in_(digests)))
     return {row.digest: (row.model, row.version) for row in found}
+
+
+def names(tx: Connection, model: str | None = None) -> tuple[ReleaseName, ...]:
+    """In the order they were accepted, without the documents: there may be thousands."""
+    c = _releases.c
+    query = select(c.model, c.version, c.digest, c.accepted_at).order_by(c.accepted_at, c.digest)
+    if model is not None:
+        query = query.where(c.model == model)
+    return tuple(ReleaseName(*row[:3], from_ms(row.accepted_at)) for row in tx.execute(query))
 
 
 def every(tx: Connection, model: str | None = None) -> tuple[ReleaseRow, ...]:

@@ -313,3 +313,5 @@ audit = Table(
     sqlite_autoincrement=True,
 )
 Index("ix_audit_subject", audit.c.subject, audit.c.sequence)
+Index("ix_audit_actor", audit.c.actor, audit.c.sequence)
+Index("ix_audit_action", audit.c.action, audit.c.sequence)

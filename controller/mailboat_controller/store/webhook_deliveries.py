@@ -110,10 +110,14 @@ def due(tx: Connection, webhook: str, now: datetime, limit: int) -> tuple[Delive
     return tuple(map(_delivery, rows))
 
 
-def deliveries(tx: Connection, webhook: str, limit: int) -> tuple[DeliveryRow, ...]:
-    """The newest first."""
+def deliveries(
+    tx: Connection, webhook: str, limit: int, *, before: int | None = None
+) -> tuple[DeliveryRow, ...]:
+    """The newest first; those with a number below ``before``."""
     c = _table.c
     query = select(_table).where(c.webhook == webhook)
+    if before is not None:
+        query = query.where(c.number < before)
     return tuple(map(_delivery, tx.execute(query.order_by(c.number.desc()).limit(limit))))
 
 

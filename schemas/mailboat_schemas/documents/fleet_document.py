@@ -76,9 +76,9 @@ class FleetDocument(Document):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
-            raise _malformed(f"{place[:200]}: {first['msg'][:200]}") from error
+            raise malformed(f"{place[:200]}: {first['msg'][:200]}") from error
         if found.canonical_bytes() != content:
-            raise _malformed("it is not in canonical form")
+            raise malformed("it is not in canonical form")
         return found
 
 
@@ -102,7 +102,7 @@ def strict_json(content: bytes) -> Any:
     try:
         return json.loads(content, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise _malformed(str(error)[:200] or "nested too deeply") from error
+        raise malformed(str(error)[:200] or "nested too deeply") from error
 
 
 def document_digest(content: bytes) -> str:
@@ -127,7 +127,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number of JSON")
 
 
-def _malformed(problem: str) -> MalformedPayload:
+def malformed(problem: str) -> MalformedPayload:
     return MalformedPayload(
         f"The document does not hold: {problem}.",
         next_step="write it as YAML and sign it with `mailboat config approve` or "

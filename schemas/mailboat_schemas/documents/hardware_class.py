@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mailboat_schemas.documents.document import Document, SizeBytes, Strict, VersionRange
 from mailboat_schemas.documents.failure_mode import FailureMode
@@ -49,6 +49,16 @@ class HardwareClassSpec(Strict):
         description="when devices may switch, and how far behind they may be; the first counts",
     )
     failure_mode: FailureMode = FailureMode.FAIL_SAFE
+
+    @model_validator(mode="after")
+    def _stops_nothing(self) -> "HardwareClassSpec":
+        """Devices would not go by it: the controller signs what a class says."""
+        bounds = (self.staleness, *(rule.staleness for rule in self.rules))
+        if any(each is not None and each.enforce == "stop" for each in bounds):
+            raise ValueError(
+                "'enforce: stop' stands in a signed Policy alone; a class may say 'warn'"
+            )
+        return self
 
     def policy_rules(self) -> tuple[PolicyRule, ...]:
         """As devices are told; ``staleness`` of the class stands behind what its rules say."""

@@ -8,6 +8,7 @@ sha256 is what the release and approval roles sign and what the cohort seed is.
 import hashlib
 import json
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -234,9 +235,10 @@ class Variant(Strict):
         """Ids of the keys that its encrypted files take."""
         return frozenset(file.sealed.content_key for file in self.files if file.sealed is not None)
 
-    @property
+    @cached_property
     def needed(self) -> frozenset[str]:
-        """Names of everything a device must hold to run it: artifacts and content keys."""
+        """Names of everything a device must hold to run it: artifacts and content keys. Worked out
+        once: a device asks at each look, and no copy of a variant has other files."""
         return frozenset(self.artifacts) | self.content_keys
 
 
@@ -273,7 +275,10 @@ class ReleaseDocument(Strict):
         return self
 
     def variant_for(self, hardware_class: str) -> Variant | None:
-        return next((v for v in self.variants if hardware_class in v.hardware_classes), None)
+        for variant in self.variants:
+            if hardware_class in variant.hardware_classes:
+                return variant
+        return None
 
     def files(self) -> tuple[File, ...]:
         """Every distinct artifact of all variants, by digest."""

@@ -15,6 +15,7 @@ from typing import TypeVar
 from mailboat_agent.serving.answering import (
     BECAUSE_HEADER,
     DEGRADED_HEADER,
+    STALE_HEADER,
     Answered,
     Answering,
     Asked,
@@ -209,6 +210,9 @@ class Exchange:
         if answered.degraded:
             headers[DEGRADED_HEADER] = parameters["degraded"] = _one_line(answered.degraded)
             headers[BECAUSE_HEADER] = parameters["degraded_because"] = _one_line(answered.because)
+        stale = self._shared.runtime.stale_because(answered.model, answered.digest)
+        if stale is not None:
+            headers[STALE_HEADER] = parameters["stale"] = _one_line(stale)
         answer = inference_answer(
             model=answered.model,
             version=answered.version,
