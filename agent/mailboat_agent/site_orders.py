@@ -175,6 +175,8 @@ class SiteOrders:
             self.take(payload, now)
         except MailboatError as error:
             _log.warning("An order of the site was not taken: %s", error)
+        except Exception as error:  # noqa: BLE001 - a stranger's bytes shall not end what serves
+            _log.error("An order of the site met a bug.", exc_info=error)
 
     def _judge_kept(self) -> None:
         self._opened, self._by = None, self._keys()

@@ -77,6 +77,20 @@ def test_a_device_that_dies_at_any_point_takes_what_was_handed_over_and_tells_it
         island.journal.close()
 
 
+def test_an_order_that_meets_a_bug_ends_nothing_and_is_not_met_again(
+    island: Island, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bug(*_arguments: object, **_more: object) -> None:
+        raise RuntimeError("a bug")
+
+    hand_over(island.data, island.desk.signed(5, island.desk.hold()))
+    monkeypatch.setattr("mailboat_agent.site_orders.open_site_order", bug)
+    island.orders.look(NOW)
+
+    assert "met a bug" in caplog.text
+    assert not (island.data / TAKEN_NAME).exists()
+
+
 def test_one_that_is_handed_over_while_another_is_dealt_with_is_taken_after_it(
     island: Island,
 ) -> None:
@@ -186,7 +200,7 @@ def test_an_order_stands_by_the_newest_policy_although_its_role_has_expired(
     island.hears_policy(site_policy(island.desk, version="1.1.0"), at=NOW - timedelta(days=4000))
     role = island.manifest.view.delegated("policy") if island.manifest.view else None
     assert role is not None
-    assert role.is_expired(NOW.replace(tzinfo=None))
+    assert role.is_expired(NOW)
 
     assert island.orders.take(island.desk.signed(5, island.desk.hold()), NOW)
     island.restart()
