@@ -117,6 +117,24 @@ def test_a_step_takes_no_more_than_its_bound_and_leaves_other_releases_alone(cor
     assert left(core) == (1, 1)
 
 
+def test_of_more_releases_than_one_statement_takes_the_next_step_takes_the_rest(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence_retention, "RELEASES_PER_STATEMENT_MAX", 1)
+    for number in range(3):
+        digest = core.release(f"1.{number}.0", plan(f"rollout-{number}", EVERYBODY))
+        if number != 1:  # of one nobody told anything
+            told(core, digest)
+    in_phase(core, Phase.HALTED)
+
+    steps = [thin(core, YEARS) for _ in range(3)]
+
+    assert [rows for step in steps for rows, _ in step] == [1, 1, 1, 1, 0, 0]
+    assert all(more for _, more in steps[0])
+    assert not any(more for _, more in steps[2])
+    assert left(core) == (0, 0)
+
+
 def test_the_newest_drill_of_a_device_stays_until_it_is_old(core: Core) -> None:
     with core.store.transaction() as tx:
         for name, days in (("gone", 0), ("here", 10)):

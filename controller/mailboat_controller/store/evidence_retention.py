@@ -23,6 +23,9 @@ from mailboat_controller.store.retention import ROWS_PER_STEP_MAX, Step
 # bad news counts, which is in the outcomes.
 OPEN = frozenset({Phase.PLANNED, Phase.RUNNING, Phase.PAUSED})
 
+# A database takes so many values in one statement; rollouts are never forgotten.
+RELEASES_PER_STATEMENT_MAX = 1000
+
 
 def drop_redemptions(tx: Connection, *, older_than: datetime) -> Step:
     """Forget who fetched a release that is over."""
@@ -44,14 +47,17 @@ def drop_drill_results(tx: Connection, *, older_than: datetime) -> Step:
 def _drop_of_releases(tx: Connection, table: Table, at: Column[Any], older_than: datetime) -> Step:
     # By release, which is where the key begins: the rows that stay are not read each time.
     over = _over(tx, older_than)
-    if not over:
-        return Step(0, more=False)
-    old = table.c.digest.in_(over) & (at < to_ms(older_than))
-    return _drop(tx, table, old, list(table.primary_key.columns))
+    for first in range(0, len(over), RELEASES_PER_STATEMENT_MAX):
+        following = first + RELEASES_PER_STATEMENT_MAX
+        old = table.c.digest.in_(over[first:following]) & (at < to_ms(older_than))
+        step = _drop(tx, table, old, list(table.primary_key.columns))
+        if step.rows:
+            return Step(step.rows, more=step.more or following < len(over))
+    return Step(0, more=False)
 
 
 def _over(tx: Connection, older_than: datetime) -> list[str]:
-    """Releases that are over. There are as many rollouts as people ordered."""
+    """Releases that are over, of all that there ever were."""
     r, a = tables.rollouts.c, tables.assignments.c
     phases = [phase.value for phase in OPEN]
     needed = select(r.digest).where(r.phase.in_(phases) | (r.updated_at >= to_ms(older_than)))

@@ -34,7 +34,7 @@ def let_in(wave: PlanWave, members: tuple[Member, ...]) -> list[str]:
     return [m.device for m in members if admits(opened, wave, DIGEST, m)]
 
 
-def test_a_device_stands_for_each_release_where_its_digest_says_whichever_was_asked_before() -> None:
+def test_where_a_device_stands_is_worked_out_for_the_release_that_is_asked_about() -> None:
     other = "e" * 64
     (member,) = fleet(1)
 
