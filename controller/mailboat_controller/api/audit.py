@@ -167,8 +167,9 @@ def verify(_reader: Reader, context: Context) -> Verification:
             retry_after=VERIFY_AGAIN,
         )
     try:
+        keyid = signed_head.open_key(context.settings.keys_dir).public_key.keyid
         with context.store.read() as tx:
-            found = checking.check(tx)
+            found = checking.check(tx, keyid)
     finally:
         _verifying.release()
     return Verification(holds=found.broken_at is None, **asdict(found))

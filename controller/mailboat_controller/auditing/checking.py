@@ -41,8 +41,13 @@ NEXT_STEP = (
 )
 
 
-def check(tx: Transaction) -> Checked:
-    """Chain and stored heads. Reads everything, a part at a time."""
+def check(tx: Transaction, keyid: str | None = None) -> Checked:
+    """Chain and stored heads. Reads everything, a part at a time.
+
+    Args:
+        keyid: of the controller's key. The newest head must be signed by it: whoever can write to
+            the database alone can work out a chain anew, and sign it with a key of their own.
+    """
     entries, head = audit.head(tx)
     broken = audit.check(tx)
     if broken is not None:
@@ -54,10 +59,10 @@ def check(tx: Transaction) -> Checked:
             problem=broken.problem,
             next_step=NEXT_STEP,
         )
-    heads = 0
+    heads, newest = 0, audit_heads.newest(tx)
     for row in audit_heads.every(tx):
         heads += 1
-        problem = _problem_of(tx, row)
+        problem = _problem_of(tx, row, keyid if row == newest else None)
         if problem:
             return Checked(
                 entries=entries,
@@ -99,13 +104,19 @@ def problem_with(signed: SignedHead, fleet: str, hash_there: str | None) -> str:
     return ""
 
 
-def _problem_of(tx: Transaction, row: HeadRow) -> str:
+def _problem_of(tx: Transaction, row: HeadRow, keyid: str | None) -> str:
     try:
         signed = signed_head.read(row.signed)
     except AuditBroken as error:
         return error.what
     if (signed.head.sequence, signed.head.hash) != (row.sequence, row.hash):
         return f"The stored head {row.sequence} is not the one that was signed."
+    if keyid is not None and signed.key.keyid != keyid:
+        return (
+            f"The newest stored head is signed by key {signed.key.keyid[:16]}, and the "
+            f"controller's is {keyid[:16]}: keys/audit.pem was made anew within the hour, or "
+            "somebody else signed it."
+        )
     return problem_with(signed, signed.head.fleet, audit_heads.hash_of(tx, row.sequence))
 
 

@@ -6,6 +6,7 @@ A name is looked at before anything is written: only those places of a data dire
 
 import hashlib
 import json
+import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
@@ -107,7 +108,8 @@ class Writer:
     def add(self, name: str, path: Path) -> None:
         with path.open("rb") as file:
             info = tarfile.TarInfo(name)
-            info.size = path.stat().st_size
+            # Of what was opened: another file may have taken its name since.
+            info.size = os.fstat(file.fileno()).st_size
             info.mode = 0o600
             counted = _Counted(file, info.size, self._advance)
             self._tar.addfile(info, counted)
@@ -193,6 +195,8 @@ def _take(content: IO[bytes], target: Path | None, advance: Advance) -> tuple[st
             size += len(chunk)
             file.write(chunk)
             advance(len(chunk))
+        file.flush()
+        os.fsync(file.fileno())
     return digest.hexdigest(), size
 
 

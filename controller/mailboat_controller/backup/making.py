@@ -4,6 +4,7 @@ The database goes through a logical copy, row by row, from whatever it is kept i
 nobody waits, and what comes back does not depend on a server's version.
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -26,6 +27,9 @@ from mailboat_schemas.errors import ConfigurationInvalid, Conflict
 
 ACTION = "database.backup"
 ROOM_FACTOR = 2  # of the database: a copy beside it, and that copy sealed
+
+SCRATCH_PREFIX = "backup-"
+SCRATCH_SECONDS_MAX = 24 * 3600  # no backup takes so long; a younger one may be under way
 
 Advance = Callable[[int], None]
 
@@ -66,7 +70,8 @@ def make(
     _require_settings_file(settings)
     beside = out.with_name(out.name + ".new")
     store = Store(settings.store_url)
-    scratch = Path(tempfile.mkdtemp(prefix="backup-", dir=settings.data_dir))
+    _sweep(settings.data_dir, now)
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=settings.data_dir))
     try:
         _require_this_version(store)
         signed_head.open_key(settings.keys_dir)  # made now, or later exports fit no backup
@@ -92,6 +97,14 @@ def make(
         shutil.rmtree(scratch, ignore_errors=True)
         beside.unlink(missing_ok=True)
     return Made(path=out, bytes=out.stat().st_size, manifest=whole)
+
+
+def _sweep(data_dir: Path, now: datetime) -> None:
+    """Copies of the database that a backup left which was killed: nobody else takes them away."""
+    for old in data_dir.glob(f"{SCRATCH_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if now.timestamp() - old.stat().st_mtime > SCRATCH_SECONDS_MAX:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def check(path: Path, passphrase: bytes, bytes_done: Advance = lambda _count: None) -> Manifest:

@@ -18,7 +18,7 @@ from mailboat_controller.config import CONFIG_FILE, ControllerSettings, load
 from mailboat_controller.durable_file import fsync_directory
 from mailboat_controller.recovery import replay
 from mailboat_controller.recovery.replay import Replayed
-from mailboat_controller.store import audit, database_copy, recoveries
+from mailboat_controller.store import audit, console_sessions, database_copy, recoveries
 from mailboat_controller.store.engine import Store, known_versions
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.errors import ConfigurationInvalid, Conflict
@@ -73,13 +73,15 @@ def restore(
             sealed = SealedReader(file, passphrase)
             manifest = archive.read(sealed, partial, bytes_done)  # type: ignore[arg-type]
         _refuse_newer(manifest)
-        settings = load(partial / CONFIG_FILE)
+        settings = _settings(partial, data_dir)
         replayed = _finish_database(
             partial, settings, manifest, audit_export, actor=actor, reason=reason, now=now
         )
         url = settings.database_url if database_url is None else database_url
         if url:
             _into_server(partial, url)
+        for directory in (partial, *(path for path in partial.rglob("*") if path.is_dir())):
+            fsync_directory(directory)
         if data_dir.exists():
             data_dir.rmdir()
         partial.replace(data_dir)
@@ -87,6 +89,18 @@ def restore(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Restored(data_dir=data_dir, manifest=manifest, replayed=replayed)
+
+
+def _settings(partial: Path, data_dir: Path) -> ControllerSettings:
+    """Those of the backup, about the directory that is being made."""
+    settings = load(partial / CONFIG_FILE)
+    if settings.data_dir not in (partial.resolve(), data_dir.resolve()):
+        raise ConfigurationInvalid(
+            f"The backup's {CONFIG_FILE} has data_dir = {settings.data_dir}: started from "
+            f"{data_dir}, the controller would work there.",
+            next_step=f"restore with --data-dir {settings.data_dir}.",
+        )
+    return settings.model_copy(update={"data_dir": partial.resolve()})
 
 
 def _refuse_existing(data_dir: Path) -> None:
@@ -130,6 +144,7 @@ def _finish_database(
                     "The audit log in the backup is not the one that its list names.",
                     next_step="take another backup; this one was put together by somebody.",
                 )
+            console_sessions.end_every(tx)  # who logged out since stays logged out
             replayed = None
             if audit_export is not None:
                 replayed = replay.take_up(tx, audit_export, settings.keys_dir, now=now)

@@ -101,6 +101,8 @@ class SealedReader(io.RawIOBase):
         self._number = 0
         self._left = memoryview(b"")
         self._next = self._read_chunk()
+        if not self._next:  # what is empty has a chunk as well
+            raise _unknown_header()
 
     def readable(self) -> bool:
         return True

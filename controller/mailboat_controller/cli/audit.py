@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,9 @@ app = typer.Typer(
 
 FOLLOW_SECONDS = 2.0  # between two looks
 PAGE_ROWS = 500
+ENTRIES_DEFAULT = 1_000
+ENTRIES_MAX = 100_000  # a table is put together in memory; some 100 MB of it
+NUMBER_MAX = (1 << 53) - 1  # above every entry
 _COLUMNS = {
     "sequence": "NO",
     "at": "AT",
@@ -51,12 +55,18 @@ def show(
         str | None, typer.Option("--since", help="30m, 6h, 2d ago, or a time with its zone.")
     ] = None,
     until: Annotated[str | None, typer.Option("--until", help="Likewise; not itself.")] = None,
-    after: Annotated[int, typer.Option("--after", min=0, help="Above this number.")] = 0,
+    after: Annotated[
+        int | None,
+        typer.Option("--after", min=0, help="The first ones above this number, not the newest."),
+    ] = None,
+    entries: Annotated[
+        int, typer.Option("--entries", min=1, max=ENTRIES_MAX, help="At most so many.")
+    ] = ENTRIES_DEFAULT,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as more come.")] = False,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
-    """Entries, oldest first."""
+    """The newest entries, the oldest of them first. `audit export` writes all of them to a file."""
     now = options.now()
     since_at, until_at = instant(since, now, "--since"), instant(until, now, "--until")
     wanted = {
@@ -68,9 +78,16 @@ def show(
     }
     with options.client(connection) as client:
         if follow:
-            _follow(client, after, wanted, as_json)
-        rows = list(_pages(client, "/v1/audit", after, **wanted))
+            _follow(client, after or 0, wanted, as_json)
+        if after is None:
+            rows = _newest(client, entries + 1, wanted)
+            more, rows = len(rows) > entries, rows[-entries:]
+        else:
+            rows = list(islice(_pages(client, "/v1/audit", after, **wanted), entries + 1))
+            more, rows = len(rows) > entries, rows[:entries]
     output.show_rows(rows, _COLUMNS, as_json=as_json)
+    if more:
+        output.remark(_more(rows, older=after is None))
 
 
 @app.command("head")
@@ -177,6 +194,25 @@ def _pages(client: "ApiClient", path: str, after: int, **wanted: Any) -> Iterato
         if len(rows) < PAGE_ROWS:
             return
         after = rows[-1]["sequence"]
+
+
+def _newest(client: "ApiClient", count: int, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    before = NUMBER_MAX
+    while len(rows) < count:
+        limit = min(PAGE_ROWS, count - len(rows))
+        page = client.get("/v1/audit", before=before, limit=limit, **wanted)
+        rows = page + rows
+        if len(page) < limit:
+            break
+        before = page[0]["sequence"]
+    return rows
+
+
+def _more(rows: list[dict[str, Any]], *, older: bool) -> str:
+    if older:
+        return "There are older ones: narrow it with --since or --subject, or raise --entries."
+    return f"There are more: go on with --after {rows[-1]['sequence']}."
 
 
 def _sealed(client: "ApiClient", first: int, last: int) -> Iterator[dict[str, Any]]:

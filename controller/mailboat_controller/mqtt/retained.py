@@ -55,6 +55,7 @@ def listen(
             )
             client.loop_start()
             yield from _messages(client, inbox, heard, stopped)
+            _rest(stopped)
         except OSError as error:
             _log.error(
                 "the broker is not reachable; nothing is published before it was heard",
@@ -106,8 +107,15 @@ def _client(
         else:
             client.subscribe([(each, 1) for each in filters])
 
-    def on_subscribe(*_told: Any) -> None:
-        heard.subscribed = True
+    def on_subscribe(
+        client: Client, _userdata: Any, _mid: int, reasons: list[ReasonCode], _properties: Any
+    ) -> None:
+        refused = [str(reason) for reason in reasons if reason.is_failure]
+        if refused:  # hearing nothing would be taken for there being nothing
+            _log.error("the broker refused a subscription; nothing is published", reasons=refused)
+            client.disconnect()
+        else:
+            heard.subscribed = True
 
     def on_disconnect(*_told: Any) -> None:
         heard.ended = True

@@ -21,6 +21,7 @@ CHANNELS = (Channel.MANIFEST, Channel.FRESH, Channel.DESIRED, Channel.REPORT)
 # Who writes to the broker chooses names and lengths. A class that the database knows is heard in
 # any case; others (applied after the backup, or made up) share this, counted as unpacked.
 STRANGE_CLASSES_BYTES_MAX = 64 << 20
+STRANGE_BYTES_EACH = 4096  # at least: an empty one is kept under its name as well
 ORDERS_BYTES_MAX = 256 << 20  # a hundred thousand devices, each with a hold and a pin
 _FILE = re.compile(r"(?:(\d{1,10})\.)?([a-z0-9-]{1,80})\.json")
 _log = structlog.get_logger(__name__)
@@ -45,7 +46,8 @@ class Hearsay:
     bundles: dict[str, bytes] = field(default_factory=dict)  # as they came
     timestamps: dict[str, bytes] = field(default_factory=dict)
     orders: dict[str, bytes] = field(default_factory=dict)  # by device, as they came
-    _strange: dict[str, int] = field(default_factory=dict)  # bytes, by class that is not known
+    _strange: dict[tuple[Channel, str], int] = field(default_factory=dict)  # bytes
+    _strange_bytes: int = 0
     _orders_bytes: int = 0
 
     def take(self, message: Incoming) -> bool:
@@ -64,13 +66,12 @@ class Hearsay:
         match channel:
             case Channel.MANIFEST:
                 bundle = decode(ManifestBundle, payload)
-                contents = (*bundle.trust.values(), *bundle.documents.values())
-                if self._has_room(topic["hardware_class"], len(payload) + sum(map(len, contents))):
+                contents = (bundle.desired, *bundle.trust.values(), *bundle.documents.values())
+                if self._has_room(topic, len(payload) + sum(map(len, contents))):
                     self.bundles[topic["hardware_class"]] = payload
             case Channel.FRESH:
                 timestamp = decode(FreshTimestamp, payload).timestamp
-                # Its manifest says whether there is such a class; of one alone nothing is learned.
-                if topic["hardware_class"] in self.classes | self.bundles.keys():
+                if self._has_room(topic, len(timestamp)):
                     self.timestamps[topic["hardware_class"]] = timestamp
             case Channel.DESIRED if topic["device"] in self.devices:
                 decode(Envelope, payload)
@@ -81,14 +82,15 @@ class Hearsay:
             case _:
                 pass
 
-    def _has_room(self, hardware_class: str, size: int) -> bool:
-        if hardware_class in self.classes:
+    def _has_room(self, topic: Topic, size: int) -> bool:
+        if topic["hardware_class"] in self.classes:
             return True
-        others = sum(self._strange.values()) - self._strange.get(hardware_class, 0)
-        if others + size > STRANGE_CLASSES_BYTES_MAX:
-            _log.warning("a class that nobody knows here is not heard", name=hardware_class)
+        place = (topic.channel, topic["hardware_class"])
+        more = max(size, STRANGE_BYTES_EACH) - self._strange.get(place, 0)
+        if self._strange_bytes + more > STRANGE_CLASSES_BYTES_MAX:
             return False
-        self._strange[hardware_class] = size
+        self._strange[place] = self._strange.get(place, 0) + more
+        self._strange_bytes += more
         return True
 
     def decoded(self) -> dict[str, ManifestBundle]:

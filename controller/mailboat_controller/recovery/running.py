@@ -25,7 +25,7 @@ from mailboat_controller.pki.issuing import Authority
 from mailboat_controller.recovery import hearsay, learning
 from mailboat_controller.recovery.hearsay import Hearsay
 from mailboat_controller.recovery.learning import Learned
-from mailboat_controller.store import classes, recoveries
+from mailboat_controller.store import classes, devices, recoveries
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.recoveries import RecoveryRow
 from mailboat_controller.trust import held_trust
@@ -106,7 +106,9 @@ class _Recovery:
         with self._store.transaction() as tx:
             held_trust.import_directory(tx, self._settings.trust_dir, self._now())
         broker = self._broker()
-        ears = _Ears(Hearsay(self._settings.fleet))
+        with self._store.read() as tx:
+            known = frozenset(classes.names(tx)), devices.names(tx)
+        ears = _Ears(Hearsay(self._settings.fleet, *known))
         try:
             self._hear(ears, self._settings.mqtt_port if broker is None else broker.port)
         finally:
@@ -168,7 +170,8 @@ class _Recovery:
             if len(batch) >= BATCH_MESSAGES_MAX or message is None:
                 self._take_reports(ears, batch)
                 batch = []
-            if self._heard_enough(ears, now):
+            # Early only once nothing waits any more: what devices report counts as well.
+            if self._time_is_up(ears, now) or (message is None and self._heard_all(ears, now)):
                 break
         self._take_reports(ears, batch)
 
@@ -179,12 +182,12 @@ class _Recovery:
             ears.reports += len(batch)
             batch.clear()
 
-    def _heard_enough(self, ears: _Ears, now: float) -> bool:
-        if ears.begun_at is None or ears.news_at is None:
-            return False
-        if now - ears.begun_at >= self._settings.recovery_listen_seconds:
-            return True
-        if now - ears.news_at < QUIET_SECONDS:
+    def _time_is_up(self, ears: _Ears, now: float) -> bool:
+        begun_at = now if ears.begun_at is None else ears.begun_at
+        return now - begun_at >= self._settings.recovery_listen_seconds
+
+    def _heard_all(self, ears: _Ears, now: float) -> bool:
+        if ears.news_at is None or now - ears.news_at < QUIET_SECONDS:
             return False
         with self._store.read() as tx:
             wanted = set(classes.names(tx))

@@ -57,6 +57,31 @@ def test_entries_are_found_by_who_what_and_when(run: Run) -> None:
     assert run("audit", "show", "--since", "yesterday")[0] == 2
 
 
+def test_no_more_entries_are_shown_than_asked_for_and_it_says_that_there_are_more(
+    api: RunningApi, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailboat_controller.cli.audit.PAGE_ROWS", 2)
+    at = datetime.now(UTC)
+    with api.store.transaction() as tx:
+        for number in range(7):
+            audit.append(tx, at=at, actor="operator:a", action="many.one", subject=f"{number}")
+
+    def shown(*filters: str) -> tuple[list[str], str]:
+        code, out, err = run("audit", "show", "--action", "many.", *filters, "--json")
+        assert code == 0
+        return [row["subject"] for row in json.loads(out)], err
+
+    assert shown() == ([*"0123456"], "")
+    assert shown("--entries", "7")[1] == ""
+    newest, said = shown("--entries", "5")
+    assert newest == [*"23456"]
+    assert "--since" in said
+    first, said = shown("--after", "0", "--entries", "5")
+    assert first == [*"01234"]
+    after = said.split()[-1].rstrip(".")
+    assert shown("--after", after) == ([*"56"], "")
+
+
 def test_a_head_kept_elsewhere_finds_a_log_that_was_cut_off(
     run: Run, api: RunningApi, tmp_path: Path
 ) -> None:

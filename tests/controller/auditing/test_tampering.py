@@ -224,6 +224,17 @@ def test_the_database_refuses_to_change_the_log(database_url: str, statement: st
     store.close()
 
 
+@pytest.mark.parametrize("table", ["audit", "audit_heads"])
+def test_sqlite_refuses_to_put_another_row_in_a_row_s_place(store: Store, table: str) -> None:
+    with store.transaction() as tx:
+        row = audit_heads.HeadRow(sequence=1, hash="h", signed="{}", signed_at=NOON)
+        audit_heads.put(tx, row)
+
+    again = f"INSERT OR REPLACE INTO {table} SELECT * FROM {table} WHERE sequence = 1"  # noqa: S608
+    with pytest.raises(DBAPIError, match="append-only"), store.transaction() as tx:
+        tx.execute(text(again))
+
+
 def test_the_head_is_signed_once_for_what_there_is(store: Store, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
 
@@ -283,6 +294,24 @@ def test_a_head_that_was_forged_in_the_database_is_found(store: Store, tmp_path:
         found = checking.check(tx)
     assert found.broken_at == ENTRIES + 1
     assert "signature" in found.problem
+
+
+def test_a_log_worked_out_anew_and_signed_by_somebody_else_is_found(
+    store: Store, tmp_path: Path
+) -> None:
+    ours = signed_head.open_key(tmp_path / "keys").public_key.keyid
+    checking.keep_head(store, tmp_path / "keys", fleet=FLEET, now=NOON)
+    with store.read() as tx:
+        assert checking.check(tx, ours).broken_at is None
+
+    with store.transaction() as tx:
+        audit.append(tx, at=NOON, actor="operator:a", action="b.c", subject="s")
+    checking.keep_head(store, tmp_path / "theirs", fleet=FLEET, now=NOON)
+
+    with store.read() as tx:
+        found = checking.check(tx, ours)
+    assert found.broken_at is not None
+    assert "somebody else" in found.problem
 
 
 def test_a_head_of_another_fleet_is_no_anchor_of_this_one(store: Store, tmp_path: Path) -> None:

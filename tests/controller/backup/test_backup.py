@@ -2,10 +2,13 @@
 
 import io
 import json
+import os
+import shutil
 import tarfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -26,6 +29,17 @@ from trust_fleet import TrustFleet
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 PASSPHRASE = b"a long passphrase"
+MANIFEST = archive.Manifest(
+    fleet="demo",
+    made_at=NOON.isoformat(),
+    made_by="0",
+    schema="0",
+    origin="sqlite",
+    rows=0,
+    audit_entries=0,
+    audit_head="",
+    artifacts=False,
+)
 TEMPLATE = "migrated"  # see `conftest.postgres`
 
 
@@ -433,3 +447,64 @@ def test_a_database_is_rebuilt_on_a_server_too(
         enrol(tx, EnrolledDevice("dev-after"))
         assert devices.get(tx, "dev-after").enrolment_number > before
     store.close()
+
+
+def test_what_a_killed_backup_left_is_taken_away_by_a_later_one(
+    settings: ControllerSettings, tmp_path: Path
+) -> None:
+    left, under_way = (settings.data_dir / f"{making.SCRATCH_PREFIX}{each}" for each in "ab")
+    for each in (left, under_way):
+        each.mkdir()
+        (each / "mailboat.db").write_bytes(b"in the clear")
+    old = NOON.timestamp() - making.SCRATCH_SECONDS_MAX - 1
+    os.utime(left, (old, old))
+
+    make(settings, tmp_path / "b.backup")
+
+    assert not left.exists()
+    assert under_way.exists()
+    shutil.rmtree(under_way)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_kept_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, kept = tmp_path / "key.pem", io.BytesIO()
+    new = tmp_path / "new"
+    path.write_bytes(b"the whole old key")
+    new.write_bytes(b"new")
+    opened = Path.open
+
+    def replaced_at_once(self: Path, *words: str) -> IO[bytes]:
+        file = opened(self, *words)
+        if self == path:
+            new.replace(path)
+        return file  # type: ignore[return-value]
+
+    writer = archive.Writer(kept, lambda _count: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", replaced_at_once)
+        writer.add("keys/key.pem", path)
+    writer.finish(MANIFEST)
+
+    archive.read(io.BytesIO(kept.getvalue()), tmp_path / "out", lambda _count: None)
+    assert (tmp_path / "out/keys/key.pem").read_bytes() == b"the whole old key"
+
+
+def test_a_backup_whose_settings_name_another_directory_is_not_restored_beside_it(
+    settings: ControllerSettings, tmp_path: Path
+) -> None:
+    file = settings.data_dir / "controller.toml"
+    before = file.read_text()
+    elsewhere = tmp_path / "elsewhere"
+    file.write_text(before.replace('data_dir = "."', f'data_dir = "{elsewhere}"'))
+    try:
+        path = make(settings, tmp_path / "b.backup").path
+    finally:
+        file.write_text(before)
+
+    with pytest.raises(ConfigurationInvalid, match="elsewhere"):
+        restore(path, tmp_path / "new")
+    assert not elsewhere.exists()
+    restore(path, elsewhere)
+    assert (elsewhere / "keys").is_dir()

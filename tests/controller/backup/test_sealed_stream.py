@@ -61,6 +61,14 @@ def test_a_backup_cut_off_anywhere_is_found(end: int) -> None:
         opened(content[: end % len(content)])
 
 
+def test_a_backup_cut_off_right_behind_its_header_is_found() -> None:
+    content = sealed(b"x" * 200)
+    begins = content.index(b"\n", content.index(b"\n") + 1) + 1
+
+    with pytest.raises(BackupUnusable):
+        opened(content[:begins])
+
+
 def test_chunks_in_another_order_or_twice_are_found() -> None:
     content = sealed(b"a" * CHUNK + b"b" * CHUNK + b"c")
     begins = content.index(b"\n", content.index(b"\n") + 1) + 1

@@ -8,9 +8,15 @@ import pytest
 
 from mailboat_controller import data_directory
 from mailboat_controller.demo.fleet import free_port
+from mailboat_controller.ingest import process
+from mailboat_controller.ingest.partition import client_name
+from mailboat_controller.ingest.settings import IngestSettings
+from mailboat_controller.pki.issuing import files_of
 from mailboat_controller.recovery import running
 from mailboat_controller.store import recoveries
 from mailboat_controller.store.engine import Store
+from mailboat_controller.store.transaction import Transaction
+from mailboat_schemas.errors import MailboatError
 from trust_fleet import TrustFleet
 
 pytestmark = pytest.mark.slow
@@ -55,3 +61,51 @@ def test_a_controller_without_a_recovery_listens_to_nobody(tmp_path: Path) -> No
     settings = data_directory.create(tmp_path / "data", fleet="demo", trust=None, now=now())
 
     assert running.recover(settings, now, lambda: False) is None
+
+
+@pytest.mark.parametrize("ends_by", ["stop", "recovery"])
+def test_a_process_that_takes_messages_in_waits_for_the_recovery_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends_by: str
+) -> None:
+    settings = data_directory.create(
+        tmp_path / "data", fleet="demo", trust=None, now=now(), mqtt_port=free_port()
+    ).model_copy(update={"ingest": IngestSettings(partitions=1)})
+    files = files_of(settings.pki_dir, client_name(0))
+    for path in (files.certificate, files.key):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("no certificate: whoever gets so far ends by that\n")
+    store = Store(settings.store_url)
+    store.migrate()
+    with store.transaction() as tx:
+        recoveries.begin(
+            tx, kind="restore", backup_at=None, actor="local:ada", reason="fire", at=now()
+        )
+    looks: list[object] = []
+    pending = recoveries.pending
+
+    def counted(tx: Transaction) -> recoveries.RecoveryRow | None:
+        looks.append(tx)
+        return pending(tx)
+
+    monkeypatch.setattr(recoveries, "pending", counted)
+    monkeypatch.setattr(process, "RECOVERY_LOOK_SECONDS", 0.01)
+    stopped = asyncio.Event()
+
+    async def work() -> None:
+        taking = asyncio.create_task(process.take_in(settings, 0, now=now, stopped=stopped))
+        while len(looks) < 5:
+            assert not taking.done()
+            await asyncio.sleep(0.01)
+        if ends_by == "stop":
+            stopped.set()
+        else:
+            with store.transaction() as tx:
+                recoveries.finish(tx, learned={}, at=now())
+        await taking
+
+    if ends_by == "stop":
+        asyncio.run(work())
+    else:
+        with pytest.raises((MailboatError, OSError)):
+            asyncio.run(work())
+    store.close()

@@ -48,6 +48,12 @@ def _refuse_on_sqlite() -> None:
                 f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
                 f"BEGIN SELECT RAISE(ABORT, '{table} {_REFUSAL}'); END"
             )
+        # INSERT OR REPLACE deletes, and no trigger for deletes hears of it.
+        taken = f"SELECT 1 FROM {table} WHERE sequence = NEW.sequence"  # noqa: S608  our own names
+        op.execute(
+            f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} WHEN EXISTS ({taken}) "
+            f"BEGIN SELECT RAISE(ABORT, '{table} {_REFUSAL}'); END"
+        )
 
 
 def _refuse_on_postgresql() -> None:
@@ -70,6 +76,7 @@ def downgrade() -> None:
         else:
             op.execute(f"DROP TRIGGER {table}_no_update")
             op.execute(f"DROP TRIGGER {table}_no_delete")
+            op.execute(f"DROP TRIGGER {table}_no_replace")
     if postgresql:
         op.execute("DROP FUNCTION mailboat_append_only()")
     op.drop_table("recoveries")
