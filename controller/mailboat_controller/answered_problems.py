@@ -29,6 +29,7 @@ _BY_STATUS: Mapping[int, type[MailboatError]] = {
     HTTPStatus.FORBIDDEN: NotPermitted,
     HTTPStatus.NOT_FOUND: NotFound,
     HTTPStatus.CONFLICT: Conflict,
+    HTTPStatus.PRECONDITION_FAILED: Conflict,
     HTTPStatus.TOO_MANY_REQUESTS: ServerUnavailable,
     HTTPStatus.SERVICE_UNAVAILABLE: ServerUnavailable,
     HTTPStatus.INSUFFICIENT_STORAGE: ServerUnavailable,

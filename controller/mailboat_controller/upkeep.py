@@ -19,6 +19,7 @@ from mailboat_controller.presence import BrokerReach
 from mailboat_controller.sites import bridge_news
 from mailboat_controller.store import (
     evidence_retention,
+    idempotency,
     ingest_partitions,
     retention,
     trust_roles,

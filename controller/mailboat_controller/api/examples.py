@@ -41,9 +41,11 @@ WORDS: Mapping[str, Any] = {
     "disk_budget": "1GiB",
     "enrolment_number": 17,
     "file": "acl",
+    "fingerprint": "abab abab abab abab",
     "fleet": "demo",
     "format": "zstd-patch",
     "hardware_class": "kiosk",
+    "hardware_classes": ["kiosk"],
     "hash": _DIGEST,
     "hours": 24,
     "id": "0123456789abcdef",
@@ -64,6 +66,8 @@ WORDS: Mapping[str, Any] = {
     "order": "0123456789abcdef",
     "path": "model.onnx",
     "phase": "running",
+    "plan": "vad-to-1-4",
+    "presence_because": "it is connected",
     "policy": "connected",
     "previous_hash": "cd" * 32,
     "problem": "",
@@ -74,6 +78,7 @@ WORDS: Mapping[str, Any] = {
     "repository": "https://git.example/fleet.git",
     "request": "0123456789abcdef",
     "retry_seconds": 5,
+    "revoked": False,
     "role": "operator",
     "roles": {"release-vad": "eyJzaWduZWQiOiB7fX0="},
     "rollout": "vad-to-1-4",
@@ -148,7 +153,14 @@ def example_of(schema: Any, schemas: Mapping[str, Any], name: str = "", depth: i
 def _first_fitting(choices: list[Any], schemas: Mapping[str, Any], name: str, depth: int) -> Any:
     """That of what may be, before that it may not be."""
     there = [each for each in choices if each.get("type") != "null"] or choices
-    return example_of(there[0], schemas, name, depth + 1)
+    word = WORDS.get(name)
+    fits = (each for each in there if _is(word, each.get("type")))
+    return example_of(next(fits, there[0]), schemas, name, depth + 1)
+
+
+def _is(word: Any, kind: object) -> bool:
+    # Python counts true and false among the numbers.
+    return isinstance(word, _KINDS.get(kind, ())) and isinstance(word, bool) == (kind == "boolean")
 
 
 def _object(schema: Mapping[str, Any], schemas: Mapping[str, Any], name: str, depth: int) -> Any:
@@ -188,7 +200,7 @@ def _plain(schema: Mapping[str, Any], name: str) -> Any:
     if kind == "string" and schema.get("format") == "binary":
         return json.dumps({"…": "the bytes themselves"})
     word = WORDS.get(name)
-    if isinstance(word, _KINDS.get(kind, ())):
+    if _is(word, kind):
         return word
     if kind in ("integer", "number"):
         low = schema.get("minimum", schema.get("exclusiveMinimum", 0))

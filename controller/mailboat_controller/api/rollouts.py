@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Operator, Reader
@@ -30,6 +30,10 @@ _TRIGGERS = {
 }
 
 
+# As text: what is told stays to the letter.
+Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
 class Order(BaseModel):
     """An order without a reason helps nobody later."""
 
@@ -40,6 +44,37 @@ class Order(BaseModel):
     )
 
 
+class RolloutSummary(BaseModel):
+    """What its own row says. ``emergency`` is why an approver signed it as one, empty: it is none;
+    ``waves`` of the plan, of which ``waves_open`` are open."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    model: str
+    version: str
+    digest: str
+    phase: Phase
+    because: str
+    waves_open: int
+    waves: int
+    emergency: str
+    retry_epoch: int
+    created_at: Instant
+    started_at: Instant | None
+    wave_opened_at: Instant | None
+    completed_at: Instant | None
+
+
+class RolloutStatus(RolloutSummary):
+    """``classes``: by hardware class how many devices are eligible, and of them not open, waiting,
+    in progress, ok and failed, of all and of each wave; they add up. ``deliveries``: how the
+    release came to devices."""
+
+    classes: dict[str, dict[str, Any]]
+    deliveries: list[dict[str, Any]]
+
+
 @router.get("")
 def list_rollouts(
     _reader: Reader,
@@ -47,14 +82,14 @@ def list_rollouts(
     context: Context,
     model: ModelName | None = None,
     phase: Phase | None = None,
-) -> list[Mapping[str, Any]]:
+) -> list[RolloutSummary]:
     """Oldest first, without counts: those of one are at its own address."""
     rows = [
         row
         for row in context.rollouts()
         if (model is None or row["model"] == model) and (phase is None or row["phase"] == phase)
     ]
-    return paging.cut(rows, _place)
+    return [RolloutSummary.model_validate(row) for row in paging.cut(rows, _place)]
 
 
 def _place(row: Mapping[str, Any]) -> Key:
@@ -62,9 +97,9 @@ def _place(row: Mapping[str, Any]) -> Key:
 
 
 @router.get("/{name}")
-def get_rollout(name: Label, _reader: Reader, context: Context) -> Mapping[str, Any]:
+def get_rollout(name: Label, _reader: Reader, context: Context) -> RolloutStatus:
     """Phase, reason, and per class and wave the counts that add up."""
-    return context.rollout_status(name)
+    return RolloutStatus.model_validate(context.rollout_status(name))
 
 
 class TimelineEntry(BaseModel):
@@ -111,8 +146,8 @@ def order_rollout(
     order: Order,
     operator: Operator,
     context: Context,
-) -> Mapping[str, Any]:
+) -> RolloutStatus:
     """Start, promote, pause, resume, abort or undo; answers with what came of it."""
     context.order(name, _TRIGGERS[verb], str(operator), order.reason, order.wave)
     context.wake()
-    return context.rollout_status(name)
+    return RolloutStatus.model_validate(context.rollout_status(name))

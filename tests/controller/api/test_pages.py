@@ -5,8 +5,10 @@ from urllib.parse import quote
 
 import pytest
 
-from mailboat_controller.api.pages import PAGE_ROWS_MAX
+from mailboat_controller.api.pages import PAGE_ROWS, PAGE_ROWS_MAX
 from mailboat_controller.client import ApiClient
+from mailboat_controller.store import classes, webhook_deliveries
+from mailboat_schemas.documents.hardware_class import HardwareClass
 from running_api import HARDWARE_CLASS, RunningApi
 
 DEVICES = tuple(f"dev-{number}" for number in range(1, 6))
@@ -97,11 +99,40 @@ def test_a_page_has_a_bound(api: RunningApi) -> None:
     assert api.ask("GET", f"/v1/sites?limit={PAGE_ROWS_MAX + 1}", by="alice").status == 422
 
 
-def test_the_client_follows_the_links(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_client_follows_the_links(api: RunningApi) -> None:
+    names = [f"many-{number:03}" for number in range(PAGE_ROWS + 1)]
+    with api.store.transaction() as tx:
+        for name in names:
+            document = HARDWARE_CLASS | {"metadata": {"name": name}}
+            classes.put(tx, HardwareClass.model_validate(document), api.now())
+
     with ApiClient.open(api.connection_file("alice")) as client:
         every = client.get("/v1/hardware-classes")
-        monkeypatch.setattr("mailboat_controller.api.pages.PAGE_ROWS", 2)
         begun = client.get("/v1/hardware-classes", limit=2)
 
-    assert [each["metadata"]["name"] for each in every] == ["a", "b", "c", "d", "kiosk-x86"]
+    assert [each["metadata"]["name"] for each in every] == ["a", "b", "c", "d", "kiosk-x86", *names]
     assert begun == every[:2]
+
+
+def test_what_waits_for_a_person_comes_in_pages_too(api: RunningApi) -> None:
+    token = api.kit(uses=3, approval=True)["token"]
+    for number in range(3):
+        assert api.enrol(f"new-{number}", token=token).status == 202
+
+    found = pages(api, "/v1/devices/pending?limit=2")
+
+    assert [[row["device"] for row in page] for page in found] == [["new-0", "new-1"], ["new-2"]]
+
+
+def test_a_webhooks_deliveries_are_followed_from_the_newest(api: RunningApi) -> None:
+    hook = {"name": "alerts", "url": "http://127.0.0.1:9/x", "reason": "to be told"}
+    assert api.ask("POST", "/v1/webhooks", by="alice", body=hook).status == 201
+    with api.store.transaction() as tx:
+        for number in range(1, 6):
+            webhook_deliveries.queue(
+                tx, "alerts", f"msg_{number}", number, "rollout.halted", b"{}", api.now()
+            )
+
+    found = pages(api, "/v1/webhooks/alerts/deliveries?limit=2")
+
+    assert [[row["event"][-1] for row in page] for page in found] == [["5", "4"], ["3", "2"], ["1"]]
