@@ -1,7 +1,6 @@
 """What costs a pass over the fleet to know, counted now and then and shown with its age."""
 
 import shutil
-import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +9,7 @@ import structlog
 
 from mailboat_controller.api import trust
 from mailboat_controller.api.context import ApiContext
+from mailboat_controller.console.turns import Turns
 from mailboat_controller.content.kek import KekUnusable
 from mailboat_controller.sites.link_state import Link
 from mailboat_controller.store import (
@@ -75,7 +75,7 @@ class Counter:
 
     def __init__(self, context: ApiContext) -> None:
         self._context = context
-        self._counting = threading.Lock()
+        self._counting = Turns("The fleet is counted")
         self._held: Counted | None = None
         self._counted_at = self._fresh_until = 0.0
 
@@ -84,7 +84,7 @@ class Counter:
         held = self._held
         if held is not None and time.monotonic() - self._counted_at < OLD_SECONDS_MAX:
             return held
-        with self._counting:
+        with self._counting.turn():
             if self._held is held or self._held is None:
                 self._count()
             assert self._held is not None  # noqa: S101  a line above
@@ -97,14 +97,14 @@ class Counter:
 
     def refresh(self) -> None:
         """Count again, unless somebody does. For after an answer has been sent."""
-        if not self.due or not self._counting.acquire(blocking=False):
+        if not self.due or self._counting.taken:
             return
         try:
-            self._count()
+            with self._counting.turn():
+                if self.due:
+                    self._count()
         except MailboatError as error:
             _log.warning("the fleet cannot be counted", problem=str(error))
-        finally:
-            self._counting.release()
 
     def _count(self) -> None:
         began = time.monotonic()

@@ -6,7 +6,6 @@ the last look it is let go. The words are those of everywhere else: presence is 
 a device in the eyes of a selector is `selection.subject_of`.
 """
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 import structlog
 
+from mailboat_controller.console.turns import Turns
 from mailboat_controller.explaining.selection import subject_of
 from mailboat_controller.presence import Presence, Reach, Standing, standing
 from mailboat_controller.sites.reach import reach_by_site
@@ -107,12 +107,12 @@ class _Orders:
 
 class FleetPicture:
     """Reads the fleet and what changed of it. Safe to use from many threads: one reads, and the
-    others wait for what it found."""
+    others, if they are few, wait for what it found."""
 
     def __init__(self, store: Store, reach: Callable[[], Reach]) -> None:
         self._store = store
         self._reach = reach
-        self._reading = threading.Lock()
+        self._reading = Turns("The fleet is read")
         self._held: Picture | None = None
         self._signs: dict[int, Sign] = {}
         self._ways: tuple[Reach, Mapping[str, Reach]] = (Reach(), {})
@@ -129,8 +129,8 @@ class FleetPicture:
 
     def rest(self) -> None:
         """Let go of everything, if nobody has looked for `LOOKED_AT_SECONDS`."""
-        if time.monotonic() - self._looked_at >= LOOKED_AT_SECONDS:
-            with self._reading:
+        if not self._reading.taken and time.monotonic() - self._looked_at >= LOOKED_AT_SECONDS:
+            with self._reading.turn():
                 self._held, self._signs, self._orders = None, {}, _Orders()
 
     def latest(self, now: datetime) -> Picture:
@@ -144,17 +144,22 @@ class FleetPicture:
     def refresh(self, now: datetime) -> None:
         """For after an answer that showed what is no longer new, if nobody else is looking."""
         held = self._held
-        if held is None or now - held.read_at < FRESH or self._reading.locked():
+        if self._reading.taken or (held is not None and now - held.read_at < FRESH):
             return
+        self._looked_at = time.monotonic()
         try:
             self.look(now, age_max=FRESH)
         except MailboatError as error:
             _log.warning("the fleet cannot be read", problem=str(error))
 
     def look(self, now: datetime, *, age_max: timedelta) -> Picture:
-        """The fleet as it was less than ``age_max`` ago."""
+        """The fleet as it was less than ``age_max`` ago.
+
+        Raises:
+            TooManyWait: it is being read, and many wait for it.
+        """
         self._looked_at = time.monotonic()
-        with self._reading:
+        with self._reading.turn():
             held = self._held
             if held is None or not timedelta() <= now - held.read_at < age_max:
                 with self._store.read() as tx:
@@ -171,11 +176,12 @@ class FleetPicture:
         ways = (self._reach(), reach_by_site(tx, [row.name for row in sites.every(tx)], now))
         known = {} if held is None else dict(held.cells)
         told, newest = self._told_events(tx)
-        if held is None or ways != self._ways:
+        if held is None or ways[0] != self._ways[0]:
             rows = _every(tx)
         else:
             told_of |= told | _differing(self._failed, failed)
-            rows = fleet_columns.rows_of(tx, self._to_read(signs, known, told_of))
+            at_sites = _differing(self._ways[1], ways[1])
+            rows = fleet_columns.rows_of(tx, self._to_read(signs, known, told_of, at_sites))
         moved = differs = held is None
         for row in rows:
             cell = self._cell(row, ways, failed.get(row.device, ""), now)
@@ -190,10 +196,14 @@ class FleetPicture:
         return Picture(revision, shape, now, known, left_out)
 
     def _to_read(
-        self, signs: Mapping[int, Sign], known: dict[int, Cell], told_of: set[str]
+        self,
+        signs: Mapping[int, Sign],
+        known: dict[int, Cell],
+        told_of: set[str],
+        at_sites: set[str],
     ) -> list[int]:
-        """Whose rows to read: who came or went, those of which somebody told something, and some
-        more in their turn. Who was merely heard of is brought up to date here: in a large fleet
+        """Whose rows to read: who came or went, those of which somebody told something, those at
+        sites whose link is another, and some more in their turn. Who was merely heard of is brought up to date here: in a large fleet
         those are thousands a second."""
         before, numbers = self._signs, set[int]()
         for number, sign in signs.items():
@@ -208,8 +218,9 @@ class FleetPicture:
                 known[number] = cell._replace(seen_at=from_ms(seen_at_ms))
             else:
                 numbers.add(number)
-        if told_of:
-            numbers |= {n for n, cell in known.items() if cell.subject.device in told_of}
+        if told_of or at_sites:
+            subjects = ((n, cell.subject) for n, cell in known.items())
+            numbers |= {n for n, s in subjects if s.device in told_of or s.site in at_sites}
         turn = list(islice((n for n in signs if n > self._turn), TURN_ROWS))
         self._turn = turn[-1] if turn and len(turn) == TURN_ROWS else 0
         return sorted(numbers.union(turn))

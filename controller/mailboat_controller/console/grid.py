@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections import OrderedDict
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -41,13 +41,17 @@ class Columns:
         self._lock = threading.Lock()
         self._held: OrderedDict[tuple[int, str, Grouping], tuple[bytes, str]] = OrderedDict()
 
-    def of(self, picture: Picture, text: str, grouping: Grouping, cells: list[Cell]) -> Any:
+    def of(
+        self, picture: Picture, text: str, grouping: Grouping, cells: list[Cell], *, keep: bool
+    ) -> tuple[bytes, str]:
+        """``keep``: the same picture and selector always choose the same cells."""
+        if not keep:
+            return _encoded(picture, grouping, cells)
         key = (picture.revision, text, grouping)
         with self._lock:
             found = self._held.get(key)
         if found is None:
-            content = encode(picture, cells, grouping)
-            found = content, hashlib.sha256(content).hexdigest()
+            found = _encoded(picture, grouping, cells)
             with self._lock:
                 self._held[key] = found
                 while len(self._held) > COLUMNS_KEPT:
@@ -110,7 +114,7 @@ def columns(
     picture, parsed = _picture(request, context), selectors.parse(selector)
     held: Columns = request.app.state.columns
     cells = _chosen(picture, parsed, context)
-    content, digest = held.of(picture, selector, group, cells)
+    content, digest = held.of(picture, selector, group, cells, keep=not _asks_policy(parsed))
     response = answer(request, content, digest, media_type=COLUMNS_TYPE, cache="private, no-cache")
     response.headers["Mailboat-Read-At"] = picture.read_at.isoformat()
     response.background = _refresh(request, context)
@@ -155,13 +159,22 @@ def _refresh(request: Request, context: ApiContext) -> BackgroundTask:
 
 
 def _chosen(picture: Picture, wanted: Selector, context: ApiContext) -> list[Cell]:
-    if not any(each.key == "stale" for each in wanted.requirements):
+    if not _asks_policy(wanted):
         return chosen(picture, wanted)
-    # What policy says of a device is worked out from documents, for each of them.
     with context.store.read() as tx:
         found = select(tx, wanted, context.reach(), context.now(), limit=DEVICES_MAX)
     numbers = (row.enrolment_number for row in found)
     return [picture.cells[number] for number in numbers if number in picture.cells]
+
+
+def _asks_policy(wanted: Selector) -> bool:
+    """What policy says of a device is worked out from documents, which no picture holds."""
+    return any(each.key == "stale" for each in wanted.requirements)
+
+
+def _encoded(picture: Picture, grouping: Grouping, cells: list[Cell]) -> tuple[bytes, str]:
+    content = encode(picture, cells, grouping)
+    return content, hashlib.sha256(content).hexdigest()
 
 
 def _running(cell: Cell) -> str:

@@ -17,7 +17,7 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
@@ -32,7 +32,9 @@ from mailboat_controller.store.changes import DeviceMark, Marks
 from mailboat_schemas.errors import MailboatError, ServerUnavailable
 
 LOOK_SECONDS = 2.0
-REST_FACTOR = 9.0  # looking takes a tenth of the time at most
+REST_FACTOR = 9.0  # looking takes a tenth of the time, so long as it is short
+# Reading a large fleet for the first time takes long; what changes next must not wait for that.
+REST_SECONDS_MAX = 20.0
 HEARTBEAT_SECONDS = 10.0
 STREAM_SECONDS_MAX = 600.0
 QUEUE_MESSAGES_MAX = 20
@@ -130,7 +132,7 @@ class Live:
 
     async def stream(
         self, client: Client, stopping: asyncio.Event, still: Callable[[], bool]
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         """
         Args:
             stopping: set when the server ends.
@@ -169,9 +171,11 @@ class Live:
             except MailboatError as error:
                 # The beats go on; what pages show has its age written on it.
                 _log.warning("the console cannot look for news", problem=str(error))
-            took_seconds = time.monotonic() - began
+            except Exception:
+                # A bug shows one part too old; it must not end the news for everybody.
+                _log.exception("the console cannot look for news")
             with contextlib.suppress(TimeoutError):
-                rest = max(LOOK_SECONDS, REST_FACTOR * took_seconds)
+                rest = rest_seconds(time.monotonic() - began)
                 await asyncio.wait_for(stopping.wait(), rest)
         for client in self._clients:
             client.tell(None)
@@ -251,6 +255,11 @@ class Live:
     def _everybody(self, told: bytes) -> None:
         for client in self._clients:
             client.tell(told)
+
+
+def rest_seconds(took_seconds: float) -> float:
+    """How long not to look, after a look that took so long."""
+    return max(LOOK_SECONDS, min(REST_FACTOR * took_seconds, REST_SECONDS_MAX))
 
 
 def _missed(marks: Marks, since_ms: int) -> list[str]:

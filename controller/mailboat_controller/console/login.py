@@ -1,5 +1,6 @@
 """Logging in with an access token, logging out, and how the pages look."""
 
+import threading
 import time
 from datetime import timedelta
 from typing import Annotated, Any
@@ -28,9 +29,10 @@ Next = Annotated[str, Query(max_length=2000)]
 
 
 class Failures:
-    """How often logins may fail, by address. For the event loop's thread alone."""
+    """How often logins may fail, by address. Safe to use from many threads."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._buckets = Buckets(per_second=FAILED_PER_MINUTE / 60, burst=FAILED_PER_MINUTE)
         self.audited = AuditBound(per_minute=AUDITED_PER_MINUTE)
 
@@ -39,7 +41,8 @@ class Failures:
         Raises:
             RateLimited: too many; whoever it is waits.
         """
-        wait_seconds = self._buckets.take(address, time.monotonic())
+        with self._lock:
+            wait_seconds = self._buckets.take(address, time.monotonic())
         if wait_seconds:
             raise RateLimited(
                 "Too many logins failed from your address.",

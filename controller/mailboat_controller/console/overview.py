@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
 from fastapi import APIRouter, Request, Response
 from starlette.background import BackgroundTask
 
@@ -14,12 +13,9 @@ from mailboat_controller.console.counted import Counter
 from mailboat_controller.console.fleet_picture import FleetPicture
 from mailboat_controller.console.render import page
 from mailboat_controller.store import audit, overview_rows
-from mailboat_schemas.errors import MailboatError
 
 LATEST_ENTRIES = 8
 PLACES = ("ok", "failed", "in_progress", "waiting", "not_open")
-
-_log = structlog.get_logger(__name__)
 
 router = APIRouter()
 
@@ -64,10 +60,7 @@ def _afterwards(counter: Counter, fleet: FleetPicture, context: ApiContext) -> N
     """What the next look will want, once this one is answered."""
     counter.refresh()
     if fleet.held is None:
-        try:
-            fleet.latest(context.now())
-        except MailboatError as error:
-            _log.warning("the fleet cannot be read", problem=str(error))
+        fleet.refresh(context.now())
 
 
 def places(roll_up: Mapping[str, Any] | None) -> Mapping[str, int] | None:

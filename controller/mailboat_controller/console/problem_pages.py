@@ -96,7 +96,7 @@ def _to_login(request: Request, error: LoginNeeded) -> Response:
     if request.method in ("GET", "HEAD") and _came_from_elsewhere(request) and not had_session:
         # SameSite=Strict: a link in a chat or an alert comes without the cookie of somebody who is
         # logged in. Asked again from our own page, the browser sends it.
-        return render.page(request, "again.html", here=request.url.path)
+        return render.page(request, "again.html")
     back = request.url.path if request.method == "GET" else PREFIX
     if request.method == "GET" and request.url.query:
         back += f"?{request.url.query}"

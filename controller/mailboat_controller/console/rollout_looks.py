@@ -5,7 +5,6 @@ As with the metrics, no more than a twentieth of the time goes into looking. Wha
 row says is always of now, and one that has moved is looked at anew.
 """
 
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
+from mailboat_controller.console.turns import Turns
 from mailboat_controller.rollout_look import RolloutLook, look
 from mailboat_controller.store import rollouts
 from mailboat_controller.store.engine import Store
@@ -29,21 +29,26 @@ class _Kept(NamedTuple):
 
 
 class RolloutLooks:
-    """From any thread. Whoever asks while somebody looks waits for the same look."""
+    """From any thread. Whoever asks while somebody looks is shown what was seen before, if the
+    rollout has not moved since; else they wait for the same look."""
 
     def __init__(self, elapsed_seconds: Callable[[], float] = time.monotonic) -> None:
         self._elapsed = elapsed_seconds
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
-        self._looking = threading.Lock()
+        self._looking = Turns("Its devices are counted")
 
     def of(self, store: Store, name: str, now: datetime) -> RolloutLook:
         """
         Raises:
             NotFound: no such rollout.
+            TooManyWait: many ask just now, and nobody has counted it as it stands.
         """
         with store.read() as tx:
             row = rollouts.get(tx, name)
-        with self._looking:
+        old = self._kept.get(name)
+        if self._looking.taken and old is not None and not _moved(old.look.row, row):
+            return replace(old.look, row=row)  # says of when it is
+        with self._looking.turn():
             kept = self._kept.get(name)
             if kept is not None and self._elapsed() < kept.until and not _moved(kept.look.row, row):
                 return replace(kept.look, row=row)

@@ -42,7 +42,6 @@ def begin(token: Token, context: ApiContext) -> tuple[str, Person]:
 
     Raises:
         NotPermitted: the token does not let its bearer in.
-        Conflict: this person has too many sessions.
     """
     found = authenticate([f"Bearer {token.text()}".encode()], None, context)
     if not isinstance(found, Person):  # an access token is a person's

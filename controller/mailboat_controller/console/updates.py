@@ -5,18 +5,18 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import StreamingResponse
 
+from mailboat_controller.api.authentication import authenticate, certificate_of
 from mailboat_controller.api.context import ApiContext, Context
 from mailboat_controller.api.limits import NUMBER_MAX
-from mailboat_controller.console import session
+from mailboat_controller.console import event_stream
 from mailboat_controller.console.auth import Viewer
+from mailboat_controller.console.event_stream import EventStream
 from mailboat_controller.console.live import DEVICE, FLEET, Client, Live
+from mailboat_controller.console.visitor import console_visitor
 from mailboat_controller.https_server import STOPPING
 from mailboat_schemas.errors import MalformedPayload, NotPermitted, Transient
 from mailboat_schemas.names import is_label
-
-EVENTS = "text/event-stream"
 
 router = APIRouter()
 
@@ -35,7 +35,7 @@ async def live(
         since: when the page was made, in milliseconds by our clock.
     """
     wanted = watch in ("", FLEET) or (watch.startswith(DEVICE) and is_label(watch[len(DEVICE) :]))
-    if not wanted or EVENTS not in request.headers.get("accept", ""):
+    if not wanted or event_stream.MEDIA_TYPE not in request.headers.get("accept", ""):
         raise MalformedPayload(
             "This address is a stream of events, for pages of the console.",
             next_step="open the console; it asks for it.",
@@ -44,12 +44,8 @@ async def live(
     extensions = request.scope.get("extensions") or {}
     hub.refuse_too_many()
     stopping = extensions.get(STOPPING) or asyncio.Event()
-    return StreamingResponse(
-        hub.stream(Client(watch, since), stopping, _still(request, context)),
-        media_type=EVENTS,
-        # A proxy that gathers the answer first would keep everything back.
-        headers={"X-Accel-Buffering": "no"},
-    )
+    client = Client(watch, since)
+    return EventStream(hub.stream(client, stopping, _still(request, context)))
 
 
 @router.get("/session", status_code=204)
@@ -58,13 +54,17 @@ def still_logged_in(_viewer: Viewer) -> None:
 
 
 def _still(request: Request, context: ApiContext) -> Callable[[], bool]:
-    secret = session.secret_of(request)
+    """Whether whoever began the stream would be let in again, with what they came with."""
+    scope = request.scope
+    authorization = [value for name, value in scope["headers"] if name == b"authorization"]
+    certificate = certificate_of(scope)
+    visitor = console_visitor(scope, authorization, certificate)
 
     def still() -> bool:
-        if not secret:
-            return True  # came with a proxy's certificate; a new stream asks again
         try:
-            return session.person_of(secret, context, active=False) is not None
+            if visitor is not None:
+                return visitor.identity(context) is not None
+            return authenticate(authorization, certificate, context) is not None
         except NotPermitted:
             return False
         except Transient:

@@ -61,3 +61,8 @@ def see(tx: Connection, secret_sha256: str, at: datetime) -> None:
 
 def end(tx: Connection, secret_sha256: str) -> None:
     tx.execute(delete(_sessions).where(_sessions.c.secret_sha256 == secret_sha256))
+
+
+def end_every(tx: Connection) -> None:
+    """Log everybody out, such as of a database that was put back to an earlier day."""
+    tx.execute(delete(_sessions))

@@ -1,8 +1,13 @@
 """A change comes from one of our own pages, or it is not made."""
 
+import re
+
 import pytest
+from starlette.routing import Route
 
 from console_visitor import Browser
+from mailboat_controller.api.app import make_app
+from mailboat_controller.console import csrf
 from running_api import RunningApi
 
 
@@ -61,3 +66,43 @@ def test_a_script_of_ours_sends_the_token_in_a_header(api: RunningApi) -> None:
 
 def test_a_body_that_is_too_large_is_not_read(api: RunningApi) -> None:
     assert Browser(api).post("/login", token="x" * 70_000).status == 413
+
+
+def changing_routes() -> list[str]:
+    console = make_app().state.console
+    included = [getattr(each, "original_router", None) for each in console.routes]
+    routes = [
+        route
+        for each, router in zip(console.routes, included, strict=True)
+        for route in ([each] if router is None else router.routes)
+    ]
+    return [
+        re.sub(r"{[^}]*}", "abort", route.path)
+        for route in routes
+        if isinstance(route, Route) and (route.methods or set()) - {"GET", "HEAD"}
+    ]
+
+
+@pytest.mark.parametrize("path", changing_routes())
+@pytest.mark.parametrize(
+    ("token", "headers"),
+    [("right", {"Sec-Fetch-Site": "cross-site"}), ("", {})],
+    ids=["of another site", "without our token"],
+)
+def test_no_route_that_changes_something_does_without(
+    operator: Browser, path: str, token: str, headers: dict[str, str]
+) -> None:
+    """Whatever is added: the two that need no token need our origin."""
+    if not token and path in csrf.WITHOUT_TOKEN:
+        pytest.skip("a form of people without a session")
+    page = operator.post(path, csrf=token and operator.csrf, send_headers=headers)
+
+    assert (page.status, page.headers["mailboat-error-code"]) == (403, "E-CROSS-SITE")
+    assert operator.get("/session").status == 204
+
+
+def test_a_page_that_came_without_tls_is_not_ours(operator: Browser) -> None:
+    page = operator.post(
+        "/logout", send_headers={"Origin": operator.api.url.replace("https:", "http:")}
+    )
+    assert page.status == 403
