@@ -6,7 +6,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Neighbouring tests share what they stand on: each worker takes a stretch of them, then helps out.
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist worksteal
 
-.PHONY: help setup demo test test-all test-faults check lint types contracts format schemas lock clean
+.PHONY: help setup demo test test-all test-faults check lint types contracts docs format schemas lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ types: setup ## mypy --strict
 
 contracts: setup ## which package may import which
 	@$(BIN)/lint-imports
+
+docs: setup ## the documents as a site, in .cache/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: setup ## rewrite the code as ruff wants it
 	@$(BIN)/ruff check --fix .

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import venv
 import zipfile
 from email.message import Message
 from email.parser import Parser
@@ -111,3 +113,56 @@ def test_a_command_whose_part_is_not_installed_says_what_to_install(
     assert f"{package} is missing" in done.stderr
     assert f"mailboat[{extra}]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_wheel_holds_the_pages_and_scripts_of_the_console(built: Path) -> None:
+    with wheel_of(built) as wheel:
+        names = set(wheel.namelist())
+    console = REPOSITORY / "controller" / "mailboat_controller" / "console"
+    shipped = [
+        path
+        for part in ("templates", "static")
+        for path in (console / part).rglob("*")
+        if path.is_file()
+    ]
+
+    assert len(shipped) > 10
+    assert {str(path.relative_to(REPOSITORY / "controller")) for path in shipped} <= names
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_is_installed_from_the_wheel_runs_without_the_checkout(
+    built: Path, tmp_path: Path
+) -> None:
+    """Other packages are those of this environment, which the lock names: nothing is fetched."""
+    place = tmp_path / "venv"
+    venv.create(place, with_pip=False, symlinks=True)
+    (wheel,) = built.glob("*.whl")
+    python = place / "bin" / "python"
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install"]
+    offline = ["--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
+    subprocess.run([*install, *offline, str(wheel)], check=True, timeout=300, cwd=tmp_path)
+    (site,) = place.glob("lib/python*/site-packages")
+    # A directory in a .pth adds no .pth of its own: the editable checkout stays out.
+    (site / "others.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+
+    def said(*command: str | Path) -> str:
+        done = subprocess.run(
+            [str(word) for word in command],
+            cwd=tmp_path,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TERM": "dumb"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    where = "import mailboat_agent as a, mailboat_controller as c; print(a.__file__, c.__file__)"
+    assert all(each.startswith(str(place)) for each in said(python, "-c", where).split())
+    assert "rollout" in said(place / "bin" / "mailboat", "--help")
+    assert "enroll" in said(place / "bin" / "mailboat-agent", "--help")
+    assert "mailboat" in said(place / "bin" / "mailboat", "completion", "bash")
+    assert "next" in said(place / "bin" / "mailboat", "help", "E-BROKER").lower()
