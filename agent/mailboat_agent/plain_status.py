@@ -71,7 +71,7 @@ _NOTES: Mapping[str, tuple[str, str]] = {
         "bring it back to the network: it fetches a new one by itself",
     ),
     "site_held": ("its site holds it as it is", ""),
-    "site_rollback": ("its site has taken it back to the release before", ""),
+    "site_rollback": ("its site has ordered it back to the release before", ""),
     "policy_held": ("a policy of the operators holds it as it is", ""),
     "stale_stopped": (
         "it was stopped: what ran is further behind than it may be",

@@ -10,5 +10,5 @@ def unlock(tx: Connection) -> None:
         tx.execute(text("ALTER TABLE audit_heads DISABLE TRIGGER ALL"))
         return
     for table in ("audit", "audit_heads"):
-        for verb in ("update", "delete"):
+        for verb in ("update", "delete", "replace"):
             tx.execute(text(f"DROP TRIGGER IF EXISTS {table}_no_{verb}"))

@@ -17,7 +17,7 @@ from mailboat_controller.recovery import learning
 from mailboat_controller.recovery.hearsay import Hearsay
 from mailboat_controller.recovery.learning import Learned
 from mailboat_controller.releases.admission import Admission
-from mailboat_controller.store import devices, recoveries
+from mailboat_controller.store import classes, devices, recoveries
 from mailboat_controller.store.engine import Store
 from mailboat_schemas.topics import Channel, build
 
@@ -91,7 +91,8 @@ def restore(core: Core, path: Path, backup_at: datetime) -> None:
 
 def learn(core: Core, *heard: Incoming, reports: int = 0) -> Learned:
     """Finish the recovery with what was heard."""
-    hearsay = Hearsay(FLEET)
+    with core.store.read() as tx:
+        hearsay = Hearsay(FLEET, frozenset(classes.names(tx)), devices.names(tx))
     for message in heard:
         assert hearsay.take(message)
     with core.store.transaction() as tx:

@@ -6,6 +6,7 @@ committed when a process is killed, the broker or the device's outbox still has.
 """
 
 import asyncio
+import contextlib
 import os
 import random
 import socket
@@ -26,7 +27,7 @@ from mailboat_controller.mqtt.link import DEVICE_CHANNELS, Link
 from mailboat_controller.mqtt.receiving import Receiver
 from mailboat_controller.pki.client_tls import client_context
 from mailboat_controller.pki.issuing import TlsFiles, files_of
-from mailboat_controller.store import ingest_partitions
+from mailboat_controller.store import ingest_partitions, recoveries
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.ingest_partitions import PartitionRow
 from mailboat_controller.store.locks import HeldLock, partition_lock
@@ -36,6 +37,7 @@ from mailboat_controller.wake import Wake
 from mailboat_schemas.errors import ConfigurationInvalid, MailboatError
 
 BEAT_SECONDS = 2.0
+RECOVERY_LOOK_SECONDS = 2.0
 PORT_LOOK_SECONDS = 10.0  # for a port that is taken
 
 _log = structlog.get_logger(__name__)
@@ -99,6 +101,9 @@ class _Process:
 
     async def run(self, stopped: asyncio.Event) -> None:
         settings, store = self._settings, self._store
+        await self._until_recovered(stopped)
+        if stopped.is_set():
+            return
         director = await asyncio.to_thread(self._director)
         receiver = Receiver(
             store=store,
@@ -133,6 +138,22 @@ class _Process:
             await stopped.wait()
             for task in tasks:
                 task.cancel()
+
+    async def _until_recovered(self, stopped: asyncio.Event) -> None:
+        """Nobody is told anything of a restored database before `serve` has heard the fleet."""
+        told = False
+        while not stopped.is_set() and await asyncio.to_thread(self._is_recovering):
+            if not told:
+                _log.warning("this database was restored; `mailboat serve` hears the fleet first")
+            told = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopped.wait(), RECOVERY_LOOK_SECONDS)
+
+    def _is_recovering(self) -> bool:
+        if not self._store.is_migrated():
+            return False  # `_director` says what to do then
+        with self._store.read() as tx:
+            return recoveries.pending(tx) is not None
 
     async def _show_figures(self) -> None:
         """Whoever worked before us may still be on its way out and have the port."""

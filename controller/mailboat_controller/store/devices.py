@@ -171,6 +171,10 @@ def set_certificate(tx: Connection, device: str, *, serial: str, expires_at: dat
     )
 
 
+def names(tx: Connection) -> frozenset[str]:
+    return frozenset(tx.execute(select(_devices.c.device)).scalars())
+
+
 def by_name(tx: Connection, device: str) -> DeviceRow | None:
     row = tx.execute(select(_devices).where(_devices.c.device == device)).first()
     return None if row is None else _read(row)
