@@ -30,7 +30,7 @@ class Island:
 
     def __init__(self, directory: Path) -> None:
         self.fleet = TrustFleet(directory / "ceremony")
-        self.desk = SiteDesk(directory)
+        self.desk = SiteDesk(directory, now=NOW)
         self.data = directory / "data"
         self.data.mkdir()
         self.start()

@@ -20,10 +20,12 @@ SITE = "harbour"
 class SiteDesk:
     """Whoever is on duty at the site."""
 
-    def __init__(self, directory: Path, name: str = "harbour master") -> None:
+    def __init__(
+        self, directory: Path, name: str = "harbour master", now: datetime | None = None
+    ) -> None:
         self.key_path = directory / f"{name.replace(' ', '-')}.pem"
         self.signer: CryptoSigner = create_key(self.key_path, name=name)
-        self.now = datetime.now(UTC)
+        self.now = now or datetime.now(UTC)
 
     def public(self, *, days: float = 300) -> dict[str, Any]:
         """As it stands in `site_keys` of a Policy."""

@@ -203,8 +203,8 @@ class FleetPicture:
         at_sites: set[str],
     ) -> list[int]:
         """Whose rows to read: who came or went, those of which somebody told something, those at
-        sites whose link is another, and some more in their turn. Who was merely heard of is brought up to date here: in a large fleet
-        those are thousands a second."""
+        sites whose link is another, and some more in their turn. Who was merely heard of is
+        brought up to date here: in a large fleet those are thousands a second."""
         before, numbers = self._signs, set[int]()
         for number, sign in signs.items():
             old = before.get(number)

@@ -114,7 +114,7 @@ def columns(
     picture, parsed = _picture(request, context), selectors.parse(selector)
     held: Columns = request.app.state.columns
     cells = _chosen(picture, parsed, context)
-    content, digest = held.of(picture, selector, group, cells, keep=not _asks_policy(parsed))
+    content, digest = held.of(picture, selector, group, cells, keep=not asks_policy(parsed))
     response = answer(request, content, digest, media_type=COLUMNS_TYPE, cache="private, no-cache")
     response.headers["Mailboat-Read-At"] = picture.read_at.isoformat()
     response.background = _refresh(request, context)
@@ -159,7 +159,7 @@ def _refresh(request: Request, context: ApiContext) -> BackgroundTask:
 
 
 def _chosen(picture: Picture, wanted: Selector, context: ApiContext) -> list[Cell]:
-    if not _asks_policy(wanted):
+    if not asks_policy(wanted):
         return chosen(picture, wanted)
     with context.store.read() as tx:
         found = select(tx, wanted, context.reach(), context.now(), limit=DEVICES_MAX)
@@ -167,7 +167,7 @@ def _chosen(picture: Picture, wanted: Selector, context: ApiContext) -> list[Cel
     return [picture.cells[number] for number in numbers if number in picture.cells]
 
 
-def _asks_policy(wanted: Selector) -> bool:
+def asks_policy(wanted: Selector) -> bool:
     """What policy says of a device is worked out from documents, which no picture holds."""
     return any(each.key == "stale" for each in wanted.requirements)
 

@@ -171,7 +171,7 @@ class Live:
             except MailboatError as error:
                 # The beats go on; what pages show has its age written on it.
                 _log.warning("the console cannot look for news", problem=str(error))
-            except Exception:
+            except Exception:  # noqa: BLE001
                 # A bug shows one part too old; it must not end the news for everybody.
                 _log.exception("the console cannot look for news")
             with contextlib.suppress(TimeoutError):

@@ -70,6 +70,7 @@ def log_in(
         secret, person = session.begin(_parsed(token), context)
     except TokenRefused as refusal:
         return _refused(request, context, next, refusal)
+    session.end(request, context)  # the one that this browser had, maybe of somebody else
     response = see_other(render.local_path(next), Flash("ok", f"Logged in as {person}."))
     session.set_cookie(response, secret)
     return response

@@ -93,10 +93,23 @@ def order_rollout(
     context: Context,
     confirm: Annotated[str, Form(max_length=128)] = "",
     reason: Annotated[str, Form(max_length=2 * confirmation.REASON_CHARS_MAX)] = "",
-    wave: Annotated[int | None, Form(ge=1, le=WAVES_MAX)] = None,
+    wave: Annotated[int | None, Form(ge=0, le=WAVES_MAX)] = None,
 ) -> Response:
-    """The very order of the API. ``wave``: the newest open one of the page that was looked at."""
+    """The very order of the API.
+
+    Args:
+        wave: the newest open one of the page that was looked at, 0 where none was; to promote takes
+            it, or a wave that opened meanwhile by itself would be followed by one more.
+
+    Raises:
+        NotConfirmed: also a promotion that does not say of which wave.
+    """
     said = confirmation.check(confirm, name, reason)
+    if verb == "promote" and wave is None:
+        raise confirmation.NotConfirmed(
+            "This order does not say which wave was looked at; nothing was done.",
+            next_step="open the rollout's page again, and promote it there.",
+        )
     context.order(name, Trigger(verb), str(operator), said, wave)
     context.wake()
     with context.store.read() as tx:

@@ -11,7 +11,8 @@ from enrolled_fleet import lay_database
 from mailboat_controller.console import fleet_picture
 from mailboat_controller.console.fleet_picture import FleetPicture, State
 from mailboat_controller.presence import Reach
-from mailboat_controller.store import audit, overrides, tables
+from mailboat_controller.sites.policy import Policy
+from mailboat_controller.store import audit, fleet_columns, overrides, sites, tables
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.instants import to_ms
 
@@ -212,3 +213,31 @@ def test_an_event_of_a_device_has_its_row_read_again(
         tx.execute(soaks.values(report=report("vad", "1.3.0", "soak")))
 
     assert state_of(picture, "dev-000001", NOON) is State.IN_PROGRESS
+
+
+def test_a_site_that_is_cut_off_has_its_own_devices_read_again_and_no_others(
+    store: Store, picture: FleetPicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two hundred sites one comes or goes all the time; the fleet takes seconds to read."""
+    monkeypatch.setattr(fleet_picture, "TURN_ROWS", 0)
+    enrol_fleet(store, 10, NOON, prefix="at", sites=2)
+    place = {"policy": Policy.ERROR, "expected_until": None, "windows": (), "labels": {}}
+    broker = {"broker_host": "", "broker_port": 8883, "cache_url": ""}
+    with store.transaction() as tx:
+        sites.put(tx, "site-000", at=NOON, **place, **broker)
+        sites.note_link(tx, "site-000", connected=True, retained=False, at=NOON)
+    assert state_of(picture, "at-000000", NOON) is State.ONLINE
+
+    later, asked = NOON + timedelta(minutes=5), []
+    read = fleet_columns.rows_of
+    monkeypatch.setattr(
+        fleet_columns, "rows_of", lambda tx, numbers: asked.append(numbers) or read(tx, numbers)
+    )
+    with store.transaction() as tx:
+        sites.note_link(tx, "site-000", connected=False, retained=False, at=later)
+    after = picture.look(later, age_max=NO_TIME).cells.values()
+
+    states = {cell.subject.device: cell.state for cell in after if cell.subject.site != "-"}
+    cut = {name for name, state in states.items() if state is State.UNKNOWN}
+    assert cut == {f"at-{n:06d}" for n in (0, 2, 4, 6, 8)}
+    assert [len(numbers) for numbers in asked] == [5]

@@ -10,7 +10,10 @@ from console_fleet import enrol_fleet, enrol_one
 from console_visitor import Browser, Page
 from mailboat_controller.console import fleet_picture
 from mailboat_controller.console.fleet_picture import State
+from mailboat_controller.console.grid import Columns, asks_policy
+from mailboat_controller.console.grid_columns import Grouping
 from mailboat_controller.store import device_signs
+from mailboat_schemas import selectors
 from running_api import RunningApi
 
 COUNT = 400
@@ -156,3 +159,18 @@ def test_an_empty_answer_says_what_to_do(viewer: Browser) -> None:
         "No device has what this selector asks for"
         in viewer.get("/fleet?selector=device=nobody").text
     )
+
+
+@pytest.mark.parametrize(("selector", "asks"), [("stale=vad", True), ("class=kiosk", False)])
+def test_what_policy_says_is_asked_anew_each_time(
+    api: RunningApi, selector: str, asks: bool
+) -> None:
+    """It changes with a document, while the picture of the fleet stays what it is."""
+    assert asks_policy(selectors.parse(selector)) is asks
+    fleet: fleet_picture.FleetPicture = api.app.state.console.state.fleet
+    picture, columns = fleet.latest(api.now()), Columns()
+    cells = list(picture.cells.values())
+
+    first = columns.of(picture, selector, Grouping.NONE, cells, keep=not asks)
+    after = columns.of(picture, selector, Grouping.NONE, cells[:3], keep=not asks)
+    assert (first == after) is not asks

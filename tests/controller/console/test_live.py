@@ -1,9 +1,10 @@
 """The stream that keeps pages true: what it tells, when it ends, and that nothing is left of it."""
 
+import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPSConnection
 from typing import Any
@@ -13,7 +14,8 @@ import pytest
 from console_fleet import enrol_one
 from console_visitor import Browser
 from mailboat_controller.access.people import Role
-from mailboat_controller.console import live
+from mailboat_controller.console import event_stream, live
+from mailboat_controller.console.event_stream import EventStream
 from mailboat_controller.console.live import Live
 from mailboat_controller.store import access_tokens, audit, device_signs
 from running_api import RunningApi, running_api
@@ -218,3 +220,57 @@ def test_a_controller_that_stops_waits_for_no_page(
     reader.join()
 
     assert told[-2:] == [("bye", {"because": "Controller away"}), ("", None)]
+
+
+@pytest.mark.parametrize("first", ["http.response.start", "http.response.body"])
+def test_a_reader_that_takes_nothing_gives_its_place_back(
+    monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """As a laptop that was closed: the network says nothing for a quarter of an hour."""
+    monkeypatch.setattr(event_stream, "SEND_SECONDS_MAX", 0.01)
+    left: list[bool] = []
+
+    async def events() -> AsyncGenerator[bytes]:
+        try:
+            while True:
+                yield b"news"
+        finally:
+            left.append(True)
+
+    async def send(message: Any) -> None:
+        if message["type"] == first:
+            await asyncio.Event().wait()
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
+    asyncio.run(EventStream(events())(scope, receive, send))
+
+    # One that never began holds no place.
+    assert left == ([True] if first == "http.response.body" else [])
+
+
+@pytest.mark.parametrize(("took", "rests"), [(0.001, 2.0), (1.0, 9.0), (7.0, 20.0), (300.0, 20.0)])
+def test_a_long_look_does_not_keep_the_next_news_back(
+    monkeypatch: pytest.MonkeyPatch, took: float, rests: float
+) -> None:
+    monkeypatch.undo()
+    assert live.rest_seconds(took) == rests
+
+
+def test_one_bad_look_does_not_end_the_news(
+    api: RunningApi, viewer: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until(lambda: hub(api).clients == 0)
+    read, failures = live.changes.marks, [ValueError("a bug")]
+
+    def marks(tx: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return read(tx)
+
+    monkeypatch.setattr(live.changes, "marks", marks)
+    with stream(viewer, "fleet") as events:
+        events.until(lambda name, _: name == "fleet")
+    assert not failures

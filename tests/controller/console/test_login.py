@@ -168,10 +168,13 @@ def test_one_browser_more_than_a_token_may_have_logs_the_oldest_out(api: Running
 
 def test_a_link_from_a_chat_reaches_whoever_is_logged_in(api: RunningApi) -> None:
     """SameSite=Strict keeps the cookie back then; asked again from our own page, it comes."""
-    page = Browser(api).get("/fleet", **{"Sec-Fetch-Site": "cross-site"})
+    page = Browser(api).get(
+        "/fleet?selector=site=hall&group=none", **{"Sec-Fetch-Site": "cross-site"}
+    )
 
     assert page.status == 200
-    assert '<meta http-equiv="refresh" content="0; url=/console/fleet">' in page.html
+    there = "/console/fleet?selector=site=hall&amp;group=none"  # all of it: an alert names a filter
+    assert f'<meta http-equiv="refresh" content="0; url={there}">' in page.html
     assert "devices" not in page.text
 
 
@@ -188,3 +191,12 @@ def test_the_theme_is_chosen_without_javascript(viewer: Browser) -> None:
 
     viewer.post("/theme", theme='"><script>', back="https://evil.example")
     assert 'data-theme="auto"' in viewer.get("/").html
+
+
+def test_logging_in_again_ends_the_session_that_this_browser_had(api: RunningApi) -> None:
+    browser = Browser(api).log_in("vera")
+    before = dict(browser.cookies)
+    browser.log_in("alice")
+
+    assert browser.get("/session").status == 204
+    assert Browser(api, cookies=before).get("/session").status == 303

@@ -210,8 +210,14 @@ class TestOrdersToARollout:
         entry = last_entry(api, "third")
         assert entry.actor in ("operator:alice", "controller")
 
-        unseen = operator.post("/rollouts/third/promote", confirm="third", reason="so", wave=16)
-        assert (unseen.status, code_of(unseen)) == (409, "E-CONFLICT")
+        # Who saw another wave, or none yet, must not open one more than they saw.
+        for wave in (0, 16):
+            unseen = operator.post(
+                "/rollouts/third/promote", confirm="third", reason="so", wave=wave
+            )
+            assert (unseen.status, code_of(unseen)) == (409, "E-CONFLICT")
+        untold = operator.post("/rollouts/third/promote", confirm="third", reason="so")
+        assert code_of(untold) == "E-NOT-CONFIRMED"
 
         for verb, phase in (("pause", "paused"), ("resume", "running"), ("abort", "aborted")):
             assert f"/console/rollouts/third/{verb}" in operator.get("/rollouts/third").html

@@ -1,17 +1,22 @@
 """Single sign-on: a proxy that has a credential of this fleet says who it is."""
 
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from starlette.requests import Request
 
 from console_visitor import Browser
 from mailboat_controller import data_directory
 from mailboat_controller.access.people import Role
 from mailboat_controller.api.identity import Person
+from mailboat_controller.console import updates
 from mailboat_controller.console.proxy_sign_in import ProxySignInRefused, person_of
+from mailboat_controller.console.session import COOKIE
 from mailboat_controller.console.settings import ConsoleSettings
+from mailboat_controller.https_server import CLIENT_CERTIFICATE, EXTENSION
 from mailboat_controller.pki.certificates import Holder
 from mailboat_schemas.enrolment import Kind
 from running_api import RunningApi, running_api
@@ -111,6 +116,26 @@ def test_the_headers_open_nothing_but_pages(api: RunningApi) -> None:
     assert answer.status == 403
 
 
+def lasts(api: RunningApi, headers: dict[str, str]) -> Callable[[], bool]:
+    """Whether a stream that the proxy asked for with these headers would go on."""
+    certificate = ssl.PEM_cert_to_DER_cert(api.identities["front"][0].read_text())
+    scope = {
+        "type": "http",
+        "path": "/console/live",
+        "headers": [(name.lower().encode(), said.encode()) for name, said in headers.items()],
+        "extensions": {EXTENSION: {CLIENT_CERTIFICATE: certificate}},
+    }
+    return updates._still(Request(scope), api.app.state.context)
+
+
+@pytest.mark.slow
+def test_a_stream_lasts_as_long_as_the_proxy_signs_in(api: RunningApi) -> None:
+    """Also where the browser still has the cookie of a session that is none any more."""
+    headers = {USER: "ann", GROUPS: "staff"}
+    assert lasts(api, headers)()
+    assert lasts(api, headers | {"Cookie": f"{COOKIE}=of-yesterday"})()
+
+
 @pytest.mark.slow
 def test_a_revoked_proxy_signs_nobody_in(api: RunningApi) -> None:
     browser = Browser(api, by="front")
@@ -121,3 +146,4 @@ def test_a_revoked_proxy_signs_nobody_in(api: RunningApi) -> None:
         api.settings, Kind.DASHBOARD, "front", reason="lost", actor="local:test", now=now
     )
     assert browser.get("/", **headers).status == 303
+    assert not lasts(api, headers)()

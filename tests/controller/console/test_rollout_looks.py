@@ -134,3 +134,15 @@ def test_an_abort_says_where_devices_go_back_and_then_they_are_told_so(tmp_path:
     assert core.assignment().current.version == "1.0.0"
     assert core.assignment().offer is None
     core.store.close()
+
+
+def test_while_somebody_looks_others_are_shown_what_was_seen_before(core: Fleet) -> None:
+    clock = SlowClock()
+    looks = RolloutLooks(clock)
+    first = looks.of(core.store, "first", core.now)
+    clock.at += 1000  # too old to be shown again, if nobody looked
+
+    with looks._looking.turn():
+        meanwhile = looks.of(core.store, "first", core.now + timedelta(seconds=1000))
+
+    assert (meanwhile.at, meanwhile.prospects) == (first.at, first.prospects)
