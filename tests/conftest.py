@@ -3,8 +3,10 @@
 import gc
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +38,9 @@ def _tests_write_to_memory() -> None:
 
 
 _tests_write_to_memory()
+if threading.current_thread() is threading.main_thread():
+    # What a shell starts in the background hears no Ctrl-C, nor do its children; tests press it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 gc.disable()  # until all tests are read
 
 
