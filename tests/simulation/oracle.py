@@ -48,6 +48,7 @@ class Account:
     looked_at: tuple[object, ...] = ()
     highest: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
     serving: str = ""
+    ran: str = ""  # the version that served when config and rules were looked at last
     emitted: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by epoch
     meant: dict[str, tuple[object, ...]] = field(default_factory=dict)  # by event id
     failed: dict[str, int] = field(default_factory=dict)  # digest -> retry epoch
@@ -136,6 +137,7 @@ class Oracle:
             self.acknowledged(device, rows)
         if recorded is not account.config or work.refused is not account.refused:
             self._by_what_is_signed(device, account)
+        account.ran = "" if device.state.serving is None else device.state.serving.version
         held = account.looked_at
         if held and all(map(is_, seen, held)):
             return
@@ -152,7 +154,7 @@ class Oracle:
     def _by_what_is_signed(self, device: SimulatedDevice, account: Account) -> None:
         if device.rules.recorded is not account.config:
             self.happened["config taken"] += 1
-            self.signed.took_config(device, account.config)
+            self.signed.took_config(device, account.config, account.ran)
             account.config = device.rules.recorded
         if device.work.refused is not account.refused:
             account.refused = device.work.refused

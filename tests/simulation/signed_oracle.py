@@ -70,8 +70,8 @@ class SignedOracle:
 
     # --- config -----------------------------------------------------------------------------------
 
-    def took_config(self, device: SimulatedDevice, before: Recorded) -> None:
-        """Another config is in force than before."""
+    def took_config(self, device: SimulatedDevice, before: Recorded, ran: str) -> None:
+        """Another config is in force than before, when version ``ran`` served ("": nothing)."""
         name, now = device.device, device.rules.recorded
         layers = now.current.layers
         known = {layer.listed: layer for layer in before.layers()}
@@ -95,9 +95,11 @@ class SignedOracle:
         serving = device.state.serving
         if serving is None:
             return
+        # One look may take a config and go back from the release that it was taken for.
+        newest = max(_major(serving.version), _major(ran or "-1"))
         for layer in layers:
             wanted = layer.document.spec.compatible.models.get(MODEL, ">=0").removeprefix(">=")
-            if int(serving.version.partition(".")[0]) < int(wanted):
+            if newest < int(wanted):
                 raise Violation(2, f"{name} took a config for another release than it runs")
 
     # --- at the end -------------------------------------------------------------------------------
@@ -198,6 +200,10 @@ def _is_open(window: Any, device: SimulatedDevice) -> bool:
 def _is_emergency(device: SimulatedDevice, digest: str) -> bool:
     plan = device.roles.known[digest].standing.plan
     return plan is not None and plan.urgency is not None
+
+
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])
 
 
 def _order(layer: Any) -> tuple[int, tuple[int, ...]]:
