@@ -35,6 +35,10 @@ def explained(fleet: RealFleet) -> list[dict[str, Any]]:
     return list(fleet.fleet.command(*PAIR, "--explain", *operator)["rows"])
 
 
+def models_of(fleet: RealFleet) -> list[dict[str, Any]]:
+    return [file for file in explained(fleet) if file["role"] == "model"]
+
+
 def came(fleet: RealFleet) -> dict[str, int]:
     rows = fleet.fleet.get(f"/v1/releases/{MODEL_NAME}/{NEW}/standing")["deliveries"]
     counts: dict[str, int] = {}
@@ -47,9 +51,14 @@ def came(fleet: RealFleet) -> dict[str, int]:
 def test_a_patch_altered_in_the_store_costs_that_patch_and_is_counted(tmp_path: Path) -> None:
     with running_fleet(tmp_path, devices_per_class=1) as fleet:
         built = starts_with_old(fleet)
-        files = explained(fleet)
-        models = [file for file in files if file["role"] == "model"]
-        assert all(file["delta"]["state"] == "built" for file in models)
+        explained(fleet)
+        # Devices of a class are told of its patches together, once all of them are built.
+        until(
+            "the patches are offered",
+            lambda: all(file["delta"]["offered"] for file in models_of(fleet)),
+            CONVERGE_SECONDS_MAX,
+        )
+        models = models_of(fleet)
         victim = next(f for f in models if f["hardware_class"] == "kiosk-x86")["delta"]["patch"]
         stored = fleet.fleet.data / "artifacts" / victim[:2] / victim
         content = bytearray(stored.read_bytes())
