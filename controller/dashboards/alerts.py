@@ -106,7 +106,7 @@ ALERTS = (
         held_for="30m",
         severity=_LOOK,
         summary="More than a tenth of the fleet was not heard of for a day.",
-        next_step="see which sites: mailboat_devices_unseen by site, `mailboat device list`.",
+        next_step="see which: `mailboat device list --selector condition=silent`.",
     ),
     Alert(
         name="MailboatDevicesGone",
@@ -237,7 +237,8 @@ ALERTS = (
         held_for="30m",
         severity=_LOOK,
         summary="Devices of site {{ $labels.site }} have less than 512 MiB of disk left.",
-        next_step="`mailboat device list` shows which; docs/artifacts.md says what they keep.",
+        next_step="see which: `mailboat device list --selector condition=disk-low`; "
+        "docs/artifacts.md says what they keep.",
     ),
     Alert(
         name="MailboatDevicesClockWrong",
@@ -245,7 +246,8 @@ ALERTS = (
         held_for="1h",
         severity=_LOOK,
         summary="Devices of site {{ $labels.site }} have a wrong clock.",
-        next_step="give the site a time server; expiries go by the signed time meanwhile.",
+        next_step="`mailboat device list --selector condition=clock-wrong` says which; give the "
+        "site a time server. Expiries go by the signed time meanwhile.",
     ),
     Alert(
         name="MailboatDrillFailed",

@@ -9,7 +9,7 @@
                 / "!" key                  does not have it
     values      = "(" value *( "," value ) ")"
     key         = "class" / "site" / "device" / "presence" / "running" / "held" / "pinned"
-                / "stale" / label
+                / "stale" / "condition" / label
     label       = a label's name; "label.NAME" where it is called like one of the keys above
     value       = letters, digits and . _ - @ + : /
 
@@ -29,7 +29,12 @@ SELECTOR_CHARS_MAX = 2000
 REQUIREMENTS_MAX = 32
 VALUES_MAX = 256
 LABEL_PREFIX = "label."
-KEYS = frozenset({"class", "site", "device", "presence", "running", "held", "pinned", "stale"})
+KEYS = frozenset(
+    {
+        *("class", "site", "device", "presence"),
+        *("running", "held", "pinned", "stale", "condition"),
+    }
+)
 
 _TOKEN = re.compile(r"\s*(?:(?P<sign>!=|=|!|,|\(|\))|(?P<word>[A-Za-z0-9._@+:/-]+))")
 
@@ -70,6 +75,7 @@ class Subject:
     held: frozenset[str] = frozenset()
     pinned: frozenset[str] = frozenset()
     stale: frozenset[str] = frozenset()  # models further behind than policy allows
+    condition: frozenset[str] = frozenset()  # what somebody should look at, such as disk-low
 
     def values(self, key: str) -> frozenset[str]:
         match key:
@@ -89,6 +95,8 @@ class Subject:
                 return self.pinned
             case "stale":
                 return self.stale
+            case "condition":
+                return self.condition
         name = key.removeprefix(LABEL_PREFIX)
         # The device's own word goes before what an operator noted beside it.
         found = self.labels.get(name, self.notes.get(name))

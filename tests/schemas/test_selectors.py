@@ -22,6 +22,7 @@ KIOSK = Subject(
     notes={"owner": "ann", "region": "noted-otherwise"},
     running=frozenset({"vad", "vad@1.2.0"}),
     held=frozenset({"all"}),
+    condition=frozenset({"disk-low"}),
 )
 
 
@@ -46,6 +47,8 @@ KIOSK = Subject(
         ("device in (kiosk-1,kiosk-2)", True),
         ("held", True),
         ("pinned", False),
+        ("condition=disk-low", True),
+        ("condition=clock-wrong", False),
         ("owner=ann", True),
         ("region=eu", True),
         ("region=noted-otherwise", False),

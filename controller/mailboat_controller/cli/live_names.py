@@ -18,8 +18,13 @@ ANSWER_SECONDS_MAX = 1.5
 FRESH_SECONDS = 20.0  # an answer of nothing too: nobody is asked at each key
 NAMES_MAX = 1000
 CACHE_BYTES_MAX = 1 << 20
-_KEYS = ("class=", "site=", "device=", "presence=", "running=", "held", "pinned=", "stale")
+_KEYS = (
+    *("class=", "site=", "device=", "presence=", "running="),
+    *("held", "pinned=", "stale", "condition="),
+)
 _PRESENCE = ("online", "offline", "unknown")
+# Written out: a completion must not wait for what reads devices to be imported.
+_CONDITIONS = ("disk-low", "clock-wrong", "doubled", "silent")
 
 Told = Callable[[Any], str]
 
@@ -77,6 +82,7 @@ def selectors(ctx: typer.Context, incomplete: str) -> list[str]:
         "running": lambda: releases(ctx, value),
         "pinned": lambda: releases(ctx, value),
         "presence": lambda: [each for each in _PRESENCE if each.startswith(value)],
+        "condition": lambda: [each for each in _CONDITIONS if each.startswith(value)],
     }
     if not equals:
         return [f"{before}{comma}{each}" for each in _KEYS if each.startswith(last)]

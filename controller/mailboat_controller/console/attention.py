@@ -7,6 +7,7 @@ from enum import IntEnum
 
 from mailboat_controller.console.counted import Counted
 from mailboat_controller.console.words import ago, number, percent, size
+from mailboat_controller.explaining.conditions import Condition
 from mailboat_controller.presence import Reach
 from mailboat_controller.rollout.state import Phase
 from mailboat_controller.store.overview_rows import RolloutLine
@@ -179,40 +180,25 @@ def _sites(counted: Counted) -> Iterator[Item]:
 
 def _devices(counted: Counted) -> Iterator[Item]:
     told = (
-        (counted.doubled, "attention", "doubled", "seem to share their id with another", "/fleet"),
-        (
-            counted.silent_a_day,
-            "silent",
-            "silent",
-            "were not heard of for a day or more",
-            "/fleet?selector=presence!%3Donline&group=site",
-        ),
-        (
-            counted.disk_low,
-            "attention",
-            "disk low",
-            "have less than 512 MiB of disk left",
-            "/fleet",
-        ),
+        (counted.doubled, Condition.DOUBLED, "attention", "whose id another seems to have"),
+        (counted.silent_a_day, Condition.SILENT, "silent", "not heard of for a day or more"),
+        (counted.disk_low, Condition.DISK_LOW, "attention", "with less than 512 MiB of disk left"),
         (
             counted.clock_wrong,
+            Condition.CLOCK_WRONG,
             "attention",
-            "clock wrong",
-            "have a clock more than a minute off",
-            "/fleet",
+            "with a clock a minute off",
         ),
     )
-    for count, state, word, what, path in told:
+    for count, condition, state, what in told:
         if count:
             yield Item(
                 urgency=Urgency.TODAY,
                 state=state,
-                word=word,
+                word=condition.value.replace("-", " "),
                 what=f"{number(count)} device{'s' if count > 1 else ''} {what}.",
-                path=path,
-                command="mailboat device list --selector presence!=online"
-                if state == "silent"
-                else "mailboat get devices -o wide",
+                path=f"/fleet?selector=condition%3D{condition}&group=site",
+                command=f"mailboat device list --selector condition={condition}",
             )
     if counted.pending:
         yield Item(

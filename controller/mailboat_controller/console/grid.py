@@ -168,8 +168,9 @@ def _chosen(picture: Picture, wanted: Selector, context: ApiContext) -> list[Cel
 
 
 def asks_policy(wanted: Selector) -> bool:
-    """What policy says of a device is worked out from documents, which no picture holds."""
-    return any(each.key == "stale" for each in wanted.requirements)
+    """What policy says of a device is worked out from documents, and its condition from the hour:
+    no picture holds them."""
+    return any(each.key in ("stale", "condition") for each in wanted.requirements)
 
 
 def _encoded(picture: Picture, grouping: Grouping, cells: list[Cell]) -> tuple[bytes, str]:

@@ -4,11 +4,13 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import lru_cache
 
+from mailboat_controller.explaining.conditions import conditions_of
 from mailboat_controller.explaining.explain import Evidence
 from mailboat_controller.explaining.staleness import stale_models
 from mailboat_controller.presence import Reach, standing
 from mailboat_controller.sites.reach import reach_by_site
 from mailboat_controller.store import devices, overrides
+from mailboat_controller.store.class_counts import silence_is_expected
 from mailboat_controller.store.devices import DeviceRow
 from mailboat_controller.store.fleet_columns import FleetRow
 from mailboat_controller.store.overrides import HOLD, PIN, OverrideRow
@@ -25,6 +27,7 @@ def subject_of(
     overrides: Iterable[OverrideRow],
     notes: Mapping[str, str],
     stale: frozenset[str] = frozenset(),
+    condition: frozenset[str] = frozenset(),
 ) -> Subject:
     """Args: overrides: those that stand; notes: operators' labels."""
     report = row.report or {}
@@ -47,6 +50,7 @@ def subject_of(
         held=frozenset(held),
         pinned=frozenset(pinned),
         stale=stale,
+        condition=condition,
     )
 
 
@@ -74,8 +78,9 @@ def select(
     """
     found: list[DeviceRow] = []
     orders = overrides.every(tx)
-    asks = any(each.key == "stale" for each in selector.requirements)
-    evidence = Evidence(tx, now) if asks else None
+    asked = {each.key for each in selector.requirements}
+    evidence = Evidence(tx, now) if "stale" in asked else None
+    unmissed = silence_is_expected(tx) if "condition" in asked else ()
     while len(found) < limit:
         rows = devices.list_page(
             tx,
@@ -94,7 +99,9 @@ def select(
             stale = frozenset[str]()
             if evidence is not None:
                 stale = stale_models(evidence.trust.view, evidence.device(row, stand), now)
-            subject = subject_of(row, presence.value, stand, notes.get(row.device, {}), stale)
+            condition = frozenset(conditions_of(row, unmissed, now) if "condition" in asked else ())
+            noted = notes.get(row.device, {})
+            subject = subject_of(row, presence.value, stand, noted, stale, condition)
             if selector.matches(subject):
                 found.append(row)
         after = rows[-1].enrolment_number

@@ -17,7 +17,7 @@ from mailboat_schemas.names import Label, ModelName, Version
 
 PRINTED = r"^[^\x00]*$"  # as the API says of every text: PostgreSQL takes no zero character
 # What a device is, not how it does: with these, what is declared would undo itself.
-_PASSING_KEYS = frozenset({"presence", "running", "held", "pinned"})
+_PASSING_KEYS = frozenset({"presence", "running", "held", "pinned", "stale", "condition"})
 
 Selector = Annotated[
     str, StringConstraints(min_length=1, max_length=selectors.SELECTOR_CHARS_MAX, pattern=PRINTED)

@@ -17,7 +17,9 @@ from mailboat_schemas.documents.release import ReleaseDocument
 # Of so many releases outcomes are counted: one reads a row for each device that had it.
 RELEASES_COUNTED_MAX = 20
 COUNTED_FOR = timedelta(days=30)  # after a rollout last changed, if its release is not current
-UNSEEN = (timedelta(hours=1), timedelta(days=1), timedelta(days=7))
+SILENT = timedelta(days=1)
+UNSEEN = (timedelta(hours=1), SILENT, timedelta(days=7))
+DOUBLED_LATELY = timedelta(days=7)
 DISK_LOW_BYTES = 512 << 20
 CLOCK_OFFSET_MS_MAX = 60_000
 # What a device last said of its disk and clock, before it fell silent, calls nobody for ever.

@@ -1,16 +1,16 @@
 """What the first page asks about rollouts at every look: few columns of few rows."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import Connection, func, select
 
 from mailboat_controller.rollout.state import Phase
 from mailboat_controller.store import tables
+from mailboat_controller.store.fleet_counts import DOUBLED_LATELY
 from mailboat_controller.store.instants import from_ms, to_ms
 
 ROLLOUTS_MAX = 30  # of each list
-DOUBLED_LATELY = timedelta(days=7)
 
 _rollouts, _devices, _quarantine = tables.rollouts, tables.devices, tables.quarantine
 _UNDER_WAY = (Phase.RUNNING.value, Phase.PAUSED.value, Phase.PLANNED.value)

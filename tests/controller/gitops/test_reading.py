@@ -63,6 +63,7 @@ def test_documents_come_in_the_order_they_are_applied(tmp_path: Path) -> None:
         (SITE.replace("{broker", "{expected_until: 2026-13-45T00:00:00Z, broker"), "4:24"),
         (SITE.replace("{broker", "{expected_until: 2031-01-01T00:00:00Z, broker"), "'expected'"),
         (HOLD + "  selector: presence=online\n", "asks for 'presence', which passes"),
+        (HOLD + "  selector: stale=vad\n", "asks for 'stale', which passes"),
         (HOLD + "  selector: 'class='\n", "lacks a value at character 7"),
         (HOLD + "  selector: ' '\n", "names every device"),
         (
