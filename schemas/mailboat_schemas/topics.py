@@ -209,6 +209,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 _PATTERNS = {channel: _pattern(rule.template) for channel, rule in TOPICS.items()}
+_NAMES = {channel: set(_PLACEHOLDER.findall(rule.template)) for channel, rule in TOPICS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +230,7 @@ def build(channel: Channel, **names: str) -> str:
         WrongTopic: a name is missing, unknown, or cannot stand in a topic level.
     """
     template = TOPICS[channel].template
-    wanted = set(_PLACEHOLDER.findall(template))
+    wanted = _NAMES[channel]
     if wanted != names.keys():
         raise WrongTopic(
             f"Topic {channel} takes the names {sorted(wanted)}, not {sorted(names)}.",

@@ -37,6 +37,7 @@ HOUR = 3600.0
 STORY_DAYS, HEAL_DAYS = 14.0, 4.0
 DAYS = STORY_DAYS + HEAL_DAYS
 LOOK_SECONDS = 6 * HOUR  # a quarter more or less
+RENEW_HOURS, DECIDE_HOURS = 24, 6  # from one to the next; news is decided on besides
 REPLAYS_MAX, REPLAY_SECONDS = 3, 2.0  # of acknowledgements, after a device has connected
 CLASSES = ("kiosk", "gate")
 MANNERS = ((Fault.TRIAL, 0.45), (Fault.SOAK, 0.35), (Fault.REBOOT, 0.2))
@@ -80,7 +81,7 @@ class Story:
         self.oracle.attach(self.fleet)
         self.releases: list[SimulatedRelease] = []
         self.links = Links(
-            on_seconds=self.rng.uniform(0.5, 24) * HOUR,
+            on_seconds=self.rng.uniform(0.5, 40) * HOUR,
             off_seconds=self.rng.uniform(0.1, 12) * HOUR,
         )
         self.signing = Signing(self.fleet, seed, CLASSES)
@@ -128,9 +129,9 @@ class Story:
         for _ in range(self.rng.randint(4, 12)):
             at = self.rng.uniform(0.2, STORY_DAYS - 0.5) * DAY
             self.fleet.agenda.after(at, self._somebody_does_something)
-        for hours in range(8, int(DAYS * 24), 12):
+        for hours in range(8, int(DAYS * 24), RENEW_HOURS):
             self.fleet.agenda.after(hours * HOUR, self._renew)
-        for hours in range(1, int(DAYS * 24), 3):
+        for hours in range(1, int(DAYS * 24), DECIDE_HOURS):
             self.fleet.agenda.after(hours * HOUR, self._decide)
 
     def _renew(self) -> SimulatedController:
@@ -435,10 +436,10 @@ def drawn_weather(rng: random.Random) -> Weather:
     return Weather(
         drop=maybe(0.3),
         duplicate=maybe(0.2),
-        late_seconds=maybe(120.0),
+        late_seconds=maybe(30.0),
         corrupt=maybe(0.2),
         cut_in_step=maybe(0.05),
-        cuts_per_day=maybe(1.5),
+        cuts_per_day=maybe(1.2),
         stops_per_day=maybe(0.5),
         journal_lost=maybe(0.2),
         clock_steps_per_day=maybe(0.4),

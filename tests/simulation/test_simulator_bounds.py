@@ -2,12 +2,13 @@
 
 import random
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
 from pydantic import ValidationError
 
-from mailboat_controller.simulate import report
+from mailboat_controller.simulate import model_work, report
 from mailboat_controller.simulate.fleet import Fleet
 from mailboat_controller.simulate.model_work import ModelWork
 from mailboat_controller.simulate.network import HISTORY_MAX
@@ -23,8 +24,10 @@ from mailboat_controller.simulate.running import Ran, simulate
 from mailboat_controller.simulate.scenario import Simulation
 from mailboat_controller.simulate.surroundings import Timing
 from mailboat_controller.simulate.told import Manifest
+from mailboat_controller.simulate.waiting import LATE_SECONDS, NextLook
 from mailboat_controller.simulate.weather import Weather
 from mailboat_schemas.events import Event, EventKind
+from mailboat_schemas.policy_rules import Rules
 
 BEGINS = 1_780_000_000.0
 
@@ -130,3 +133,44 @@ def test_as_many_devices_are_off_the_air_as_was_asked_up_to_the_most_that_can_be
 
     with pytest.raises(ValidationError, match="offline"):
         ran(offline=OFFLINE_MAX + 0.01)
+
+
+def test_a_device_looks_at_the_earliest_of_the_instants_that_it_waits_for(fleet: Fleet) -> None:
+    """Whichever it hears of first: a policy that comes later may open a window sooner."""
+    device = fleet.enrol("d-1", "kiosk")
+    next_look, now = NextLook(device), datetime.fromtimestamp(BEGINS, UTC)
+
+    for hours in (9, 3, 3, 6):
+        next_look.not_before([now + timedelta(hours=hours), None])
+    looks = []
+    while fleet.agenda.now < BEGINS + 86_400:
+        if fleet.agenda.step(BEGINS + 86_400) is device:
+            looks.append(fleet.agenda.now - BEGINS)
+
+    assert looks == [3 * 3600 + LATE_SECONDS, 9 * 3600 + LATE_SECONDS]
+
+
+def test_a_look_decides_anew_when_anything_has_changed_or_the_time_may_tell(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided, decide = [], model_work.decide
+    monkeypatch.setattr(
+        model_work, "decide", lambda *asked: decided.append(asked) or decide(*asked)
+    )
+    device = fleet.enrol("d-1", "kiosk")
+    device.boot_for_the_first_time()
+
+    def decisions_at_a_look() -> int:
+        before = len(decided)
+        device.look()
+        return len(decided) - before
+
+    assert decisions_at_a_look() == 0
+    device.disk.set_aside |= {"a-file"}
+    assert (decisions_at_a_look(), decisions_at_a_look()) == (1, 0)
+    device.record = replace(device.record, generation=7)
+    assert (decisions_at_a_look(), decisions_at_a_look()) == (1, 0)
+    device.skew_seconds = -40 * 365 * 86_400.0  # its clock is not trusted any more
+    assert (decisions_at_a_look(), decisions_at_a_look()) == (1, 0)
+    device.rules.rules = Rules(days_between=1)
+    assert (decisions_at_a_look(), decisions_at_a_look()) == (1, 1)

@@ -34,7 +34,7 @@ def config_in_force(config: "AgentConfig") -> dict[str, Any]:
     from mailboat_agent.overlays.record import ConfigRecord
 
     recorded, problem = ConfigRecord(config.data_dir).load()
-    in_force, previous = recorded.current, recorded.previous
+    in_force = recorded.current
     return {
         "digest": in_force.digest,
         "layers": [
@@ -47,7 +47,7 @@ def config_in_force(config: "AgentConfig") -> dict[str, Any]:
             }
             for layer in in_force.layers
         ],
-        "previous": None if previous is None else previous.titles,
+        "earlier": [each.titles for each in recorded.earlier],
         "problem": problem,
         "values": in_force.values,
     }
@@ -59,8 +59,8 @@ def in_words(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"          {each['level']} {each['target']}: {each['name']} {each['version']}"
     if not found["layers"]:
         yield "          nobody signed one for this device"
-    if found["previous"] is not None:
-        yield f"before    {found['previous']}"
+    for each in found["earlier"]:
+        yield f"before    {each}"
     if found["problem"]:
         yield f"damaged   {found['problem']}"
     yield json.dumps(found["values"], indent=2)

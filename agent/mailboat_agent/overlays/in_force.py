@@ -97,7 +97,7 @@ class ConfigInForce:
         return choose(
             recorded.current if wanted is None else wanted,
             recorded.current,
-            recorded.previous,
+            recorded.earlier,
             running,
             self._device.policy_version,
             self._device.policy_ranges,
@@ -119,7 +119,7 @@ class ConfigInForce:
         before = self._recorded.current
         changed = not choice.in_force.has_the_layers_of(before)
         if changed:
-            recorded = Recorded(current=choice.in_force, previous=before)
+            recorded = self._recorded.followed_by(choice.in_force)
             self._record.save(recorded)
             self._recorded = recorded
             _log.info("Config in force: %s (before: %s).", choice.in_force.titles, before.titles)

@@ -1,4 +1,4 @@
-"""Which config is in force, and which was before: made durable before anybody is shown it.
+"""Which config is in force, and which were before: made durable before anybody is shown it.
 
 ``config-record.json`` holds the documents themselves, so that what is in force needs neither a
 network nor the manifest that brought it. A checksum stands in front. ``config-record.copy`` is the
@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -23,7 +24,10 @@ from mailboat_schemas.fleet_documents import Listed, place_of
 from mailboat_schemas.overlays import NO_CONFIG, EffectiveConfig, Layer, effective
 
 RECORD, COPY = "config-record.json", "config-record.copy"
-RECORD_BYTES_MAX = 2 << 20  # six documents of 80 KiB, every character of them escaped
+# Beside the one in force. A device that goes back over more releases than that, each with a config
+# of its own, keeps the one it has and says that it does not go with what runs.
+EARLIER_MAX = 3
+RECORD_BYTES_MAX = 4 << 20  # twelve documents of 80 KiB, every character of them escaped
 _log = logging.getLogger(__name__)
 
 
@@ -39,19 +43,26 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     current: tuple[_Kept, ...]
-    previous: tuple[_Kept, ...] | None
+    earlier: tuple[tuple[_Kept, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """``previous`` is where a rollback of a model may bring this device back to."""
+    """``earlier`` are where a rollback of a model may bring this device back to, newest first."""
 
     current: EffectiveConfig = NO_CONFIG.in_force
-    previous: EffectiveConfig | None = None
+    earlier: tuple[EffectiveConfig, ...] = ()
 
     def layers(self) -> Iterator[Layer]:
-        yield from self.current.layers
-        yield from () if self.previous is None else self.previous.layers
+        for config in (self.current, *self.earlier):
+            yield from config.layers
+
+    def followed_by(self, config: EffectiveConfig) -> "Recorded":
+        """With another in force, and the newest `EARLIER_MAX` of those that were, each once."""
+        others = (
+            each for each in (self.current, *self.earlier) if not each.has_the_layers_of(config)
+        )
+        return Recorded(current=config, earlier=tuple(islice(others, EARLIER_MAX)))
 
 
 class ConfigRecord:
@@ -94,11 +105,8 @@ class ConfigRecord:
 
 
 def _encode(recorded: Recorded) -> bytes:
-    previous = recorded.previous
     body = (
-        _Record(
-            current=_kept(recorded.current), previous=None if previous is None else _kept(previous)
-        )
+        _Record(current=_kept(recorded.current), earlier=tuple(map(_kept, recorded.earlier)))
         .model_dump_json()
         .encode()
     )
@@ -111,10 +119,9 @@ def _decode(content: bytes) -> Recorded:
     if digest != hashlib.sha256(body).hexdigest().encode():
         raise ValueError("its checksum does not hold")
     record = _Record.model_validate_json(body)
-    previous = record.previous
     return Recorded(
         current=effective(map(_layer, record.current)),
-        previous=None if previous is None else effective(map(_layer, previous)),
+        earlier=tuple(effective(map(_layer, each)) for each in record.earlier[:EARLIER_MAX]),
     )
 
 

@@ -1,11 +1,14 @@
 """The config that the newest verified metadata lists for this device. Nothing is written here."""
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from mailboat_schemas.documents.config import ConfigDocument
 from mailboat_schemas.errors import RollbackRefused, Transient
 from mailboat_schemas.fleet_documents import Listed, Place, content_of, is_older
 from mailboat_schemas.overlays import ConfigRefused, EffectiveConfig, Layer, effective
+
+_DOCUMENTS_REMEMBERED = 16  # a device goes by three, and by three before
 
 
 class ConfigOnItsWay(Transient):
@@ -39,7 +42,7 @@ def _layer(listed: Listed, at_hand: Mapping[str, bytes], known: tuple[Layer, ...
             f"The config for {listed.place} has not come yet.",
             next_step="nothing: it comes with the next manifest, or the device's next order.",
         )
-    document = ConfigDocument.parse(content)
+    document = _parsed(content)
     about = document.metadata
     if (about.level, about.target) != (listed.place.level, listed.place.target):
         raise ConfigRefused(
@@ -56,3 +59,9 @@ def _layer(listed: Listed, at_hand: Mapping[str, bytes], known: tuple[Layer, ...
                 next_step="to go back, sign it as that: `mailboat config rollback`.",
             )
     return Layer(listed=listed, document=document, content=content)
+
+
+@lru_cache(maxsize=_DOCUMENTS_REMEMBERED)
+def _parsed(content: bytes) -> ConfigDocument:
+    """The same bytes are asked for again with every new manifest. Raises MalformedPayload."""
+    return ConfigDocument.parse(content)

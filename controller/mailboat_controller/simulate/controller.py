@@ -7,7 +7,6 @@ As `mailboat_controller.reconcile`, over values in memory: `rollout.decide` deci
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from operator import is_
 
 from mailboat_controller.reconcile import PASSES_MAX
 from mailboat_controller.releases.publication import wish_for
@@ -20,6 +19,7 @@ from mailboat_controller.simulate.as_member import has_failed, member_of
 from mailboat_controller.simulate.network import Network
 from mailboat_controller.simulate.registry import Enrolled, FoldedOutcome, Registry
 from mailboat_controller.simulate.releases import MODEL, SimulatedRelease
+from mailboat_controller.simulate.settled import same
 from mailboat_controller.simulate.signed_documents import (
     NOTHING_BROUGHT,
     Brought,
@@ -57,6 +57,7 @@ class SimulatedController:
         self._covers: dict[str, tuple[str, ...]] = {}  # classes by rollout: its plan never changes
         self._held: dict[str, dict[str, tuple[Member, ...]]] = {}  # members by rollout and class
         self._told: dict[str, tuple[object, ...]] = {}
+        self._seen: dict[str, tuple[object, ...]] = {}  # what a rollout was decided from last
         self._published_from: tuple[object, ...] = ()
         self._brought = NOTHING_BROUGHT
 
@@ -192,7 +193,7 @@ class SimulatedController:
 
     def _decide(self, name: str, now: datetime) -> bool:
         row = self.rollouts[name]
-        if row.rollout.phase in FINAL:
+        if row.rollout.phase in FINAL or self._no_news_of(row.rollout):
             return False
         facts = self.facts(row)
         decision = decide(row.rollout, facts, now)
@@ -202,6 +203,15 @@ class SimulatedController:
         if moved or decision.because != row.rollout.because:
             self._decided(name, decision)
         return moved
+
+    def _no_news_of(self, rollout: Rollout) -> bool:
+        """Of one that only bad news moves: nothing that was told, and no approval, is new."""
+        if rollout.phase not in AWAITS_BAD_NEWS or rollout.terms is not None:
+            return False
+        seen = (rollout, self._members(rollout), self.roles)
+        known = same(seen, self._seen.get(rollout.name, ()))
+        self._seen[rollout.name] = seen
+        return known
 
     def _decided(self, name: str, decision: Decision) -> None:
         self.rollouts[name] = decided(self.rollouts[name], decision, self._next(), self._utc())
@@ -325,11 +335,6 @@ class SimulatedController:
 
     def _utc(self) -> datetime:
         return datetime.fromtimestamp(self._now(), UTC)
-
-
-def same(one: tuple[object, ...], other: tuple[object, ...]) -> bool:
-    """Whether they are the same objects, in the same order."""
-    return len(one) == len(other) and all(map(is_, one, other))
 
 
 class ControllerDied(Exception):

@@ -22,6 +22,7 @@ from mailboat_controller.simulate.own_facts import facts_of
 from mailboat_controller.simulate.post import Post
 from mailboat_controller.simulate.releases import MODEL, NO_SITE, Fault
 from mailboat_controller.simulate.rules_and_config import RulesAndConfig
+from mailboat_controller.simulate.settled import same
 from mailboat_controller.simulate.surroundings import Surroundings
 from mailboat_controller.simulate.told import AUTHORITY, Manifest, Roles
 from mailboat_schemas.eligibility import DeviceFacts
@@ -36,7 +37,7 @@ class PowerCut(Exception):
 
 class SimulatedDevice:
     __slots__ = (
-        "_facts", "around", "clock_trusted", "connection", "device", "disk", "drilling",
+        "_facts", "_implied", "around", "clock_trusted", "connection", "device", "disk", "drilling",
         "enrolment_number", "hardware_class", "labels", "life", "manifest", "online", "post",
         "record", "roles", "rules", "site", "skew_seconds", "untaken", "up", "work",
     )  # fmt: skip
@@ -75,6 +76,7 @@ class SimulatedDevice:
         self.skew_seconds = 0.0  # of its clock
         self.clock_trusted = True
         self._facts: DeviceFacts | None = None
+        self._implied: tuple[object, ...] = ()  # state and journal that the newest events were of
 
     def __repr__(self) -> str:
         return f"<{self.device} {self.state.phase} of {self.work.serving[:8] or 'nothing'}>"
@@ -132,8 +134,12 @@ class SimulatedDevice:
         self.tell_what_the_state_implies()
 
     def tell_what_the_state_implies(self) -> None:
+        of = (self.state, self.post.rows.epoch)
+        if same(of, self._implied):
+            return  # this journal has them: their ids follow from the record
         for event in implied_events(MODEL, self.state, self.now):
             self.post.tell(event)
+        self._implied = of
 
     def tell_trouble(self, kind: EventKind, event_id: str) -> None:
         event = Event(event_id=event_id, sequence=1, kind=kind, observed_at=milliseconds(self.now))

@@ -30,11 +30,11 @@ from mailboat_agent.update.steps import (
 from mailboat_controller.simulate.garbage import collect
 from mailboat_controller.simulate.live_traffic import next_look_seconds, stats_of
 from mailboat_controller.simulate.releases import MODEL, Fault, SimulatedRelease
+from mailboat_controller.simulate.settled import Settled
 from mailboat_controller.simulate.waiting import NextLook
 from mailboat_schemas import cohort
 from mailboat_schemas.events import EventKind
 from mailboat_schemas.reports import ModelPhase
-from mailboat_schemas.switch_timing import OF_TIME, earliest
 
 if TYPE_CHECKING:
     from mailboat_controller.simulate.device import SimulatedDevice
@@ -45,14 +45,15 @@ STEPS_A_LOOK_MAX = 16  # an install that nothing delays takes six
 class ModelWork:
     __slots__ = (
         "_device", "_doing", "_fetch_at", "_fetch_began", "_fetches_failed", "_next_look",
-        "_soak_at", "_tidy", "attempt_running", "cannot_fetch", "fetching", "refused", "serving",
-        "trial_passed", "waits_for_link",
+        "_settled", "_soak_at", "_tidy", "attempt_running", "cannot_fetch", "fetching", "refused",
+        "serving", "trial_passed", "waits_for_link",
     )  # fmt: skip
 
     def __init__(self, device: "SimulatedDevice") -> None:
         self._device = device
         self._fetches_failed = 0
         self._next_look = NextLook(device)
+        self._settled = Settled(device)
         self.stop()
 
     def stop(self) -> None:
@@ -96,6 +97,8 @@ class ModelWork:
         for _ in range(STEPS_A_LOOK_MAX):
             self.bar_what_is_withdrawn()
             device.rules.look()
+            if self._settled.would_keep_again():
+                return
             situation = self.situation()
             step = decide(situation, device.now)
             self.refused = getattr(step, "refusals", ())
@@ -103,6 +106,7 @@ class ModelWork:
             if not isinstance(step, GoBack | Suspend | Activate):
                 self._ensure_serving(situation)
             if not self._act(step):
+                self._settled.decided(step)
                 return
         raise AssertionError(f"{device.device} goes round in circles: {step.because}")
 
@@ -152,7 +156,7 @@ class ModelWork:
             case Keep():
                 device.tell_refusals(step.refusals)
                 self._tidy = collect(device, self._tidy)
-                self._look_when_it_is_time(step.refusals)
+                self._next_look.when_it_is_time(step.refusals)
                 return False
             case Stage():
                 device.tell_refusals(step.refusals)
@@ -178,12 +182,6 @@ class ModelWork:
                 return self._watch_soak(state)
             case GoBack():
                 return self.go_back(step)
-
-    def _look_when_it_is_time(self, refusals: tuple[Refusal, ...]) -> None:
-        device, rules = self._device, self._device.rules.rules
-        plans = [r.candidate.standing.plan for r in refusals if r.check.name in OF_TIME]
-        switched_at = device.state.switched_at
-        self._next_look.not_before(earliest(rules, p, switched_at, device.now) for p in plans)
 
     def _start_trial(self, step: StartTrial) -> bool:
         device, state = self._device, self._device.state

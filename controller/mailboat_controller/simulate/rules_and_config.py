@@ -114,14 +114,14 @@ class RulesAndConfig:
         choice = choose(
             self._wanted,
             recorded.current,
-            recorded.previous,
+            recorded.earlier,
             self._running(),
             self.policy_version,
             self.policy_ranges,
         )
         if not choice.in_force.has_the_layers_of(recorded.current):
             device.moment()
-            self.recorded = Recorded(current=choice.in_force, previous=recorded.current)
+            self.recorded = recorded.followed_by(choice.in_force)
             device.moment()
         self.choice, self._choice_from = choice, made_of
 
