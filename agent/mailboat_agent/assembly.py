@@ -120,7 +120,8 @@ def make_reconciler(
         runtime=runtime,
         hardware_class=device.hardware_class,
         memory_budget_bytes=device.memory_budget_bytes,
-        disk_budget_bytes=device.disk_budget_bytes,
+        disk_bound_bytes=lambda: device.disk_bound_bytes,
+        budgets=lambda: device.class_budgets,
         meter=meter,
         busy=Busy(path_of(config.busy_file, config.data_dir), config.busy_seconds_max),
     )

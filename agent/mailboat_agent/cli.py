@@ -10,8 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mailboat_agent.completion_script import add_parser as add_completion_parser
 from mailboat_agent.drill.command import add_parser as add_drill_parser
 from mailboat_agent.drill.command import run_drill
+from mailboat_agent.help_command import add_parser as add_help_parser
+from mailboat_agent.install_service_command import add_parser as add_install_parser
+from mailboat_agent.install_service_command import run_install
 from mailboat_agent.journal.inspection_command import add_parser as add_db_parser
 from mailboat_agent.overlays.command import add_parser as add_config_parser
 from mailboat_agent.site_order_command import add_parser as add_site_order_parser
@@ -26,12 +30,11 @@ from mailboat_schemas.errors import (
 if TYPE_CHECKING:
     from mailboat_schemas.enrolment import EnrolmentPending
 
-EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_AUTH, EXIT_TRUST = 0, 1, 2, 5, 8
+EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_AUTH, EXIT_TRUST, EXIT_INTERRUPTED = 0, 1, 2, 5, 8, 130
 DEFAULT_CONFIG = Path("agent.toml")
-SERVICE_CONFIG = Path("/var/lib/mailboat/agent.toml")
 _CONFIG_HELP = "what enroll wrote; default: %(default)s"
 _EPILOG = """\
-exit status: 0 ok, 1 failure, 2 usage or configuration, 5 not permitted, 8 trust refused
+exit status: 0 ok, 1 failure, 2 usage or configuration, 5 not permitted, 8 trust refused, 130 Ctrl-C
 
 a device begins like this:
   mailboat-agent enroll --kit kit.json --device porch-camera-7 --config agent.toml
@@ -42,10 +45,18 @@ a device begins like this:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        return int(options.command(options))
+        status = int(options.command(options))
+        print(end="", flush=True)  # so that a pipe that nobody reads is found out here
+    except BrokenPipeError:
+        if options.command is _run:
+            raise  # a socket's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed at the end
+        return EXIT_FAILURE
     except MailboatError as error:
-        print(f"mailboat-agent: error {error.code}: {error.what}", file=sys.stderr)
-        print(f"next step: {error.next_step}", file=sys.stderr)
+        if sys.stderr is not None:  # what is said to None comes out on standard output
+            what = "\n".join(map(printable, error.what.split("\n")))
+            print(f"mailboat-agent: error {error.code}: {what}", file=sys.stderr)
+            print(f"next step: {printable(error.next_step)}", file=sys.stderr)
         return _exit_status(error)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("mailboat_"):
@@ -55,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("next step: pip install 'mailboat[agent]'.", file=sys.stderr)
         return EXIT_FAILURE
     except KeyboardInterrupt:
-        return EXIT_FAILURE
+        return EXIT_INTERRUPTED
+    return status
 
 
 def _exit_status(error: MailboatError) -> int:
@@ -124,19 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     add_config_parser(commands, DEFAULT_CONFIG, _CONFIG_HELP)
     add_site_order_parser(commands, DEFAULT_CONFIG, _CONFIG_HELP).set_defaults(command=_site_order)
 
-    install = commands.add_parser(
-        "install-service", help="write the systemd units of the agent and its workers"
-    )
-    install.add_argument("--config", type=Path, default=SERVICE_CONFIG, help="default: %(default)s")
-    install.add_argument("--print", action="store_true", help="show them, write nothing")
-    install.add_argument("--root", type=Path, default=Path("/"), help="of an image being made")
-    install.add_argument(
-        "--key-credential", type=Path, help="the device key as a file that only root can read"
-    )
-    install.add_argument(
-        "--encrypted", action="store_true", help="it was made with systemd-creds encrypt"
-    )
-    install.set_defaults(command=_install_service)
+    add_help_parser(commands).set_defaults(command=_say)
+    add_completion_parser(commands, parser).set_defaults(command=_say)
+    add_install_parser(commands).set_defaults(command=_install_service)
     return parser
 
 
@@ -197,13 +199,13 @@ def _show_fingerprint(pending: "EnrolmentPending") -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from mailboat_agent.config import AgentConfig
     from mailboat_agent.footprint import share_arenas
-    from mailboat_agent.logs.lines import configure_logging
-    from mailboat_agent.verification_only import import_verification_only
+    from mailboat_schemas.key_services import KEY_SERVICES, TOKENS, import_signers_without
 
     share_arenas()
-    import_verification_only()  # before whatever imports it with all that it can find
+    import_signers_without(KEY_SERVICES + TOKENS)  # before others import them with all there is
+    from mailboat_agent.config import AgentConfig
+    from mailboat_agent.logs.lines import configure_logging
     from mailboat_agent.service import run
 
     config = AgentConfig.read(options.config)
@@ -252,11 +254,8 @@ def _db(options: argparse.Namespace) -> int:
     from mailboat_agent.journal.inspection_command import run_db
 
     data_dir = Path() if options.file else AgentConfig.read(options.config).data_dir
-    try:
-        for line in run_db(options, data_dir / "journal.db"):
-            print(line)
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed at the end
+    for line in run_db(options, data_dir / "journal.db"):
+        print(line)
     return EXIT_OK
 
 
@@ -309,24 +308,14 @@ def _busy(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _install_service(options: argparse.Namespace) -> int:
-    from mailboat_agent.install_service import START, Installation, unit_files, write
+def _say(options: argparse.Namespace) -> int:
+    print(options.text(options))
+    return EXIT_OK
 
-    files = unit_files(
-        Installation(
-            config=options.config,
-            root=options.root,
-            key_credential=options.key_credential,
-            encrypted=options.encrypted,
-        )
-    )
-    if options.print:
-        for name, content in files.items():
-            print(f"# /{name}\n{content}")
-        return EXIT_OK
-    for path in write(files, options.root):
-        print(f"Wrote {path}.")
-    print(f"next step: {START}")
+
+def _install_service(options: argparse.Namespace) -> int:
+    for line in run_install(options):
+        print(line)
     return EXIT_OK
 
 

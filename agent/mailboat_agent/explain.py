@@ -18,11 +18,11 @@ from mailboat_agent.device_orders import kept_order
 from mailboat_agent.device_rules import policy_of
 from mailboat_agent.facts import UNKNOWN_RUNTIME, Device, Look
 from mailboat_agent.identity.device_key import load_identity
+from mailboat_agent.kept_site_order import standing_offline
 from mailboat_agent.model_view import ModelView
 from mailboat_agent.overlays.in_force import ConfigInForce, running
 from mailboat_agent.serving.process import RuntimeFacts, WorkerNotStarted
 from mailboat_agent.serving.runtime_facts import runtime_facts
-from mailboat_agent.site_orders import standing_offline
 from mailboat_agent.staleness_watch import judge
 from mailboat_agent.state_file import StateFile
 from mailboat_agent.status import read_status
@@ -30,6 +30,7 @@ from mailboat_agent.update.decide import decide
 from mailboat_agent.update.situation import Situation, candidate_for
 from mailboat_agent.update.state import DeviceState, ModelState
 from mailboat_agent.update.time_floor import stands_before, stands_far_ahead, time_floor
+from mailboat_schemas.class_budgets import NO_BUDGETS
 from mailboat_schemas.desired import ReleaseRef
 from mailboat_schemas.eligibility import evaluate
 from mailboat_schemas.errors import NotFound
@@ -67,6 +68,7 @@ def explain(config: AgentConfig, now: datetime, model: str = "") -> dict[str, An
             held.manifest.bring_document(pin.digest)
         standing_offline(config.data_dir, device, held.manifest, now)
         desired = held.manifest.desired
+        device.class_budgets = NO_BUDGETS if desired is None else desired.budgets
         models = {*state.models, *(a.model for a in (desired.assignments if desired else ()))}
         if model and model not in models:
             raise NotFound(

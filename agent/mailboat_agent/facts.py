@@ -9,6 +9,7 @@ from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.config import AgentConfig
 from mailboat_agent.serving.process import RuntimeFacts
 from mailboat_agent.update.state import Installed, ModelState
+from mailboat_schemas.class_budgets import NO_BUDGETS, ClassBudgets, tighter
 from mailboat_schemas.device_orders import DeviceDesired
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.eligibility import DeviceFacts
@@ -49,6 +50,7 @@ class Device:
     order: DeviceDesired | None = None  # what people asked of this device alone
     site_order: ReportedSiteOrder | None = None  # what stands that its site has ordered
     config: ConfigChoice = NO_CONFIG  # what is in force of that which people signed
+    class_budgets: ClassBudgets = NO_BUDGETS  # of its manifest; its own may be tighter
     policy_version: str | None = None
     policy_ranges: tuple[PolicyRange, ...] = ()
     # By model, what would serve and is stopped by policy for being too far behind.
@@ -112,6 +114,11 @@ class Device:
     def is_stopped(self, model: str, release: Installed | None) -> bool:
         return release is not None and self.stopped.get(model) == release
 
+    @property
+    def disk_bound_bytes(self) -> int | None:
+        """Its own budget or that of its class, whichever is tighter."""
+        return tighter(self.disk_budget_bytes, self.class_budgets.disk_bytes)
+
     def disk_free_bytes(self, store: ReleaseStore) -> int:
         """What the disk has left for releases, or the budget if that is less.
 
@@ -119,9 +126,8 @@ class Device:
         download would take away the room that it needs.
         """
         free = store.free_bytes() + store.staged_bytes_of_all()
-        if self.disk_budget_bytes is None:
-            return free
-        return min(free, max(0, self.disk_budget_bytes - store.stored_bytes()))
+        budget = self.disk_bound_bytes
+        return free if budget is None else min(free, max(0, budget - store.stored_bytes()))
 
     def for_decision(
         self, state: ModelState, model: str, store: ReleaseStore, look: Look

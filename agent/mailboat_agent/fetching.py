@@ -81,14 +81,14 @@ class Fetching:
         content_keys: ContentKeys,
         source: Callable[[], ArtifactSource],
         memory_budget_bytes: int,
-        disk_budget_bytes: int | None,
+        disk_bound_bytes: Callable[[], int | None],
         meter: Meter | None,
     ) -> None:
         """``meter`` is None where no link is metered."""
         self._store = store
         self._content_keys = content_keys
         self._source = source
-        self._disk_budget_bytes = disk_budget_bytes
+        self._disk_bound_bytes = disk_bound_bytes
         self._meter = meter
         self._under_way: list[Progress] = []
         # By digest; one goes when nobody has it or waits for it.
@@ -96,7 +96,7 @@ class Fetching:
         self.deltas = DeltaRoom(
             store=store,
             source=source,
-            room_bytes=lambda: DiskRoom.of(store, disk_budget_bytes).left,
+            room_bytes=lambda: DiskRoom.of(store, disk_bound_bytes()).left,
             memory_budget_bytes=memory_budget_bytes,
         )
 
@@ -143,7 +143,7 @@ class Fetching:
             DiskFull
         """
         coming = sum(max(0, each.total_bytes - each.staged_bytes) for each in self._under_way)
-        require_room(self._store, self._disk_budget_bytes, lacking, coming_bytes=coming)
+        require_room(self._store, self._disk_bound_bytes(), lacking, coming_bytes=coming)
 
     async def _fetch(
         self, digest: str, length: int, progress: Progress, terms: Terms, offered: Offered

@@ -13,6 +13,7 @@ from mailboat_agent.trust.manifest import Manifest
 from mailboat_agent.update.site_rollback import site_pins
 from mailboat_agent.update.situation import Known, Situation
 from mailboat_agent.update.state import Installed, ModelState
+from mailboat_schemas.class_budgets import NO_BUDGETS
 from mailboat_schemas.device_orders import Pin
 from mailboat_schemas.documents.failure_mode import FailureMode, strictest
 from mailboat_schemas.documents.release import ReleaseDocument, Variant
@@ -72,7 +73,7 @@ class ModelView:
         """What `decide` looks at."""
         known = None
         facts = self._device.for_decision(self.state, self.model, self._store, look)
-        policy = policy_of(self._device, self._manifest)
+        policy, desired = policy_of(self._device, self._manifest), self._manifest.desired
         if self._manifest.view is not None:
             known = {release.digest: self._known(release) for release in self.named_releases()}
         situation = Situation(
@@ -85,6 +86,7 @@ class ModelView:
                 rules=self.rules,
                 policy_version=policy.version,
                 policy_ranges=policy.ranges,
+                class_budgets=NO_BUDGETS if desired is None else desired.budgets,
             ),
             known=known,
             failure_mode=strictest(self._manifest.failure_mode, self._device.failure_mode),

@@ -132,10 +132,18 @@ def _model(model: Mapping[str, Any], status: Mapping[str, Any], now: datetime) -
         yield "nothing runs"
     else:
         yield f"runs {serving}{_since(model['switched_at'], now)}, {_health(model, status)}"
+        if model.get("answered_at") is not None:
+            yield _answered(model["answered_at"], now)
     if target and target != serving:
         yield f"{target} {_ON_ITS_WAY.get(phase, 'is next')}{_progress(model)}"
     if model["because"] and (phase is not ModelPhase.COMMITTED or target or not serving):
         yield f"waits for: {model['because']}"
+
+
+def _answered(seconds: int, now: datetime) -> str:
+    if not seconds:
+        return "nobody has asked it since the agent began"
+    return f"last answered{_since(seconds, now).removeprefix(' since')}"
 
 
 def _health(model: Mapping[str, Any], status: Mapping[str, Any]) -> str:

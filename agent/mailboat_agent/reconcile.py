@@ -167,6 +167,8 @@ class Reconciler:
     def _look(self, now: datetime, monotonic: float) -> Look:
         self._clock.look_at_the_clock(now)
         self._clock.look_at_the_trust(now)
+        if (desired := self._manifest.desired) is not None:
+            self._device.class_budgets = desired.budgets
         return Look(
             now=now,
             monotonic=monotonic,

@@ -13,13 +13,21 @@ from mailboat_agent.ledger import Ledger
 from mailboat_agent.model_loop import ModelLoop
 from mailboat_agent.reconcile import Reconciler
 from mailboat_agent.serving.runtime import Runtime
+from mailboat_agent.serving.window import ServingStats
 from mailboat_agent.trust.manifest import Manifest
 from mailboat_agent.trust.role_versions import roles_of
 from mailboat_agent.update.events import left_with_nothing, milliseconds
 from mailboat_agent.update.steps import Stage, StartTrial
 from mailboat_schemas.codec import encode
 from mailboat_schemas.envelope import PayloadType, sign_as_device
-from mailboat_schemas.reports import DISK_STEP_BYTES, ModelPhase, ReportedModel, ReportedState
+from mailboat_schemas.reports import (
+    ANSWERED_AT_MAX,
+    ANSWERED_STEP_SECONDS,
+    DISK_STEP_BYTES,
+    ModelPhase,
+    ReportedModel,
+    ReportedState,
+)
 from mailboat_schemas.staleness import NOTE as STALE
 from mailboat_schemas.staleness import STOPPED_NOTE, Action
 from mailboat_schemas.trust import TrustView
@@ -55,6 +63,7 @@ class Reporter:
         self._reconciler = reconciler
         self._versions_of: TrustView | None = None
         self._versions: dict[str, int] = {}
+        self._answered: dict[str, int] = {}
 
     def build(self, now: datetime, notes: Iterable[str] = ()) -> ReportedState:
         device, state = self._device, self._ledger.state
@@ -131,7 +140,7 @@ class Reporter:
         if self._reconciler.config is not None:
             notes += self._reconciler.config.notes()
         notes += self._reconciler.drift.notes
-        if DiskRoom.of(self._store, self._device.disk_budget_bytes).is_nearly_full:
+        if DiskRoom.of(self._store, self._device.disk_bound_bytes).is_nearly_full:
             notes.append("disk_nearly_full")
         notes += self._device.unconfined
         return notes
@@ -156,6 +165,7 @@ class Reporter:
             because=loop.because[:500],
             security_version=state.security_version,
             switched_at=state.switched_at,
+            answered_at=self._answered_at(loop.model, serving),
             stale_since=state.stale_since,
             stopped_version=None if stopped is None else stopped.version,
             stopped_digest=None if stopped is None else stopped.digest,
@@ -167,6 +177,13 @@ class Reporter:
             drill=self._reconciler.drills.reported(loop.model),
         )
 
+    def _answered_at(self, model: str, serving: ServingStats | None) -> int:
+        """Of whatever release: what serves now may not have been asked yet."""
+        if serving is not None and serving.last_ok_at is not None:
+            at = int(serving.last_ok_at.timestamp())
+            self._answered[model] = min(max(0, at), ANSWERED_AT_MAX)
+        return self._answered.get(model, 0)
+
 
 def in_steps(staged_bytes: int, total_bytes: int) -> int:
     """Progress in so few steps that a download changes the report `PROGRESS_STEPS` times."""
@@ -176,5 +193,19 @@ def in_steps(staged_bytes: int, total_bytes: int) -> int:
 
 
 def says_the_same(one: ReportedState | None, other: ReportedState) -> bool:
-    """Whether two reports differ in nothing but when they were made."""
-    return one is not None and one.model_copy(update={"observed_at": other.observed_at}) == other
+    """Whether two reports differ in nothing but when they were made, and by less than an hour in
+    when a model answered last: every request would be worth a report."""
+    if one is None:
+        return False
+    models = tuple(map(_answered_as, one.models, other.models))
+    same = {"observed_at": other.observed_at, "models": models + one.models[len(models) :]}
+    return one.model_copy(update=same) == other
+
+
+def _answered_as(one: ReportedModel, other: ReportedModel) -> ReportedModel:
+    """``one``, with the other's time if that is near."""
+    if not one.answered_at or not other.answered_at:
+        return one
+    if abs(other.answered_at - one.answered_at) >= ANSWERED_STEP_SECONDS:
+        return one
+    return one.model_copy(update={"answered_at": other.answered_at})

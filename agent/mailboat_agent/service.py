@@ -252,19 +252,19 @@ class Agent:
                 unconfirmed=post.unconfirmed,
                 trust_expires=self._manifest.expires,
                 drift=reconciler.drift.status.for_people(),
-                more=self._figures(reconciler),
+                more=self._figures(device, reconciler),
             )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), LOOK_SECONDS_MAX)
             await asyncio.sleep(LOOK_SECONDS_MIN)
 
-    def _figures(self, reconciler: Reconciler) -> dict[str, object]:
+    def _figures(self, device: Device, reconciler: Reconciler) -> dict[str, object]:
         return {
             "telemetry": {} if self._recorder is None else self._recorder.figures(),
             "degraded": self._degraded.status(time.monotonic()),
             "drills": reconciler.drills.for_people(),
             "downloads": transfers(reconciler.loops.values()),
-            "disk": disk_figures(DiskRoom.of(self._store, self._config.disk_budget)),
+            "disk": disk_figures(DiskRoom.of(self._store, device.disk_bound_bytes)),
             "metered": metered_figures(self._meter, class_is_metered=self._class_is_metered()),
         }
 

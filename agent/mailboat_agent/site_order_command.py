@@ -53,8 +53,8 @@ def handed_over(path: Path, config: "AgentConfig", now: datetime) -> "OpenedOrde
     """
     from mailboat_agent.carrier.preview import copy_of_what_is_held
     from mailboat_agent.facts import Device
+    from mailboat_agent.kept_site_order import PAYLOAD_BYTES_MAX, judge
     from mailboat_agent.site_order_handover import hand_over
-    from mailboat_agent.site_orders import PAYLOAD_BYTES_MAX, judge
     from mailboat_agent.state_file import StateFile
     from mailboat_agent.trust.kept_manifests import read_bounded
 

@@ -8,75 +8,38 @@ A device whose file is lost says so, and goes by what it is told next, each item
 """
 
 import base64
-import binascii
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-
-from pydantic import TypeAdapter
 
 from mailboat_agent.atomic_file import DiskFailing, replace_durably
 from mailboat_agent.device_rules import policy_of
 from mailboat_agent.facts import Device
+from mailboat_agent.kept_site_order import (
+    FILE_NAME,
+    KEPT,
+    Kept,
+    counted_as,
+    opened_for,
+    read_kept,
+    refuse_old,
+)
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.site_order_handover import Handover
-from mailboat_agent.trust.kept_manifests import read_bounded
 from mailboat_agent.trust.manifest import Manifest
 from mailboat_agent.update.events import milliseconds
 from mailboat_agent.update.time_floor import stands_before, time_floor
 from mailboat_schemas.documents.site_key import SiteKey
-from mailboat_schemas.errors import DiskFull, MailboatError, NotFound, PayloadTooLarge
+from mailboat_schemas.errors import DiskFull, MailboatError
 from mailboat_schemas.events import Event, EventKind
 from mailboat_schemas.names import DIRECT_SITE
-from mailboat_schemas.site_orders import OpenedOrder, SiteOrderKey, SiteOrderOld, open_site_order
-from mailboat_schemas.topics import TOPICS, Channel
+from mailboat_schemas.site_orders import OpenedOrder, SiteOrderKey, SiteOrderOld
 
-FILE_NAME = "site-order.json"
-PAYLOAD_BYTES_MAX = TOPICS[Channel.SITE_ORDER].payload_bytes_max
-FILE_BYTES_MAX = 4 * PAYLOAD_BYTES_MAX
 KEYS_REMEMBERED = 16  # whose counters are kept; a Policy names four
 ORDERED, LIFTED = "ordered", "lifted"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """What is on the disk. ``taken_at`` is in seconds since 1970 UTC, 0 while this device's clock
-    cannot be right; ``counters`` by site and key id: a device may come to another site whose key is
-    the same."""
-
-    counters: Mapping[str, int] = field(default_factory=dict)
-    taken_at: int = 0
-    envelope: str = ""  # base64
-
-    @property
-    def payload(self) -> bytes:
-        """Raises ValueError."""
-        try:
-            return base64.b64decode(self.envelope, validate=True)
-        except binascii.Error as error:
-            raise ValueError("it is not base64") from error
-
-
-_KEPT = TypeAdapter(Kept)
-
-
-def read_kept(data_dir: Path) -> Kept:
-    """Raises OSError, ValueError: it is damaged."""
-    try:
-        return _KEPT.validate_json(read_bounded(data_dir / FILE_NAME, FILE_BYTES_MAX))
-    except FileNotFoundError:
-        return Kept()
-
-
-def _kept_or_nothing(data_dir: Path) -> Kept:
-    """For who only looks."""
-    try:
-        return read_kept(data_dir)
-    except (OSError, ValueError):
-        return Kept()
 
 
 class SiteOrders:
@@ -128,7 +91,7 @@ class SiteOrders:
         """
         keys = self._keys()
         try:
-            opened = _opened(payload, keys, self._device, now)
+            opened = opened_for(payload, keys, self._device, now)
         except SiteOrderKey:
             self._waiting = payload
             raise
@@ -139,7 +102,7 @@ class SiteOrders:
         refuse_old(opened, self._kept, keys)
         counters = {
             **self._kept.counters,
-            _counted(opened.order.site, opened.key): (opened.order.counter),
+            counted_as(opened.order.site, opened.key): (opened.order.counter),
         }
         self._kept = Kept(
             counters=dict(_named_last(counters, opened.order.site, keys)[-KEYS_REMEMBERED:]),
@@ -183,7 +146,7 @@ class SiteOrders:
         if self._kept.envelope:
             try:
                 # Whether its key has ended is asked at each look: the clock may be set right yet.
-                self._opened = _opened(self._kept.payload, self._by, self._device, None)
+                self._opened = opened_for(self._kept.payload, self._by, self._device, None)
             except (ValueError, MailboatError) as error:
                 _log.warning("What the site ordered does not count any more: %s", error)
 
@@ -199,7 +162,7 @@ class SiteOrders:
         """Tried again at each look, for as long as the disk refuses."""
         was_written, self._is_written = self._is_written, True
         try:
-            replace_durably(self._data_dir / FILE_NAME, _KEPT.dump_json(self._kept))
+            replace_durably(self._data_dir / FILE_NAME, KEPT.dump_json(self._kept))
         except (DiskFull, DiskFailing) as error:
             self._is_written = False
             if was_written:
@@ -237,76 +200,11 @@ class SiteOrders:
         )
 
 
-def refuse_old(opened: OpenedOrder, kept: Kept, keys: tuple[SiteKey, ...]) -> None:
-    """
-    Raises:
-        SiteOrderOld: a key that is named now has signed this counter, or a higher one.
-    """
-    named = {_counted(opened.order.site, each) for each in keys}
-    newest = max((n for key, n in kept.counters.items() if key in named), default=0)
-    if opened.order.counter <= newest:
-        raise SiteOrderOld(
-            f"Order {opened.order.counter} of site {opened.order.site} is not newer than {newest}, "
-            "which this device has taken.",
-            next_step="sign the next one on the newest: give its file with --out, or where that is "
-            f"lost its counter with `--after {newest}`.",
-        )
-
-
-def standing_offline(
-    data_dir: Path, device: Device, manifest: Manifest, now: datetime
-) -> OpenedOrder | None:
-    """What stood when the agent last wrote it, by what ``manifest`` says; sets
-    ``device.site_order``."""
-    kept, keys = _kept_or_nothing(data_dir), policy_of(device, manifest).site_keys or ()
-    if not kept.envelope:
-        return None
-    try:
-        opened = _opened(kept.payload, keys, device, now)
-    except (ValueError, MailboatError):
-        return None
-    device.site_order = opened.standing(now, taken_at=kept.taken_at)
-    return opened
-
-
-def judge(
-    payload: bytes, data_dir: Path, device: Device, manifest: Manifest, now: datetime
-) -> OpenedOrder:
-    """What the agent will say to an order that somebody brings; the one that it has is no news.
-
-    Raises: as `SiteOrders.take`.
-    """
-    kept, keys = _kept_or_nothing(data_dir), policy_of(device, manifest).site_keys or ()
-    opened = _opened(payload, keys, device, now)
-    if kept.envelope != base64.b64encode(payload).decode():
-        refuse_old(opened, kept, keys)
-    return opened
-
-
-def _opened(
-    payload: bytes, keys: tuple[SiteKey, ...], device: Device, now: datetime | None
-) -> OpenedOrder:
-    # An envelope of any kind may be longer, and what one may add to it is no part of the order: it
-    # must fit into the file that is read back.
-    if len(payload) > PAYLOAD_BYTES_MAX:
-        raise PayloadTooLarge("SiteOrder", len(payload), PAYLOAD_BYTES_MAX)
-    if device.site == DIRECT_SITE:
-        raise NotFound(
-            "This device belongs to no site, so no site orders anything here.",
-            next_step="hold it from the centre: `mailboat device hold`.",
-        )
-    return open_site_order(payload, keys, fleet=device.fleet, site=device.site, now=now)
-
-
-def _counted(site: str, key: SiteKey) -> str:
-    return f"{site}/{key.key.keyid}"
-
-
 def _named_last(
     counters: Mapping[str, int], site: str, keys: tuple[SiteKey, ...]
 ) -> list[tuple[str, int]]:
     """So that the counters of keys that are named now are the last to be forgotten."""
-    named = {_counted(site, each) for each in keys}
+    named = {counted_as(site, each) for each in keys}
     return sorted(counters.items(), key=lambda item: item[0] in named)
 
 

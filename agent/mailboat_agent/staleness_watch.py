@@ -1,9 +1,12 @@
 """What policy makes of a model that is further behind than it may be: recorded, told, done.
 
-Judged by the rule that the controller explains with (`mailboat_schemas.staleness`). Nothing is done
-about what this device cannot know: with a clock that cannot be right nothing is stale here, and
-with trust metadata that has expired nothing is stopped, because what it is behind may have been
+Judged by the rule that the controller explains with (`mailboat_schemas.staleness`). Nothing begins
+because of what this device cannot know: with a clock that cannot be right nothing is stale here,
+and with trust metadata that has expired nothing is stopped, because what it is behind may have been
 taken back since. A release in its soak is not stopped either: it is being judged.
+
+What was stopped while it could be known is recorded and stays so until the device knows better:
+else whoever cuts the network, or sets the clock, would have it served again.
 """
 
 import logging
@@ -25,6 +28,10 @@ from mailboat_schemas.reports import ModelPhase
 from mailboat_schemas.staleness import NOT_STALE, Action, Enforcement, enforcement
 
 STALE, STOPPED = "stale", "stale-stopped"  # codes of the events
+STILL_STOPPED = Enforcement(
+    action=Action.STOP,
+    because="it was stopped by policy, and this device cannot know that it may serve again",
+)
 _log = logging.getLogger(__name__)
 
 
@@ -33,12 +40,20 @@ def judge(
 ) -> Enforcement:
     """What is to be done about a model now, by what the record says should serve."""
     serving = state.serving
-    if serving is None or not can_know(manifest, look):
+    if serving is None:
         return NOT_STALE
+    is_stopped = serving.digest == state.stopped
+    if not can_know(manifest, look):
+        return STILL_STOPPED if is_stopped else NOT_STALE
     bound = device_rules(device, manifest).staleness
     far = behind(device, manifest, model, serving.version, look.now)
     found = enforcement(far, bound, state.stale_since, look.now)
-    may_stop = look.trust_fresh and state.phase is not ModelPhase.SOAK
+    if is_stopped and found.action is not Action.STOP:
+        if not look.trust_fresh:
+            return STILL_STOPPED
+        # Its grace has gone by already, whatever the clock says now.
+        return found if found.stops_at is None else replace(found, action=Action.STOP)
+    may_stop = is_stopped or (look.trust_fresh and state.phase is not ModelPhase.SOAK)
     if found.action is Action.STOP and not may_stop:
         return replace(found, action=Action.WARN, stops_at=None)
     return found
@@ -75,23 +90,30 @@ class StalenessWatch:
             self._tell(model, state.serving, found, look.now)
 
     def _record(self, model: str, found: Enforcement, look: Look) -> None:
-        """Since when: the grace counts on through restarts, and through a release that is on trial
-        or in its soak, which may not stay."""
+        """Since when, and what was stopped: both count on through restarts, and through a release
+        that is on trial or in its soak, which may not stay."""
         state, now = self._ledger.model(model), int(look.now.timestamp())
-        since = state.stale_since
+        since, stopped = state.stale_since, state.stopped
+        if not can_know(self._manifest, look):
+            return
+        if found.action is Action.STOP and state.serving is not None:
+            stopped = state.serving.digest
+        elif state.phase is ModelPhase.COMMITTED:
+            stopped = ""
         if found.action is not Action.NONE:
             since = since if 0 < since <= now else now
-        elif can_know(self._manifest, look) and state.phase is ModelPhase.COMMITTED:
+        elif state.phase is ModelPhase.COMMITTED:
             since = 0
-        if since == state.stale_since:
+        if (since, stopped) == (state.stale_since, state.stopped):
             return
-        models = {**self._ledger.state.models, model: replace(state, stale_since=since)}
+        told = replace(state, stale_since=since, stopped=stopped)
+        models = {**self._ledger.state.models, model: told}
         try:
             self._ledger.save(replace(self._ledger.state, models=models))
         except (DiskFull, DiskFailing) as error:  # the next look tries again; no grace goes by
             _log.debug("Since when %s is stale could not be recorded: %s", model, error)
             return
-        if not since:
+        if state.stale_since and not since:
             self._tell_over(model, state, look.now)
 
     def _act(self, model: str, serving: Installed | None, found: Enforcement) -> None:

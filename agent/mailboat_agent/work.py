@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 
-from mailboat_agent.artifacts import sealed_store
 from mailboat_agent.artifacts.content_keys import ContentKeys
 from mailboat_agent.artifacts.metered import Meter
 from mailboat_agent.artifacts.mirrored_source import ArtifactSource
@@ -21,24 +20,20 @@ from mailboat_agent.busy import NEVER_BUSY, Busy
 from mailboat_agent.carrier.spool import ImportSpool
 from mailboat_agent.delta.room import DeltaRoom
 from mailboat_agent.fetching import NO_TERMS, Fetching, Progress, Terms
-from mailboat_agent.sealed_memory import in_memory
-from mailboat_agent.serving.bundle import Bundle, open_bundle
 from mailboat_agent.serving.feedback import Posted
-from mailboat_agent.serving.golden import read_golden
 from mailboat_agent.serving.reference_file import read_reference
 from mailboat_agent.serving.revocable_launch import RevocableLaunch
 from mailboat_agent.serving.runtime import Absence, Runtime
 from mailboat_agent.serving.served_release import ServedRelease
 from mailboat_agent.serving.shadowing import shadow_candidate
-from mailboat_agent.serving.tensors import Tensor
 from mailboat_agent.serving.trial import GateFailed, TrialReport, run_trial
 from mailboat_agent.serving.trial_evidence import TrialEvidence
 from mailboat_agent.serving.window import ServingStats
 from mailboat_agent.update.soak import Judgement, Verdict
+from mailboat_agent.verified_files import VerifiedFiles
+from mailboat_schemas.class_budgets import ClassBudgets, no_budgets
 from mailboat_schemas.documents.live_gates import Shadow
-from mailboat_schemas.documents.reference import Reference
 from mailboat_schemas.documents.release import (
-    File,
     FileRole,
     ReleaseDocument,
     Variant,
@@ -46,15 +41,12 @@ from mailboat_schemas.documents.release import (
 )
 from mailboat_schemas.errors import (
     DigestMismatch,
-    MailboatError,
     MalformedPayload,
     PayloadTooLarge,
 )
 from mailboat_schemas.live_figures import Shift
 from mailboat_schemas.sealing import SealedDamaged
 
-WARM_UP_FILE_BYTES_MAX = 4 << 20  # of golden samples that are read for it
-WARM_UP_BYTES_MAX = 1 << 20  # kept as long as the release serves, for a worker that starts again
 _log = logging.getLogger(__name__)
 
 
@@ -70,16 +62,19 @@ class Workbench:
         runtime: Runtime,
         hardware_class: str,
         memory_budget_bytes: int,
-        disk_budget_bytes: int | None = None,
+        disk_bound_bytes: Callable[[], int | None] = lambda: None,
+        budgets: Callable[[], ClassBudgets] = no_budgets,
         meter: Meter | None = None,
         busy: Busy = NEVER_BUSY,
     ) -> None:
-        """``source`` is asked for when something is to be fetched, not before."""
+        """``source`` is asked for when something is to be fetched, not before; ``budgets`` of the
+        class bind a trial and not what serves."""
         self.store = store
-        self._content_keys = content_keys
+        self._files = VerifiedFiles(store, content_keys)
         self.runtime = runtime
         self._hardware_class = hardware_class
         self._memory_budget_bytes = memory_budget_bytes
+        self._budgets = budgets
         self.busy = busy
         self.imports = ImportSpool(store.data_dir)
         self.evidence = TrialEvidence(store.data_dir / "evidence")
@@ -88,7 +83,7 @@ class Workbench:
             content_keys=content_keys,
             source=source,
             memory_budget_bytes=memory_budget_bytes,
-            disk_budget_bytes=disk_budget_bytes,
+            disk_bound_bytes=disk_bound_bytes,
             meter=meter,
         )
 
@@ -137,15 +132,19 @@ class Workbench:
         golden = variant.file_of_role(FileRole.GOLDEN)
         reference = variant.file_of_role(FileRole.REFERENCE)
         launch = RevocableLaunch(self.runtime.launch.worker_socket, self.runtime.launch.user)
+        budgets = self._budgets()
 
         def trial() -> TrialReport:
             with ExitStack() as opened:
                 try:
-                    model_fd = self._open(variant.model_file, opened)
-                    golden_fd = None if golden is None else self._open(golden, opened)
-                    bundle = self._bundle(variant)
+                    model_fd = self._files.open(variant.model_file, opened)
+                    golden_fd = None if golden is None else self._files.open(golden, opened)
+                    bundle = self._files.bundle(variant)
                     if reference is not None:
-                        opened_fd, drift = self._open(reference, opened), variant.health.soak.drift
+                        opened_fd, drift = (
+                            self._files.open(reference, opened),
+                            variant.health.soak.drift,
+                        )
                         read_reference(opened_fd, reference.sha256, drift)
                 except SealedDamaged as error:
                     # What was signed does not open to what was signed: no retry cures that.
@@ -158,6 +157,7 @@ class Workbench:
                     interface=document.interface,
                     variant=variant,
                     memory_limit_bytes=self._memory_budget_bytes,
+                    budgets=budgets,
                     launch=launch,
                     bundle=bundle,
                     serving=self._copy_of_serving(document, variant, opened),
@@ -221,7 +221,7 @@ class Workbench:
 
         def serve() -> None:
             with ExitStack() as opened:
-                reference = self._reference(variant, opened)
+                reference = self._files.reference(variant, opened)
                 self.runtime.serve(self._released(document, digest, variant, opened))
                 serving = self.runtime.snapshot(document.model)
                 stay = 0 if serving is None else serving.serial
@@ -278,7 +278,7 @@ class Workbench:
         """
         golden = (variant := self.variant_of(document)).file_of_role(FileRole.GOLDEN)
         release = self._released(document, digest, variant, opened)
-        return release, None if golden is None else self._open(golden, opened)
+        return release, None if golden is None else self._files.open(golden, opened)
 
     def _released(
         self, document: ReleaseDocument, digest: str, variant: Variant, opened: ExitStack
@@ -289,23 +289,11 @@ class Workbench:
             digest=digest,
             interface=document.interface,
             variant=variant,
-            model_fd=self._open(variant.model_file, opened),
-            bundle=self._bundle(variant),
+            model_fd=self._files.open(variant.model_file, opened),
+            bundle=self._files.bundle(variant),
             memory_limit_bytes=self._memory_budget_bytes,
-            warm_up=self._warm_up(variant, opened),
+            warm_up=self._files.warm_up(variant, opened),
         )
-
-    def _warm_up(self, variant: Variant, opened: ExitStack) -> tuple[Tensor, ...]:
-        """The inputs of the first golden sample, unless it takes long to have them."""
-        golden = variant.file_of_role(FileRole.GOLDEN)
-        if golden is None or golden.length > WARM_UP_FILE_BYTES_MAX:
-            return ()
-        try:
-            inputs = read_golden(self._open(golden, opened)).inputs[0]
-        except MailboatError as error:  # the model is whole; it warms up with zeros
-            _log.warning("The golden samples of %s are of no use: %s", golden.path, error)
-            return ()
-        return inputs if sum(len(each.data) for each in inputs) <= WARM_UP_BYTES_MAX else ()
 
     def _copy_of_serving(
         self, document: ReleaseDocument, variant: Variant, opened: ExitStack
@@ -317,31 +305,6 @@ class Workbench:
         if serving is not None:
             opened.callback(os.close, serving.model_fd)
         return serving
-
-    def _bundle(self, variant: Variant) -> Bundle:
-        return open_bundle(variant, self._descriptor)
-
-    def _reference(self, variant: Variant, opened: ExitStack) -> Reference | None:
-        """The release's reference statistics; None without any, or if they cannot be read: then
-        the release serves all the same, and its soak is not passed.
-        """
-        file = variant.file_of_role(FileRole.REFERENCE)
-        try:
-            return None if file is None else read_reference(self._open(file, opened), file.sha256)
-        except MailboatError as error:
-            _log.warning("Drift is not watched: %s", error)
-            return None
-
-    def _open(self, file: File, opened: ExitStack) -> int:
-        descriptor = self._descriptor(file)
-        opened.callback(os.close, descriptor)
-        return descriptor
-
-    def _descriptor(self, file: File) -> int:
-        """Of verified bytes; the caller's to close."""
-        if file.sealed is None:
-            return in_memory(self.store.open_verified(file.sha256), file.sha256)
-        return sealed_store.open_into_memory(self.store, self._content_keys, file, file.sealed)
 
     def variant_of(self, document: ReleaseDocument) -> Variant:
         variant = document.variant_for(self._hardware_class)

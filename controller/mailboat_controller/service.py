@@ -24,6 +24,7 @@ from mailboat_controller.api.app import build_app
 from mailboat_controller.api.context import ApiContext
 from mailboat_controller.artifacts.care import ArtifactCare
 from mailboat_controller.artifacts.care_loops import look_after
+from mailboat_controller.broker.care import BrokerCare
 from mailboat_controller.config import ControllerSettings
 from mailboat_controller.data_directory import Addresses, addresses_of
 from mailboat_controller.delta_builds.loops import DeltaLoops, open_loops
@@ -42,6 +43,7 @@ from mailboat_controller.outreach import open_outreach
 from mailboat_controller.pki.client_tls import client_context
 from mailboat_controller.recovery.running import open_when_recovered
 from mailboat_controller.releases.admission import Admission
+from mailboat_controller.resting import rest_seconds
 from mailboat_controller.rollout.state import Trigger
 from mailboat_controller.sites import bridge_news
 from mailboat_controller.store import locks
@@ -56,13 +58,8 @@ from mailboat_schemas.topics import Channel
 
 # Nothing depends on this: it repairs lost wake-ups and notices hours that have come.
 LOOK_SECONDS = 15.0
-# Deciding loads the classes of running rollouts and keeps other writers out; counting reads them.
-# In a large fleet either takes seconds, so each rests this many times as long as it took.
-REST_FACTOR = 4.0
 STATS_SECONDS_MIN = 1.0
 STATS_SECONDS_MAX = 30.0
-BROKER_LOOK_SECONDS = 2.0
-ACCESS_LOOK_SECONDS = 2.0  # until a credential that was revoked on this disk is cut off
 READY_SECONDS_MAX = 10.0  # then others are told where we are, broker or not
 
 _log = structlog.get_logger(__name__)
@@ -108,9 +105,15 @@ class _Controller:
         self._changed = Wake()  # a rollout may decide otherwise
         self._queued = Wake()  # something waits in the outbox
         self._news = Wake()  # roll-ups may differ
-        self._access = Wake()  # the broker may have somebody to let in or to cut off
         self._stats = stats.Publisher(settings.fleet)
         store, fleet = ground.store, settings.fleet
+        self._broker = BrokerCare(
+            ground.guard,
+            ground.broker,
+            host=settings.mqtt_host,
+            port=settings.mqtt_port,
+            now=now,
+        )
         self._care = ArtifactCare(store, ground.artifacts, settings.artifacts, now)
         self._fleet = FleetPanels(settings.fleet, settings.metrics_canaries)
         self._metrics = Metrics(
@@ -155,7 +158,7 @@ class _Controller:
     async def run(self, stopped: asyncio.Event) -> None:
         link = Link(
             host=self._settings.mqtt_host,
-            port=self._broker_port,
+            port=self._broker.port,
             fleet=self._settings.fleet,
             tls=client_context(self._ground.client),
             rng=random.Random(),  # noqa: S311  spreads reconnects, hides nothing
@@ -171,8 +174,8 @@ class _Controller:
             "reconcile": self._reconcile(),
             "stats": self._publish_stats(link),
             "upkeep": self._upkeep.run(link),
-            "broker": self._watch_broker(),
-            "access": self._guard_broker(),
+            "broker": self._broker.keep_running(),
+            "access": self._broker.keep_access(),
             "artifacts": look_after(self._care),
             "deltas": self._deltas.run(),
         }
@@ -188,11 +191,6 @@ class _Controller:
                 if task.get_name() != "deltas":
                     task.cancel()
 
-    @property
-    def _broker_port(self) -> int:
-        broker = self._ground.broker
-        return self._settings.mqtt_port if broker is None else broker.port
-
     def _listen(self) -> tuple[HttpsServer, Addresses]:
         """Bind the API's port, then say where everything is: devices are told by the API."""
         settings, ground = self._settings, self._ground
@@ -205,7 +203,7 @@ class _Controller:
         server = HttpsServer(
             app, host=settings.listen_host, port=settings.listen_port, files=ground.server
         )
-        addresses = addresses_of(settings, api_port=server.bind(), mqtt_port=self._broker_port)
+        addresses = addresses_of(settings, api_port=server.bind(), mqtt_port=self._broker.port)
         late["app"] = build_app(
             ApiContext(
                 settings=settings,
@@ -223,7 +221,7 @@ class _Controller:
                 wake=self._changed.set,
                 metrics=self._metrics.render,
                 refused=self._metrics.count_refused_request,
-                access_changed=self._access_changed,
+                access_changed=self._broker.access_changed,
                 artifact_tokens=ArtifactTokens(settings.artifact_token_keys),
                 roll_ups=lambda: self._stats.latest,
                 fleet_state=self._fleet.state,
@@ -291,7 +289,7 @@ class _Controller:
             except MailboatError as error:
                 # Nothing was decided; what devices were told before stays.
                 _log.error("nothing can be decided", problem=str(error))
-            await asyncio.sleep(_rest_seconds(started, self._settings.tick_seconds))
+            await asyncio.sleep(rest_seconds(started, self._settings.tick_seconds))
             await self._changed.wait(LOOK_SECONDS)
 
     async def _publish_stats(self, link: Link) -> None:
@@ -304,46 +302,10 @@ class _Controller:
                     link.send(topic, payload, retain=True)
             except Transient as error:
                 _log.warning("the roll-ups wait", problem=str(error))
-            await asyncio.sleep(_rest_seconds(started, STATS_SECONDS_MIN))
+            await asyncio.sleep(rest_seconds(started, STATS_SECONDS_MIN))
             await self._news.wait(STATS_SECONDS_MAX)
 
     def _roll_ups(self) -> dict[str, stats.RollUp]:
         with self._ground.store.read() as tx:
             found = stats.roll_ups(tx, self._settings.fleet, now())
             return {**found, **self._fleet.roll_ups(tx, now())}
-
-    def _access_changed(self) -> None:
-        try:
-            self._ground.guard.refresh(now())
-        except (MailboatError, OSError) as error:
-            # Who was let in or cut off is in the registry; the loop goes on trying.
-            _log.warning("the broker does not go by the registry yet", problem=str(error))
-        self._access.set()
-
-    async def _guard_broker(self) -> None:
-        """Whatever changed the registry, from here or from a command on this disk."""
-        guard, settings = self._ground.guard, self._settings
-        while True:
-            started = time.monotonic()
-            await asyncio.to_thread(guard.look, settings.mqtt_host, self._broker_port, now())
-            await asyncio.sleep(_rest_seconds(started, 0))
-            await self._access.wait(ACCESS_LOOK_SECONDS)
-
-    async def _watch_broker(self) -> None:
-        """An embedded broker that died is started again; devices and we come back by ourselves."""
-        broker = self._ground.broker
-        while broker is not None:
-            await asyncio.sleep(BROKER_LOOK_SECONDS)
-            problem = broker.problem()
-            if problem is None:
-                continue
-            _log.error("the embedded broker died; starting it again", problem=problem)
-            try:
-                await asyncio.to_thread(broker.start)
-            except MailboatError as error:
-                _log.error("the embedded broker does not start", problem=str(error))
-
-
-def _rest_seconds(started: float, seconds_min: float) -> float:
-    """How long a loop stays away after a turn that began at ``started`` (monotonic)."""
-    return max(seconds_min, REST_FACTOR * (time.monotonic() - started))

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
+from mailboat_schemas.class_budgets import NO_BUDGETS, ClassBudgets
 from mailboat_schemas.codec import WireModel
 from mailboat_schemas.deltas import DELTAS_MAX, Delta
 from mailboat_schemas.documents.failure_mode import FailureMode
@@ -85,6 +86,10 @@ class DesiredState(WireModel):
     metered: bool = Field(
         default=False,
         description="every byte costs devices of this class; a device's own setting goes before",
+    )
+    budgets: ClassBudgets = Field(
+        default=NO_BUDGETS,
+        description="of the class, for what is installed; a device's own settings may be tighter",
     )
     rules: tuple[PolicyRule, ...] = Field(
         default=(),

@@ -25,6 +25,9 @@ from mailboat_schemas.site_orders import ReportedSiteOrder
 
 # Free space is told in steps, rounded down: every line of a log would change the report.
 DISK_STEP_BYTES = 16 << 20
+# The time of the last good inference is told with whatever else is, and alone once in this time.
+ANSWERED_STEP_SECONDS = 3600
+ANSWERED_AT_MAX = 253_402_300_799  # 9999-12-31T23:59:59Z, the last that a date can say
 DEGRADED_MODES_MAX = 32  # there are fewer; a newer agent may know more
 DegradedMode = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -54,6 +57,13 @@ class ReportedModel(WireModel):
     security_version: int = Field(default=0, ge=0, description="the highest it has committed")
     switched_at: int = Field(
         default=0, ge=0, description="its last commit, seconds since 1970 UTC; 0: none is known"
+    )
+    answered_at: int | None = Field(
+        default=None,
+        ge=0,
+        le=ANSWERED_AT_MAX,
+        description="its last good inference by any release, seconds since 1970 UTC, true to "
+        "within the hour; 0: none since the agent began; null: the device does not tell",
     )
     stale_since: int = Field(
         default=0,

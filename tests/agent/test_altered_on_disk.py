@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent_box import AgentBox
-from mailboat_agent import sealed_memory, work
+from mailboat_agent import sealed_memory, verified_files
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from model_fleet import MODEL, ArtifactServer, Certificates, ModelFleet, affine
 
@@ -33,6 +33,7 @@ def overwrite(box: AgentBox, content: bytes, with_what: bytes) -> None:
         os.fsync(file.fileno())
 
 
+@pytest.mark.slow
 def test_what_serves_was_verified_whatever_the_disk_says_later(
     box: AgentBox, fleet: ModelFleet
 ) -> None:
@@ -77,11 +78,12 @@ def test_bytes_swapped_between_verifying_and_loading_are_told_as_an_attack(
     asyncio.run(story())
 
 
+@pytest.mark.slow
 def test_without_an_attack_models_come_from_sealed_memory(
     box: AgentBox, fleet: ModelFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handed_over = []
-    original = work.in_memory
+    original = verified_files.in_memory
 
     def note(descriptor: int, digest: str) -> int:
         memory = original(descriptor, digest)
@@ -89,7 +91,7 @@ def test_without_an_attack_models_come_from_sealed_memory(
         return memory
 
     async def story() -> None:
-        monkeypatch.setattr(work, "in_memory", note)
+        monkeypatch.setattr(verified_files, "in_memory", note)
         await box.install(fleet.current(fleet.model_release("1.0.0", factor=2.0)), "1.0.0")
         await box.stop()
 

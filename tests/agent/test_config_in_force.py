@@ -20,7 +20,13 @@ from mailboat_agent.overlays import record
 from mailboat_agent.overlays.command import config_in_force, describe_config, in_words
 from mailboat_agent.overlays.documents import FleetDocuments
 from mailboat_agent.overlays.in_force import ConfigInForce
-from mailboat_agent.overlays.record import COPY, RECORD
+from mailboat_agent.overlays.record import (
+    COPY,
+    EARLIER_MAX,
+    RECORD,
+    RECORD_BYTES_MAX,
+    ConfigRecord,
+)
 from mailboat_agent.serving.gateway import Gateway
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.trust.manifest import Counter, Manifest
@@ -202,6 +208,38 @@ def test_a_config_comes_with_the_model_it_is_for_and_goes_back_with_it(here: Her
     assert here.look(*running("6.0.0"))
     assert here.values == {"gain": 1}
     assert here.config.notes() == ["config_waits"]
+
+
+def test_a_device_goes_back_over_two_releases_with_a_config_of_their_own(here: Here) -> None:
+    for major in (6, 7, 8):
+        ranges = {MODEL: f"~={major}.0"}
+        sign_config(here.fleet, config_document(f"{major}.0.0", {"gain": major}, models=ranges))
+        here.hear()
+        assert here.look(*running(f"{major}.0.0"))
+
+    here.start()
+    assert here.look(*running("6.0.0"))
+    assert here.values == {"gain": 6}
+    assert here.config.notes() == ["config_waits"]
+
+
+def test_as_many_configs_are_kept_as_the_record_may_hold_and_the_rest_are_told(
+    here: Here,
+) -> None:
+    for major in range(1, EARLIER_MAX + 3):
+        ranges = {MODEL: f"~={major}.0"}
+        sign_config(here.fleet, config_document(f"{major}.0.0", {"gain": major}, models=ranges))
+        here.hear()
+        assert here.look(*running(f"{major}.0.0"))
+
+    here.look(*running("1.0.0"))
+    assert here.values == {"gain": EARLIER_MAX + 2}
+    assert here.config.notes() == ["config_unfit"]
+    assert here.look(*running("2.0.0"))
+    assert here.values == {"gain": 2}
+    recorded, _ = ConfigRecord(here.data).load()
+    assert len(recorded.earlier) == EARLIER_MAX
+    assert (here.data / RECORD).stat().st_size <= RECORD_BYTES_MAX
 
 
 def test_an_older_version_is_taken_only_when_it_is_signed_as_going_back(here: Here) -> None:

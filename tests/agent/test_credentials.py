@@ -117,6 +117,7 @@ def test_a_damaged_key_of_its_own_does(tmp_path: Path) -> None:
         device.start()
 
 
+@pytest.mark.slow
 def test_a_full_disk_gives_up_its_ballast_for_the_exchange(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

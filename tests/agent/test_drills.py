@@ -18,6 +18,7 @@ from attack_siege import served
 from mailboat_agent.busy import Busy
 from mailboat_agent.drill import requests
 from mailboat_agent.drill.requests import LocalRequest
+from mailboat_agent.drill.watch import DRILL_SECONDS_MAX, LOCAL_MAX
 from mailboat_schemas.desired import ReleaseRef
 from mailboat_schemas.device_orders import DeviceDesired, Drill
 from mailboat_schemas.events import Event
@@ -127,6 +128,7 @@ def workers() -> set[int]:
     }
 
 
+@pytest.mark.slow
 def test_a_device_proves_that_it_could_go_back_and_stays_where_it_is(installed: Installed) -> None:
     async def story(box: AgentBox) -> None:
         before = box.runtime.worker_pid(MODEL)
@@ -348,6 +350,35 @@ def test_what_is_taken_back_is_not_drilled(installed: Installed) -> None:
 
         assert not box.reconciler.drills.running
         assert told(box) == []
+
+    installed.play(story)
+
+
+@pytest.mark.slow
+def test_a_drill_that_is_not_over_in_time_is_given_up_and_told(installed: Installed) -> None:
+    async def story(box: AgentBox) -> None:
+        order(box, ORDER)
+        await until_running(box)
+        # As if it had begun so long ago: its release may have a deadline beyond any bound.
+        box.reconciler.drills._began -= DRILL_SECONDS_MAX
+        event = await until_told(box)
+
+        assert (event.kind, event.code) == ("drill_skipped", "time")
+        assert event.because == "it was not over after 1800 s"
+
+    installed.play(story)
+
+
+@pytest.mark.slow
+def test_more_than_may_wait_at_the_device_are_passed_over(installed: Installed) -> None:
+    async def story(box: AgentBox) -> None:
+        watch = box.reconciler.drills
+        for number in range(1, LOCAL_MAX + 4):
+            request = LocalRequest(number=number, reason="again", model="no-such-model")
+            requests.lay_down(box.directory, request)
+            watch._take_local(box.reconciler.loops)
+        assert len(watch._local) == LOCAL_MAX
+        assert watch._local[0].order == "local-1"
 
     installed.play(story)
 

@@ -113,6 +113,7 @@ class TestOnADisk:
         for secret in (b"def prepare", PREPARE, KEY, KEY.hex().encode()):
             assert secret not in disk
 
+    @pytest.mark.slow
     def test_after_a_reboot_without_a_network_it_serves_again(
         self, play: Play, fleet: ModelFleet, server: ArtifactServer
     ) -> None:
@@ -129,6 +130,7 @@ class TestOnADisk:
 
         play(story)
 
+    @pytest.mark.slow
     def test_a_stolen_disk_opens_nothing_without_the_devices_key(
         self, play: Play, fleet: ModelFleet, server: ArtifactServer
     ) -> None:
@@ -225,6 +227,7 @@ class TestAKeyThatIsNotThere:
 
 
 class TestADeviceKeyThatChanges:
+    @pytest.mark.slow
     def test_is_followed_by_its_content_keys_without_a_network(
         self, play: Play, fleet: ModelFleet, server: ArtifactServer
     ) -> None:
@@ -263,6 +266,7 @@ class TestADeviceKeyThatChanges:
 
 
 class TestAFileThatDoesNotOpen:
+    @pytest.mark.slow
     def test_because_it_was_sealed_with_another_key_fails_its_trial_for_good(
         self,
         play: Play,
@@ -287,6 +291,7 @@ class TestAFileThatDoesNotOpen:
 
         play(story)
 
+    @pytest.mark.slow
     def test_because_the_disk_damaged_it_is_fetched_again(
         self, play: Play, fleet: ModelFleet
     ) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from agent_box import device_facts
 from mailboat_agent.artifacts.release_store import ReleaseStore
+from mailboat_schemas.class_budgets import ClassBudgets
 from small_disk import run_on_small_disk
 
 SUPPORT = str(Path(__file__).parent.parent / "support")
@@ -17,6 +18,7 @@ def store(tmp_path: Path) -> ReleaseStore:
     return ReleaseStore(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_download_does_not_take_away_the_room_it_was_promised(tmp_path: Path) -> None:
     """Else a release that just fits would be refused when half of it is here."""
     program = """
@@ -43,3 +45,14 @@ def test_a_budget_counts_what_is_stored(store: ReleaseStore) -> None:
     assert device.disk_free_bytes(store) == 6 * MIB
     store.put(bytes(7 * MIB))
     assert device.disk_free_bytes(store) == 0
+
+
+def test_of_its_own_budget_and_that_of_its_class_the_tighter_counts(store: ReleaseStore) -> None:
+    device = device_facts(disk_budget_bytes=10 * MIB)
+
+    device.class_budgets = ClassBudgets(disk_bytes=4 * MIB)
+    assert device.disk_free_bytes(store) == 4 * MIB
+    device.class_budgets = ClassBudgets(disk_bytes=40 * MIB)
+    assert device.disk_free_bytes(store) == 10 * MIB
+    device.disk_budget_bytes = None
+    assert device.disk_free_bytes(store) <= 40 * MIB

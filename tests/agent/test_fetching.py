@@ -230,7 +230,7 @@ def test_two_models_that_share_a_file_fetch_it_once(
             content_keys=None,  # type: ignore[arg-type]  # nothing is encrypted
             source=lambda: source,
             memory_budget_bytes=64 * MIB,
-            disk_budget_bytes=None,
+            disk_bound_bytes=lambda: None,
             meter=None,
         )
         models = [Progress() for _ in range(4)]

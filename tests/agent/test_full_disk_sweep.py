@@ -28,6 +28,7 @@ WITHDRAWALS = (WITHDRAWAL, "predecessor withdrawn during a trial")
 STORY = """
     import logging, shutil, subprocess, sys
     sys.path[:0] = [REPOSITORY, REPOSITORY + "/tests/support"]
+    from tests.faults import device
     from tests.faults.acknowledged import Acknowledged
     from tests.faults.device import NotReached, live
     from tests.faults.scenes import scene
@@ -46,6 +47,8 @@ STORY = """
         status = os.statvfs(DISK)
         return (status.f_blocks - status.f_bfree) * status.f_frsize
 
+    LOOKS = device.STEPS_MAX
+    LOOKS_ON_A_FULL_DISK = LOOKS // 2  # one that has come to a stop looks again and again
     LOOKS_WITHOUT_MAX = 2  # to load what comes instead, at a start or after a withdrawal
     stopped = went_through = 0
     for room_bytes in ROOM_BYTES:
@@ -76,6 +79,7 @@ STORY = """
                 await life.step()
 
         story = chosen.play
+        device.STEPS_MAX = LOOKS_ON_A_FULL_DISK
         try:
             live(DISK, play)
         except NotReached:
@@ -85,6 +89,7 @@ STORY = """
         if SCENE not in WITHDRAWALS:
             story = few_looks  # once more from a start on the full disk
             live(DISK, play)
+        device.STEPS_MAX = LOOKS
         resize(DISK_BYTES)
         wrong = silent[:1] + chosen.check(DISK, Acknowledged.of(DISK))
         assert not wrong, (SCENE, room_bytes, HAS_BALLAST, wrong)

@@ -196,6 +196,7 @@ def test_while_the_journal_is_closed_a_flood_leaves_room_for_what_happens_to_a_r
 # --- a journal that cannot be written ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_the_journal_could_not_take_is_told_in_order_when_it_can(tmp_path: Path) -> None:
     program = """
     import random

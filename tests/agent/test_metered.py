@@ -246,7 +246,7 @@ def test_the_whole_waits_the_patch_and_the_urgent_do_not(
             content_keys=ContentKeys(store.content_keys, device_facts(), list, lambda: source),
             source=lambda: source,
             memory_budget_bytes=512 * MIB,
-            disk_budget_bytes=None,
+            disk_bound_bytes=lambda: None,
             meter=found,
         )
         try:

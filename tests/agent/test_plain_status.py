@@ -47,6 +47,13 @@ def test_a_device_that_is_well_says_so_and_since_when() -> None:
     )
 
 
+def test_a_model_says_when_it_last_answered() -> None:
+    answered = int(NOON.timestamp()) - 7200
+
+    assert "last answered 2026-11-22 10:00 UTC (2 hours)" in told(model(answered_at=answered))
+    assert "nobody has asked it since the agent began" in told(model(answered_at=0))
+
+
 def test_a_download_says_how_far_it_is_and_that_the_old_one_runs() -> None:
     text = told(
         model(

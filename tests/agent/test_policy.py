@@ -113,7 +113,8 @@ def test_a_zone_unknown_on_the_device_closes_the_windows_that_need_it_alone(
         policy_document({"windows": [elsewhere]})
 
 
-@pytest.mark.parametrize("download", ["in-window", pytest.param("anytime", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("download", ["in-window", "anytime"])
 def test_an_agent_waits_for_its_window_and_installs_when_it_opens(
     play: Play, fleet: ModelFleet, download: str
 ) -> None:

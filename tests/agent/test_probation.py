@@ -36,6 +36,7 @@ TRIED = TrialReport(
     latency_p50_ms=1,
     latency_p95_ms=2,
     latency_p99_ms=3,
+    throughput_per_second=700,
     inferences=32,
     samples=1,
     largest_difference=0,

@@ -41,7 +41,7 @@ def ask(box: AgentBox, values: list[float]) -> None:
     future = box.runtime.submit(
         MODEL, None, [x], [], deadline=deadline, encode=lambda _release, inference: inference
     )
-    future.exception(5)
+    future.exception(60)
 
 
 def test_a_release_is_fetched_tried_served_and_committed(play: Play, fleet: ModelFleet) -> None:
@@ -56,6 +56,7 @@ def test_a_release_is_fetched_tried_served_and_committed(play: Play, fleet: Mode
     play(story)
 
 
+@pytest.mark.slow
 def test_a_second_release_is_swapped_in_and_the_first_stays_to_go_back_to(
     play: Play, fleet: ModelFleet
 ) -> None:
@@ -93,6 +94,7 @@ def test_wrong_golden_outputs_fail_the_trial_and_never_serve(play: Play, fleet: 
     play(story)
 
 
+@pytest.mark.slow
 def test_errors_on_live_traffic_roll_back_without_a_network(
     play: Play, fleet: ModelFleet, server: ArtifactServer
 ) -> None:
@@ -196,6 +198,7 @@ def test_an_unapproved_release_is_refused_once_and_nothing_changes(
 # --- manifests that do not hold ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_whatever_is_wrong_with_a_manifest_is_told_once_and_changes_nothing(
     play: Play, fleet: ModelFleet
 ) -> None:
@@ -245,6 +248,7 @@ def test_a_manifest_that_meets_a_bug_is_refused_like_any_other(
     play(story)
 
 
+@pytest.mark.slow
 def test_an_older_desired_state_is_refused_after_a_restart_and_after_a_lost_record(
     play: Play, fleet: ModelFleet
 ) -> None:
@@ -333,6 +337,7 @@ def test_a_clock_before_the_floor_installs_nothing_until_it_is_right(
     play(story)
 
 
+@pytest.mark.slow
 def test_a_clock_in_2100_serves_on_and_installs_nothing_until_it_is_right(
     play: Play, fleet: ModelFleet
 ) -> None:
@@ -370,6 +375,33 @@ def test_a_device_that_comes_back_after_years_takes_what_is_new(
         fleet.now += timedelta(days=800)
         b = fleet.model_release("1.1.0", factor=3.0)
         await box.install(fleet.offered(b, a), "1.1.0")
+
+    play(story)
+
+
+@pytest.mark.slow
+def test_a_device_that_was_away_for_a_release_goes_straight_to_the_newest(
+    play: Play, fleet: ModelFleet, server: ArtifactServer
+) -> None:
+    a = fleet.model_release("1.0.0")
+
+    async def story(box: AgentBox) -> None:
+        await box.install(fleet.current(a), "1.0.0")
+        known = set(fleet.artifacts)
+        missed = fleet.model_release("1.1.0", factor=3.0)
+        fleet.current(missed)  # published while it was away
+        of_missed = set(fleet.artifacts) - known
+        newest = fleet.model_release("1.2.0", factor=4.0)
+        server.requests.clear()
+        await box.install(fleet.current(newest), "1.2.0")
+
+        assert not any("1.1.0" in told for told in box.told())
+        assert of_missed
+        assert server.requests
+        assert not any(digest in path for digest in of_missed for path in server.requests)
+        assert box.store.digests().isdisjoint({missed.digest, *of_missed})
+        assert box.state.previous is not None
+        assert box.state.previous.version == "1.0.0"
 
     play(story)
 
@@ -439,6 +471,7 @@ def test_after_a_restart_without_network_it_serves_what_it_served(
     play(story)
 
 
+@pytest.mark.slow
 def test_a_lost_journal_is_told_again_from_the_state(play: Play, fleet: ModelFleet) -> None:
     a = fleet.model_release("1.0.0")
 
@@ -478,6 +511,7 @@ def test_a_device_that_restarts_in_every_trial_gives_up_after_three(
     play(story)
 
 
+@pytest.mark.slow
 def test_an_agent_that_is_told_to_stop_gives_the_attempt_back(
     play: Play, fleet: ModelFleet
 ) -> None:
@@ -502,6 +536,7 @@ def test_an_agent_that_is_told_to_stop_gives_the_attempt_back(
     play(story)
 
 
+@pytest.mark.slow
 def test_what_somebody_adds_to_a_manifest_makes_it_no_news(play: Play, fleet: ModelFleet) -> None:
     """Whoever repeats it with a little more each time wears out no disk with it."""
     a = fleet.model_release("1.0.0")
@@ -543,6 +578,7 @@ def test_a_soak_cut_by_a_restart_begins_again(play: Play, fleet: ModelFleet) -> 
     play(story)
 
 
+@pytest.mark.slow
 def test_a_damaged_model_file_is_found_before_it_serves_and_fetched_again(
     play: Play, fleet: ModelFleet
 ) -> None:
@@ -564,6 +600,7 @@ def test_a_damaged_model_file_is_found_before_it_serves_and_fetched_again(
     play(story)
 
 
+@pytest.mark.slow
 def test_a_damaged_release_document_is_taken_from_the_kept_manifest(
     play: Play, fleet: ModelFleet
 ) -> None:
@@ -582,6 +619,7 @@ def test_a_damaged_release_document_is_taken_from_the_kept_manifest(
     play(story)
 
 
+@pytest.mark.slow
 def test_what_is_committed_begins_to_serve_before_anything_is_decided(
     play: Play, fleet: ModelFleet
 ) -> None:
@@ -667,6 +705,7 @@ def test_a_worker_that_dies_twice_in_a_soak_fails_it(play: Play, fleet: ModelFle
     play(story)
 
 
+@pytest.mark.slow
 def test_what_serves_beside_a_trial_is_stopped_when_it_is_withdrawn(
     play: Play, fleet: ModelFleet
 ) -> None:
@@ -690,6 +729,7 @@ def test_what_serves_beside_a_trial_is_stopped_when_it_is_withdrawn(
     asyncio.run(box.until_seen(lambda: not psutil.Process().children()))
 
 
+@pytest.mark.slow
 def test_damaged_trust_metadata_serves_nothing_it_cannot_vouch_for(
     play: Play, fleet: ModelFleet
 ) -> None:
@@ -737,6 +777,7 @@ def test_a_missing_artifact_is_waited_for(
     play(story)
 
 
+@pytest.mark.slow
 def test_altered_bytes_are_refused_once_and_taken_when_the_manifest_changes(
     play: Play, fleet: ModelFleet, server: ArtifactServer
 ) -> None:

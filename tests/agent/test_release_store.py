@@ -208,6 +208,7 @@ def test_a_file_that_changed_after_it_was_hashed_is_hashed_again(
     assert not store.has(DIGEST)
 
 
+@pytest.mark.slow
 def test_small_documents_go_through_the_same_gate(tmp_path: Path) -> None:
     for directory in killed_at_each_point(
         tmp_path, make_store, lambda place: ReleaseStore(place).put(CONTENT)

@@ -12,6 +12,7 @@ def restarts(box: AgentBox) -> list[Event]:
     return [event for event in box.events() if event.kind is EventKind.RESTARTED]
 
 
+@pytest.mark.slow
 def test_a_release_that_comes_back_after_a_restart_is_told_once_for_each_install(
     play: Play, fleet: ModelFleet
 ) -> None:

@@ -11,8 +11,10 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -284,6 +286,33 @@ def test_without_a_broker_the_manifest_comes_over_https(site: Site) -> None:
 
     until(lambda: site.serves("1.0.0"))
     assert infer(site, [0, 0, 0, 0]) == [1, 1, 1, 1]
+
+
+@pytest.mark.slow
+def test_what_an_agent_and_its_workers_listen_on_is_loopback_alone(site: Site) -> None:
+    assert site.enroll() == 0
+    settings = site.config.read_text()
+    site.config.write_text("manifest_poll_seconds = 0.2\n" + settings)
+    site.server.manifest = site.fleet.current(site.fleet.model_release("1.0.0"))
+    site.run()
+    until(lambda: site.serves("1.0.0"))
+
+    assert site.agent is not None
+    agent = psutil.Process(site.agent.pid)
+    everything = [agent, *agent.children(recursive=True)]
+    assert len(everything) > 1
+    listening = []
+    for process in everything:
+        # One that is gone meanwhile listens on nothing; a worker lets nobody but root look.
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            listening += [
+                (each.laddr.ip, each.laddr.port)
+                for each in process.net_connections("inet")
+                if each.status == psutil.CONN_LISTEN
+            ]
+
+    served = urllib.parse.urlsplit(site.read("serving.json")["url"])
+    assert listening == [("127.0.0.1", served.port)]
 
 
 def test_status_tells_a_person_what_runs(site: Site, capsys: pytest.CaptureFixture[str]) -> None:

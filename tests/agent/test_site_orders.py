@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from agent_box import AgentBox, Play, device_facts
+from mailboat_agent.kept_site_order import FILE_NAME, PAYLOAD_BYTES_MAX, read_kept
 from mailboat_agent.link.correspondence import subscriptions
 from mailboat_agent.site_order_handover import HANDED_NAME, hand_over
-from mailboat_agent.site_orders import FILE_NAME, PAYLOAD_BYTES_MAX, SiteOrders, read_kept
+from mailboat_agent.site_orders import SiteOrders
 from mailboat_schemas.desired import ReleaseRef
 from mailboat_schemas.device_orders import DeviceDesired, Hold
 from mailboat_schemas.errors import MailboatError, PayloadTooLarge, WrongFleet
@@ -240,6 +241,7 @@ async def stays(box: AgentBox, version: str) -> None:
     assert box.serving == version
 
 
+@pytest.mark.slow
 def test_a_site_rolls_back_and_what_it_lifts_comes_again(
     play: Play, fleet: ModelFleet, tmp_path: Path
 ) -> None:

@@ -9,9 +9,9 @@ import pytest
 from tests.faults.injection import KILLED, Fault, Injection, injected
 from tests.faults.kill_harness import in_a_child
 
+from mailboat_agent.kept_site_order import FILE_NAME, PAYLOAD_BYTES_MAX, judge, read_kept
 from mailboat_agent.ledger import PROVOKED_BURST
 from mailboat_agent.site_order_handover import HANDED_NAME, TAKEN_NAME, hand_over
-from mailboat_agent.site_orders import FILE_NAME, PAYLOAD_BYTES_MAX, judge, read_kept
 from mailboat_schemas.errors import PayloadTooLarge
 from mailboat_schemas.events import EventKind
 from mailboat_schemas.site_orders import LASTS_DAYS_MAX, SiteOrderKey, SiteOrderOld
@@ -84,7 +84,7 @@ def test_an_order_that_meets_a_bug_ends_nothing_and_is_not_met_again(
         raise RuntimeError("a bug")
 
     hand_over(island.data, island.desk.signed(5, island.desk.hold()))
-    monkeypatch.setattr("mailboat_agent.site_orders.open_site_order", bug)
+    monkeypatch.setattr("mailboat_agent.kept_site_order.open_site_order", bug)
     island.orders.look(NOW)
 
     assert "met a bug" in caplog.text

@@ -23,6 +23,7 @@ from signed_policies import policy_document, sign_policy, window_in
 from trust_fleet import TrustFleet
 
 HOUR = timedelta(hours=1)
+WARN = Action.WARN
 
 
 def bound(enforce: str, **more: Any) -> dict[str, Any]:
@@ -132,6 +133,73 @@ def test_a_device_stops_only_what_it_knows_to_be_too_far_behind(
     found = judge(device, manifest, MODEL, replace(stands, **state), replace(looks, **look))
 
     assert found.action is action
+
+
+@pytest.mark.parametrize(
+    ("look", "state", "action"),
+    [
+        ({"trust_fresh": False}, {}, Action.STOP),
+        ({"clock_trusted": False}, {}, Action.STOP),
+        ({"trust_fresh": False}, {"stale_since": 1 << 40}, Action.STOP),
+        ({}, {"stale_since": 1 << 40}, Action.STOP),
+        ({}, {"active": Installed(version="1.1.0", digest="cd" * 32)}, Action.NONE),
+        ({"trust_fresh": False}, {"active": Installed(version="1.0.0", digest="ef" * 32)}, WARN),
+    ],
+    ids=[
+        "the network is cut until its metadata expires",
+        "its clock is set to what cannot be right",
+        "both",
+        "its clock is set back, so that the grace would begin anew",
+        "it knows to be not behind any more",
+        "another release was stopped",
+    ],
+)
+def test_what_was_stopped_stays_so_until_the_device_knows_better(
+    stale_fleet: TrustFleet,
+    tmp_path: Path,
+    look: dict[str, Any],
+    state: dict[str, Any],
+    action: Action,
+) -> None:
+    device, manifest = heard(stale_fleet, tmp_path)
+    now = datetime.now(UTC)
+    looks = Look(now=now, monotonic=0.0, clock_trusted=True, trust_fresh=True)
+    stands = ModelState(
+        phase=ModelPhase.COMMITTED,
+        active=Installed(version="1.0.0", digest="cd" * 32),
+        stale_since=int((now - HOUR).timestamp()),
+        stopped="cd" * 32,
+    )
+
+    found = judge(device, manifest, MODEL, replace(stands, **state), replace(looks, **look))
+
+    assert found.action is action
+
+
+@pytest.mark.slow
+def test_a_model_that_policy_has_stopped_does_not_serve_again_when_its_metadata_expires(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a = fleet.model_release("1.0.0")
+    fleet.model_release("1.1.0", factor=3.0)
+
+    async def story(box: AgentBox) -> None:
+        sign_policy(fleet, policy_document(bound("stop", grace_hours=1)))
+        await box.install(fleet.current(a), "1.0.0")
+        box.clock_offset = timedelta(minutes=61)
+        await box.until(lambda: box.serving is None)
+
+        box.clock_offset = timedelta(days=400)
+        for _ in range(3):
+            await box.step()
+        assert not box.reconciler.trust_fresh
+        assert box.serving is None
+        await box.restart()
+        await box.until(lambda: not box.reconciler.trust_fresh)
+        assert box.serving is None
+        assert box.state.stopped == a.digest
+
+    play(story)
 
 
 @pytest.mark.slow

@@ -2,19 +2,29 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
-_TELL = """
-from mailboat_agent.verification_only import import_verification_only
-import_verification_only()
+_RUN = """
 import sys
+from mailboat_agent import cli
+from mailboat_schemas.errors import MailboatError
+sys.argv = ["mailboat-agent", "run", "--config", sys.argv[1]]
+try:
+    cli.main()
+except (SystemExit, MailboatError):
+    pass
 import tuf.api.metadata
-found = [name for name in ("boto3", "pkcs11", "google.cloud", "azure") if name in sys.modules]
+names = ("boto3", "pkcs11", "google.cloud", "azure")
+found = [name for name in (*names, "mailboat_agent.service") if name in sys.modules]
 import boto3
 print(found, boto3.__name__)
 """
 
 
-def test_no_signer_of_a_key_service_is_imported_and_the_application_can_still_import_them() -> None:
-    told = subprocess.run([sys.executable, "-c", _TELL], capture_output=True, text=True, check=True)
+def test_a_started_agent_has_no_signer_of_a_key_service_and_others_can_still_import_them(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", _RUN, str(tmp_path / "agent.toml")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
 
-    assert told.stdout.strip() == "[] boto3"
+    assert told.stdout.splitlines()[-1] == "['mailboat_agent.service'] boto3"

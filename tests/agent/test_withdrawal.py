@@ -158,6 +158,7 @@ def test_requests_that_wait_for_a_withdrawn_release_are_refused_not_answered(
     play(story)
 
 
+@pytest.mark.slow
 def test_a_withdrawal_counts_although_the_desired_state_beside_it_is_refused(
     play: Play, fleet: ModelFleet
 ) -> None:
@@ -222,6 +223,7 @@ def test_a_trial_that_fails_goes_past_a_withdrawn_predecessor_to_the_one_before(
     installed.play(story)
 
 
+@pytest.mark.slow
 def test_a_candidate_withdrawn_during_its_trial_is_dropped_before_the_trial_ends(
     play: Play, fleet: ModelFleet
 ) -> None:
@@ -292,6 +294,7 @@ def test_a_power_cut_between_hearing_and_recording_brings_no_withdrawn_release_b
     installed.play(story)
 
 
+@pytest.mark.slow
 def test_a_device_that_hears_of_it_days_late_stops_then(installed: Installed) -> None:
     fleet = installed.fleet
 
@@ -363,9 +366,8 @@ def test_the_declared_fallback_is_fetched_ahead_kept_and_served(
     play(story)
 
 
-@pytest.mark.parametrize(
-    "who", [*(pytest.param(who, marks=pytest.mark.slow) for who in ("class", "device")), "release"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["class", "device", "release"])
 def test_fail_closed_serves_nothing_whoever_says_so(
     play: Play, fleet: ModelFleet, who: str
 ) -> None:

@@ -76,7 +76,8 @@ def require_room(
         raise DiskFull(
             f"{needed} bytes more do not fit the disk_budget of {budget}, of which {room.used} "
             "are used.",
-            next_step="raise disk_budget, or release something smaller; what serves goes on.",
+            next_step="raise disk_budget of the device or its class, or release something smaller; "
+            "what serves goes on.",
         )
     raise DiskFull(
         f"{needed} bytes more do not fit the disk, which has {room.free} left and keeps "

@@ -28,7 +28,7 @@ from mailboat_schemas.sealing import SealedDamaged
 DOCUMENT_BYTES_MAX = 4 << 20  # far above what a manifest has room for
 # Gates that go by the clock. A drill has the lowest priority, so while others are at work they say
 # more of those than of the release.
-TIMED_GATES = frozenset({"latency_exceeded", "cold_start_exceeded", "hung"})
+TIMED_GATES = frozenset({"latency_exceeded", "throughput_too_low", "cold_start_exceeded", "hung"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

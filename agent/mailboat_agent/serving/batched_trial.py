@@ -10,7 +10,7 @@ from mailboat_agent.serving.golden_verdict import GoldenVerdict
 from mailboat_agent.serving.process import Inference
 from mailboat_agent.serving.provider_choice import Loaded
 from mailboat_agent.serving.tensors import TENSOR_BYTES_MAX, Tensor
-from mailboat_agent.serving.timing import BATCH_RUNS, Timing, timing
+from mailboat_agent.serving.timing import BATCH_WARM_UP_RUNS, Timing, batch_runs, timing
 from mailboat_agent.serving.trial_worker import TrialWorkers
 from mailboat_schemas.documents.release import Variant
 
@@ -43,7 +43,7 @@ def _sizes(variant: Variant) -> set[int]:
 
 def _try(workers: TrialWorkers, loaded: Loaded, golden: Golden, size: int) -> Timing:
     workers.stage = f"a batch of {size}"
-    rows = max(1, golden.inputs[0][0].shape[0])
+    rows = _rows(golden, 0)
     samples = [i % len(golden) for i in range(max(1, size // rows))]
     inputs = joined([golden.inputs[sample] for sample in samples])
     largest = max(sum(map(len, tensor.parts)) for tensor in inputs)
@@ -55,8 +55,15 @@ def _try(workers: TrialWorkers, loaded: Loaded, golden: Golden, size: int) -> Ti
         )
     _, outputs = workers.infer(loaded, inputs)
     _refuse_other_answers(golden, workers, outputs, samples, size)
-    latencies = [workers.infer(loaded, inputs)[0] for _ in range(BATCH_RUNS)]
-    return timing(size, latencies)
+    warm_ms = 0.0
+    for _ in range(BATCH_WARM_UP_RUNS - 1):  # the first is the one above
+        warm_ms, _ = workers.infer(loaded, inputs)
+    latencies = [workers.infer(loaded, inputs)[0] for _ in range(batch_runs(warm_ms))]
+    return timing(size, latencies, rows=sum(_rows(golden, sample) for sample in samples))
+
+
+def _rows(golden: Golden, sample: int) -> int:
+    return max(1, golden.inputs[sample][0].shape[0])
 
 
 def _refuse_other_answers(
@@ -67,7 +74,7 @@ def _refuse_other_answers(
     size: int,
 ) -> None:
     """A row's answer must not depend on its neighbours: each sample is answered once as alone."""
-    rows = [max(1, golden.inputs[sample][0].shape[0]) for sample in samples]
+    rows = [_rows(golden, sample) for sample in samples]
     try:
         parts = split(Inference(tuple(outputs), 0.0), rows)
     except CannotSplit as error:

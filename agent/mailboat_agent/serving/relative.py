@@ -23,9 +23,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The candidate against the release that serves; ratios below 1 speak for the candidate."""
+    """The candidate against the release that serves; ratios below 1 speak for the candidate,
+    but for the one of throughput, which is that of single requests."""
 
     latency_p95_ratio: float
+    throughput_ratio: float
     peak_memory_ratio: float
     agreement: float  # share of golden inputs that both answer alike
 
@@ -35,6 +37,8 @@ def compared(candidate: Measured, serving: Measured, health: Health) -> Comparis
     alike = sum(_alike(given, other, health) for given, other in pairs)
     return Comparison(
         latency_p95_ratio=candidate.timing.latency_p95_ms / serving.timing.latency_p95_ms,
+        throughput_ratio=candidate.timing.throughput_per_second
+        / serving.timing.throughput_per_second,
         peak_memory_ratio=candidate.peak_memory_bytes / max(1, serving.peak_memory_bytes),
         agreement=alike / len(pairs),
     )
@@ -58,6 +62,7 @@ def refuse_worse(found: Comparison, gates: RelativeGates) -> None:
     """
     evidence = {
         "latency_p95_ratio": found.latency_p95_ratio,
+        "throughput_ratio": found.throughput_ratio,
         "peak_memory_ratio": found.peak_memory_ratio,
         "agreement": found.agreement,
     }
@@ -67,6 +72,14 @@ def refuse_worse(found: Comparison, gates: RelativeGates) -> None:
             "slower_than_serving",
             f"Its p95 is {found.latency_p95_ratio:.2f} times that of the release that serves, "
             f"{slower:.2f} is allowed.",
+            evidence,
+        )
+    fewer = gates.throughput_ratio_min
+    if fewer is not None and found.throughput_ratio < fewer:
+        raise GateFailed(
+            "throughput_below_serving",
+            f"It answers {found.throughput_ratio:.2f} times as many a second as the release that "
+            f"serves, {fewer:.2f} is asked for.",
             evidence,
         )
     if larger is not None and found.peak_memory_ratio > larger:

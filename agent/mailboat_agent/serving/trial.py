@@ -1,15 +1,16 @@
 """The trial: may this release be loaded on this device at all?
 
-A fresh worker under a hard memory limit: cold start, every golden sample, latency of each declared
-batch size, memory; a second one that answers one sample again, because a release must survive a
-restart; one for the release's own check; and one of the release that serves, where they are
-compared. Any gate that cannot be evaluated is closed. All within the release's own deadline.
+A fresh worker under a hard memory limit: cold start, every golden sample, latency and throughput of
+each declared batch size, memory; a second one that answers one sample again, because a release must
+survive a restart; one for the release's own check; and one of the release that serves, where they
+are compared. Any gate that cannot be evaluated is closed. All within the release's own deadline.
 """
 
 import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from mailboat_agent.serving.batched_trial import try_batches
 from mailboat_agent.serving.bundle import NO_BUNDLE, Bundle
@@ -28,14 +29,18 @@ from mailboat_agent.serving.timing import (
     TIMED_INFERENCES_MIN,
     Timing,
     refuse_leak,
+    refuse_low_throughput,
     refuse_slow,
     round_inferences,
     timing,
 )
 from mailboat_agent.serving.trial_worker import TrialWorkers
+from mailboat_schemas.class_budgets import NO_BUDGETS, ClassBudgets
 from mailboat_schemas.documents.interface import Interface
 from mailboat_schemas.documents.release import Variant
 from mailboat_schemas.documents.trial_gates import CheckGate
+
+_Bound = TypeVar("_Bound", int, float)
 
 __all__ = ["TIMED_INFERENCES_MIN", "GateFailed", "TrialReport", "run_trial"]
 
@@ -46,6 +51,7 @@ class TrialReport:
     latency_p50_ms: float
     latency_p95_ms: float
     latency_p99_ms: float
+    throughput_per_second: float  # of single requests, one after the other
     inferences: int
     samples: int
     largest_difference: float
@@ -69,11 +75,13 @@ def run_trial(
     launch: Launch = AS_CHILDREN,
     bundle: Bundle = NO_BUNDLE,
     serving: ServedRelease | None = None,
+    budgets: ClassBudgets = NO_BUDGETS,
 ) -> TrialReport:
     """Try a release whose files have been verified; both descriptors stay the caller's.
 
-    ``memory_limit_bytes`` is what the hardware class allows; the lower of it and the declared
-    ``peak_memory`` counts. ``serving`` is what relative gates compare with. Blocks for up to
+    ``memory_limit_bytes`` is what the device gives; the lowest of it, of what the class allows in
+    ``budgets`` and of the declared ``peak_memory`` counts, and likewise of each bound of single
+    requests. ``serving`` is what relative gates compare with. Blocks for up to
     ``variant.health.deadline_seconds``.
 
     Raises:
@@ -85,12 +93,16 @@ def run_trial(
         model_fd=model_fd,
         interface=interface,
         variant=variant,
-        memory_bytes=min(variant.peak_memory, memory_limit_bytes),
+        memory_bytes=min(variant.peak_memory, memory_limit_bytes, *_given(budgets.memory_bytes)),
         bundle=bundle,
     )
     seconds = variant.health.deadline_seconds
     workers = TrialWorkers(release, golden.inputs[0], launch, seconds=seconds)
-    return _Trial(workers, golden, launch, serving).run()
+    return _Trial(workers, golden, launch, serving, budgets).run()
+
+
+def _given(*bounds: _Bound | None) -> list[_Bound]:
+    return [each for each in bounds if each is not None]
 
 
 def _read_golden(golden_fd: int | None, interface: Interface) -> Golden:
@@ -117,7 +129,9 @@ class _Trial:
         golden: Golden,
         launch: Launch,
         serving: ServedRelease | None,
+        budgets: ClassBudgets,
     ) -> None:
+        self._budgets = budgets
         self._workers = workers
         self._golden = golden
         self._launch = launch
@@ -140,6 +154,7 @@ class _Trial:
             peak_memory_bytes = self._refuse_large(loaded)
         for each in (measured, *batches):
             refuse_slow(each, self._allowed_ms(each.batch_size))
+            refuse_low_throughput(each, self._asked_per_second(each.batch_size))
         peak_memory_bytes = max(peak_memory_bytes, self._restart())
         mine = Measured(timing=measured, peak_memory_bytes=peak_memory_bytes, answers=answers)
         report = TrialReport(
@@ -147,6 +162,7 @@ class _Trial:
             latency_p50_ms=measured.latency_p50_ms,
             latency_p95_ms=measured.latency_p95_ms,
             latency_p99_ms=measured.latency_p99_ms,
+            throughput_per_second=measured.throughput_per_second,
             inferences=measured.inferences,
             samples=len(self._golden),
             largest_difference=verdict.largest_difference,
@@ -246,10 +262,15 @@ class _Trial:
 
     def _allowed_ms(self, batch_size: int) -> float | None:
         declared = {gate.size: gate.latency_p95_ms_max for gate in self._health.batches}
-        if batch_size == 1:
-            bounds = [self._health.latency_p95_ms_max, declared.get(1)]
-            return min((bound for bound in bounds if bound is not None), default=None)
-        return declared.get(batch_size)
+        if batch_size != 1:
+            return declared.get(batch_size)
+        of_class = self._budgets.latency_p95_ms_max
+        return min(_given(self._health.latency_p95_ms_max, declared.get(1), of_class), default=None)
+
+    def _asked_per_second(self, batch_size: int) -> float | None:
+        declared = {gate.size: gate.throughput_per_second_min for gate in self._health.batches}
+        of_class = self._budgets.throughput_per_second_min if batch_size == 1 else None
+        return max(_given(declared.get(batch_size), of_class), default=None)
 
     def _refuse_cold(self, cold_start_ms: float) -> None:
         allowed = self._health.cold_start_ms_max

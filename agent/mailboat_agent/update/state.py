@@ -48,6 +48,7 @@ class ModelState:
     switched_at: int = 0  # last commit, seconds since 1970 UTC; 0: none is known
     security_version: int = 0  # the highest reached
     stale_since: int = 0  # further behind than policy allows, seconds since 1970 UTC; 0: it is not
+    stopped: str = ""  # digest of what policy has stopped for that, while it could be known
     failed: Mapping[str, int] = field(default_factory=dict)  # digest -> retry_epoch, oldest first
 
     def __post_init__(self) -> None:

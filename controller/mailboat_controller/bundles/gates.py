@@ -4,10 +4,11 @@ The trial ends with the first gate that closes; what stands behind that one was 
 a second trial with open gates has measured it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mailboat_controller.bundles.latencies import latencies
 from mailboat_controller.bundles.trying import Outcome
 from mailboat_schemas.documents.hardware_class import HardwareClass
 from mailboat_schemas.documents.interface import Interface
@@ -57,6 +58,7 @@ _ORDER: tuple[tuple[str, frozenset[str]], ...] = (
             {
                 "serving_unmeasured",
                 "slower_than_serving",
+                "throughput_below_serving",
                 "larger_than_serving",
                 "disagrees_with_serving",
             }
@@ -64,7 +66,8 @@ _ORDER: tuple[tuple[str, frozenset[str]], ...] = (
     ),
     ("its own check", frozenset({"check_failed", "check_broken"})),
 )
-_BATCH_LATENCY = "latency p95 of a batch"
+_OF_A_SIZE = "latency or throughput of a batch size"  # whose rows stand behind the others
+_OF_A_SIZE_REASONS = frozenset({"latency_exceeded", "throughput_too_low"})
 # Where a process that crashed or hung stood.
 _STAGES = {
     "cold start": "cold start",
@@ -113,12 +116,20 @@ def _batch_rows(variant: Variant, outcomes: Sequence[Outcome]) -> Iterator[Gate]
         worst = max(found, default=None)
         allowed = gate.latency_p95_ms_max
         passed = None if worst is None else allowed is None or worst <= allowed
-        yield _limited(f"latency p95, batch {gate.size}", allowed, worst, "ms", passed)
+        if gate.size > 1 or allowed is not None:
+            yield _limited(f"latency p95, batch {gate.size}", allowed, worst, "ms", passed)
+        if gate.throughput_per_second_min is not None:
+            rates = [row.per_second for row in latencies(outcomes) if row.batch_size == gate.size]
+            least = min((rate for rate in rates if rate is not None), default=None)
+            yield _asked_for_at_least(
+                f"throughput, batch {gate.size}", gate.throughput_per_second_min, least
+            )
 
 
 def _closed_gate(outcome: Outcome) -> str | None:
-    if outcome.reason == "latency_exceeded" and outcome.evidence.get("batch_size", 1) != 1:
-        return _BATCH_LATENCY
+    of_one = outcome.reason == "latency_exceeded" and outcome.evidence.get("batch_size", 1) == 1
+    if outcome.reason in _OF_A_SIZE_REASONS and not of_one:
+        return _OF_A_SIZE
     for name, reasons in _ORDER:
         if outcome.reason in reasons:
             return name
@@ -127,7 +138,7 @@ def _closed_gate(outcome: Outcome) -> str | None:
 
 def _passed(name: str, closed: str | None) -> bool | None:
     order = [each for each, _ in _ORDER]
-    if closed == _BATCH_LATENCY:  # whose rows stand behind the others
+    if closed == _OF_A_SIZE:
         return True if order.index(name) <= order.index("latency p95") else None
     if closed is None or order.index(name) < order.index(closed):
         return True
@@ -179,6 +190,17 @@ def _limited(
         measured=_words(passed) if measured is None else f"{figure(measured)} {unit}",
         margin=margin,
         passed=passed,
+    )
+
+
+def _asked_for_at_least(name: str, asked: float, measured: float | None) -> Gate:
+    """Inferences a second. What is left is how much of the measured could go."""
+    return Gate(
+        name=name,
+        declared=f"≥ {figure(asked)} /s",
+        measured=_words(None) if measured is None else f"{figure(measured)} /s",
+        margin=None if not measured else 1 - asked / measured,
+        passed=None if measured is None else measured >= asked,
     )
 
 
@@ -254,6 +276,10 @@ def class_gates(
         worst = _worst(outcomes, "latency_p95_ms")
         passed = None if worst is None else worst <= spec.latency_p95_ms_max
         yield _limited("class's latency p95", spec.latency_p95_ms_max, worst, "ms", passed)
+    if spec.throughput_per_second_min is not None:
+        rates = [row.per_second for row in latencies(outcomes) if row.batch_size == 1]
+        least = min((rate for rate in rates if rate is not None), default=None)
+        yield _asked_for_at_least("class's throughput", spec.throughput_per_second_min, least)
     if spec.arch != arch:  # nothing fails by it; times of another processor promise little
         yield Gate(name="processor", declared=spec.arch, measured=arch, passed=None)
 
@@ -261,47 +287,3 @@ def class_gates(
 def _budget(name: str, allowed_bytes: int, needed_bytes: int) -> Gate:
     passed = needed_bytes <= allowed_bytes
     return _limited(name, allowed_bytes / MIB, needed_bytes / MIB, "MiB", passed)
-
-
-# --- latencies -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Latency:
-    """Milliseconds, of one batch size in one trial."""
-
-    label: str
-    batch_size: int
-    p50: float
-    p95: float
-    p99: float
-
-    @property
-    def told(self) -> dict[str, Any]:
-        quantiles = {"p50_ms": self.p50, "p95_ms": self.p95, "p99_ms": self.p99}
-        return {"inputs": self.label, "batch_size": self.batch_size} | quantiles
-
-
-def latencies(outcomes: Sequence[Outcome]) -> tuple[Latency, ...]:
-    """By trial and batch size, as far as they were measured."""
-    several = len(outcomes) > 1
-    found: list[Latency] = []
-    for number, outcome in enumerate(outcomes, start=1):
-        if "latency_p50_ms" not in outcome.report:
-            continue
-        prefix = f"trial {number}, " if several else ""
-        found.append(_latency(f"{prefix}as sampled", 1, outcome.report))
-        for batch in outcome.report.get("batches") or ():
-            size = int(batch["batch_size"])
-            found.append(_latency(f"{prefix}batch {size}", size, batch))
-    return tuple(found)
-
-
-def _latency(label: str, size: int, figures: Mapping[str, Any]) -> Latency:
-    return Latency(
-        label=label,
-        batch_size=size,
-        p50=figures["latency_p50_ms"],
-        p95=figures["latency_p95_ms"],
-        p99=figures["latency_p99_ms"],
-    )

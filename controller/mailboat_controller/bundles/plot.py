@@ -6,7 +6,8 @@ Written by hand: a picture of a dozen lines needs no plotting library. Pure.
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
 
-from mailboat_controller.bundles.gates import Latency, figure
+from mailboat_controller.bundles.gates import figure
+from mailboat_controller.bundles.latencies import Latency
 
 ROWS_MAX = 64  # the first so many trials and batch sizes; more are no picture
 WIDTH, LEFT, RIGHT, TOP, ROW, BOTTOM = 860, 190, 40, 70, 30, 44

@@ -11,12 +11,18 @@ from mailboat_controller.bundles.device_process import DeviceProcess
 from mailboat_controller.releases.build import DOCUMENT_NAME, Build
 from mailboat_schemas.documents.hardware_class import HardwareClass
 from mailboat_schemas.documents.release import ReleaseDocument, Variant
+from mailboat_schemas.documents.trial_gates import BatchGate
 from mailboat_schemas.errors import ConfigurationInvalid
 
 Say = Callable[[str], None]
 
 # Gates that a measurement closes. Opened, they say how far off it is.
-MEASURED_GATES = ("cold_start_exceeded", "latency_exceeded", "memory_exceeded")
+MEASURED_GATES = (
+    "cold_start_exceeded",
+    "latency_exceeded",
+    "throughput_too_low",
+    "memory_exceeded",
+)
 _OPEN_MS, _OPEN_MEMORY_BYTES = 600_000.0, 8 << 30
 
 
@@ -122,8 +128,7 @@ def with_open_gates(document: ReleaseDocument) -> ReleaseDocument:
                         "cold_start_ms_max": _OPEN_MS,
                         "latency_p95_ms_max": None,
                         "batches": tuple(
-                            gate.model_copy(update={"latency_p95_ms_max": None})
-                            for gate in variant.health.batches
+                            BatchGate(size=gate.size) for gate in variant.health.batches
                         ),
                     }
                 ),

@@ -43,6 +43,11 @@ def _histogram(text: str, *labels: str) -> Described:
 _PROCESS = {
     "mailboat_events_ingested": _counter("State events stored, by kind.", "kind"),
     "mailboat_telemetry_windows_ingested": _counter("Telemetry windows stored."),
+    "mailboat_model_last_inference_timestamp_seconds": _gauge(
+        "The newest good inference that devices of a class have told of in their telemetry.",
+        MODEL,
+        CLASS,
+    ),
     "mailboat_quarantined_messages": _counter(
         "Messages that could not be taken, by error code.", "code"
     ),

@@ -4,6 +4,7 @@ A registry of our own: nothing else in the process gets mixed in, and tests may 
 """
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
@@ -40,6 +41,10 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         self._events = described.counter("mailboat_events_ingested", registry)
         self._windows = described.counter("mailboat_telemetry_windows_ingested", registry)
+        self._answered = described.gauge(
+            "mailboat_model_last_inference_timestamp_seconds", registry
+        )
+        self._newest_answers: dict[tuple[str, str], datetime] = {}
         self._quarantined = described.counter("mailboat_quarantined_messages", registry)
         self._dropped = described.counter("mailboat_quarantine_messages_dropped", registry)
         self._ignored = described.counter("mailboat_device_messages_ignored", registry)
@@ -69,6 +74,10 @@ class Metrics:
         for code, count in ingested.quarantined.items():
             self._quarantined.labels(code).inc(count)
         self._windows.inc(ingested.windows)
+        for of, at in ingested.answered.items():
+            # History comes after what is new.
+            newest = self._newest_answers[of] = max(self._newest_answers.get(of, at), at)
+            self._answered.labels(*of).set(newest.timestamp())
         self._dropped.inc(ingested.dropped)
         self._doubled.inc(ingested.doubled)
         self._batches.observe(seconds)

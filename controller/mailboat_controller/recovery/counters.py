@@ -11,7 +11,7 @@ from datetime import datetime
 
 from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.device_orders import next_counter, queue_order
-from mailboat_controller.releases.publication import COUNTER_LEAD_MAX
+from mailboat_controller.releases.counter_lead import COUNTER_LEAD_MAX
 from mailboat_controller.store import device_signs, manifests, outbox, overrides, trust_roles
 from mailboat_controller.store.manifests import ManifestRow
 from mailboat_controller.store.transaction import Transaction
@@ -62,7 +62,7 @@ def lift_manifests(
         counter, bundle = heard.get(name, (0, b""))
         row = held.get(name)
         known = max(counter, 0 if row is None else row.counter)
-        highest = max(known, manifests.highest_reported(tx, name, known + COUNTER_LEAD_MAX // 2))
+        highest = max(known, manifests.highest_reported(tx, name, known + COUNTER_LEAD_MAX))
         if row is None or counter > row.counter:
             row = _row(name, bundle, now)
         # Told again in any case: what it says may be the same, its number is not.

@@ -138,7 +138,7 @@ def read_build(directory: Path) -> Build:
     except OSError as error:
         raise ConfigurationInvalid(
             f"There is no build in {directory}.",
-            next_step="run `mailboat release build RELEASE.yaml -o DIR` first.",
+            next_step="run `mailboat release build RELEASE.yaml --out DIR` first.",
         ) from error
     document = ReleaseDocument.parse(content)
     return Build(

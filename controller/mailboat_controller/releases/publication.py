@@ -7,11 +7,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 
 from mailboat_controller.authority.online import OnlineKeys
+from mailboat_controller.releases.class_terms import NO_TERMS, ClassTerms
+from mailboat_controller.releases.counter_lead import LEAD_REST, counter_lead
 from mailboat_controller.releases.fleet_documents import documents_for_class
 from mailboat_controller.rollout.state import OFFERED, Phase
 from mailboat_controller.store import first_told, manifests, outbox, releases
@@ -32,19 +34,11 @@ from mailboat_schemas.desired import (
     Offer,
     ReleaseRef,
 )
-from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.errors import MailboatError, PayloadTooLarge
-from mailboat_schemas.policy_rules import PolicyRule
 from mailboat_schemas.topics import TOPICS, Channel, build
 from mailboat_schemas.tracing import trace_id
 from mailboat_schemas.trust import FLEET_ROLES, approval_role, release_role
 
-# Devices tell which counter they have seen. After a restored backup ours may be behind theirs, and
-# they would refuse everything; so we go on from theirs, but not from a number out of a hat.
-COUNTER_LEAD_MAX = 1_000_000
-# One compromised device may claim a new counter every second; it must not make us send the same
-# manifest to its whole class each time. Whatever changes is sent at once, counted from there.
-LEAD_REST = timedelta(minutes=10)
 _EVERY_BUNDLE = ("targets", "snapshot", "timestamp", *FLEET_ROLES)
 TIMESTAMP_FILE = "timestamp.json"
 
@@ -58,9 +52,7 @@ class ClassWish:
     hardware_class: str
     assignments: tuple[Assignment, ...]
     documents: tuple[str, ...]  # digests of the release documents a device may need
-    failure_mode: FailureMode = FailureMode.FAIL_SAFE
-    metered: bool = False
-    rules: tuple[PolicyRule, ...] = ()
+    terms: ClassTerms = NO_TERMS
     deltas: tuple[Delta, ...] = ()
     # What was current before, by model; nothing is told of it but its document.
     previous: Mapping[str, ReleaseRef] = field(default_factory=dict)
@@ -77,10 +69,7 @@ def wish_for(
     assignments: Iterable[AssignmentRow],
     rollouts: Sequence[RolloutRow],
     previous: Mapping[str, ReleaseRef],
-    failure_mode: FailureMode = FailureMode.FAIL_SAFE,
-    *,
-    metered: bool = False,
-    rules: tuple[PolicyRule, ...] = (),
+    terms: ClassTerms = NO_TERMS,
 ) -> ClassWish:
     """Pure: current releases, and offers of the rollouts whose waves are open in this class.
 
@@ -110,9 +99,7 @@ def wish_for(
         hardware_class=hardware_class,
         assignments=tuple(wishes),
         documents=tuple(sorted(documents)),
-        failure_mode=failure_mode,
-        metered=metered,
-        rules=rules,
+        terms=terms,
         previous=previous,
     )
 
@@ -165,7 +152,8 @@ def publish_changed(
     for wish in wishes:
         row = held.get(wish.hardware_class)
         counter = 0 if row is None else row.counter
-        ahead = manifests.highest_reported(tx, wish.hardware_class, counter + COUNTER_LEAD_MAX)
+        lead = counter_lead(None if row is None else row.published_at, now)
+        ahead = manifests.highest_reported(tx, wish.hardware_class, counter + lead)
         behind = counter < ahead
         parts = _parts(tx, wish, trust)
         content_digest = _content_digest(wish, parts, keys.director_keyid, trust.roots[-1])
@@ -248,9 +236,7 @@ def _content_digest(
         "documents": sorted(documents),
         "director": director_keyid,
         "root": hashlib.sha256(root).hexdigest(),
-        "failure_mode": wish.failure_mode.value,
-        "metered": wish.metered,
-        "rules": [each.model_dump(mode="json") for each in wish.rules],
+        "terms": wish.terms.told,
         "deltas": [each.model_dump(mode="json") for each in wish.deltas],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -290,9 +276,10 @@ def _bundle(
         counter=counter,
         issued=int(now.timestamp()),
         assignments=wish.assignments,
-        failure_mode=wish.failure_mode,
-        metered=wish.metered,
-        rules=wish.rules,
+        failure_mode=wish.terms.failure_mode,
+        metered=wish.terms.metered,
+        rules=wish.terms.rules,
+        budgets=wish.terms.budgets,
         deltas=wish.deltas,
     )
     bundle = compose_bundle(

@@ -5,9 +5,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from mailboat_schemas.class_budgets import ClassBudgets
 from mailboat_schemas.documents.document import Document, SizeBytes, Strict, VersionRange
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.documents.policy import WrittenRule, WrittenStaleness
+from mailboat_schemas.documents.trial_gates import THROUGHPUT_PER_SECOND_MAX
 from mailboat_schemas.names import ClassName
 from mailboat_schemas.policy_rules import RULES_MAX, PolicyRule
 
@@ -39,7 +41,15 @@ class HardwareClassSpec(Strict):
     memory_budget: SizeBytes = Field(description="bytes one loaded release may use at its peak")
     disk_budget: SizeBytes = Field(description="bytes of releases a device may hold")
     model_bytes_max: SizeBytes = Field(default=2 << 30, description="largest single artifact")
-    latency_p95_ms_max: float | None = Field(default=None, gt=0, le=600_000)
+    latency_p95_ms_max: float | None = Field(
+        default=None, gt=0, le=600_000, description="of single requests"
+    )
+    throughput_per_second_min: float | None = Field(
+        default=None,
+        gt=0,
+        le=THROUGHPUT_PER_SECOND_MAX,
+        description="single requests a device has to answer in a second, one after the other",
+    )
     metered: bool = False
     when_disconnected: WhenDisconnected = WhenDisconnected.NORMAL
     staleness: WrittenStaleness = WrittenStaleness()
@@ -59,6 +69,17 @@ class HardwareClassSpec(Strict):
                 "'enforce: stop' stands in a signed Policy alone; a class may say 'warn'"
             )
         return self
+
+    @property
+    def budgets(self) -> ClassBudgets:
+        """As devices are told."""
+        return ClassBudgets(
+            memory_bytes=self.memory_budget,
+            disk_bytes=self.disk_budget,
+            model_bytes_max=self.model_bytes_max,
+            latency_p95_ms_max=self.latency_p95_ms_max,
+            throughput_per_second_min=self.throughput_per_second_min,
+        )
 
     def policy_rules(self) -> tuple[PolicyRule, ...]:
         """As devices are told; ``staleness`` of the class stands behind what its rules say."""

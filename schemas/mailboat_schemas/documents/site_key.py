@@ -14,7 +14,6 @@ from securesystemslib.exceptions import (
     VerificationError,
 )
 from securesystemslib.formats import encode_canonical
-from securesystemslib.signer import Signature, SSlibKey
 
 from mailboat_schemas.documents.document import Strict
 
@@ -53,6 +52,9 @@ class PublicKey(Strict):
 
     def holds(self, signature: bytes, signed: bytes) -> bool:
         """Whether this key made the signature over these bytes."""
+        # Late: many read documents, few of them check what a site signed.
+        from securesystemslib.signer import Signature, SSlibKey
+
         key = SSlibKey(self.keyid, self.keytype, self.scheme, {"public": self.keyval.public})
         try:
             key.verify_signature(Signature(self.keyid, signature.hex()), signed)

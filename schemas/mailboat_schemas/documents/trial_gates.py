@@ -1,14 +1,21 @@
 """Gates of the trial that a release may declare beyond golden samples within a tolerance."""
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from mailboat_schemas.documents.document import Strict
 from mailboat_schemas.documents.serving_policy import BATCH_SIZE_MAX
 
-BATCHES_MAX = 8  # sizes of which the latency is measured
+BATCHES_MAX = 8  # sizes that are measured
+THROUGHPUT_PER_SECOND_MAX = 10**9  # that a bound may ask for
 MEASURES_MAX = 32  # that a check of the release's own may be bound by
 MeasureName = Annotated[
     str, StringConstraints(pattern=r"^[a-z][a-z0-9_.-]*$", min_length=1, max_length=64)
@@ -40,10 +47,22 @@ class MetricGate(Strict):
 
 
 class BatchGate(Strict):
-    """A batch size of which the trial measures the latency."""
+    """A batch size of which the trial measures latency and throughput."""
 
     size: int = Field(ge=1, le=BATCH_SIZE_MAX)
     latency_p95_ms_max: float | None = Field(default=None, gt=0, le=600_000)
+    throughput_per_second_min: float | None = Field(
+        default=None,
+        gt=0,
+        le=THROUGHPUT_PER_SECOND_MAX,
+        description="inferences (rows of a batch) answered in a second, one batch after the other",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Documents from before a field existed keep their canonical bytes, and so their digest.
+        absent = {"throughput_per_second_min"}
+        return {k: v for k, v in write(self).items() if k not in absent or v is not None}
 
 
 class RelativeGates(Strict):
@@ -53,6 +72,9 @@ class RelativeGates(Strict):
     """
 
     latency_p95_ratio_max: float | None = Field(default=None, gt=0, le=1000)
+    throughput_ratio_min: float | None = Field(
+        default=None, gt=0, le=1000, description="of single requests"
+    )
     peak_memory_ratio_max: float | None = Field(default=None, gt=0, le=1000)
     agreement_min: float | None = Field(
         default=None, ge=0, le=1, description="share of golden inputs answered alike"
@@ -61,8 +83,14 @@ class RelativeGates(Strict):
     @model_validator(mode="after")
     def _bounds_something(self) -> Self:
         if not self.model_dump(exclude_none=True):
-            raise ValueError("relative gates bound latency, memory or agreement")
+            raise ValueError("relative gates bound latency, throughput, memory or agreement")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As in `BatchGate`.
+        absent = {"throughput_ratio_min"}
+        return {k: v for k, v in write(self).items() if k not in absent or v is not None}
 
 
 class Bounds(Strict):

@@ -284,7 +284,7 @@ def test_a_silent_endpoint_does_not_take_the_caller_s_time(make: Make, other: Ot
     status, _, headers = front.infer(mailboat_deadline_ms="1000")
 
     assert (status, headers["mailboat-degraded"]) == (200, "fallback-rule")
-    assert time.monotonic() - began < 8  # it would say nothing for ten
+    assert time.monotonic() - began < 25  # of the thirty that it would be given
     assert 0 < int(other.seen[0]["mailboat-deadline-ms"]) <= 900
     # It was the caller who had no time: that says nothing of the endpoint.
     (found,) = front.degraded.answers.elsewhere.status()
@@ -300,7 +300,7 @@ def test_a_silent_endpoint_has_its_own_time_and_no_more(make: Make, other: Other
     for _ in range(3):
         assert front.infer()[2]["mailboat-degraded"] == "fallback-rule"
 
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 50  # it would say nothing for three minutes
     (found,) = front.degraded.answers.elsewhere.status()
     assert found["circuit"] == "open"
 

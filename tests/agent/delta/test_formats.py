@@ -69,11 +69,13 @@ def test_it_makes_the_target_within_the_declared_memory(
     assert decode(tmp_path, BASE, TARGET, candidate, candidate.memory_bytes) == TARGET
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dtype",
     [
         np.float32,
-        *(pytest.param(each, marks=pytest.mark.slow) for each in (np.float16, np.float64)),
+        np.float16,
+        np.float64,
     ],
 )
 def test_the_declared_memory_is_enough_for_a_large_file_and_a_mebibyte_is_not(

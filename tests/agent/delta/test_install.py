@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from agent_box import AgentBox
 from mailboat_agent.artifacts.download import HttpsSource
 from mailboat_schemas.deltas import DeliveryOutcome, delivery_of
@@ -11,6 +13,7 @@ from model_fleet import MODEL, ArtifactServer, Certificates, ModelFleet
 from patched_fleet import heavy, offer_patch
 
 
+@pytest.mark.slow
 def test_what_came_of_a_patch_is_kept_over_interruption_and_restart(tmp_path: Path) -> None:
     fleet, certificates = ModelFleet(tmp_path / "ceremony"), Certificates(tmp_path / "pki")
     server = ArtifactServer(certificates, fleet.artifacts)

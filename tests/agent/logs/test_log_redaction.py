@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from mailboat_agent.logs.lines import JsonLines, TextLines
 from mailboat_agent.logs.recording import RingHandler
-from mailboat_agent.logs.redaction import HIDDEN, redact, redact_end
+from mailboat_agent.logs.redaction import HIDDEN, TEXT_CHARS_MAX, redact, redact_end
 from mailboat_agent.logs.ring import LogRing
 
 PEM = (
@@ -79,6 +79,11 @@ def test_a_long_text_full_of_beginnings_costs_little() -> None:
         redact(beginning * (8_000 // len(beginning)))
 
     assert time.process_time() - started < 3  # 0.1 s where it was written
+
+
+def test_of_a_text_no_more_than_the_bound_is_looked_through() -> None:
+    assert redact("x" * TEXT_CHARS_MAX + "y") == "x" * TEXT_CHARS_MAX
+    assert redact_end("y" + "x" * TEXT_CHARS_MAX, 2 * TEXT_CHARS_MAX) == "x" * TEXT_CHARS_MAX
 
 
 def test_the_end_of_a_long_text_is_what_is_kept_and_no_half_of_a_secret() -> None:

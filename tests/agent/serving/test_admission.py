@@ -149,13 +149,13 @@ def test_what_cannot_be_joined_goes_alone() -> None:
 
 
 def test_a_caller_who_is_alone_never_waits_for_company() -> None:
-    queue = RequestQueue(rows_max=8, delay_seconds_max=5)
+    queue = RequestQueue(rows_max=8, delay_seconds_max=60)
     began = time.monotonic()
     for _ in range(5):
         queue.put(job())
         queue.take(0)
 
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30
 
 
 def test_company_that_came_before_is_waited_for_but_not_longer_than_allowed() -> None:
@@ -166,11 +166,11 @@ def test_company_that_came_before_is_waited_for_but_not_longer_than_allowed() ->
     began = time.monotonic()
 
     assert len(queue.take(0) or []) == 1
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30
 
 
 def test_nobody_waits_for_company_past_its_deadline() -> None:
-    queue = RequestQueue(rows_max=8, delay_seconds_max=5)
+    queue = RequestQueue(rows_max=8, delay_seconds_max=60)
     queue.note_run(seconds=0.01)
     filled(queue, *(job() for _ in range(8)))
     queue.take(0)
@@ -178,7 +178,7 @@ def test_nobody_waits_for_company_past_its_deadline() -> None:
     began = time.monotonic()
     queue.take(0)
 
-    assert time.monotonic() - began < 4  # of the five that it may wait
+    assert time.monotonic() - began < 30  # of the minute that it may wait
 
 
 def test_a_run_follows_at_once_only_if_it_is_full_and_in_time() -> None:
@@ -206,8 +206,8 @@ def test_who_takes_is_woken_though_nothing_waits() -> None:
     queue.wake()
 
     began = time.monotonic()
-    assert queue.take(30) == []
-    assert time.monotonic() - began < 10
+    assert queue.take(120) == []
+    assert time.monotonic() - began < 60
 
 
 def test_a_request_that_ran_before_can_be_refused_and_one_given_up_needs_no_answer() -> None:

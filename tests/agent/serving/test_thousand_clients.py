@@ -46,7 +46,7 @@ async def client(ready, start):
     await start.wait()
     for _ in range(rounds):
         began = time.monotonic()
-        while await ask(reader, writer) == 503:
+        while await ask(reader, writer) in (503, 504):
             await asyncio.sleep(0.2)
         waits_ms.append((time.monotonic() - began) * 1000)
     writer.close()
@@ -224,7 +224,8 @@ def test_a_thousand_clients_are_all_answered() -> None:
         told = run(PROGRAM, gateway.address[1], CLIENTS, ROUNDS)
 
     assert told["statuses"]["200"] == CLIENTS * ROUNDS
-    assert set(told["statuses"]) <= {"200", "503"}  # a full queue says when to come again
+    # A full queue says when to come again; whose time was over in it is told so.
+    assert set(told["statuses"]) <= {"200", "503", "504"}
 
 
 def test_among_a_thousand_clients_of_all_kinds_each_is_told_how_it_stands() -> None:
@@ -236,7 +237,8 @@ def test_among_a_thousand_clients_of_all_kinds_each_is_told_how_it_stands() -> N
     steady = found.pop("steady")
     assert set(steady) == {"200"}
     assert steady["200"] >= 6  # one that asks as it should, while all the others do as they do
-    assert found.pop("sends_too_much").keys() <= {"413", "503", "ConnectionResetError"}
+    cut = {"ConnectionResetError", "BrokenPipeError"}  # who writes on hears either
+    assert found.pop("sends_too_much").keys() <= {"413", "503"} | cut
     assert found == {
         "asks": {"200": 700},
         "drips": {"200": 50},

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from mailboat_agent.serving.trial import TIMED_INFERENCES_MIN, GateFailed, TrialReport, run_trial
+from mailboat_schemas.class_budgets import NO_BUDGETS, ClassBudgets
 from mailboat_schemas.documents.interface import Interface
 from mailboat_schemas.documents.release import Runtime
 from mailboat_schemas.errors import ReleaseRejected
@@ -32,6 +33,7 @@ def attempt(bench: Any, make_variant: Any, make_golden: Any, x_to_y: Interface) 
         interface: Interface = x_to_y,
         memory_limit_bytes: int = 512 * MIB,
         golden: bool = True,
+        budgets: ClassBudgets = NO_BUDGETS,
         **variant: Any,
     ) -> TrialReport:
         return run_trial(
@@ -40,6 +42,7 @@ def attempt(bench: Any, make_variant: Any, make_golden: Any, x_to_y: Interface) 
             interface=interface,
             variant=make_variant(**variant),
             memory_limit_bytes=memory_limit_bytes,
+            budgets=budgets,
         )
 
     return attempt
@@ -131,8 +134,8 @@ def test_an_output_without_golden_values_is_no_pass(
     "declared",
     [
         {"name": "x", "dtype": "float64", "shape": [-1, 4]},
-        {"name": "x", "dtype": "float32", "shape": [-1, 5]},
-        {"name": "x", "dtype": "float32", "shape": [-1, -1]},
+        pytest.param({"name": "x", "dtype": "float32", "shape": [-1, 5]}, marks=pytest.mark.slow),
+        pytest.param({"name": "x", "dtype": "float32", "shape": [-1, -1]}, marks=pytest.mark.slow),
         {"name": "other", "dtype": "float32", "shape": [-1, 4]},
     ],
 )
@@ -171,6 +174,7 @@ def test_a_model_that_needs_a_little_more_than_declared_is_refused(
     assert "message" not in failure.evidence  # measured, not refused by the kernel
 
 
+@pytest.mark.slow
 def test_the_class_budget_binds_even_when_the_release_declares_more(
     attempt: Try, models: Any
 ) -> None:
@@ -178,6 +182,43 @@ def test_the_class_budget_binds_even_when_the_release_declares_more(
         attempt, models.hungry(80 * MIB), y=X, peak_memory=500 * MIB, memory_limit_bytes=100 * MIB
     )
     assert failure.evidence["limit_bytes"] == 100 * MIB
+
+    of_class = ClassBudgets(memory_bytes=100 * MIB)
+    failure = refused(
+        attempt, models.hungry(80 * MIB), y=X, peak_memory=500 * MIB, budgets=of_class
+    )
+    assert failure.evidence["limit_bytes"] == 100 * MIB
+
+
+def test_the_latency_of_the_class_binds_a_release_that_allows_itself_more(
+    attempt: Try, models: Any
+) -> None:
+    of_class = ClassBudgets(latency_p95_ms_max=0.001)
+
+    failure = refused(attempt, models.affine(), latency_p95_ms_max=1000, budgets=of_class)
+
+    assert failure.reason == "latency_exceeded"
+    assert failure.evidence["latency_p95_ms_max"] == 0.001
+
+
+@pytest.mark.slow
+def test_the_throughput_of_the_class_binds_a_release_that_promises_none(
+    attempt: Try, models: Any
+) -> None:
+    of_class = ClassBudgets(throughput_per_second_min=1e9)
+
+    assert refused(attempt, models.affine(), budgets=of_class).reason == "throughput_too_low"
+
+
+@pytest.mark.slow
+def test_a_class_adds_nothing_to_what_a_release_allows_itself(attempt: Try, models: Any) -> None:
+    of_class = ClassBudgets(
+        memory_bytes=1 << 40, latency_p95_ms_max=1000, throughput_per_second_min=1e-3
+    )
+
+    failure = refused(attempt, models.affine(), latency_p95_ms_max=0.001, budgets=of_class)
+
+    assert failure.evidence["latency_p95_ms_max"] == 0.001
 
 
 def test_a_model_within_its_declared_memory_passes(attempt: Try, models: Any) -> None:
@@ -211,6 +252,7 @@ def test_a_missing_provider_is_unsupported_and_a_later_one_is_taken(
     assert attempt(models.affine(), needs=first).provider == "CPUExecutionProvider"
 
 
+@pytest.mark.slow
 def test_a_crash_is_reported_with_its_signal(attempt: Try, models: Any) -> None:
     threading.Thread(target=_crash_the_busy_child, daemon=True).start()
     failure = refused(attempt, models.hanging(), deadline_seconds=90)

@@ -19,10 +19,19 @@ from mailboat_agent.serving.metrics import MetricTally
 from mailboat_agent.serving.opsets import declared_opsets, too_new
 from mailboat_agent.serving.process import InferenceFailed, RuntimeFacts, Worker, WorkerOptions
 from mailboat_agent.serving.provider_choice import NOT_BUILT_IN
+from mailboat_agent.serving.relative import Comparison, refuse_worse
 from mailboat_agent.serving.requirements import RuntimeUnsupported, usable_providers
 from mailboat_agent.serving.served_release import ServedRelease
 from mailboat_agent.serving.tensors import Tensor
-from mailboat_agent.serving.timing import ROUND_INFERENCES_MIN, refuse_leak
+from mailboat_agent.serving.timing import (
+    BATCH_RUNS_MAX,
+    BATCH_RUNS_MIN,
+    ROUND_INFERENCES_MIN,
+    batch_runs,
+    refuse_leak,
+    refuse_low_throughput,
+    timing,
+)
 from mailboat_agent.serving.trial import GateFailed
 from mailboat_agent.serving.trial_evidence import (
     EVIDENCE_FILE_BYTES_MAX,
@@ -30,7 +39,7 @@ from mailboat_agent.serving.trial_evidence import (
     TrialEvidence,
 )
 from mailboat_schemas.documents.release import FileRole, Runtime
-from mailboat_schemas.documents.trial_gates import GoldenMetric, MetricGate
+from mailboat_schemas.documents.trial_gates import GoldenMetric, MetricGate, RelativeGates
 from trial_bench import MIB, X_TO_Y, descriptor, golden, tried, variant_of
 
 pytestmark = pytest.mark.slow  # each starts processes that load a model
@@ -446,3 +455,65 @@ def test_a_full_disk_changes_no_verdict(tmp_path: Any) -> None:
 
     failure = GateFailed("hung", "It hung.")
     assert TrialEvidence(tmp_path / "evidence").keep("m", "1.0.0", "d" * 64, failure) == ""
+
+
+# --- throughput ----------------------------------------------------------------------------------
+
+
+def test_throughput_counts_rows_by_the_time_of_all_runs_the_slow_ones_too() -> None:
+    measured = timing(8, [10.0] * 19 + [210.0])
+
+    assert measured.throughput_per_second == pytest.approx(20 * 8 / 0.4)
+    assert timing(8, [10.0], rows=6).throughput_per_second == pytest.approx(600)
+
+
+def test_a_throughput_exactly_at_its_bound_passes() -> None:
+    measured = timing(4, [20.0] * 20)
+
+    refuse_low_throughput(measured, 200.0)
+    refuse_low_throughput(measured, None)
+    with pytest.raises(GateFailed) as failed:
+        refuse_low_throughput(measured, 200.1)
+    assert failed.value.reason == "throughput_too_low"
+    assert failed.value.evidence["batch_size"] == 4
+    assert failed.value.evidence["throughput_per_second"] == pytest.approx(200)
+
+
+def test_a_quick_model_is_timed_in_more_batches_and_a_slow_one_in_no_fewer() -> None:
+    assert batch_runs(0.0) == batch_runs(0.01) == BATCH_RUNS_MAX
+    assert batch_runs(2.0) == 100
+    assert batch_runs(900.0) == BATCH_RUNS_MIN
+
+
+@pytest.mark.slow
+def test_a_batch_is_held_to_its_throughput(models: Any) -> None:
+    bounded = {"size": 4, "throughput_per_second_min": 0.5}
+    report = tried(models.affine(), SAMPLES, batches=[bounded])
+    assert report.batches[0].throughput_per_second > 0.5
+    assert report.batches[0].inferences >= BATCH_RUNS_MIN
+
+    too_much = {"size": 4, "throughput_per_second_min": 1e9}
+    assert refused(models.affine(), SAMPLES, batches=[too_much]).reason == "throughput_too_low"
+
+
+@pytest.mark.slow
+def test_single_requests_are_held_to_their_throughput(models: Any) -> None:
+    too_much = {"size": 1, "throughput_per_second_min": 1e9}
+
+    failure = refused(models.affine(), SAMPLES, batches=[too_much])
+
+    assert failure.reason == "throughput_too_low"
+    assert failure.evidence["batch_size"] == 1
+    assert failure.evidence["inferences"] >= 32
+
+
+def test_a_release_that_answers_fewer_a_second_than_what_serves_is_refused() -> None:
+    found = Comparison(
+        latency_p95_ratio=1.0, throughput_ratio=0.8, peak_memory_ratio=1.0, agreement=1.0
+    )
+
+    refuse_worse(found, RelativeGates(throughput_ratio_min=0.8))
+    with pytest.raises(GateFailed) as failed:
+        refuse_worse(found, RelativeGates(throughput_ratio_min=0.9))
+    assert failed.value.reason == "throughput_below_serving"
+    assert failed.value.evidence["throughput_ratio"] == 0.8
