@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import httpx2
 
+from mailboat_controller import api_paths
 from mailboat_controller.answered_problems import problem_in
 from mailboat_controller.connection_file import load_connection, load_token
 from mailboat_controller.https_stream import begins_at, connection_errors
@@ -81,7 +82,7 @@ class ApiClient:
         self._attempts_max = patience.attempts_max
         self._remind: Callable[[str], None] | None = remind
         self._client = httpx2.Client(
-            base_url=connection.api_url,
+            base_url=_address(connection),
             verify=tls_of(connection, directory),
             headers=_authorization(connection, directory),
             follow_redirects=False,  # a token goes to the address in the connection file alone
@@ -115,7 +116,7 @@ class ApiClient:
         """The JSON at a path; parameters that are None are left out. Of a list every page, unless
         the caller says where to begin or how much to get."""
         wanted = {name: value for name, value in parameters.items() if value is not None}
-        response = self._request("GET", path, params=wanted)
+        response = self._request("GET", api_paths.checked(path), params=wanted)
         found = response.json()
         if isinstance(found, list) and not _OF_ONE_PAGE & set(wanted):
             while further := _next_of(response):
@@ -137,6 +138,7 @@ class ApiClient:
 
     def _change(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """Under a key of its own: it is made once, however often it has to be sent."""
+        path = api_paths.checked(path)
         return self._request(method, path, headers={KEY_HEADER: str(uuid.uuid4())}, **options)
 
     def pages(self, path: str, key: str, **parameters: Any) -> Iterator[Any]:
@@ -152,18 +154,18 @@ class ApiClient:
         Raises:
             NotFound: no such role.
         """
-        return self._request("GET", f"/v1/trust/roles/{role}").content
+        return self.content(f"/v1/trust/roles/{role}")
 
     def content(self, path: str) -> bytes:
         """Signed bytes at a path, as they are."""
-        return self._request("GET", path).content
+        return self._request("GET", api_paths.checked(path)).content
 
     def release_document(self, model: str, version: str) -> bytes:
-        return self._request("GET", f"/v1/releases/{model}/{version}").content
+        return self.content(f"/v1/releases/{model}/{version}")
 
     def manifest(self, hardware_class: str) -> bytes:
         """The newest bundle of a class, as it was published."""
-        return self._request("GET", f"/v1/manifests/{hardware_class}").content
+        return self.content(f"/v1/manifests/{hardware_class}")
 
     @contextmanager
     def artifact_at(self, digest: str, offset: int) -> Iterator[tuple[int, Iterator[bytes]]]:
@@ -296,6 +298,17 @@ def tls_of(connection: Connection, directory: Path) -> ssl.SSLContext:
             "or issue the credential again.",
         ) from error
     return context
+
+
+def _address(connection: Connection) -> httpx2.URL:
+    try:
+        return httpx2.URL(connection.api_url)
+    except httpx2.InvalidURL as error:
+        raise ConfigurationInvalid(
+            f"The address {connection.api_url[:200]!r} of connection {connection.name} is none: "
+            f"{error}.",
+            next_step="write api_url like https://controller.example:8443 in the connection file.",
+        ) from error
 
 
 def _authorization(connection: Connection, directory: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mailboat_controller.connection_file import load_connection
+from mailboat_controller.connection_file import load_connection, refuse_changeable
 from mailboat_controller.durable_file import replace_durably
 from mailboat_schemas.errors import ConfigurationInvalid, NotFound
 from mailboat_schemas.names import Label
@@ -53,11 +53,12 @@ def load_contexts(directory: Path) -> Contexts:
     """What stands there; nothing where there is no file.
 
     Raises:
-        ConfigurationInvalid: unreadable, or not what belongs there.
+        ConfigurationInvalid: unreadable, one that anybody may change, or not what belongs there.
     """
     path = directory / FILE_NAME
     try:
         with path.open("rb") as file:
+            refuse_changeable(file, path)
             content = file.read(FILE_BYTES_MAX)
         return Contexts.model_validate(tomllib.loads(content.decode()))
     except FileNotFoundError:

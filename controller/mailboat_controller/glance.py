@@ -5,12 +5,15 @@ Two paces: what a person watches change, and what would cost a large fleet somet
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from mailboat_controller.client import ApiClient
 
 ROLLOUTS_MAX = 20
 DEVICES_MAX = 20  # of each reason
+PAGE_ROWS = 100
+READ_ROWS_MAX = 1000  # rows of one reason, for the first that are not cut off
 SITES_MAX = 50
 # They go on by themselves, or wait for somebody: the others are history.
 UNDER_WAY = frozenset({"planned", "running", "paused", "halted"})
@@ -100,9 +103,13 @@ class Looking:
         """Each once, under the first reason that fits."""
         named: set[str] = set()
         for reason, selector in _REASONS.items():
-            rows = self._client.get("/v1/devices", selector=selector, limit=DEVICES_MAX)
-            for row in rows:
-                if row["revoked"] or row["device"] in named:
+            rows = self._client.pages(
+                "/v1/devices", "enrolment_number", selector=selector, limit=PAGE_ROWS
+            )
+            # Those that were cut off stay silent for ever, and may be many: looked past, so far.
+            there = (row for row in islice(rows, READ_ROWS_MAX) if not row["revoked"])
+            for row in islice(there, DEVICES_MAX):
+                if row["device"] in named:
                     continue
                 named.add(row["device"])
                 shown = ("device", "hardware_class", "site", "presence_because", "last_seen_at")

@@ -1,5 +1,6 @@
 """The operator's command, ``mailboat``. One module a noun; heavy imports happen inside commands."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from mailboat_controller.cli import (
     artifact,
     audit,
     backup,
+    completion_script,
     config_document,
     content_key,
     context,
@@ -41,6 +43,7 @@ from mailboat_controller.cli import (
     output,
     plan,
     policy_document,
+    quarantine,
     rebuild,
     release,
     release_approval,
@@ -55,6 +58,7 @@ from mailboat_controller.cli import (
     rollout,
     simulate,
     site,
+    streams,
     timeline,
     token,
     top,
@@ -72,6 +76,7 @@ app = typer.Typer(
     help="Signed model releases for fleets that the network reaches only sometimes.",
     epilog=output.EXIT_CODES_HELP,
     no_args_is_help=True,
+    add_completion=False,  # `mailboat completion` has a better script for bash
     pretty_exceptions_enable=False,  # it would print local variables, tokens among them
 )
 app.command("init")(data.init)
@@ -141,6 +146,7 @@ app.add_typer(site.app, name="site")
 app.add_typer(hardware_class.app, name="class")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(audit.app, name="audit")
+app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(database.app, name="db")
 app.add_typer(webhook.app, name="webhook")
 app.add_typer(mlflow.app, name="mlflow")
@@ -163,6 +169,8 @@ def command_line() -> Callable[..., Any]:
 def main() -> None:
     """Run one command; our errors become an exit code, a message and a next step."""
     process_limits.apply()
+    streams.prepare()
+    completion_script.prepare()
     try:
         command_line()()
     except MailboatError as error:
@@ -182,5 +190,6 @@ def main() -> None:
 
 
 def _end(error: MailboatError) -> NoReturn:
-    output.show_error(error, as_json=forms.asked_for(sys.argv[1:]) in ("json", "yaml"))
+    with contextlib.suppress(OSError):  # a full disk behind `2>`; the code tells it all the same
+        output.show_error(error, as_json=forms.asked_for(sys.argv[1:]) in ("json", "yaml"))
     sys.exit(output.exit_code_of(error))

@@ -1,7 +1,6 @@
 """``mailboat audit``: who did what, whether the record is whole, and a copy to keep elsewhere."""
 
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mailboat_controller.cli import options, output
+from mailboat_controller.cli import audit_following, options, output
 from mailboat_controller.cli.instants import instant
 
 if TYPE_CHECKING:
@@ -29,11 +28,9 @@ app = typer.Typer(
     ),
 )
 
-FOLLOW_SECONDS = 2.0  # between two looks
-PAGE_ROWS = 500
 ENTRIES_DEFAULT = 1_000
+FOLLOWED_DEFAULT = 10  # entries, as tail shows lines
 ENTRIES_MAX = 100_000  # a table is put together in memory; some 100 MB of it
-NUMBER_MAX = (1 << 53) - 1  # above every entry
 _COLUMNS = {
     "sequence": "NO",
     "at": "AT",
@@ -60,13 +57,25 @@ def show(
         typer.Option("--after", min=0, help="The first ones above this number, not the newest."),
     ] = None,
     entries: Annotated[
-        int, typer.Option("--entries", min=1, max=ENTRIES_MAX, help="At most so many.")
-    ] = ENTRIES_DEFAULT,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as more come.")] = False,
+        int | None,
+        typer.Option(
+            "--entries",
+            min=1,
+            max=ENTRIES_MAX,
+            help=f"At most so many; {ENTRIES_DEFAULT}, and {FOLLOWED_DEFAULT} with --follow.",
+            show_default=False,
+        ),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="The newest, and go on as more come.")
+    ] = False,
     connection: options.ConnectionOption = None,
     as_json: options.Json = False,
 ) -> None:
     """The newest entries, the oldest of them first. `audit export` writes all of them to a file."""
+    if follow and until is not None:
+        raise typer.BadParameter("--follow has no end", param_hint="--until")
+    wanted_rows = entries or (FOLLOWED_DEFAULT if follow else ENTRIES_DEFAULT)
     now = options.now()
     since_at, until_at = instant(since, now, "--since"), instant(until, now, "--until")
     wanted = {
@@ -78,13 +87,15 @@ def show(
     }
     with options.client(connection) as client:
         if follow:
-            _follow(client, after or 0, wanted, as_json)
+            audit_following.follow(client, after, wanted_rows, wanted, tuple(_COLUMNS))
         if after is None:
-            rows = _newest(client, entries + 1, wanted)
-            more, rows = len(rows) > entries, rows[-entries:]
+            rows = audit_following.newest(client, wanted_rows + 1, wanted)
+            more, rows = len(rows) > wanted_rows, rows[-wanted_rows:]
         else:
-            rows = list(islice(_pages(client, "/v1/audit", after, **wanted), entries + 1))
-            more, rows = len(rows) > entries, rows[:entries]
+            rows = list(
+                islice(audit_following.pages(client, "/v1/audit", after, **wanted), wanted_rows + 1)
+            )
+            more, rows = len(rows) > wanted_rows, rows[:wanted_rows]
     output.show_rows(rows, _COLUMNS, as_json=as_json)
     if more:
         output.remark(_more(rows, older=after is None))
@@ -160,53 +171,21 @@ def export_log(
 ) -> None:
     """Write the log, or a range of it, to a file that can be verified without the controller."""
     from mailboat_controller.auditing import export_file, signed_head
-    from mailboat_controller.auditing.signed_head import AuditBroken
     from mailboat_controller.cli.progress import progress
-    from mailboat_controller.durable_file import fsync_directory
+    from mailboat_controller.durable_file import PUBLIC_MODE, replacing
 
-    beside = out.with_name(out.name + ".new")
     with options.client(connection) as client:
         signed = signed_head.read(json.dumps(client.get("/v1/audit/head", first=first, last=last)))
         count = signed.head.sequence - first + 1
-        with (
-            progress("exporting", shown=not as_json, total_rows=count) as advance,
-            beside.open("wb") as file,
-        ):
-            entries = _sealed(client, first, signed.head.sequence)
-            for line in export_file.lines(entries, signed):
-                file.write(line.encode())
-                advance(1)
-    try:
-        with beside.open("rb") as file:
+        with replacing(out, mode=PUBLIC_MODE) as file:
+            with progress("exporting", shown=not as_json, total_rows=count) as advance:
+                entries = _sealed(client, first, signed.head.sequence)
+                for line in export_file.lines(entries, signed):
+                    file.write(line.encode())
+                    advance(1)
+            file.seek(0)
             verified = export_file.verify(file, signed.key)
-    except AuditBroken:
-        beside.unlink()
-        raise
-    beside.replace(out)
-    fsync_directory(out.parent)
     output.show_fields({**asdict(verified), "file": str(out)}, as_json=as_json)
-
-
-def _pages(client: "ApiClient", path: str, after: int, **wanted: Any) -> Iterator[dict[str, Any]]:
-    while True:
-        rows = client.get(path, after=after, limit=PAGE_ROWS, **wanted)
-        yield from rows
-        if len(rows) < PAGE_ROWS:
-            return
-        after = rows[-1]["sequence"]
-
-
-def _newest(client: "ApiClient", count: int, wanted: dict[str, Any]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    before = NUMBER_MAX
-    while len(rows) < count:
-        limit = min(PAGE_ROWS, count - len(rows))
-        page = client.get("/v1/audit", before=before, limit=limit, **wanted)
-        rows = page + rows
-        if len(page) < limit:
-            break
-        before = page[0]["sequence"]
-    return rows
 
 
 def _more(rows: list[dict[str, Any]], *, older: bool) -> str:
@@ -216,20 +195,10 @@ def _more(rows: list[dict[str, Any]], *, older: bool) -> str:
 
 
 def _sealed(client: "ApiClient", first: int, last: int) -> Iterator[dict[str, Any]]:
-    for entry in _pages(client, "/v1/audit/sealed", first - 1):
+    for entry in audit_following.pages(client, "/v1/audit/sealed", first - 1):
         if entry["sequence"] > last:
             return
         yield entry
-
-
-def _follow(client: "ApiClient", after: int, wanted: dict[str, Any], as_json: bool) -> None:
-    """Line by line, until somebody ends it."""
-    while True:
-        for row in _pages(client, "/v1/audit", after, **wanted):
-            after = row["sequence"]
-            told = (output.plain_text(str(row[name])) for name in _COLUMNS)
-            print(json.dumps(row) if as_json else "\t".join(told), flush=True)
-        time.sleep(FOLLOW_SECONDS)
 
 
 def _kept(path: Path) -> "SignedHead":

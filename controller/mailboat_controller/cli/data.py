@@ -1,13 +1,12 @@
 """``mailboat init``, ``serve`` and ``credential``: what is done on the controller's own disk."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from mailboat_controller.access.people import DAYS_DEFAULT, Role
 from mailboat_controller.cli import options, output
-from mailboat_schemas.enrolment import Kind
 
 credential = typer.Typer(
     help="Certificates of pipelines, dashboards and sites.",
@@ -18,9 +17,11 @@ credential = typer.Typer(
     no_args_is_help=True,
 )
 
-# The other kinds are given by enrolment, or are the controller's own.
+# As `mailboat_controller.data_directory` has them: the other kinds are given by enrolment, or are
+# the controller's own.
+Issuable = Literal["ci", "dashboard", "site"]
 KindOption = Annotated[
-    Kind, typer.Option("--kind", metavar="ci|dashboard|site", help="What it is for.")
+    Issuable, typer.Option("--kind", metavar="ci|dashboard|site", help="What it is for.")
 ]
 
 
@@ -106,11 +107,12 @@ def issue(
     """Make a key, a certificate and a connection file. Needs the controller's data directory."""
     from mailboat_controller import data_directory
     from mailboat_controller.config import load
+    from mailboat_schemas.enrolment import Kind
 
     connection = data_directory.issue_credential(
-        load(config), kind, name, out, actor=options.local_actor(), now=options.now()
+        load(config), Kind(kind), name, out, actor=options.local_actor(), now=options.now()
     )
-    content = {"name": name, "kind": str(kind), "connection": str(connection)}
+    content = {"name": name, "kind": kind, "connection": str(connection)}
     output.show_fields(content, as_json=as_json)
 
 
@@ -146,8 +148,14 @@ def revoke(
     """Cut a holder off: the API refuses every certificate at once, the broker within seconds."""
     from mailboat_controller import data_directory
     from mailboat_controller.config import load
+    from mailboat_schemas.enrolment import Kind
 
     count = data_directory.revoke_credential(
-        load(config), kind, name, reason=reason, actor=options.local_actor(), now=options.now()
+        load(config),
+        Kind(kind),
+        name,
+        reason=reason,
+        actor=options.local_actor(),
+        now=options.now(),
     )
-    output.show_fields({"name": name, "kind": str(kind), "revoked": count}, as_json=as_json)
+    output.show_fields({"name": name, "kind": kind, "revoked": count}, as_json=as_json)

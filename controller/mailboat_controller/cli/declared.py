@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mailboat_controller.cli import forms, output
-from mailboat_schemas.names import is_label
 
 if TYPE_CHECKING:
     from mailboat_controller.gitops.reading import Source
@@ -37,6 +36,8 @@ def set_name(path: Path, given: str, *, prune: bool) -> str:
     Raises:
         BadParameter: there is no name to go by, or one file would prune all the others.
     """
+    from mailboat_schemas.names import is_label
+
     if prune and not path.is_dir():
         raise typer.BadParameter(
             "one file is not the whole set; name its directory", param_hint="--prune"

@@ -1,6 +1,7 @@
 """``mailboat device``: kits, the fleet's devices, letting one in and cutting one off."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -171,6 +172,7 @@ def show(
         serving = model.get("serving_version") or "nothing"
         because = f" ({model['because']})" if model.get("because") else ""
         print(f"model {model['model']}: serves {serving}, {model['phase']}{because}")
+        print(f"  last good inference: {answered(model)}")
         if drill := model.get("drill"):
             why = f" ({drill['code']})" if drill.get("code") else ""
             print(f"  rollback drill to {drill['version'] or 'nothing'}: {drill['outcome']}{why}")
@@ -181,6 +183,16 @@ def show(
     if events:
         print()
         output.show_rows(events, _EVENT_COLUMNS, as_json=False)
+
+
+def answered(model: dict[str, Any]) -> str:
+    """When it last answered, by the device's clock, as its report says."""
+    at = model.get("answered_at")
+    if at is None:
+        return "not told"
+    if not at:
+        return "none since its agent began"
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def site_order_lines(said: dict[str, Any] | None) -> Iterator[str]:

@@ -3,15 +3,13 @@ signer's machine, and looking at what holds. Each function takes the role that i
 
 import difflib
 import json
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mailboat_controller.cli import options, output, submission_reply
-from mailboat_controller.cli.release_approval import Keys, PendingOption, TrustRoot, Yes
+from mailboat_controller.cli import options, output, signing, submission_reply
 from mailboat_schemas.errors import ConfigurationInvalid, OperatorNeeded
 
 if TYPE_CHECKING:
@@ -19,9 +17,6 @@ if TYPE_CHECKING:
     from mailboat_controller.client import ApiClient
     from mailboat_schemas.documents.fleet_document import FleetDocument
     from mailboat_schemas.fleet_documents import Place
-
-
-__all__ = ["Keys", "LevelArgument", "PendingOption", "TargetArgument", "TrustRoot", "Yes"]
 
 LevelArgument = Annotated[str, typer.Argument(metavar="class|site|device", help="Whom it is for.")]
 TargetArgument = Annotated[str, typer.Argument(help="The class, site or device.")]
@@ -96,8 +91,8 @@ def approve(
     before = next((each for each in history if each["in_force"]), None)
     old = b"" if before is None else _document(api, place, before["version"])
     lines = [*draft.changes(), "", *differences(old, content)]
-    _show(lines, as_json=as_json)
-    _ask(f"Sign {role} {about.name} {about.version} for {place}?", yes=yes)
+    question = f"Sign {role} {about.name} {about.version} for {place}?"
+    signing.show_and_ask(lines, question, yes=yes, as_json=as_json)
     documents = {listed.digest: content}
     _sign_and_submit(api, draft, documents, keys, pending, role, reason=reason, as_json=as_json)
 
@@ -118,8 +113,8 @@ def withdraw(
 
     held = _held(api, place.role, trust_root)
     draft = fleet_documents.take_away(held, place, options.now())
-    _show(draft.changes(), as_json=as_json)
-    _ask(f"Sign that no {place.role} holds for {place} any more?", yes=yes)
+    question = f"Sign that no {place.role} holds for {place} any more?"
+    signing.show_and_ask(draft.changes(), question, yes=yes, as_json=as_json)
     _sign_and_submit(api, draft, {}, keys, pending, place.role, reason=reason, as_json=as_json)
 
 
@@ -235,10 +230,9 @@ def _document(api: "ApiClient", place: "Place", version: str) -> bytes:
 def _held(api: "ApiClient", role: str, trust_root: Path | None) -> dict[str, bytes]:
     """The newest roles to build on; signed by whom they must be."""
     from mailboat_controller.authority import approvals
-    from mailboat_controller.cli.release_approval import read_root
 
     held = {name: api.role(name) for name in ("root", "targets", role)}
-    approvals.require_held(held, None if trust_root is None else read_root(trust_root))
+    approvals.require_held(held, None if trust_root is None else signing.read_root(trust_root))
     return held
 
 
@@ -253,28 +247,9 @@ def _sign_and_submit(
     reason: str,
     as_json: bool,
 ) -> None:
-    from mailboat_controller.authority.keys import open_signer
-    from mailboat_controller.authority.pending import write_pending
-
-    for source in sources:
-        draft.sign(open_signer(source))
-    missing = draft.missing()
-    if not missing:
+    then = f"mailboat {role} submit {pending} with the document's file"
+    if signing.sign(draft, sources, pending, then=then, as_json=as_json):
         _submit(api, draft, documents, reason=reason, as_json=as_json)
-        return
-    if pending is None:
-        raise ConfigurationInvalid(
-            f"Others have to sign too. {'. '.join(missing)}.",
-            next_step="repeat --key, or keep it for them with --pending FILE.",
-        )
-    write_pending(pending, draft)
-    output.tell(
-        {"pending": str(pending), "missing": missing},
-        f"Signed, and kept in {pending}. Still missing: {'; '.join(missing)}\n"
-        f"Next: mailboat trust sign {pending} --key KEY, then mailboat {role} submit {pending} "
-        "with the document's file",
-        as_json=as_json,
-    )
 
 
 def _submit(
@@ -287,19 +262,3 @@ def _submit(
     fleet = api.connection.fleet
     payload = encode(Submission(fleet=fleet, roles=roles, documents=documents, reason=reason))
     submission_reply.answer(api.submit(payload), 0, as_json)
-
-
-def _show(lines: Iterable[str], *, as_json: bool) -> None:
-    """On standard error: standard output is the command's answer."""
-    if not as_json:
-        print(*(output.plain_text(line) for line in lines), sep="\n", file=sys.stderr)
-
-
-def _ask(question: str, *, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise ConfigurationInvalid(
-            "There is nobody to ask.", next_step="read what is shown, then add --yes."
-        )
-    typer.confirm(question, abort=True, err=True)

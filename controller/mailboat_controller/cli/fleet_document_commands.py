@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mailboat_controller.cli import fleet_document, options
-from mailboat_controller.cli.fleet_document import (
-    Keys,
-    LevelArgument,
-    PendingOption,
-    TargetArgument,
-    TrustRoot,
-    Yes,
-)
+from mailboat_controller.cli.fleet_document import LevelArgument, TargetArgument
+from mailboat_controller.cli.signing import Keys, PendingOption, TrustRoot, Yes
 
 if TYPE_CHECKING:
     from mailboat_schemas.documents.fleet_document import FleetDocument

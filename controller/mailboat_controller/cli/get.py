@@ -10,6 +10,7 @@ from mailboat_controller.cli import (
     drill,
     hardware_class,
     output,
+    quarantine,
     releases,
     rollout,
     site,
@@ -36,6 +37,7 @@ _LISTS: dict[str, Callable[..., None]] = {
     "webhooks": webhook.list_webhooks,
     "tokens": token.list_tokens,
     "content-keys": content_key.list_keys,
+    "quarantine": quarantine.list_messages,
 }
 for _noun, _command in _LISTS.items():
     app.command(_noun)(_command)

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from mailboat_controller.cli import declared, options, output
-from mailboat_schemas.names import is_label
 
 INTERVAL_SECONDS_MIN = 10.0
 INTERVAL_SECONDS_MAX = 86_400.0
@@ -22,6 +21,39 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+Address = Annotated[
+    str,
+    typer.Option("--repository", help="https://…, ssh://…, user@host:path, or a directory."),
+]
+Signers = Annotated[
+    Path,
+    typer.Option(
+        "--allowed-signers", help="Whose SSH signatures count; as ssh-keygen(1) reads it."
+    ),
+]
+Ca = Annotated[
+    Path | None,
+    typer.Option("--ca", help="Of an https repository: certificates of its authority, as PEM."),
+]
+Proxy = Annotated[
+    str, typer.Option("--proxy", help="Of an https repository: http://proxy.example:3128.")
+]
+CredentialFile = Annotated[
+    Path | None,
+    typer.Option("--credential-file", help="Of an https repository: one line, user:token."),
+]
+Interval = Annotated[
+    float,
+    typer.Option("--interval", min=INTERVAL_SECONDS_MIN, max=INTERVAL_SECONDS_MAX, help="Seconds."),
+]
+AllowRewind = Annotated[
+    str,
+    typer.Option(
+        "--allow-rewind",
+        metavar="COMMIT",
+        help="With --once: take this commit though it does not follow the last.",
+    ),
+]
 _COLUMNS = {
     "set": "SET",
     "state": "STATE",
@@ -36,25 +68,12 @@ _COLUMNS = {
 
 @app.command("run")
 def run(
-    repository: Annotated[
-        str,
-        typer.Option("--repository", help="https://…, ssh://…, user@host:path, or a directory."),
-    ],
-    allowed_signers: Annotated[
-        Path,
-        typer.Option(
-            "--allowed-signers", help="Whose SSH signatures count; as ssh-keygen(1) reads it."
-        ),
-    ],
+    repository: Address,
+    allowed_signers: Signers,
     branch: Annotated[str, typer.Option("--branch", help="Which one is followed.")] = "main",
     path: Annotated[str, typer.Option("--path", help="The directory of the documents.")] = "",
     given: declared.SetOption = "",
-    interval: Annotated[
-        float,
-        typer.Option(
-            "--interval", min=INTERVAL_SECONDS_MIN, max=INTERVAL_SECONDS_MAX, help="Seconds."
-        ),
-    ] = 60.0,
+    interval: Interval = 60.0,
     prune_max: Annotated[
         int,
         typer.Option(min=0, max=PRUNE_MAX, help="Documents pruned at once; 0: nothing is."),
@@ -62,9 +81,10 @@ def run(
     watch_only: Annotated[
         bool, typer.Option("--watch-only", help="Tell what differs and change nothing.")
     ] = False,
-    allow_rewind: Annotated[
-        str, typer.Option(help="A commit that may be taken though it does not follow the last.")
-    ] = "",
+    allow_rewind: AllowRewind = "",
+    ca: Ca = None,
+    proxy: Proxy = "",
+    credential_file: CredentialFile = None,
     once: Annotated[bool, typer.Option("--once", help="One turn; exit codes of diff.")] = False,
     state: Annotated[
         Path | None,
@@ -74,9 +94,14 @@ def run(
     as_json: options.Json = False,
 ) -> None:
     """Fetch, verify the signature, apply, tell the controller; again and again."""
+    from mailboat_controller.gitops.git_access import checked_access
     from mailboat_controller.gitops.pulling import Pulling, turn
     from mailboat_controller.gitops.repository import Repository
 
+    if allow_rewind and not once:
+        raise typer.BadParameter(
+            "one rewind is allowed at a time: add --once", param_hint="--allow-rewind"
+        )
     name = _set_name(given, path)
     pulling = Pulling(
         set_name=name,
@@ -87,7 +112,8 @@ def run(
         watch_only=watch_only,
         rewind_to=allow_rewind,
     )
-    held = Repository(state or _state_dir(name), repository, branch, allowed_signers)
+    access = checked_access(repository, ca, proxy, credential_file)
+    held = Repository(state or _state_dir(name), repository, branch, allowed_signers, access)
     if not once:
         signal.signal(signal.SIGTERM, _stop)
     while True:
@@ -133,6 +159,8 @@ def _exit_code(state: str) -> int:
 
 
 def _set_name(given: str, path: str) -> str:
+    from mailboat_schemas.names import is_label
+
     name = given or Path(path).name
     if not is_label(name):
         raise typer.BadParameter(

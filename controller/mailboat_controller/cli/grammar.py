@@ -27,7 +27,7 @@ _FORMS_HELP = "How to say it."
 
 # How `mailboat --help` groups the nouns; one that stands nowhere here comes under "Commands".
 PANELS = {
-    "Look": ("top", "get", "timeline", "trace", "doctor", "help"),
+    "Look": ("top", "get", "timeline", "trace", "quarantine", "doctor", "help"),
     "The fleet": ("explain", "device", "site", "class", "rollout", "drill"),
     "Releases": ("model", "release", "plan", "simulate", "artifact", "content-key", "mlflow"),
     "What is declared and signed": ("config", "policy", "trust", "apply", "diff", "gitops"),
@@ -106,6 +106,8 @@ def _extended(command: Callable[..., Any], verb: str) -> Callable[..., Any]:
         with _said(extra, given):
             if not extra.get("watch"):
                 return command(**given)
+            if given.get("follow"):
+                raise typer.BadParameter("it goes on by itself; leave --watch out")
             title = " ".join(("mailboat", *sys.argv[1:]))
             return watching.watch(
                 lambda: command(**given),

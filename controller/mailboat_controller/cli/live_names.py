@@ -4,9 +4,11 @@ Whoever presses the tab key wants an answer at once or none: one short question,
 what was answered is kept for a moment. Whatever goes wrong, nothing is completed and nothing said.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,6 +20,7 @@ ANSWER_SECONDS_MAX = 1.5
 FRESH_SECONDS = 20.0  # an answer of nothing too: nobody is asked at each key
 NAMES_MAX = 1000
 CACHE_BYTES_MAX = 1 << 20
+_PREFIX = re.compile(r"[a-z0-9-]{0,63}")  # as the API takes it
 _KEYS = (
     *("class=", "site=", "device=", "presence=", "running="),
     *("held", "pinned=", "stale", "condition="),
@@ -30,7 +33,10 @@ Told = Callable[[Any], str]
 
 
 def devices(ctx: typer.Context, incomplete: str) -> list[str]:
-    return _beginning(incomplete, _names(ctx, "/v1/devices", lambda row: row["device"]))
+    if _PREFIX.fullmatch(incomplete) is None:
+        return []
+    found = _names(ctx, "/v1/devices", lambda row: row["device"], prefix=incomplete)
+    return _beginning(incomplete, found)
 
 
 def pending(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -104,18 +110,32 @@ def _beginning(incomplete: str, names: Iterable[str]) -> list[str]:
     return [each for each in dict.fromkeys(names) if each.startswith(incomplete)]
 
 
-def _names(ctx: typer.Context, path: str, told: Told) -> list[str]:
-    """Names in a list of the API, as they are or were a moment ago; none where that fails."""
+def _names(ctx: typer.Context, path: str, told: Told, *, prefix: str = "") -> list[str]:
+    """Names in a list of the API, as they are or were a moment ago; none where that fails.
+
+    Args:
+        prefix: what they begin with, where the API looks for that.
+    """
     try:
         connection = _connection(ctx)
-        held = _cache_directory() / hashlib.sha256(f"{connection}\n{path}".encode()).hexdigest()
-        names = _kept(held)
+        names = None
+        for length in range(len(prefix) + 1):
+            names = _kept(_place(connection, path, prefix[:length]))
+            if names is not None and (length == len(prefix) or len(names) < NAMES_MAX):
+                break  # all that begin with less hold all that begin with more
+            names = None
         if names is None:
-            names = _asked(connection, path, told)
-            _keep(held, names)
+            names = _asked(connection, path, told, prefix)
+            _keep(_place(connection, path, prefix), names)
         return [name for name in names if name.isprintable()]
     except Exception:  # noqa: BLE001 - whatever it is, a tab key is no place to say it
         return []
+
+
+def _place(connection: Path, path: str, prefix: str) -> Path:
+    """Where an answer is kept."""
+    named = hashlib.sha256(f"{connection}\n{path}\n{prefix}".encode()).hexdigest()
+    return _cache_directory() / named
 
 
 def _connection(ctx: typer.Context) -> Path:
@@ -127,7 +147,7 @@ def _connection(ctx: typer.Context) -> Path:
         return options.connection_path(Path(given) if given else None)
 
 
-def _asked(connection: Path, path: str, told: Told) -> list[str]:
+def _asked(connection: Path, path: str, told: Told, prefix: str) -> list[str]:
     """Nothing, where nobody answers: and then nobody is asked again for a while."""
     from mailboat_controller.client import ApiClient, Patience  # loads the HTTP library
     from mailboat_schemas.errors import MailboatError
@@ -135,7 +155,8 @@ def _asked(connection: Path, path: str, told: Told) -> list[str]:
     patience = Patience(
         attempts_max=1, connect_seconds=ANSWER_SECONDS_MAX, answer_seconds=ANSWER_SECONDS_MAX
     )
-    limited = {"limit": NAMES_MAX} if path.startswith("/v1/devices") else {}
+    limited: dict[str, Any] = {"limit": NAMES_MAX} if path.startswith("/v1/devices") else {}
+    limited |= {"prefix": prefix} if prefix else {}
     try:
         with ApiClient.open(connection, patience=patience) as client:
             return [told(row) for row in client.get(path, **limited)[-NAMES_MAX:]]
@@ -161,6 +182,10 @@ def _kept(path: Path) -> list[str] | None:
 
 def _keep(path: Path, names: list[str]) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for held in path.parent.iterdir():  # each prefix has one: those that are old go
+        with contextlib.suppress(OSError):
+            if not 0 <= time.time() - held.stat().st_mtime <= FRESH_SECONDS:
+                held.unlink()
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     new.touch(mode=0o600)
     new.write_text(json.dumps({"at": time.time(), "names": names}))

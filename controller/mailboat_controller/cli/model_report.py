@@ -31,7 +31,13 @@ _OUTPUTS = {
     "cosine": "COSINE",
     "top_1": "TOP-1 AGREEMENT",
 }
-_LATENCIES = {"inputs": "INPUTS", "p50": "P50 MS", "p95": "P95 MS", "p99": "P99 MS"}
+_LATENCIES = {
+    "inputs": "INPUTS",
+    "p50": "P50 MS",
+    "p95": "P95 MS",
+    "p99": "P99 MS",
+    "rate": "PER S",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +77,7 @@ def say_if(shown: bool) -> Callable[[str], None]:
 
 def told(trial: Trial) -> dict[str, Any]:
     """All of it, for programs: what is declared, and every trial's outcome and evidence."""
-    from mailboat_controller.bundles.gates import latencies
+    from mailboat_controller.bundles.latencies import latencies
 
     document, variant = trial.build.document, trial.variant
     return {
@@ -95,7 +101,8 @@ def told(trial: Trial) -> dict[str, Any]:
 
 
 def show_trial(trial: Trial, *, as_json: bool) -> None:
-    from mailboat_controller.bundles.gates import latencies
+    from mailboat_controller.bundles.gates import figure
+    from mailboat_controller.bundles.latencies import latencies
     from mailboat_controller.bundles.plot import text_plot
 
     gates, outcomes = trial.gates, trial.outcomes
@@ -112,6 +119,7 @@ def show_trial(trial: Trial, *, as_json: bool) -> None:
         output.show_rows(
             [
                 {"inputs": row.label, "p50": ms(row.p50), "p95": ms(row.p95), "p99": ms(row.p99)}
+                | {"rate": None if row.per_second is None else figure(row.per_second)}
                 for row in rows
             ],
             _LATENCIES,
@@ -140,7 +148,8 @@ def also_measured(outcomes: "Sequence[Outcome]") -> dict[str, Any]:
         "peak_memory_bytes",
         "provider",
     }
-    shown |= {"runtime_version", "batches", *(f"latency_p{share}_ms" for share in (50, 95, 99))}
+    shown |= {"runtime_version", "batches", "throughput_per_second"}
+    shown |= {*(f"latency_p{share}_ms" for share in (50, 95, 99))}
     report = outcomes[0].report if outcomes else {}
     return {key: value for key, value in report.items() if key not in shown and value}
 
@@ -174,7 +183,7 @@ def ms(value: float) -> str:
 
 
 def write_plot(path: Path, trial: Trial) -> None:
-    from mailboat_controller.bundles.gates import latencies
+    from mailboat_controller.bundles.latencies import latencies
     from mailboat_controller.bundles.plot import latency_plot
 
     title = f"Latency of {trial.title}"

@@ -7,28 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mailboat_controller.cli import options, output, submission_reply
+from mailboat_controller.cli import options, output, signing, submission_reply
+from mailboat_controller.cli.signing import Keys, PendingOption, TrustRoot, Yes
 from mailboat_schemas.errors import ConfigurationInvalid
 
 if TYPE_CHECKING:
     from mailboat_controller.authority.pending import Pending
     from mailboat_controller.client import ApiClient
 
-Keys = Annotated[
-    list[str], typer.Option("--key", help="An approver's key, as a source; repeat for k-of-n.")
-]
-PendingOption = Annotated[
-    Path | None,
-    typer.Option("--pending", help="Where to keep it while other approvers have to sign."),
-]
 OnlyWrite = Annotated[
     Path | None, typer.Option(help="Write the submission's bytes here and send nothing.")
 ]
-TrustRoot = Annotated[
-    Path | None,
-    typer.Option(help="Your own copy of the newest root.json, to check what the controller says."),
-]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; you have read it.")]
 
 
 def approve(
@@ -86,9 +75,10 @@ def approve(
             held, model=target, version=version, document=content, plan=plan, now=options.now()
         )
         review = _review(api, target, content, standing, draft)
-        _show([*review, "", "The plan to sign:", *_plan(plan)], as_json=as_json)
+        lines = [*review, "", "The plan to sign:", *_plan(plan)]
+        signing.show(lines, yes=yes, as_json=as_json)
         _ask_about_rejection(standing, even_rejected=even_rejected)
-        _ask(f"Sign the approval of {target} {version} with {len(key)} key(s)?", yes=yes)
+        signing.ask(f"Sign the approval of {target} {version} with {len(key)} key(s)?", yes=yes)
         _sign_and_submit(api, draft, key, pending, only_write, reason="", as_json=as_json)
 
 
@@ -111,8 +101,9 @@ def withdraw(
     with options.client(connection) as api:
         held = _held(api, model, trust_root)
         draft = approvals.withdraw(held, model=model, version=version, now=options.now())
-        _show(_still_approved(held, model, draft, without=version), as_json=as_json)
-        _ask(f"Withdraw {model} {version} on every device, as soon as it hears of it?", yes=yes)
+        lines = _still_approved(held, model, draft, without=version)
+        question = f"Withdraw {model} {version} on every device, as soon as it hears of it?"
+        signing.show_and_ask(lines, question, yes=yes, as_json=as_json)
         _sign_and_submit(api, draft, key, pending, only_write, reason=reason, as_json=as_json)
 
 
@@ -150,28 +141,9 @@ def _sign_and_submit(
     reason: str,
     as_json: bool,
 ) -> None:
-    from mailboat_controller.authority.keys import open_signer
-    from mailboat_controller.authority.pending import write_pending
-
-    for source in sources:
-        draft.sign(open_signer(source))
-    missing = draft.missing()
-    if not missing:
+    then = f"mailboat release submit {pending}"
+    if signing.sign(draft, sources, pending, then=then, as_json=as_json):
         _submit(api, draft, only_write, reason=reason, as_json=as_json)
-        return
-    if pending is None:
-        raise ConfigurationInvalid(
-            f"Other approvers have to sign too. {'. '.join(missing)}.",
-            next_step="repeat --key, or keep it for them with --pending FILE.",
-        )
-    write_pending(pending, draft)
-    output.tell(
-        {"pending": str(pending), "missing": missing},
-        f"Signed, and kept in {pending}. Still missing: {'; '.join(missing)}\n"
-        f"Next: mailboat trust sign {pending} --key KEY, "
-        f"then mailboat release submit {pending}",
-        as_json=as_json,
-    )
 
 
 def _submit(
@@ -195,7 +167,7 @@ def _held(api: "ApiClient", model: str, trust_root: Path | None) -> dict[str, by
 
     roles = ("root", "targets", release_role(model), approval_role(model))
     held = {role: api.role(role) for role in roles}
-    approvals.require_held(held, None if trust_root is None else read_root(trust_root))
+    approvals.require_held(held, None if trust_root is None else signing.read_root(trust_root))
     return held
 
 
@@ -242,12 +214,6 @@ def _signer(key: dict[str, str]) -> str:
     return f"{key['name'] or 'key'} ({key['keyid'][:8]})"
 
 
-def _show(lines: Any, *, as_json: bool) -> None:
-    """On standard error: standard output is the command's answer."""
-    if not as_json:
-        print(*(output.plain_text(line) for line in lines), sep="\n", file=sys.stderr)
-
-
 def _ask_about_rejection(standing: dict[str, Any], *, even_rejected: bool) -> None:
     if standing["standing"] != "rejected" or even_rejected:
         return
@@ -259,32 +225,9 @@ def _ask_about_rejection(standing: dict[str, Any], *, even_rejected: bool) -> No
     typer.confirm(f"{output.plain_text(said)}. Approve it all the same?", abort=True, err=True)
 
 
-def _ask(question: str, *, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise ConfigurationInvalid(
-            "There is nobody to ask.", next_step="read what is shown, then add --yes."
-        )
-    typer.confirm(question, abort=True, err=True)
-
-
 def _require_release(model: str, version: str, asked: str, asked_version: str) -> None:
     if (model, version) != (asked, asked_version):
         raise ConfigurationInvalid(
             f"The rollout is for {model} {version}, not for {asked} {asked_version}.",
             next_step="approve the release the rollout names.",
         )
-
-
-def read_root(path: Path) -> bytes:
-    """Raises ConfigurationInvalid."""
-    from mailboat_schemas.trust import ROLE_BYTES_MAX
-
-    try:
-        with path.open("rb") as file:
-            return file.read(ROLE_BYTES_MAX)
-    except OSError as error:
-        raise ConfigurationInvalid(
-            f"{path} cannot be read: {error.strerror}.", next_step="check --trust-root."
-        ) from error

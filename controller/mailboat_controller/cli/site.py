@@ -4,14 +4,12 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from mailboat_controller.cli import live_names, options, output, site_order
-from mailboat_controller.sites.policy import Policy
 from mailboat_controller.sites.queue_size import DAYS_DEFAULT, DAYS_MAX, DEVICES_MAX
-from mailboat_schemas.names import is_label
 
 if TYPE_CHECKING:
     from mailboat_controller.client import ApiClient
@@ -26,6 +24,7 @@ app = typer.Typer(
 )
 site_order.add_to(app)
 
+Policy = Literal["normal", "expected", "error"]  # as `sites/policy.py` has them
 NOTHING = "none"  # takes away what was set
 _WINDOW = re.compile(r"(?:(?P<days>\S+) +)?(?P<start>\d\d:\d\d) +(?P<hours>\d+(?:\.\d+)?)h")
 _COLUMNS = {
@@ -40,6 +39,8 @@ _COLUMNS = {
 
 
 def _a_name(text: str) -> str:
+    from mailboat_schemas.names import is_label
+
     if not is_label(text):  # it stands in the path of a request
         raise typer.BadParameter(f"{text!r}: lower-case letters, digits and inner hyphens")
     return text
@@ -222,7 +223,7 @@ def _given(
     """What was said, as the API takes it."""
     order: dict[str, Any] = {"reason": reason}
     if policy is not None:
-        order["policy"] = str(policy)
+        order["policy"] = policy
     if until is not None:
         order["expected_until"] = None if until == NOTHING else _instant(until)
     if windows:

@@ -11,18 +11,20 @@ import typer
 
 from mailboat_controller.cli import options, output
 from mailboat_schemas.errors import ConfigurationInvalid
-from mailboat_schemas.names import is_label
-from mailboat_schemas.site_orders import COUNTER_MAX, LASTS_DAYS_MAX
 
 if TYPE_CHECKING:
     from mailboat_schemas.site_orders import SiteOrder
 
 HOURS = 72.0
-HOURS_MAX = LASTS_DAYS_MAX * 24
+# As `mailboat_schemas.site_orders` has them.
+HOURS_MAX = 14 * 24
+COUNTER_MAX = (1 << 63) - 1
 BROKER_PORT = 8883
 
 
 def _a_label(text: str) -> str:
+    from mailboat_schemas.names import is_label
+
     if text and not is_label(text):
         raise typer.BadParameter(f"{text!r}: lower-case letters, digits and inner hyphens")
     return text

@@ -15,7 +15,7 @@ import typer
 from mailboat_controller.cli import forms, options, output, watching
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
     from mailboat_controller.cli.keyboard import NextKey
     from mailboat_controller.cli.top_picture import Item
@@ -89,7 +89,7 @@ def _live(path: Path, every_seconds: float) -> None:
     console = Console()
     try:
         with keys() as next_key, console.screen(hide_cursor=True) as screen:
-            _draw_on(screen.update, latest, next_key, path)
+            _draw_on(screen.update, console, latest, next_key, path)
     finally:
         stop.set()
     if latest.ended is not None:
@@ -100,7 +100,7 @@ def _look_on(path: Path, every_seconds: float, latest: _Latest, stop: threading.
     """Until told to stop. A controller that is away is told of, with the last look there was."""
     from mailboat_controller.client import ApiClient, Patience
     from mailboat_controller.glance import Looking
-    from mailboat_schemas.errors import MailboatError, Transient
+    from mailboat_schemas.errors import Transient
 
     since: datetime | None = None
     try:
@@ -115,12 +115,13 @@ def _look_on(path: Path, every_seconds: float, latest: _Latest, stop: threading.
                     since = since or options.now()
                     latest.problem = f"old since {since:%H:%M:%S}: {error.what}"
                 stop.wait(every_seconds)
-    except MailboatError as error:
+    except Exception as error:  # noqa: BLE001  raised where it is drawn: an old picture must not stay
         latest.ended = error
 
 
 def _draw_on(
     draw: "Callable[[RenderableType], None]",
+    console: "Console",
     latest: _Latest,
     next_key: "NextKey",
     path: Path,
@@ -137,7 +138,8 @@ def _draw_on(
         if glance is None:
             draw(Text(forms.printable(latest.problem) or "Looking at the fleet …"))
         elif detail:
-            draw(Text.from_ansi(detail).append("\n\nesc back   q end", style="dim"))
+            shown = watching.cropped(Text.from_ansi(detail), console, told=False)
+            draw(shown.append("\n\nesc back   q end", style="dim"))
         else:
             known = items(glance)
             chosen = chosen if chosen in known else (known[0] if known else None)
@@ -175,5 +177,5 @@ def _detail(chosen: "Item", path: Path) -> str:
                 case _:
                     device.show(chosen.name, connection=path)
     except MailboatError as error:
-        return f"{error.what}\nnext step: {error.next_step}"
+        return f"{output.plain_text(error.what)}\nnext step: {output.plain_text(error.next_step)}"
     return page.getvalue()

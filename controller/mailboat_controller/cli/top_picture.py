@@ -1,5 +1,6 @@
 """How `mailboat top` draws a look at the fleet. From afar comes plain text, never markup."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mailboat_controller.cli.forms import printable
-from mailboat_controller.glance import Glance
+from mailboat_controller.glance import DEVICES_MAX, Glance
 
 BAR_CHARS = 24
 # Shape before colour: each state has a mark of its own.
@@ -26,6 +27,10 @@ _PLACES = (
     ("waiting", "·", "yellow"),
     ("not_open", " ", "dim"),
 )
+_LISTED = {
+    "stale": "`mailboat device list --stale`",
+    "offline": "`mailboat device list -l presence=offline`",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +170,13 @@ def _devices(glance: Glance, chosen: Item | None) -> list[RenderableType]:
             Text(f"heard {_minute(each['last_seen_at'])}"),
             Text(printable(each["presence_because"]), style="dim"),
         )
-    return [title, table]
+    per_reason = Counter(each["reason"] for each in glance.devices)
+    more = [
+        Text(f"  the first {count} that are {reason}; {_LISTED[reason]} has all", style="dim")
+        for reason, count in per_reason.items()
+        if count >= DEVICES_MAX
+    ]
+    return [title, table, *more]
 
 
 def _table() -> Table:

@@ -74,11 +74,11 @@ def _turns(ask: Ask, show: Show, every_seconds: float, now: Callable[[], datetim
         show(text, problem)
         if ended is not None:
             raise ended
-        _sleep(every_seconds)
+        pause(every_seconds)
 
 
-def _sleep(seconds: float) -> None:
-    """Wait; a pipe that nobody reads any more ends it.
+def pause(seconds: float) -> None:
+    """Wait for the next look; a pipe that nobody reads any more ends it.
 
     Raises:
         BrokenPipeError: nobody reads.
@@ -109,7 +109,7 @@ def _on_screen(title: str, every_seconds: float, now: Callable[[], datetime]) ->
         last = text
         head = f"{title}   every {every_seconds:g} s, {now():%H:%M:%S} UTC, Ctrl-C ends"
         page = Text(f"{head[: console.width]}\n\n", style="dim", no_wrap=True)
-        page.append(_cropped(Text.from_ansi(text), console, bool(problem)))
+        page.append(cropped(Text.from_ansi(text), console, bool(problem)))
         if problem:
             page.append(f"\n{forms.printable(problem)[: console.width]}", style="bold red")
         screen.update(page)
@@ -122,8 +122,12 @@ def _on_screen(title: str, every_seconds: float, now: Callable[[], datetime]) ->
         sys.stdout.flush()
 
 
-def _cropped(page: "Text", console: "Console", told: bool) -> "Text":
-    """What fits below the head; how many lines do not is said."""
+def cropped(page: "Text", console: "Console", told: bool) -> "Text":
+    """What fits beside two more lines; how many lines do not is said.
+
+    Args:
+        told: two further lines stand below it.
+    """
     from rich.text import Text
 
     room = max(1, console.height - HEAD_LINES - (2 if told else 0))

@@ -27,7 +27,7 @@ def checked_url(url: str) -> str:
     if scheme == "https" and "@" in rest.partition("/")[0]:
         raise ConfigurationInvalid(
             "The repository's address holds a user or a password.",
-            next_step="keep it in ~/.netrc of whoever runs the loop, or use SSH.",
+            next_step="keep them in the file of --credential-file, or use SSH.",
         )
     if rest.startswith("-") or not url.isprintable():
         raise ConfigurationInvalid(

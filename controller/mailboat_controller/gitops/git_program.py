@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mailboat_controller.gitops.git_access import GitAccess
 from mailboat_schemas.errors import ConfigurationInvalid, ServerUnavailable
 
 SECONDS_MAX = 120.0  # of one call, a fetch among them
@@ -40,6 +41,7 @@ _SETTINGS = (
     "gpg.program=false",
     "gpg.x509.program=false",
 )
+_NOBODY = GitAccess()
 _KEPT_ENVIRONMENT = ("PATH", "HOME", "SSH_AUTH_SOCK", "TMPDIR")
 
 
@@ -52,25 +54,28 @@ def run(
     directory: Path,
     *,
     signers: Path,
+    access: GitAccess = _NOBODY,
     speaks_on_error: bool = False,
 ) -> bytes:
     """What it says; with ``speaks_on_error`` what it says on standard error.
 
     Args:
         directory: a bare repository, or an empty directory to make one in.
+        access: where the words lead to another machine.
 
     Raises:
         GitFailed: it ended with an error, said too much or took too long.
-        ConfigurationInvalid: there is no git.
+        ConfigurationInvalid: there is no git, or no credential where one was named.
     """
-    settings = [*_SETTINGS, f"gpg.ssh.allowedSignersFile={signers}"]
+    settings = [*_SETTINGS, *access.settings(), f"gpg.ssh.allowedSignersFile={signers}"]
+    environment = _environment(directory) | access.environment()
     command = ["git", *(part for each in settings for part in ("-c", each)), *words]
     with tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(
                 command,
                 cwd=directory,
-                env=_environment(directory),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,

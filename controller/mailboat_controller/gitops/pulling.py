@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from mailboat_controller.gitops.git_program import GitFailed
 from mailboat_controller.gitops.reading import as_sent, read_files
-from mailboat_controller.gitops.repository import Commit, Repository
+from mailboat_controller.gitops.repository import Commit, HistoryRewritten, Repository
 from mailboat_schemas.errors import MailboatError, NotPermitted, OperatorNeeded, Transient
 
 NAMED_MAX = 5  # documents named in one sentence
@@ -31,7 +31,8 @@ class Pulling:
     """What is pulled, and how far the loop may go.
 
     prune_max: one that would prune more is refused; 0: nothing is pruned.
-    rewind_to: a commit that may be taken although it does not follow the last.
+    rewind_to: a commit that may be taken although it does not follow the last. For one turn: in a
+        loop it would allow every rewind to that commit, for as long as the loop runs.
     """
 
     set_name: str
@@ -90,8 +91,13 @@ def _turn(
     seen.append(Commit(tip, ""))  # it was there, whoever made it
     commit = repository.verified(tip)
     seen.append(commit)
-    if tip != pulling.rewind_to:
+    rewound = ""
+    try:
         repository.refuse_rewound(tip, applied)
+    except HistoryRewritten:
+        if tip != pulling.rewind_to:
+            raise
+        rewound = f", which does not follow {applied} and was allowed by hand"
     documents = as_sent(read_files(repository.files(tip, pulling.path)))
     request: dict[str, Any] = {"documents": documents, "prune": pulling.prune_max > 0}
     found = controller.post(f"{place}/diff", request)
@@ -101,7 +107,7 @@ def _turn(
     request |= {
         "generation": found["generation"],
         "commit": tip,
-        "reason": f"{pulling.branch} of {pulling.url}, signed by {commit.signer}"[:1000],
+        "reason": f"{pulling.branch} of {pulling.url}, signed by {commit.signer}{rewound}"[:1000],
     }
     found = controller.post(f"{place}/apply", request)
     waiting = sum(each["result"] in ("refused", "needs approval") for each in found["results"])

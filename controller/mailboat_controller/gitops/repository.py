@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from mailboat_controller.gitops import git_program
+from mailboat_controller.gitops.git_access import GitAccess
 from mailboat_controller.gitops.git_names import checked_branch, checked_path, checked_url
 from mailboat_controller.gitops.git_program import GitFailed
 from mailboat_controller.gitops.reading import BYTES_MAX, FILES_MAX, SUFFIXES
@@ -48,8 +49,8 @@ class HistoryRewritten(OperatorNeeded):
     def __init__(self, commit: str, applied: str) -> None:
         super().__init__(
             f"Commit {commit} does not follow {applied}, which was applied last.",
-            next_step="see who rewrote the branch; if it is meant, say so with "
-            f"--allow-rewind {commit}.",
+            next_step="see who rewrote the branch; if it is meant, take that commit by hand: "
+            f"`mailboat gitops run --once --allow-rewind {commit}` with the loop's other options.",
         )
 
 
@@ -63,7 +64,14 @@ class Repository:
     """A bare copy in a directory of ours; ``url`` and ``branch`` are checked before git sees
     them."""
 
-    def __init__(self, directory: Path, url: str, branch: str, signers: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        url: str,
+        branch: str,
+        signers: Path,
+        access: GitAccess | None = None,
+    ) -> None:
         """
         Raises:
             ConfigurationInvalid: an address, branch or file that git must not be given.
@@ -76,6 +84,7 @@ class Repository:
                 f"There is no list of signers at {signers}.",
                 next_step="write one: a line a person, `alice@example ssh-ed25519 AAAA…`.",
             )
+        self._access = access or GitAccess()
         self._directory = directory / "repository.git"
 
     def fetch(self) -> str:
@@ -99,6 +108,7 @@ class Repository:
             "--end-of-options",
             self._url,
             f"+refs/heads/{self._branch}:{REF}",
+            access=self._access,
         )
         return self._commit(REF)
 
@@ -168,10 +178,16 @@ class Repository:
             raise git_program.failed("it names no commit")
         return name
 
-    def _git(self, *words: str, speaks_on_error: bool = False) -> bytes:
+    def _git(
+        self, *words: str, access: GitAccess | None = None, speaks_on_error: bool = False
+    ) -> bytes:
         """What it says; with ``speaks_on_error`` what it says on standard error."""
         return git_program.run(
-            words, self._directory, signers=self._signers, speaks_on_error=speaks_on_error
+            words,
+            self._directory,
+            signers=self._signers,
+            access=access or GitAccess(),
+            speaks_on_error=speaks_on_error,
         )
 
 

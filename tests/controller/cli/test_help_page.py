@@ -4,7 +4,7 @@ from pathlib import Path
 
 from command_line import mailboat
 from mailboat_controller.cli import help_page
-from mailboat_controller.error_page import entries, explained, page_path
+from mailboat_schemas.error_page import entries, explained, page_path
 
 PAGE = Path(__file__).parents[3] / "docs" / "errors.md"
 

@@ -81,9 +81,9 @@ def test_what_is_higher_than_the_window_says_how_much_is_left_out() -> None:
     console = Console(width=80, height=10)
     page = Text("\n".join(f"line {number}" for number in range(50)))
 
-    lines = watching._cropped(page, console, told=True).plain.splitlines()
+    lines = watching.cropped(page, console, told=True).plain.splitlines()
 
     assert len(lines) <= 10 - watching.HEAD_LINES
     assert lines[0] == "line 0"
     assert "more lines" in lines[-1]
-    assert watching._cropped(Text("one\n\n"), console, told=False).plain == "one"
+    assert watching.cropped(Text("one\n\n"), console, told=False).plain == "one"

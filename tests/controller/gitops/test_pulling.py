@@ -288,6 +288,7 @@ class TestTheLoop:
     ) -> None:
         origin.write("fleet/harbour.yaml", SITE.format(name="back"))
         first = origin.commit()
+        origin.write("fleet/depot.yaml", SITE.format(name="ahead"))
         origin.commit()
         assert self.pull(origin, "rewound").code == 0
         origin.git("reset", "--quiet", "--hard", first)
@@ -297,6 +298,20 @@ class TestTheLoop:
         assert f"--allow-rewind {first}" in said.json["because"]
         assert self.pull(origin, "rewound", "--allow-rewind", first).code == 0
         assert self.row(api, "rewound").commit == first
+        with api.store.read() as tx:
+            wanted = audit.Wanted(subject="set:rewound", action="gitops.apply")
+            (newest,) = audit.newest_page(tx, limit=1, wanted=wanted)
+        assert newest.reason.endswith("and was allowed by hand")
+
+    def test_a_rewind_is_allowed_for_one_turn_and_never_for_a_loop(
+        self, origin: SignedRepository
+    ) -> None:
+        words = ("--repository", origin.tree, "--allowed-signers", origin.signers)
+
+        said = mailboat("gitops", "run", *words, "--path", "fleet/", "--allow-rewind", "a" * 40)
+
+        assert said.code == output.EXIT_USAGE
+        assert "--once" in said.err
 
     @pytest.mark.slow
     def test_drift_is_shown_or_mended(self, api: RunningApi, origin: SignedRepository) -> None:
