@@ -8,10 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Protocol
 
-from mailboat_controller.store.devices import DeviceRow
-from mailboat_controller.store.fleet_columns import FleetRow
 from mailboat_schemas.documents.hardware_class import WhenDisconnected
+
+
+class HeardOf(Protocol):
+    """When and how a device was heard of: its row, or the part of it that a list holds."""
+
+    @property
+    def online(self) -> bool | None: ...
+    @property
+    def presence_at(self) -> datetime | None: ...
+    @property
+    def last_seen_at(self) -> datetime | None: ...
 
 
 class Presence(StrEnum):
@@ -56,7 +66,7 @@ def in_words(stands: Standing, means: WhenDisconnected) -> str:
     return ", ".join(filter(None, (stands.because, _CLASS_SAYS[means])))
 
 
-def standing(row: DeviceRow | FleetRow, *ways: Reach) -> Standing:
+def standing(row: HeardOf, *ways: Reach) -> Standing:
     """
     Args:
         ways: from the device to us, such as our own broker and the link to the device's site.
@@ -77,7 +87,7 @@ def standing(row: DeviceRow | FleetRow, *ways: Reach) -> Standing:
     return Standing(presence=presence, since=row.presence_at, because=because)
 
 
-def _forgot(row: DeviceRow | FleetRow, ways: Sequence[Reach]) -> list[Reach]:
+def _forgot(row: HeardOf, ways: Sequence[Reach]) -> list[Reach]:
     """Ways that lost what they knew after the device was last heard of."""
     lost = [way for way in ways if way.forgot_at is not None]
     if not lost:
@@ -86,7 +96,7 @@ def _forgot(row: DeviceRow | FleetRow, ways: Sequence[Reach]) -> list[Reach]:
     return [way for way in lost if way.forgot_at and (heard is None or heard < way.forgot_at)]
 
 
-def _heard_of(row: DeviceRow | FleetRow) -> datetime | None:
+def _heard_of(row: HeardOf) -> datetime | None:
     return max(filter(None, (row.presence_at, row.last_seen_at)), default=None)
 
 

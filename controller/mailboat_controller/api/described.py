@@ -47,6 +47,7 @@ TAGS: Mapping[str, str] = {
     "health": "Is it up, what is it, and its numbers.",
     "manifests and trust": "Signed metadata, byte for byte.",
     "mlflow": "What MLflow told of.",
+    "quarantine": "Messages that could not be taken.",
     "releases": "Handing in, looking at and retiring releases.",
     "rollouts": "How a release spreads, and the orders a person can give.",
     "sites": "Places with a broker of their own.",
@@ -169,10 +170,11 @@ def _say_refusals(method: str, operation: dict[str, Any], *, known: bool) -> Non
     for status in sorted(statuses):
         answer = answers.setdefault(str(status.value), {"description": status.phrase})
         answer["content"] = {**answer.get("content", {}), **problems.PROBLEM}
+    takes_key = any(each["name"] == KEY_HEADER for each in operation.get("parameters", ()))
     for status in answers:
-        if int(status) in _LATER:
+        if int(status) in _LATER or (takes_key and int(status) == HTTPStatus.CONFLICT):
             after = {"description": "seconds", "schema": {"type": "integer", "minimum": 0}}
-            answers[status]["headers"] = {"Retry-After": after}
+            answers[status].setdefault("headers", {})["Retry-After"] = after
     operation["responses"] = dict(sorted(answers.items()))
 
 

@@ -38,6 +38,9 @@ SelectorText = Annotated[
     str, Query(max_length=selectors.SELECTOR_CHARS_MAX, description="class=kiosk,site in (a,b)")
 ]
 Limit = Annotated[int, Query(ge=1, le=PAGE_ROWS_MAX)]
+Prefix = Annotated[
+    str, Query(pattern=r"^[a-z0-9-]{0,63}$", description="what their names begin with")
+]
 
 
 class Device(BaseModel):
@@ -113,13 +116,14 @@ def list_devices(
     hardware_class: ClassName | None = None,
     site: SiteName | None = None,
     selector: SelectorText = "",
+    prefix: Prefix = "",
     after: After = 0,
     limit: Limit = 100,
 ) -> list[Device]:
     """A page by enrolment number, of all or of the devices that a selector names."""
     reach, wanted = context.reach(), selectors.parse(selector)
     bounds: dict[str, Any] = {"after": after, "limit": limit + 1}
-    bounds |= {"hardware_class": hardware_class, "site": site}
+    bounds |= {"hardware_class": hardware_class, "site": site, "prefix": prefix}
     with context.store.read() as tx:
         if wanted.requirements:
             found = tuple(select(tx, wanted, reach, context.now(), **bounds))
@@ -147,8 +151,8 @@ def approve_device(
     """Let a waiting device in whose key has the fingerprint that the operator has compared."""
     with context.store.transaction() as tx:
         row = enrolment_requests.get(tx, device, context.now())
-        shown = "".join(approval.fingerprint.lower().split())
-        if not hmac.compare_digest(shown, key_sha256(row.public_key)):
+        shown = "".join(approval.fingerprint.lower().split()).encode()
+        if not hmac.compare_digest(shown, key_sha256(row.public_key).encode()):
             raise FingerprintDiffers(
                 f"The key that asks to be enrolled as {device} has another fingerprint.",
                 next_step="compare again; if the device really shows this one, somebody else asks "

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Operator, Reader
+from mailboat_controller.api.limits import PRINTED
 from mailboat_controller.api.overrides import OrderReason
 from mailboat_controller.api.pages import first_of
 from mailboat_controller.store import devices, drills
@@ -111,7 +112,10 @@ def list_drills(
     request: Request,
     response: Response,
     outcome: DrillOutcome | None = None,
-    after: Annotated[str, Query(max_length=128, description="device/model of the last seen")] = "",
+    after: Annotated[
+        str,
+        Query(max_length=128, pattern=PRINTED, description="device/model of the last seen"),
+    ] = "",
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
 ) -> list[DrillResult]:
     """The newest result of every device and model."""

@@ -3,15 +3,22 @@
 Whoever sends the same change again under the same key is given the first answer. Only a change that
 was made is remembered: a refusal has changed nothing, so the same request may be tried again.
 Answers that hold a secret are never kept; who lost one is told so, and orders another.
+
+An attempt that was cut off (the controller was killed, the disk was full) ends with its process, or
+with the answer that told of it: if it had written nothing, the next one makes the change; if it
+had, nobody makes it again, and whoever asks is told to look (`store/idempotency.py`).
 """
 
 import hashlib
+import math
 import re
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Container
 from datetime import timedelta
 from http import HTTPStatus
 from typing import TypeVar
 
+import structlog
 from fastapi.concurrency import run_in_threadpool
 
 from mailboat_controller.api.context import ApiContext
@@ -41,10 +48,14 @@ KEPT_FOR = timedelta(hours=24)
 KEYS_PER_CALLER_MAX = 10_000
 # The answers to changes are small; of a larger one only its status is kept.
 ANSWER_BYTES_MAX = 64 * 1024
+ATTEMPT_BYTES = 16
 IN_PROGRESS_RETRY = timedelta(seconds=2)
+
+_log = structlog.get_logger(__name__)
 
 _KEY = re.compile(KEY_PATTERN)
 _MADE = range(200, 300)
+_REFUSED = range(300, 500)
 _METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _HEADERS_KEPT = (b"content-type", b"etag", b"location")
 _Found = TypeVar("_Found")
@@ -61,9 +72,15 @@ class IdempotencyKeyReused(OperatorNeeded):
 
 
 class ChangeInProgress(Conflict):
-    """It was begun under this key, and has not ended, as far as is known."""
+    """It was begun under this key, and has not ended."""
 
     code = "E-IDEMPOTENCY-IN-PROGRESS"
+
+
+class ChangeCutOff(Conflict):
+    """It was begun, something of it was written, and what answer it got is not known."""
+
+    code = "E-IDEMPOTENCY-CUT-OFF"
 
 
 class AnswerNotKept(Conflict):
@@ -81,6 +98,8 @@ class Idempotency:
 
     def __init__(self, app: App) -> None:
         self._app = app
+        # Attempts of this process. It alone answers; one of a process before it was cut off.
+        self._under_way: set[str] = set()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         caller = scope.get("state", {}).get(IDENTITY)
@@ -99,17 +118,23 @@ class Idempotency:
         body = await whole_body(receive)
         if body is None:
             return  # the client has gone
+        attempt = secrets.token_hex(ATTEMPT_BYTES)
+        self._under_way.add(attempt)
         try:
-            claim = Claim(str(caller), _key(keys), _digest(scope, body))
-            kept = await _in_store(context, lambda tx: _begin(tx, claim, context))
+            claim = Claim(str(caller), _key(keys), _digest(scope, body), attempt)
+            kept = await _in_store(context, lambda tx: _begin(tx, claim, context, self._under_way))
+            if kept is None:
+                await self._make(claim, context, scope, replay_body(body, receive), send)
+            else:
+                await _send(kept, send)
         except MailboatError as error:
             context.refused(error.code)
-            await problem_of(error)(scope, receive, send)
-            return
-        if kept is not None:
-            await _send(kept, send)
-            return
-        await self._make(claim, context, scope, replay_body(body, receive), send)
+            answer = problem_of(error)
+            if isinstance(error, ChangeInProgress):
+                answer.headers["Retry-After"] = str(math.ceil(IN_PROGRESS_RETRY.total_seconds()))
+            await answer(scope, receive, send)
+        finally:
+            self._under_way.discard(attempt)
 
     async def _make(
         self, claim: Claim, context: ApiContext, scope: Message, receive: Receive, send: Send
@@ -120,19 +145,33 @@ class Idempotency:
         async def gather(message: Message) -> None:
             sent.append(message)
 
+        held = idempotency.UNDER_WAY.set(claim)
         try:
             await self._app(scope, receive, gather)
         except Exception:
-            # What raised has undone its transaction with it.
-            await _in_store(context, lambda tx: idempotency.forget(tx, claim))
+            # What raised has undone its transaction with it, but not one that ended before it.
+            await _conclude(context, lambda tx: idempotency.forget(tx, claim, unless_written=True))
             raise
-        answer = _kept(sent)
-        if answer is None:
-            await _in_store(context, lambda tx: idempotency.forget(tx, claim))
+        finally:
+            idempotency.UNDER_WAY.reset(held)
+        status, answer = _status(sent), _kept(sent)
+        if answer is not None:
+            await _conclude(context, lambda tx: idempotency.finish(tx, claim, answer))
         else:
-            await _in_store(context, lambda tx: idempotency.finish(tx, claim, answer))
+            partly = status not in _REFUSED
+            await _conclude(
+                context, lambda tx: idempotency.forget(tx, claim, unless_written=partly)
+            )
         for message in sent:
             await send(message)
+
+
+async def _conclude(context: ApiContext, work: Callable[[Transaction], None]) -> None:
+    """What came of the change is told, also where it cannot be kept."""
+    try:
+        await _in_store(context, work)
+    except MailboatError as error:
+        _log.warning("the end of a change under a key is not kept", problem=str(error))
 
 
 async def _in_store(context: ApiContext, work: Callable[[Transaction], _Found]) -> _Found:
@@ -168,14 +207,22 @@ def _digest(scope: Message, body: bytes) -> str:
     return seen.hexdigest()
 
 
-def _begin(tx: Transaction, claim: Claim, context: ApiContext) -> Kept | None:
+def _begin(
+    tx: Transaction, claim: Claim, context: ApiContext, under_way: Container[str]
+) -> Kept | None:
     """The answer that was given, or None: the change is the caller's to make now.
 
     Raises:
-        IdempotencyKeyReused, ChangeInProgress, AnswerNotKept, TooManyKeys
+        IdempotencyKeyReused, ChangeInProgress, ChangeCutOff, AnswerNotKept, TooManyKeys
     """
-    now = context.now()
-    found = idempotency.claim(tx, claim, now=now, life=KEPT_FOR, keys_max=KEYS_PER_CALLER_MAX)
+    found = idempotency.claim(
+        tx,
+        claim,
+        now=context.now(),
+        life=KEPT_FOR,
+        keys_max=KEYS_PER_CALLER_MAX,
+        under_way=under_way,
+    )
     match found:
         case Kept(result=Result.WHOLE):
             return found
@@ -196,9 +243,15 @@ def _begin(tx: Transaction, claim: Claim, context: ApiContext) -> Kept | None:
             )
         case Result.IN_PROGRESS:
             raise ChangeInProgress(
-                f"The change {claim.key} was begun and its end is not known yet.",
-                next_step="ask again in a few seconds; if it stays so, the controller stopped in "
-                "the middle: look whether it was made, then use a new key.",
+                f"The change {claim.key} was begun and has not ended yet.",
+                next_step="send it again in a few seconds, under the same key.",
+            )
+        case Result.CUT_OFF:
+            raise ChangeCutOff(
+                f"The change {claim.key} was cut off after something of it was written; its "
+                "answer is not known, and it is not made again.",
+                next_step="look whether it was made (`mailboat audit show` has it with its time); "
+                "if not, or not all of it, send it under a new key.",
             )
         case Result.TOO_MANY:
             raise TooManyKeys(
@@ -209,9 +262,18 @@ def _begin(tx: Transaction, claim: Claim, context: ApiContext) -> Kept | None:
     raise AssertionError(found)
 
 
+def _start(sent: list[Message]) -> Message | None:
+    return next((each for each in sent if each["type"] == "http.response.start"), None)
+
+
+def _status(sent: list[Message]) -> int:
+    start = _start(sent)
+    return HTTPStatus.INTERNAL_SERVER_ERROR if start is None else int(start["status"])
+
+
 def _kept(sent: list[Message]) -> Kept | None:
     """What to keep of an answer; None: it says that nothing was changed."""
-    start = next((each for each in sent if each["type"] == "http.response.start"), None)
+    start = _start(sent)
     if start is None or start["status"] not in _MADE:
         return None
     body = b"".join(each.get("body", b"") for each in sent if each["type"] == "http.response.body")

@@ -57,11 +57,14 @@ class Paging:
         self._limit = limit
 
     def cut(self, rows: Sequence[Row], key: Callable[[Row], Key]) -> list[Row]:
-        """The page of a whole list. ``rows`` are in the order of ``key``, which no two share.
+        """The page of a whole list, in the order of ``key``, which no two rows share.
 
         Raises:
             CursorInvalid
         """
+        # A database may sort names as a language does ("a-b" after "aa"), where cursors are
+        # compared by letter: rows would be left out between two pages.
+        rows = sorted(rows, key=key)
         if self._after:
             beyond = _read(self._after)
             try:

@@ -5,10 +5,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from mailboat_controller import error_page
 from mailboat_controller.console.auth import Viewer
 from mailboat_controller.console.render import page
-from mailboat_controller.error_page import Entry
+from mailboat_schemas import error_page
+from mailboat_schemas.error_page import Entry
 from mailboat_schemas.errors import NotFound
 
 router = APIRouter()

@@ -42,9 +42,14 @@ def read(request: Request) -> Flash | None:
         kind, said = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (ValueError, TypeError, binascii.Error, RecursionError):
         return None
-    if kind not in KINDS or not isinstance(said, str):
+    if kind not in KINDS or not isinstance(said, str) or not _is_text(said):
         return None
     return Flash(kind, said[:TEXT_CHARS_MAX])
+
+
+def _is_text(said: str) -> bool:
+    """JSON can say half a character, which no page can."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in said)
 
 
 def clear(response: Response) -> None:

@@ -1,31 +1,31 @@
 """The whole fleet in memory, for whoever looks at the grid: read once, then only what changed.
 
 Of a hundred thousand devices it takes some seconds to read it (so it is read when somebody logs in)
-and some 60 MB; after that a look is one pass over four columns of the registry. Ten minutes after
-the last look it is let go. The words are those of everywhere else: presence is `presence.standing`,
-a device in the eyes of a selector is `selection.subject_of`.
+and some 60 MB; after that a look is one pass over four columns of the registry, and between two
+looks a glance reads from indexes alone who came or went, and of whom somebody told something. Ten
+minutes after the last look it is let go. The words are those of everywhere else: presence is
+`presence.standing`, a device in the eyes of a selector is `selection.subject_of`.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import IntEnum
 from itertools import count, islice
-from types import MappingProxyType
 from typing import NamedTuple
 
 import structlog
 
+from mailboat_controller.console.fleet_news import FleetNews, differing
 from mailboat_controller.console.turns import Turns
 from mailboat_controller.explaining.selection import subject_of
-from mailboat_controller.presence import Presence, Reach, Standing, standing
+from mailboat_controller.presence import HeardOf, Presence, Reach, Standing, standing
 from mailboat_controller.sites.reach import reach_by_site
-from mailboat_controller.store import audit, fleet_columns, overrides, sites
+from mailboat_controller.store import fleet_columns, sites
 from mailboat_controller.store.engine import Store
 from mailboat_controller.store.fleet_columns import FleetRow, Sign
-from mailboat_controller.store.instants import from_ms
-from mailboat_controller.store.overrides import OverrideRow
+from mailboat_controller.store.instants import from_ms, to_ms
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.errors import MailboatError
 from mailboat_schemas.reports import ModelPhase
@@ -40,15 +40,17 @@ TURN_ROWS = 500  # at each look, so that whatever nobody told is seen in some mi
 # keeps a page up to date is told of the difference at once.
 FRESH = timedelta(seconds=5)
 BEARABLE = timedelta(seconds=60)
-# Holds and pins end by time, and nobody writes that down.
-ORDERS_READ_EVERY = timedelta(minutes=1)
+# More than so many at a glance take as long as a look at all.
+GLANCED_MAX = 20_000
+# What is told is committed so much later at most, or it is seen at the next look.
+LATE = timedelta(seconds=15)
+
+# The way from every device to us, and from those of sites that are cut off.
+_Ways = tuple[Reach, Mapping[str, Reach]]
 
 _UNDER_WAY = frozenset({ModelPhase.STAGING, ModelPhase.TRIAL, ModelPhase.SOAK})
 
-
 _log = structlog.get_logger(__name__)
-
-_NO_NOTES: Mapping[str, str] = MappingProxyType({})
 
 
 class State(IntEnum):
@@ -70,6 +72,15 @@ class Cell(NamedTuple):
     state: State
     because: str  # why it failed, or why that is all we can say; "" where there is nothing to say
     seen_at: datetime | None
+    under_way: bool  # a release is staged, tried or soaked, as it reported last
+
+
+class _Heard(NamedTuple):
+    """What a sign says, as `presence.standing` asks it."""
+
+    online: bool | None
+    presence_at: datetime | None
+    last_seen_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +106,6 @@ class Picture:
         return found
 
 
-@dataclass
-class _Orders:
-    """What operators said of single devices, as it was read last."""
-
-    by_device: Mapping[str, tuple[OverrideRow, ...]] = field(default_factory=dict)
-    notes: Mapping[str, dict[str, str]] = field(default_factory=dict)
-    audited: int = -1
-    read_at: datetime | None = None
-
-
 class FleetPicture:
     """Reads the fleet and what changed of it. Safe to use from many threads: one reads, and the
     others, if they are few, wait for what it found."""
@@ -115,11 +116,9 @@ class FleetPicture:
         self._reading = Turns("The fleet is read")
         self._held: Picture | None = None
         self._signs: dict[int, Sign] = {}
-        self._ways: tuple[Reach, Mapping[str, Reach]] = (Reach(), {})
-        self._failed: Mapping[str, str] = {}
-        self._event = self._turn = 0
-        self._told_before: set[str] = set()
-        self._orders = _Orders()
+        self._ways: _Ways = (Reach(), {})
+        self._turn = 0
+        self._news = FleetNews()
         self._revisions = count(1)
         self._looked_at = time.monotonic()
 
@@ -131,7 +130,7 @@ class FleetPicture:
         """Let go of everything, if nobody has looked for `LOOKED_AT_SECONDS`."""
         if not self._reading.taken and time.monotonic() - self._looked_at >= LOOKED_AT_SECONDS:
             with self._reading.turn():
-                self._held, self._signs, self._orders = None, {}, _Orders()
+                self._held, self._signs, self._news = None, {}, FleetNews()
 
     def latest(self, now: datetime) -> Picture:
         """For who must not wait: as it was at most `BEARABLE` ago."""
@@ -167,44 +166,85 @@ class FleetPicture:
                 self._held = held
             return held
 
+    def glance(self, now: datetime) -> Picture:
+        """The fleet with what indexes tell of changes; a look where there is no picture yet, or
+        more changed than that is good for.
+
+        Raises:
+            TooManyWait
+        """
+        self._looked_at = time.monotonic()
+        with self._reading.turn():
+            held = self._held
+            with self._store.read() as tx:
+                signs = None if held is None else self._signs_of_news(tx, held)
+                if held is None or signs is None or self._ways[0] != self._reach():
+                    found = self._read(tx, now)
+                else:
+                    numbers = self._changed(signs, known := dict(held.cells))
+                    numbers |= _told_of(known, self._news.heard(tx, now), set())
+                    rows = fleet_columns.rows_of(tx, sorted(numbers))
+                    self._signs |= signs
+                    found = self._brought_up(held, known, rows, now)
+            self._held = found
+            return found
+
+    def _signs_of_news(self, tx: Transaction, held: Picture) -> dict[int, Sign] | None:
+        since_ms = to_ms(held.read_at - LATE)
+        above = max(self._signs, default=0)
+        room = DEVICES_MAX - len(self._signs)
+        return fleet_columns.signs_of_news(
+            tx, since_ms=since_ms, above=above, limit=min(GLANCED_MAX, room)
+        )
+
     def _read(self, tx: Transaction, now: datetime) -> Picture:
         held = self._held
         signs = fleet_columns.signs(tx, limit=DEVICES_MAX)
         left_out = fleet_columns.count(tx) - DEVICES_MAX if len(signs) == DEVICES_MAX else 0
-        failed = fleet_columns.failed(tx)
-        told_of = self._read_orders(tx, now)
+        told_of = self._news.heard(tx, now)
         ways = (self._reach(), reach_by_site(tx, [row.name for row in sites.every(tx)], now))
-        known = {} if held is None else dict(held.cells)
-        told, newest = self._told_events(tx)
-        if held is None or ways[0] != self._ways[0]:
-            rows = _every(tx)
+        if held is None:
+            known, rows = {}, _every(tx)
         else:
-            told_of |= told | _differing(self._failed, failed)
-            at_sites = _differing(self._ways[1], ways[1])
-            rows = fleet_columns.rows_of(tx, self._to_read(signs, known, told_of, at_sites))
-        moved = differs = held is None
+            known = dict(held.cells)
+            if ways[0] == self._ways[0]:
+                numbers = self._changed(signs, known)
+                numbers |= _told_of(known, told_of, differing(self._ways[1], ways[1]))
+            else:
+                # Every one of them stands another way now, and none told anything for it.
+                known = {
+                    number: self._standing_anew(cell, signs[number], ways)
+                    for number, cell in known.items()
+                    if number in signs
+                }
+                numbers = self._changed(signs, known) | _told_of(known, told_of, set())
+            rows = fleet_columns.rows_of(tx, sorted(numbers.union(self._in_turn(signs))))
+        self._signs, self._ways = signs, ways
+        base = Picture(0, 0, now, {}, left_out) if held is None else held
+        return self._brought_up(replace(base, left_out=left_out), known, rows, now)
+
+    def _brought_up(
+        self, held: Picture, known: dict[int, Cell], rows: Sequence[FleetRow], now: datetime
+    ) -> Picture:
+        """The picture with these rows. ``known``: its cells, some of them others already."""
         for row in rows:
-            cell = self._cell(row, ways, failed.get(row.device, ""), now)
-            before = known.get(cell.number)
+            cell = self._cell(row, now)
+            known[cell.number] = cell
+        moved = differs = not held.revision
+        for number, cell in known.items():
+            before = held.cells.get(number)
+            if before is cell:
+                continue
             if before is None or _place(before) != _place(cell):
                 moved = True
             differs = differs or before is None or before[:4] != cell[:4]
-            known[cell.number] = cell
-        self._signs, self._ways, self._failed, self._event = signs, ways, failed, newest
-        revision = next(self._revisions) if differs or held is None else held.revision
-        shape = revision if moved or held is None else held.shape
-        return Picture(revision, shape, now, known, left_out)
+        self._news.taken()
+        revision = next(self._revisions) if differs or moved else held.revision
+        return Picture(revision, revision if moved else held.shape, now, known, held.left_out)
 
-    def _to_read(
-        self,
-        signs: Mapping[int, Sign],
-        known: dict[int, Cell],
-        told_of: set[str],
-        at_sites: set[str],
-    ) -> list[int]:
-        """Whose rows to read: who came or went, those of which somebody told something, those at
-        sites whose link is another, and some more in their turn. Who was merely heard of is
-        brought up to date here: in a large fleet those are thousands a second."""
+    def _changed(self, signs: Mapping[int, Sign], known: dict[int, Cell]) -> set[int]:
+        """Whose rows to read, by their signs. Who was merely heard of is brought up to date here:
+        in a large fleet those are thousands a second."""
         before, numbers = self._signs, set[int]()
         for number, sign in signs.items():
             old = before.get(number)
@@ -218,55 +258,41 @@ class FleetPicture:
                 known[number] = cell._replace(seen_at=from_ms(seen_at_ms))
             else:
                 numbers.add(number)
-        if told_of or at_sites:
-            subjects = ((n, cell.subject) for n, cell in known.items())
-            numbers |= {n for n, s in subjects if s.device in told_of or s.site in at_sites}
+        return numbers
+
+    def _in_turn(self, signs: Mapping[int, Sign]) -> list[int]:
+        """Some more at each look, so that whatever nobody told is seen."""
         turn = list(islice((n for n in signs if n > self._turn), TURN_ROWS))
         self._turn = turn[-1] if turn and len(turn) == TURN_ROWS else 0
-        return sorted(numbers.union(turn))
+        return turn
 
-    def _told_events(self, tx: Transaction) -> tuple[set[str], int]:
-        """Devices whose models may have changed. Those of the look before too: a report may come
-        after its event."""
-        if self._held is None:
-            self._told_before = set()
-            return set(), fleet_columns.newest_event(tx)
-        told, newest = fleet_columns.told_events(tx, after=self._event)
-        both, self._told_before = told | self._told_before, told
-        return both, newest
+    def _cell(self, row: FleetRow, now: datetime) -> Cell:
+        stands = _stands(row, row.site, self._ways)
+        orders, notes = self._news.orders_of(row.device, now), self._news.notes_of(row.device)
+        subject = subject_of(row, stands.presence.value, orders, notes)
+        models = (row.report or {}).get("models", ())
+        under_way = any(m["phase"] in _UNDER_WAY for m in models)
+        failed = self._news.failed.get(row.device, "")
+        state, because = _state(stands, failed, revoked=bool(row.revoked), under_way=under_way)
+        return Cell(row.enrolment_number, subject, state, because, row.last_seen_at, under_way)
 
-    def _cell(
-        self,
-        row: FleetRow,
-        ways: tuple[Reach, Mapping[str, Reach]],
-        failed_because: str,
-        now: datetime,
-    ) -> Cell:
-        ours, links = ways
-        link = links.get(row.site)
-        stands = standing(row, ours) if link is None else standing(row, ours, link)
-        orders = self._orders.by_device.get(row.device, ())
-        live = [each for each in orders if each.expires_at > now]
-        notes = self._orders.notes.get(row.device, _NO_NOTES)
-        subject = subject_of(row, stands.presence.value, live, notes)
-        state = _state(row, stands, failed_because)
-        because = failed_because if state is State.FAILED else stands.because
-        return Cell(row.enrolment_number, subject, state, because, row.last_seen_at)
+    def _standing_anew(self, cell: Cell, sign: Sign, ways: _Ways) -> Cell:
+        online, presence_ms, seen_ms, revoked = sign
+        at = None if presence_ms is None else from_ms(presence_ms)
+        seen_at = None if seen_ms is None else from_ms(seen_ms)
+        heard = _Heard(None if online is None else bool(online), at, seen_at)
+        stands = _stands(heard, cell.subject.site, ways)
+        failed = self._news.failed.get(cell.subject.device, "")
+        state, because = _state(stands, failed, revoked=bool(revoked), under_way=cell.under_way)
+        subject = replace(cell.subject, presence=stands.presence.value)
+        return Cell(cell.number, subject, state, because, seen_at, cell.under_way)
 
-    def _read_orders(self, tx: Transaction, now: datetime) -> set[str]:
-        """Read again what operators said, if they did; returns of which devices it is another."""
-        held = self._orders
-        audited, _ = audit.head(tx)
-        fresh = held.read_at is not None and now - held.read_at < ORDERS_READ_EVERY
-        if audited == held.audited and fresh:
-            return set()
-        orders = overrides.every(tx)
-        live = {
-            device: tuple(each for each in of_device if each.expires_at > now)
-            for device, of_device in orders.items()
-        }
-        self._orders = _Orders(live, fleet_columns.notes(tx), audited, now)
-        return _differing(held.by_device, live) | _differing(held.notes, self._orders.notes)
+
+def _told_of(known: Mapping[int, Cell], devices: set[str], at_sites: set[str]) -> set[int]:
+    if not devices and not at_sites:
+        return set()
+    subjects = ((number, cell.subject) for number, cell in known.items())
+    return {n for n, s in subjects if s.device in devices or s.site in at_sites}
 
 
 def _every(tx: Transaction) -> list[FleetRow]:
@@ -281,23 +307,24 @@ def _every(tx: Transaction) -> list[FleetRow]:
     return found
 
 
-def _state(row: FleetRow, stands: Standing, failed_because: str) -> State:
-    if row.revoked:
-        return State.REVOKED
-    if failed_because:
-        return State.FAILED
+def _stands(heard: HeardOf, site: str, ways: _Ways) -> Standing:
+    ours, links = ways
+    link = links.get(site)
+    return standing(heard, ours) if link is None else standing(heard, ours, link)
+
+
+def _state(stands: Standing, failed: str, *, revoked: bool, under_way: bool) -> tuple[State, str]:
+    """With why it is so. ``failed``: because, or ""."""
+    if revoked:
+        return State.REVOKED, stands.because
+    if failed:
+        return State.FAILED, failed
     if stands.presence is Presence.UNKNOWN:
-        return State.UNKNOWN
+        return State.UNKNOWN, stands.because
     if stands.presence is Presence.OFFLINE:
-        return State.OFFLINE
-    models = (row.report or {}).get("models", ())
-    return State.IN_PROGRESS if any(m["phase"] in _UNDER_WAY for m in models) else State.ONLINE
+        return State.OFFLINE, stands.because
+    return (State.IN_PROGRESS if under_way else State.ONLINE), stands.because
 
 
 def _place(cell: Cell) -> tuple[str, str]:
     return cell.subject.hardware_class, cell.subject.site
-
-
-def _differing(before: Mapping[str, object], after: Mapping[str, object]) -> set[str]:
-    names = before.keys() | after.keys()
-    return {name for name in names if before.get(name) != after.get(name)}

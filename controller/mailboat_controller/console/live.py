@@ -32,7 +32,9 @@ from mailboat_controller.store.changes import DeviceMark, Marks
 from mailboat_schemas.errors import MailboatError, ServerUnavailable
 
 LOOK_SECONDS = 2.0
-REST_FACTOR = 9.0  # looking takes a tenth of the time, so long as it is short
+# Looking takes a tenth of the time, so long as it is short; and a tenth looking at a whole fleet,
+# which is done seldom: between two such looks a glance shows what was told.
+REST_FACTOR = 9.0
 # Reading a large fleet for the first time takes long; what changes next must not wait for that.
 REST_SECONDS_MAX = 20.0
 HEARTBEAT_SECONDS = 10.0
@@ -63,10 +65,11 @@ class TooManyLook(ServerUnavailable):
 
 
 class Client:
-    """One open page. ``watch``: ``fleet`` for the grid, ``device:NAME`` for one device, or ""."""
+    """One open page. ``watch``: ``fleet`` for the grid, ``device:NAME`` for one device, or "".
+    ``whose``: the person's, as the audit log has them."""
 
-    def __init__(self, watch: str, since_ms: int | None = None) -> None:
-        self.watch = watch
+    def __init__(self, watch: str, since_ms: int | None = None, *, whose: str = "") -> None:
+        self.watch, self.whose = watch, whose
         # When its page was made, by our clock; None once it was told of what came after that.
         self.since_ms = since_ms
         self.told_of_fleet = False
@@ -93,6 +96,8 @@ class Live:
         self._marks: Marks | None = None
         self._devices: dict[str, DeviceMark] = {}
         self._told: Picture | None = None
+        # When to look at the whole fleet again, and how long that took in the look that is on.
+        self._whole_due = self._whole_seconds = 0.0
         self._resting: asyncio.TimerHandle | None = None
         self._counts_told = self._kpis_told = 0.0
         self._owed = False  # news of devices that was not told yet
@@ -105,12 +110,20 @@ class Live:
     def looking(self) -> bool:
         return self._task is not None
 
-    def refuse_too_many(self) -> None:
+    def refuse_too_many(self, whose: str) -> None:
         """
         Raises:
             TooManyLook
         """
-        if len(self._clients) >= self._context.settings.console.live_clients:
+        console = self._context.settings.console
+        theirs = sum(each.whose == whose for each in self._clients)
+        if theirs >= console.live_clients_each:
+            raise TooManyLook(
+                f"{theirs} pages of {whose} are kept up to date already.",
+                next_step="close some, or raise console.live_clients_each; the page itself works, "
+                "and shows the newest when it is reloaded.",
+            )
+        if len(self._clients) >= console.live_clients:
             raise TooManyLook(
                 f"{len(self._clients)} pages are kept up to date already.",
                 next_step="close some, or raise console.live_clients; the page itself works, and "
@@ -120,7 +133,7 @@ class Live:
     def _enter(self, client: Client, stopping: asyncio.Event) -> None:
         self._clients.add(client)
         if self._task is None:
-            self._marks = None
+            self._marks, self._whole_due = None, 0.0
             self._task = asyncio.create_task(self._look(stopping), name="console-live")
 
     def _leave(self, client: Client) -> None:
@@ -139,6 +152,11 @@ class Live:
             still: whether the session lasts; asked in a thread, at every heartbeat.
         """
         ends = time.monotonic() + STREAM_SECONDS_MAX
+        try:
+            self.refuse_too_many(client.whose)  # many may have asked at once
+        except TooManyLook:
+            yield message("bye", because="Too many pages")
+            return
         # Here, not before: a stream that is never begun must not be left in the set.
         self._enter(client, stopping)
         try:
@@ -164,7 +182,7 @@ class Live:
 
     async def _look(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
-            began = time.monotonic()
+            began, self._whole_seconds = time.monotonic(), 0.0
             watched = {each.watch for each in self._clients}
             try:
                 await self._tell(watched)
@@ -175,7 +193,7 @@ class Live:
                 # A bug shows one part too old; it must not end the news for everybody.
                 _log.exception("the console cannot look for news")
             with contextlib.suppress(TimeoutError):
-                rest = rest_seconds(time.monotonic() - began)
+                rest = rest_seconds(time.monotonic() - began - self._whole_seconds)
                 await asyncio.wait_for(stopping.wait(), rest)
         for client in self._clients:
             client.tell(None)
@@ -197,7 +215,7 @@ class Live:
                 client.tell(message("changed", topics=[client.watch]))
         self._marks, self._devices = marks, devices
         if FLEET in watched:
-            await self._tell_of_fleet()
+            await self._tell_of_fleet(sites_changed=FLEET in topics)
         elif self._fleet.held is not None:
             await run_in_threadpool(self._fleet.rest)
 
@@ -222,9 +240,14 @@ class Live:
             self._kpis_told = at
         return sorted(found)
 
-    async def _tell_of_fleet(self) -> None:
-        now = self._context.now()
-        picture = await run_in_threadpool(self._fleet.look, now, age_max=timedelta())
+    async def _tell_of_fleet(self, *, sites_changed: bool) -> None:
+        now, began = self._context.now(), time.monotonic()
+        if sites_changed or began >= self._whole_due:
+            picture = await run_in_threadpool(self._fleet.look, now, age_max=timedelta())
+            self._whole_seconds = time.monotonic() - began
+            self._whole_due = time.monotonic() + rest_seconds(self._whole_seconds)
+        else:
+            picture = await run_in_threadpool(self._fleet.glance, now)
         before, states = self._told, None
         if before is not None:
             states = await run_in_threadpool(picture.changes_since, before)

@@ -16,6 +16,7 @@ from mailboat_controller.api.problems import ERROR_CODE_HEADER
 from mailboat_controller.console import render, session
 from mailboat_controller.console.auth import Viewer, person_of_request
 from mailboat_controller.console.flash import Flash, see_other
+from mailboat_controller.console.proxy_sign_in import TOKEN_ID as PROXY
 from mailboat_controller.store import audit
 
 # Of one address, or one IPv6 network. Nobody guesses 256 bits; this bounds what guessing costs us.
@@ -77,11 +78,24 @@ def log_in(
 
 
 @router.post("/logout")
-def log_out(request: Request, _person: Viewer, context: Context) -> Response:
+def log_out(request: Request, person: Viewer, context: Context) -> Response:
     session.end(request, context)
-    response = see_other(f"{session.PREFIX}/login")
+    response = _signed_out_by_proxy(context) if person.token_id == PROXY else None
+    response = response or see_other(f"{session.PREFIX}/login")
     session.clear_cookie(response)
     return response
+
+
+def _signed_out_by_proxy(context: ApiContext) -> Response:
+    """Whoever a proxy signed in would be signed in again by the next request."""
+    console = context.settings.console
+    if console.proxy_sign_out:
+        return see_other(console.proxy_sign_out)
+    said = (
+        f"You are still signed in: the proxy {console.proxy} does that, and only it can sign you "
+        "out. Close the browser, or sign out where you signed in."
+    )
+    return see_other(f"{session.PREFIX}/", Flash("warn", said))
 
 
 @router.post("/theme")

@@ -44,6 +44,7 @@ def environment() -> Environment:
     made.filters |= {
         "span": words.span,
         "utc": words.utc,
+        "instant": words.instant,
         "number": words.number,
         "size": words.size,
         "offset": words.offset,

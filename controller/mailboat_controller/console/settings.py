@@ -25,6 +25,16 @@ class ConsoleSettings(BaseModel):
     proxy_roles: dict[str, Role] = Field(
         default={}, max_length=64, description="a group of the proxy's: the role it gives"
     )
+    proxy_sign_out: str = Field(
+        default="",
+        max_length=200,
+        pattern=r"^(/[A-Za-z0-9][A-Za-z0-9/_.?=&%-]*)?$",
+        description="where the proxy signs people out, a path of its own such as "
+        "`/oauth2/sign_out`; empty: whoever logs out is told that only the proxy can do it",
+    )
     live_clients: int = Field(
         default=200, ge=0, le=2000, description="pages that are kept up to date at once"
+    )
+    live_clients_each: int = Field(
+        default=20, ge=1, le=2000, description="of those, pages of one person"
     )

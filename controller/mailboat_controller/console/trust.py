@@ -28,7 +28,7 @@ def show_trust(request: Request, _viewer: Viewer, context: Context) -> Response:
     both: tuple[RoleStatus | CertificateStatus, ...] = (*roles, *certificates)
     with context.store.read() as tx:
         unapproved = _unapproved(tx)
-        enrolments = enrolment_requests.pending(tx, context.now(), limit=ENROLMENTS_MAX)
+        enrolments = enrolment_requests.pending(tx, context.now(), limit=ENROLMENTS_MAX + 1)
         entries = audit.newest_page(tx, limit=ENTRIES, wanted=Wanted(action="trust."))
     return page(
         request,
@@ -38,7 +38,8 @@ def show_trust(request: Request, _viewer: Viewer, context: Context) -> Response:
         due=[each for each in both if each.level is not Level.OK],
         worst=expiry.worst(both),
         unapproved=unapproved,
-        enrolments=enrolments,
+        enrolments=enrolments[:ENROLMENTS_MAX],
+        more_enrolments=len(enrolments) > ENROLMENTS_MAX,
         entries=tuple(reversed(entries)),
     )
 

@@ -24,7 +24,7 @@ router = APIRouter()
 @router.get("/live")
 async def live(
     request: Request,
-    _viewer: Viewer,
+    viewer: Viewer,
     context: Context,
     watch: Annotated[str, Query(max_length=80)] = "",
     since: Annotated[int | None, Query(ge=0, le=NUMBER_MAX)] = None,
@@ -42,15 +42,17 @@ async def live(
         )
     hub: Live = request.app.state.live
     extensions = request.scope.get("extensions") or {}
-    hub.refuse_too_many()
+    hub.refuse_too_many(str(viewer))
     stopping = extensions.get(STOPPING) or asyncio.Event()
-    client = Client(watch, since)
+    client = Client(watch, since, whose=str(viewer))
     return EventStream(hub.stream(client, stopping, _still(request, context)))
 
 
 @router.get("/session", status_code=204)
-def still_logged_in(_viewer: Viewer) -> None:
-    """For a script whose stream broke: is it the controller, or the session?"""
+async def still_logged_in(request: Request, viewer: Viewer) -> None:
+    """For a script whose stream broke: is it the controller, the session, or too many pages?"""
+    hub: Live = request.app.state.live
+    hub.refuse_too_many(str(viewer))
 
 
 def _still(request: Request, context: ApiContext) -> Callable[[], bool]:

@@ -31,6 +31,11 @@ def span(seconds: float | timedelta) -> str:
     return f"{seconds / _DAY:.0f} days"
 
 
+def instant(seconds: int) -> datetime:
+    """Of seconds since 1970 UTC."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
 def utc(instant: datetime) -> str:
     return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 

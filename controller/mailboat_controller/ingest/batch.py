@@ -66,6 +66,7 @@ class Ingested:
     quarantined: Mapping[str, int]  # by error code
     failures: Mapping[Failing, int] = field(default_factory=dict)  # by release and kind
     dropped: int = 0  # of older messages in the quarantine
+    answered: Mapping[tuple[str, str], datetime] = field(default_factory=dict)  # model, class
     doubled: int = 0  # devices of which it was told anew that there seem to be two
 
 
@@ -201,6 +202,7 @@ class _Batch:
             quarantined=dict(self._quarantined),
             failures=dict(self._pending.failures),
             dropped=quarantine.trim(self._tx, self._poisoned),
+            answered=self._figures.answered_until(self._now),
             doubled=self._doubled,
         )
 

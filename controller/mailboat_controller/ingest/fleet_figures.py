@@ -7,11 +7,13 @@ in no sum, and of names that applications choose each release has a bounded numb
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from mailboat_controller.metrics import latency_buckets
 from mailboat_controller.store import fleet_sums, releases
 from mailboat_controller.store.devices import DeviceRow
 from mailboat_controller.store.fleet_sums import SumKey
+from mailboat_controller.store.instants import from_ms, to_ms
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.deltas import delivery_of
 from mailboat_schemas.documents.live_gates import COUNTERS_MAX
@@ -41,6 +43,7 @@ class FleetFigures:
         self._windows: list[tuple[DeviceRow, TelemetryWindow]] = []
         self._events: list[tuple[DeviceRow, Event]] = []
         self._sums: dict[SumKey, float] = defaultdict(float)
+        self._answered_ms: dict[tuple[str, str], int] = {}  # by model and class, by our clock
 
     def add_windows(self, device: DeviceRow, windows: Iterable[TelemetryWindow]) -> None:
         self._windows += [(device, window) for window in windows]
@@ -66,7 +69,17 @@ class FleetFigures:
                 self._event(device, event, event.digest)
         return self._bounded(tx)
 
+    def answered_until(self, now: datetime) -> Mapping[tuple[str, str], datetime]:
+        """The newest good inference by model and class, of what `accepted_sums` has accepted. A
+        device's clock may be years ahead: nothing was answered later than now."""
+        latest = to_ms(now)
+        return {of: from_ms(max(0, min(at, latest))) for of, at in self._answered_ms.items()}
+
     def _window(self, device: DeviceRow, window: TelemetryWindow) -> None:
+        if window.last_ok_at is not None:
+            at, of = window.last_ok_at - (device.clock_offset_ms or 0), device.hardware_class
+            newest = self._answered_ms.get((window.model, of), at)
+            self._answered_ms[window.model, of] = max(at, newest)
         workload = "" if window.workload is None else window.workload.value
         group = (window.digest, device.hardware_class, device.site)
         for part, amount in (

@@ -212,13 +212,16 @@ def list_page(
     limit: int = 100,
     hardware_class: str | None = None,
     site: str | None = None,
+    prefix: str = "",
 ) -> tuple[DeviceRow, ...]:
-    """Devices by enrolment number, those above ``after``."""
+    """Devices by enrolment number, those above ``after``; their names begin with ``prefix``."""
     query = select(_devices).where(_devices.c.enrolment_number > after)
     if hardware_class is not None:
         query = query.where(_devices.c.hardware_class == hardware_class)
     if site is not None:
         query = query.where(_devices.c.site == site)
+    if prefix:
+        query = query.where(_devices.c.device.startswith(prefix, autoescape=True))
     rows = tx.execute(query.order_by(_devices.c.enrolment_number).limit(limit))
     return tuple(_read(row) for row in rows)
 

@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from mailboat_controller.store import all_tables, database_url, locks
+from mailboat_controller.store import all_tables, database_url, idempotency, locks
 from mailboat_controller.store.locks import HeldLock
 from mailboat_schemas.errors import (
     ConfigurationInvalid,
@@ -113,6 +113,7 @@ class Store:
                 connection.execution_options(isolation_level="READ COMMITTED")
             with connection.begin():
                 yield connection
+                idempotency.note_written(connection)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -17,7 +17,10 @@ from mailboat_controller.store.override_tables import operator_labels
 
 NUMBERS_AT_ONCE = 500  # in one query; databases bound the number of parameters
 FAILURES_MAX = 100_000
-EVENTS_READ_MAX = 50_000  # between two looks; who told before is read again in its turn
+EVENTS_READ_MAX = 50_000  # at one look; the rest at the next
+# On PostgreSQL several write at once, and who began first may end last.
+EVENTS_LATE_MAX = 500
+AUDIT_READ_MAX = 10_000  # between two looks; older ones are read again in their turn
 # Of so many rollouts, the newest, failures are shown in the grid; older ones have their pages.
 ROLLOUTS_MAX = 20
 # Failures of these call for somebody; what failed under an aborted one has been dealt with.
@@ -54,13 +57,36 @@ def signs(tx: Connection, *, limit: int) -> dict[int, Sign]:
     return {number: (*sign,) for number, *sign in tx.execute(query).fetchall()}
 
 
+def signs_of_news(
+    tx: Connection, *, since_ms: int, above: int, limit: int
+) -> dict[int, Sign] | None:
+    """Of devices that came or went since then, and of those that enrolled after a number. None:
+    there are more than ``limit``. Each from an index."""
+    columns = (_c.enrolment_number, _c.online, _c.presence_at, _c.last_seen_at, _c.revoked)
+    found: dict[int, Sign] = {}
+    for those in (_c.presence_at >= since_ms, _c.enrolment_number > above):
+        rows = tx.execute(select(*columns).where(those).limit(limit + 1)).fetchall()
+        if len(rows) > limit:
+            return None
+        found |= {number: (*sign,) for number, *sign in rows}
+    return found
+
+
 def told_events(tx: Connection, *, after: int) -> tuple[set[str], int]:
-    """Devices that told a state event above that number, and the newest number. With each of them
-    what a device reports of its models may be another."""
+    """Devices that told a state event above that number, and the number read up to. With each of
+    them what a device reports of its models may be another."""
     e = tables.events.c
-    newest = tx.execute(select(func.max(e.id))).scalar() or 0
-    query = select(e.device).where(e.id > max(after, newest - EVENTS_READ_MAX)).distinct()
-    return set(tx.execute(query).scalars()), newest
+    upto = min(newest_event(tx), after + EVENTS_READ_MAX)
+    first = after if tx.dialect.name == "sqlite" else after - EVENTS_LATE_MAX
+    query = select(e.device).where(e.id > first, e.id <= upto).distinct()
+    return set(tx.execute(query).scalars()), upto
+
+
+def told_audit(tx: Connection, *, after: int) -> set[str]:
+    """What the audit entries above that number are about; a device that was revoked among them."""
+    a = tables.audit.c
+    newest = select(a.subject).where(a.sequence > after).order_by(a.sequence.desc())
+    return set(tx.execute(newest.limit(AUDIT_READ_MAX)).scalars())
 
 
 def newest_event(tx: Connection) -> int:

@@ -26,6 +26,8 @@ idempotency_keys = Table(
     Column("whole", Integer, nullable=False),  # 1: headers and body are the answer's
     Column("headers", JSON, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    Column("attempt", String(32), nullable=False),  # the one that has the change in hand
+    Column("written", Integer, nullable=False),  # 1: it has committed something, if not all
     PrimaryKeyConstraint("caller", "key", name="pk_idempotency_keys"),
     Index("ix_idempotency_keys_ends_at", "ends_at"),
 )

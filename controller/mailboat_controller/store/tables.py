@@ -85,6 +85,8 @@ devices = Table(
 )
 Index("ix_devices_hardware_class", devices.c.hardware_class)
 Index("ix_devices_site", devices.c.site)
+# Who came or went since somebody last looked; few do, so it costs little to keep.
+Index("ix_devices_presence_at", devices.c.presence_at)
 
 credentials = Table(
     "credentials",

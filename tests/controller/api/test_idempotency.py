@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from mailboat_controller.api.idempotency import KEPT_FOR, KEY_CHARS_MAX, KEY_HEADER, REPLAYED
-from mailboat_controller.store import idempotency
+from mailboat_controller.store import audit, idempotency
 from mailboat_controller.store.engine import Store
-from mailboat_controller.store.idempotency import Claim, Kept, Result
+from mailboat_controller.store.idempotency import Claim, ClaimLost, Kept, Result
 from mailboat_controller.store.retention import Step
+from mailboat_schemas.errors import DiskFull
 from running_api import Answer, RunningApi
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -127,6 +128,74 @@ def test_of_many_at_once_one_makes_the_change(api: RunningApi) -> None:
     assert holds_in_audit(api, "raced") == 1
 
 
+def test_whoever_comes_while_it_is_under_way_is_told_when_to_come_again(api: RunningApi) -> None:
+    answers: list[Answer] = []
+    first = threading.Thread(target=lambda: answers.append(hold(api, "slow", "slowly")))
+    began, goes_on = threading.Event(), threading.Event()
+    kind = type(api.app.state.context.overrides)
+    taken = kind.hold
+
+    def slowly(*args: Any, **more: Any) -> Any:
+        began.set()
+        assert goes_on.wait(60)
+        return taken(*args, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "hold", slowly)
+        first.start()
+        assert began.wait(60)
+        meanwhile = hold(api, "slow", "slowly")
+        goes_on.set()
+        first.join()
+
+    assert (meanwhile.status, meanwhile.json["code"]) == (409, "E-IDEMPOTENCY-IN-PROGRESS")
+    assert meanwhile.headers["retry-after"] == "2"
+    assert answers[0].status == 200
+    assert hold(api, "slow", "slowly").headers[REPLAYED.lower()] == "true"
+
+
+@pytest.mark.parametrize("fails", ["finish", "forget"])
+def test_what_became_of_it_is_told_also_where_it_cannot_be_kept(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """The disk is full when the change has ended. Nobody is kept out of the key for a day."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise DiskFull("full", next_step="free some")
+
+    reason, by = f"{fails} fails", "alice" if fails == "finish" else "vera"
+    with monkeypatch.context() as patch:
+        patch.setattr(idempotency, fails, full)
+        first = hold(api, fails, reason, by)
+    again = hold(api, fails, reason, by)
+
+    if fails == "finish":
+        assert first.status == 200
+        assert (again.status, again.json["code"]) == (409, "E-IDEMPOTENCY-CUT-OFF")
+        assert holds_in_audit(api, reason) == 1
+    else:
+        assert (first.status, again.status) == (403, 403)
+
+
+def test_a_bug_after_something_was_written_does_not_have_it_written_again(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = type(api.app.state.context.overrides)
+    hold_first = kind.hold
+
+    def stumble(*args: Any, **more: Any) -> None:
+        hold_first(*args, **more)
+        raise ValueError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "hold", stumble)
+        assert hold(api, "bug", "stumbled").status == 500
+    again = hold(api, "bug", "stumbled")
+
+    assert (again.status, again.json["code"]) == (409, "E-IDEMPOTENCY-CUT-OFF")
+    assert holds_in_audit(api, "stumbled") == 1
+
+
 class TestKept:
     """Of the store, on both databases."""
 
@@ -136,10 +205,21 @@ class TestKept:
         yield store
         store.close()
 
-    def take(self, store: Store, key: str, *, now: datetime = NOON, keys_max: int = 9) -> object:
-        claim = Claim("operator:alice", key, "ab" * 32)
+    def take(
+        self,
+        store: Store,
+        key: str,
+        *,
+        now: datetime = NOON,
+        keys_max: int = 9,
+        attempt: str = "first",
+        under_way: tuple[str, ...] = ("first",),
+    ) -> object:
+        claim = Claim("operator:alice", key, "ab" * 32, attempt)
         with store.transaction() as tx:
-            return idempotency.claim(tx, claim, now=now, life=DAY, keys_max=keys_max)
+            return idempotency.claim(
+                tx, claim, now=now, life=DAY, keys_max=keys_max, under_way=under_way
+            )
 
     def test_what_is_not_ended_is_in_progress(self, store: Store) -> None:
         assert self.take(store, "one") is Result.OURS
@@ -149,7 +229,7 @@ class TestKept:
         kept = Kept(201, {"etag": '"x"'}, b"{}", Result.WHOLE)
         self.take(store, "one")
         with store.transaction() as tx:
-            idempotency.finish(tx, Claim("operator:alice", "one", "ab" * 32), kept)
+            idempotency.finish(tx, Claim("operator:alice", "one", "ab" * 32, "first"), kept)
 
         assert self.take(store, "one", now=NOON + DAY - timedelta(milliseconds=1)) == kept
         assert self.take(store, "one", now=NOON + DAY) is Result.OURS
@@ -170,6 +250,46 @@ class TestKept:
         with store.transaction() as tx:
             assert idempotency.drop_ended(tx, now=NOON + DAY) == Step(1, more=False)
         assert self.take(store, "new") is Result.IN_PROGRESS
+
+    def write(self, store: Store, attempt: str, *, reason: str = "") -> None:
+        """A transaction of what an attempt does."""
+        held = idempotency.UNDER_WAY.set(Claim("operator:alice", "one", "ab" * 32, attempt))
+        try:
+            with store.transaction() as tx:
+                audit.append(tx, at=NOON, actor="a:b", action="test", subject="x", reason=reason)
+        finally:
+            idempotency.UNDER_WAY.reset(held)
+
+    def test_one_that_was_cut_off_before_it_wrote_is_made_by_the_next(self, store: Store) -> None:
+        """As after a crash: nobody knows of the attempt any more."""
+        self.take(store, "one", attempt="dead")
+
+        assert self.take(store, "one", attempt="next", under_way=("next",)) is Result.OURS
+        self.write(store, "next")
+
+    def test_one_that_was_cut_off_after_it_wrote_is_never_made_again(self, store: Store) -> None:
+        self.take(store, "one", attempt="dead")
+        self.write(store, "dead")
+
+        for _ in range(2):
+            assert self.take(store, "one", attempt="next", under_way=("next",)) is Result.CUT_OFF
+
+    def test_one_whose_key_was_taken_over_writes_no_more(self, store: Store) -> None:
+        """A controller that lost the lead, and does not know it yet."""
+        self.take(store, "one", attempt="slow")
+        self.take(store, "one", attempt="next", under_way=("next",))
+
+        with pytest.raises(ClaimLost):
+            self.write(store, "slow", reason="too late")
+        self.write(store, "next", reason="in time")
+        with store.read() as tx:
+            assert [entry["reason"] for entry in audit.entries(tx)] == ["in time"]
+
+        claim = Claim("operator:alice", "one", "ab" * 32, "slow")
+        with store.transaction() as tx:
+            idempotency.forget(tx, claim)
+            idempotency.finish(tx, claim, Kept(500, {}, b"", Result.STATUS_ALONE))
+        assert self.take(store, "one", attempt="x", under_way=("next",)) is Result.IN_PROGRESS
 
     def test_a_day_is_kept(self) -> None:
         assert KEPT_FOR == DAY

@@ -1,5 +1,6 @@
 """Every page and whom it opens for. The API's own doors: `api/test_identity.py`."""
 
+import base64
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,7 @@ from starlette.routing import Route
 from console_fleet import enrol_one
 from console_visitor import Browser
 from mailboat_controller.api.app import make_app
+from mailboat_controller.console import flash
 from mailboat_schemas.enrolment import Kind
 from running_api import RunningApi
 
@@ -143,3 +145,9 @@ def test_no_page_has_a_script_or_a_style_in_it(operator: Browser) -> None:
         assert 'style="' not in html
         assert " onclick" not in html
         assert html.count("<script") == html.count('<script src="/console/static/')
+
+
+@pytest.mark.parametrize("said", [b'["ok","\\ud800"]', b'["ok",1]', b'["ok"]', b"[" * 900, b"\xff"])
+def test_a_word_in_the_cookie_that_is_none_is_not_shown(api: RunningApi, said: bytes) -> None:
+    cookie = f"{flash.COOKIE}={base64.urlsafe_b64encode(said).decode().rstrip('=')}"
+    assert Browser(api).get("/login", Cookie=cookie).status == 200

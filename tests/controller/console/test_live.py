@@ -194,6 +194,43 @@ def test_one_page_more_than_may_be_kept_up_to_date_is_told_so(
     assert (page.status, page.headers["mailboat-error-code"]) == (503, "E-LIVE-CLIENTS")
 
 
+def test_one_page_more_than_a_person_may_have_kept_up_to_date_is_told_so(
+    api: RunningApi, viewer: Browser, operator: Browser
+) -> None:
+    until(lambda: hub(api).clients == 0)
+    most = api.settings.console.live_clients_each
+    try:
+        hub(api)._clients.update(live.Client("", whose="viewer:vera") for _ in range(most))
+        page = viewer.get("/live", Accept="text/event-stream")
+        because = viewer.get("/session")
+        other = operator.get("/session")
+    finally:
+        hub(api)._clients.clear()
+
+    assert (page.status, page.headers["mailboat-error-code"]) == (503, "E-LIVE-CLIENTS")
+    assert (because.status, because.headers["mailboat-error-code"]) == (503, "E-LIVE-CLIENTS")
+    assert other.status == 204
+
+
+def test_many_streams_asked_for_at_once_do_not_pass_the_bound(api: RunningApi) -> None:
+    """They were let in before any of them had a place."""
+
+    async def opened() -> list[bytes]:
+        one = live.Live(api.app.state.context, api.app.state.console.state.fleet)
+        most = api.settings.console.live_clients_each
+        streams = [
+            one.stream(live.Client("", whose="viewer:vera"), asyncio.Event(), lambda: True)
+            for _ in range(most + 1)
+        ]
+        told = [await anext(each) for each in streams]
+        for each in streams:
+            await each.aclose()
+        return told
+
+    told = asyncio.run(opened())
+    assert [each.partition(b"\n")[0] for each in told[-2:]] == [b"event: hello", b"event: bye"]
+
+
 @pytest.mark.parametrize("watch", ["device:", "device:a/b", "everything", "device:-"])
 def test_only_what_there_is_can_be_watched(viewer: Browser, watch: str) -> None:
     page = viewer.get(f"/live?watch={watch}", Accept="text/event-stream")
@@ -257,6 +294,35 @@ def test_a_long_look_does_not_keep_the_next_news_back(
 ) -> None:
     monkeypatch.undo()
     assert live.rest_seconds(took) == rests
+
+
+def test_between_looks_at_the_whole_fleet_a_glance_tells_what_changed(
+    api: RunningApi, viewer: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole look takes a second for a hundred thousand devices, and then ten until the next."""
+    enrol_one(api.store, "live-glance", api.now(), hardware_class=CLASS)
+    until(lambda: hub(api).clients == 0)
+    fleet = api.app.state.console.state.fleet
+    look, looks, rested = fleet.look, [], []
+
+    def looking(*args: Any, **more: Any) -> Any:
+        looks.append("whole")
+        return look(*args, **more)
+
+    def rest(_seconds: float) -> float:
+        """After the look at the whole fleet for ever, else hardly."""
+        rested.append(len(looks))
+        return 3600.0 if rested.count(1) == 1 else 0.02
+
+    monkeypatch.setattr(live, "rest_seconds", rest)
+    monkeypatch.setattr(fleet, "look", looking)
+    with stream(viewer, "fleet") as events:
+        events.until(lambda name, _: name == "fleet")
+        with api.store.transaction() as tx:
+            device_signs.set_presence(tx, "live-glance", session=2, online=False, at=api.now())
+        told = events.until(lambda name, data: name == "fleet" and data["states"])
+    assert [state for _, state in told["states"]] == [2]
+    assert looks == ["whole"]
 
 
 def test_one_bad_look_does_not_end_the_news(

@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from enrolled_fleet import EnrolledFleet
 from mailboat_controller.artifacts.directory import DirectoryStore
 from mailboat_controller.console import model_card
-from mailboat_controller.console.kpi_figures import by_day, by_release, interventions
+from mailboat_controller.console.kpi_figures import (
+    INTERVENTIONS_SHOWN_MAX,
+    by_day,
+    by_release,
+    interventions,
+)
 from mailboat_controller.console.model_card import CARD_BYTES_MAX, CARDS_MAX, model_cards
 from mailboat_controller.console.rollout_view import PLACES, shown_waves, shown_whole
 from mailboat_controller.metrics.fleet_state import FleetState
@@ -125,6 +130,13 @@ def test_figures_of_a_release_are_added_up_over_classes() -> None:
     assert found.recovery_seconds(0.5) == pytest.approx(0.3 + 0.7 * 5 / 9)
     assert found.recovery_seconds(0.99) == 1000  # beyond the last bound
     assert by_release(state()) == ()
+
+
+def test_of_what_people_did_the_most_frequent_are_shown() -> None:
+    told = {(f"a.{n:02d}", "operator"): n for n in range(1, INTERVENTIONS_SHOWN_MAX + 2)}
+
+    found = interventions(state(audit=told))
+    assert [entries for _, _, entries in found] == list(range(INTERVENTIONS_SHOWN_MAX + 1, 1, -1))
 
 
 def test_what_people_did_leaves_out_what_nobody_did() -> None:

@@ -10,14 +10,23 @@ import pytest
 from console_story import BECAUSE, DEVICES, FAILED, HOSTILE, SITE, ConsoleStory
 from console_visitor import Browser, Page
 from mailboat_controller.console import audit as audit_pages
+from mailboat_controller.console import device_actions as action_pages
 from mailboat_controller.console import devices as device_pages
 from mailboat_controller.console import kpis as kpi_pages
 from mailboat_controller.console import releases as release_pages
 from mailboat_controller.console import rollouts as rollout_pages
 from mailboat_controller.console import trust as trust_pages
-from mailboat_controller.store import audit, overrides, rollouts
-from mailboat_schemas.device_orders import OVERRIDE_REASON_CHARS_MAX
+from mailboat_controller.store import (
+    audit,
+    enrolment_requests,
+    log_requests,
+    overrides,
+    rollouts,
+    tokens,
+)
+from mailboat_schemas.device_orders import OVERRIDE_REASON_CHARS_MAX, LogLine
 from running_api import RunningApi, running_api
+from trust_fleet import CLASS
 
 PAGES = (
     "/rollouts",
@@ -452,6 +461,51 @@ class TestBounds:
     ) -> None:
         monkeypatch.setattr(trust_pages, "RELEASES_LOOKED_AT_MAX", 1)
         assert "1.2.0" not in viewer.get("/trust").text
+
+    def test_only_so_many_enrolments_are_shown_and_that_there_are_more_is_said(
+        self, api: RunningApi, viewer: Browser, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        grant = tokens.Grant(
+            hardware_class=CLASS, site="-", labels={}, created_by="operator:alice", approval=True
+        )
+        names = ("waits-1", "waits-2")
+        with api.store.transaction() as tx:
+            for name in names:
+                enrolment_requests.add(
+                    tx, name, token_sha256=name, public_key=b"", grant=grant, at=api.now()
+                )
+        assert "More devices ask" not in viewer.get("/trust").text
+        monkeypatch.setattr(trust_pages, "ENROLMENTS_MAX", 1)
+        text = viewer.get("/trust").text
+        with api.store.transaction() as tx:
+            for name in names:
+                enrolment_requests.forget(tx, name)
+
+        assert sum(name in text for name in names) == 1
+        assert "More devices ask to be let in" in text
+
+    def test_a_log_is_shown_a_page_at_a_time(
+        self, api: RunningApi, operator: Browser, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(action_pages, "LINES_PER_PAGE", 2)
+        asked = operator.post(
+            f"/devices/{FAILED}/logs", confirm=FAILED, reason="to see a page of it"
+        )
+        path = asked.headers["location"].removeprefix("/console")
+        lines = [
+            LogLine(number=n, at=n, level="info", logger="x", message=f"line {n}")
+            for n in (1, 2, 3)
+        ]
+        with api.store.transaction() as tx:
+            row = log_requests.get(tx, FAILED, path.rpartition("/")[2])
+            log_requests.add_lines(tx, row, lines, last=True, withheld=0, now=api.now())
+
+        first = operator.get(path)
+        assert re.findall(r"line \d", first.text) == ["line 1", "line 2"]
+        (following,) = re.findall(r'href="(\?after=\d+)"', first.html)
+        second = operator.get(path + following)
+        assert re.findall(r"line \d", second.text) == ["line 3"]
+        assert "?after=3" not in second.html
 
     def test_only_so_many_versions_are_offered_to_compare_with(
         self, viewer: Browser, monkeypatch: pytest.MonkeyPatch

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from pydantic import ValidationError
 from starlette.requests import Request
 
 from console_visitor import Browser
@@ -13,7 +14,7 @@ from mailboat_controller import data_directory
 from mailboat_controller.access.people import Role
 from mailboat_controller.api.identity import Person
 from mailboat_controller.console import updates
-from mailboat_controller.console.proxy_sign_in import ProxySignInRefused, person_of
+from mailboat_controller.console.proxy_sign_in import GROUPS_MAX, ProxySignInRefused, person_of
 from mailboat_controller.console.session import COOKIE
 from mailboat_controller.console.settings import ConsoleSettings
 from mailboat_controller.https_server import CLIENT_CERTIFICATE, EXTENSION
@@ -23,7 +24,7 @@ from running_api import RunningApi, running_api
 
 USER = "X-Forwarded-Preferred-Username"
 GROUPS = "X-Forwarded-Groups"
-
+ACTOR_CHARS_MAX = 128  # of store/audit.py's column
 
 SETTINGS = ConsoleSettings(
     proxy="front", proxy_roles={"fleet-ops": Role.OPERATOR, "staff": Role.VIEWER}
@@ -40,6 +41,42 @@ def told(holder: Holder, **sent: str) -> Person | None:
 def test_the_strongest_of_several_groups_counts() -> None:
     person = told(FRONT, user="ann@example.org", groups="staff, fleet-ops")
     assert str(person) == "operator:front/ann@example.org"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Jörg", "Järg"),
+        ("Jörg", "J%C3%B6rg"),
+        ("ann b", "ann-b"),
+        ("Nicolà", "NicolÃ"),  # whose last byte is a blank, if bytes are read as letters
+        ("n" * 80 + "1", "n" * 80 + "2"),
+        ("ö" * 40 + "1", "ö" * 40 + "2"),
+    ],
+)
+def test_two_people_never_have_one_name_in_the_audit_log(one: str, other: str) -> None:
+    people = [told(FRONT, user=user, groups="staff") for user in (one, other)]
+    actors = {str(person)[:ACTOR_CHARS_MAX] for person in people}
+    assert len(actors) == 2
+    assert all(actor.isascii() and actor.isprintable() for actor in actors)
+
+
+def test_the_longest_names_fit_into_the_audit_log() -> None:
+    settings = SETTINGS.model_copy(update={"proxy": "f" * 63})
+    holder = replace(FRONT, name="f" * 63)
+    headers = [(USER.lower().encode(), b"n" * 200), (GROUPS.lower().encode(), b"fleet-ops")]
+    assert len(str(person_of(holder, headers, settings))) == ACTOR_CHARS_MAX
+
+
+def test_a_group_is_known_by_its_name_in_any_language() -> None:
+    settings = SETTINGS.model_copy(update={"proxy_roles": {"Büro Köln": Role.VIEWER}})
+    headers = [(USER.lower().encode(), b"ann"), (GROUPS.lower().encode(), "x, Büro Köln".encode())]
+    assert str(person_of(FRONT, headers, settings)) == "viewer:front/ann"
+
+
+def test_groups_beyond_what_is_read_give_nothing() -> None:
+    many = ",".join(["x"] * (GROUPS_MAX - 1) + ["staff", "fleet-ops"])
+    assert str(told(FRONT, user="ann", groups=many)) == "viewer:front/ann"
 
 
 def test_only_the_named_proxy_speaks_for_others() -> None:
@@ -82,6 +119,34 @@ def test_a_form_of_somebody_the_proxy_signed_in_needs_our_token_too(api: Running
     assert browser.post("/logout", send_headers=headers).status == 303
     assert browser.post("/logout", send_headers=headers, csrf="0" * 64).status == 403
     assert browser.post("/logout", send_headers=headers | {USER: "bob"}).status == 403
+
+
+def test_whoever_logs_out_is_told_that_only_the_proxy_signs_out(api: RunningApi) -> None:
+    browser, headers = Browser(api, by="front"), {USER: "ann", GROUPS: "staff"}
+    browser.csrf = browser.get("/", **headers).csrf
+
+    answer = browser.post("/logout", send_headers=headers)
+    assert (answer.status, answer.headers["location"]) == (303, "/console/")
+    assert "only it can sign you out" in browser.get("/", **headers).text
+
+
+@pytest.mark.slow
+def test_whoever_logs_out_is_sent_where_the_proxy_signs_out(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser, headers = Browser(api, by="front"), {USER: "ann", GROUPS: "staff"}
+    browser.csrf = browser.get("/", **headers).csrf
+    settings = SETTINGS.model_copy(update={"proxy_sign_out": "/oauth2/sign_out?rd=/"})
+    monkeypatch.setitem(api.app.state.context.settings.__dict__, "console", settings)
+
+    answer = browser.post("/logout", send_headers=headers)
+    assert (answer.status, answer.headers["location"]) == (303, "/oauth2/sign_out?rd=/")
+
+
+@pytest.mark.parametrize("path", ["//evil.example", "https://evil.example", "/", "/\\evil.example"])
+def test_the_proxys_sign_out_is_a_path_of_its_own(path: str) -> None:
+    with pytest.raises(ValidationError):
+        ConsoleSettings(proxy_sign_out=path)
 
 
 @pytest.mark.slow

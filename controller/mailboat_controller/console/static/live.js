@@ -69,10 +69,11 @@
     source.addEventListener("bye", (event) => { again(JSON.parse(event.data).because); });
     source.onerror = () => again("Controller away");
   };
-  // Is it the controller that is gone, or the session?
+  // Is it the controller that is gone, or the session, or are there too many pages?
   const ended = async () => {
     try {
       const answer = await fetch(document.body.dataset.sessionUrl, { headers: { "Mailboat-By-Itself": "1" } });
+      if (answer.headers.get("Mailboat-Error-Code") === "E-LIVE-CLIENTS") away("Not kept up to date, too many pages are open:");
       if (answer.status !== 401) return;
     } catch { return; }
     clearTimeout(retryTimer);
