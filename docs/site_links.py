@@ -1,7 +1,11 @@
-"""A hook of mkdocs: pages of the root join the site, links to sources become their names."""
+"""A hook of mkdocs: pages of the root join the site, links to sources become their names.
+
+A link whose text is a file's name, as readers of the repository need it, shows the page's title.
+"""
 
 import posixpath
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,20 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+@cache
+def _title(name: str) -> str:
+    """Of a page, by its first heading."""
+    found = re.search(r"^# (.+)$", (REPOSITORY / name).read_text(), re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def _shown(text: str, aim: str) -> str:
+    """What a link shows: a title for the bare name of a page, else its own words."""
+    if posixpath.basename(text) != posixpath.basename(aim) or not aim.endswith(".md"):
+        return text
+    return _title(aim) or text
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     place = page.file.src_uri
     root = {to: name for name, to in JOINING.items()}.get(place)
@@ -36,6 +54,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     def replaced(found: re.Match[str]) -> str:
         text, target, anchor = found[1], found[2], found[3] or ""
         aim = posixpath.normpath(posixpath.join(here, target))
+        if (REPOSITORY / aim).is_file():
+            text = _shown(text, aim)
         if aim in JOINING:
             return f"[{text}]({posixpath.join(to_root, JOINING[aim])}{anchor})"
         inside = aim.removeprefix("docs/")

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -45,7 +46,37 @@ def test_every_page_is_in_it(site: Path) -> None:
 
     assert pages - {"README.html"} <= {path.name for path in site.glob("*.html")}
     assert (site / "project" / "architecture.html").is_file()
-    assert list(site.rglob("*.py")) == []
+    assert [*site.rglob("*.py"), *site.rglob("*.pyc")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * BUILD_SECONDS_MAX)
+def test_a_link_that_is_named_like_its_file_shows_the_title_of_the_page(site: Path) -> None:
+    bare = {
+        (path.name, each)
+        for path in site.glob("*.html")
+        for each in re.findall(r"<a [^>]*>([\w./-]+\.md)</a>", path.read_text())
+    }
+
+    assert bare == set()
+    assert ">Quick start</a>" in (site / "index.html").read_text()
+
+
+def navigated(place: object) -> list[str]:
+    """Every page that the navigation leads to."""
+    if isinstance(place, str):
+        return [place]
+    assert isinstance(place, list | dict)
+    parts = place.values() if isinstance(place, dict) else place
+    return [name for part in parts for name in navigated(part)]
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    named = navigated(settings()["nav"])
+    pages = [path.name for path in (REPOSITORY / "docs").glob("*.md")]
+
+    assert len(named) == len(set(named))
+    assert set(pages) - set(named) == set()
 
 
 @pytest.mark.slow
@@ -74,9 +105,12 @@ def test_no_page_has_a_diagram_that_would_be_drawn_by_a_script_from_elsewhere() 
     ] == []
 
 
-def test_fonts_are_the_readers_own_and_a_warning_ends_the_build() -> None:
+def settings() -> dict[str, Any]:
     text = (REPOSITORY / "mkdocs.yml").read_text()
-    settings = yaml.load(re.sub(r"!!python\S+", "", text), yaml.SafeLoader)
+    found: dict[str, Any] = yaml.load(re.sub(r"!!python\S+", "", text), yaml.SafeLoader)
+    return found
 
-    assert (settings["strict"], settings["theme"]["font"]) == (True, False)
-    assert "analytics" not in str(settings)
+
+def test_fonts_are_the_readers_own_and_a_warning_ends_the_build() -> None:
+    assert (settings()["strict"], settings()["theme"]["font"]) == (True, False)
+    assert "analytics" not in str(settings())

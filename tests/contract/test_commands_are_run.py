@@ -7,7 +7,7 @@ from pathlib import Path
 from documented_commands import PAGES, REPOSITORY, documented_calls, mailboat_command
 
 # Their blocks are run as they stand: tests/e2e/test_newcomers_path.py.
-WALKED = ("README.md", "quickstart.md")
+WALKED = ("README.md", "quickstart.md", "quickstart-2.md")
 
 _CONFIG = "called by its last words in tests/controller/test_config_commands.py"
 _POLICY = "the same code as that of `config`, for another role"

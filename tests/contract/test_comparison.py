@@ -1,6 +1,8 @@
 """docs/comparison.md: every promised row once, and behind every yes a document and a test."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -13,6 +15,7 @@ PAGE = REPOSITORY / "docs" / "comparison.md"
 ROWS = {"A": 30, "B": 15, "C": 20, "D": 22, "E": 14, "F": 13, "G": 20, "H": 20}
 STATE = re.compile(r"yes(?: \([^)]+\))?|(?:partly|missing) \([^)]+\)")
 LINK = re.compile(r"\[([^\]]+)\]\(([^)]+)\)")
+COLLECT_SECONDS_MAX = 600
 
 
 def rows() -> list[tuple[str, str, str, str, str]]:
@@ -59,6 +62,35 @@ def test_the_tests_it_names_are_collected(row: tuple[str, str, str, str, str]) -
         assert path.is_relative_to(REPOSITORY / "tests" / area)
         assert path.name.startswith("test_"), target
         assert f"test_{function}" in collected_in(path), name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * COLLECT_SECONDS_MAX)
+def test_pytest_itself_collects_every_test_it_names() -> None:
+    """The look at the text above would take a function in a string, or in a module that breaks."""
+    named = {
+        (str((PAGE.parent / target).resolve().relative_to(REPOSITORY)), name.partition("::")[2])
+        for row in rows()
+        for name, target in LINK.findall(row[4])
+    }
+    files = sorted({path for path, _ in named})
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0", *files],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=COLLECT_SECONDS_MAX,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout[-2000:]
+    collected = {
+        (path, re.sub(r"\[.*", "", rest).rpartition("::")[2])
+        for path, _, rest in (line.partition("::") for line in done.stdout.splitlines())
+    }
+    assert len(files) > 50
+    assert {each for each in named if (each[0], f"test_{each[1]}") not in collected} == set()
 
 
 def test_the_count_at_the_top_is_true() -> None:

@@ -1,5 +1,6 @@
 """What is built and installed: the files that stand beside the code, and what each part needs."""
 
+import importlib.metadata
 import subprocess
 import sys
 import sysconfig
@@ -47,6 +48,112 @@ def needed_by(metadata: Message, extra: str) -> set[str]:
     }
 
 
+def closure(first: set[str]) -> set[str]:
+    """Names of all distributions here that these need, with the extras that they ask for."""
+    todo, seen = [Requirement(each) for each in first], set()
+    while todo:
+        wanted = todo.pop()
+        for extra in ("", *wanted.extras):
+            if (key := (wanted.name, extra)) in seen:
+                continue
+            seen.add(key)
+            for line in importlib.metadata.distribution(wanted.name).requires or ():
+                needs = Requirement(line)
+                if needs.marker is None or needs.marker.evaluate({"extra": extra}):
+                    todo.append(needs)
+    return {name for name, _ in seen}
+
+
+def lay_out(names: set[str], place: Path) -> None:
+    """Link what these distributions consist of into an empty directory, and nothing else."""
+    place.mkdir()
+    for name in names:
+        distribution = importlib.metadata.distribution(name)
+        for top in {file.parts[0] for file in distribution.files or ()}:
+            source = Path(str(distribution.locate_file(top)))
+            if top not in ("..", "__pycache__") and not (place / top).exists():
+                (place / top).symlink_to(source)
+
+
+# What is read for a further extra, or by an interpreter that is not the one it runs in here.
+OF_ANOTHER_EXTRA = {
+    "agent": ("onnx", "sqlite_utils", "PyKCS11"),
+    "controller": ("onnx", "onnxruntime", "obstore", "psycopg", "PyKCS11", "mailboat_agent"),
+}
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+package = importlib.import_module(sys.argv[1])
+allowed = set(sys.argv[2].split())
+count = 0
+for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+    if "migrations" in found.name or found.name.endswith("__main__"):
+        continue
+    try:
+        importlib.import_module(found.name)
+        count += 1
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in allowed:
+            raise SystemExit(f"{found.name}: {error}")
+print(count)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("extra", "package", "command"),
+    [
+        ("agent", "mailboat_agent", "mailboat-agent"),
+        ("controller", "mailboat_controller", "mailboat"),
+    ],
+)
+def test_an_extra_alone_is_enough_for_its_part(
+    built: Path, tmp_path: Path, extra: str, package: str, command: str
+) -> None:
+    """Every module of it, with the packages that the wheel names and none besides."""
+    requirements = {
+        str(each)
+        for line in metadata_of(built).get_all("Requires-Dist", ())
+        if (each := Requirement(line)).marker is None or each.marker.evaluate({"extra": extra})
+    }
+    lay_out(closure({each.partition(";")[0] for each in requirements}), tmp_path / "packages")
+    with wheel_of(built) as wheel:
+        wheel.extractall(tmp_path / "ours")  # noqa: S202 - built here
+
+    def said(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-S", *words],
+            cwd=tmp_path,
+            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{tmp_path}/ours:{tmp_path}/packages"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert int(said("-c", IMPORT_ALL, package, " ".join(OF_ANOTHER_EXTRA[extra]))) > 100
+    run = {"agent": "mailboat_agent.cli", "controller": "mailboat_controller.__main__"}[extra]
+    start = f"import sys; sys.argv = ['{command}', '--help']; from {run} import main; main()"
+    assert command in said("-c", start)
+
+
+@pytest.mark.slow
+def test_a_wheel_made_of_the_source_archive_is_the_same(built: Path, tmp_path: Path) -> None:
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (tree,) = (each for each in tmp_path.iterdir() if each.is_dir())
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "--directory", "made"]
+    subprocess.run(command, cwd=tree, check=True, capture_output=True, timeout=BUILD_SECONDS_MAX)
+
+    (made,) = (tree / "made").glob("*.whl")
+    with wheel_of(built) as ours, zipfile.ZipFile(made) as theirs:
+        assert sorted(theirs.namelist()) == sorted(ours.namelist())
+
+
+@pytest.mark.slow
 def test_the_wheel_holds_what_an_installation_reads_beside_the_code(built: Path) -> None:
     with wheel_of(built) as wheel:
         names = set(wheel.namelist())
@@ -58,7 +165,7 @@ def test_the_wheel_holds_what_an_installation_reads_beside_the_code(built: Path)
     assert {
         "mailboat_agent/systemd/mailboat-agent.service",
         "mailboat_controller/broker_config/mosquitto/acl",
-        "mailboat_controller/documents/errors.md",
+        "mailboat_schemas/documents/errors.md",
         "mailboat_controller/store/migrations/script.py.mako",
         "mailboat_schemas/py.typed",
     } <= names
@@ -69,6 +176,7 @@ def test_the_wheel_holds_what_an_installation_reads_beside_the_code(built: Path)
     assert [name for name in names if name.startswith(("tests/", "docs/"))] == []
 
 
+@pytest.mark.slow
 def test_a_device_needs_nothing_of_the_controller(built: Path) -> None:
     metadata = metadata_of(built)
     on_device, on_server = needed_by(metadata, "agent"), needed_by(metadata, "controller")
@@ -80,6 +188,7 @@ def test_a_device_needs_nothing_of_the_controller(built: Path) -> None:
     assert "fastapi" in on_server
 
 
+@pytest.mark.slow
 def test_the_source_archive_can_set_itself_up(built: Path) -> None:
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
@@ -115,6 +224,7 @@ def test_a_command_whose_part_is_not_installed_says_what_to_install(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_pages_and_scripts_of_the_console(built: Path) -> None:
     with wheel_of(built) as wheel:
         names = set(wheel.namelist())

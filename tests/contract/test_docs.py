@@ -415,6 +415,18 @@ def test_the_pipeline_examples_are_yaml(path: Path) -> None:
     assert isinstance(yaml.safe_load(path.read_text()), dict)
 
 
+def test_what_a_pipeline_comments_on_a_pull_request_is_asked_for_as_markdown() -> None:
+    comments = [
+        line.strip()
+        for path in sorted(EXAMPLES.rglob("*.yml"))
+        for line in path.read_text().splitlines()
+        if re.search(r"mailboat (?:plan|diff) .*>{1,2} ?plan\.md", line)
+    ]
+
+    assert len(comments) > 1
+    assert [line for line in comments if "-o markdown" not in line] == []
+
+
 def test_the_shell_example_has_no_mistake_that_a_shell_would_see() -> None:
     script = EXAMPLES / "submit-with-mosquitto_rr.sh"
 

@@ -28,4 +28,5 @@ def test_every_figure_stands_in_the_results_it_is_taken_from(row: tuple[str, ...
 def test_every_command_runs_something_that_is_there(command: str) -> None:
     name = command.split()[2] if " -m " in command else command.split()[1]
     path = REPOSITORY / (name if name.endswith(".py") else name.replace(".", "/"))
-    assert path.is_file() or (path / "__main__.py").is_file(), command
+    files = (path, path / "__main__.py", path.with_name(f"{path.name}.py"))
+    assert any(each.is_file() for each in files), command

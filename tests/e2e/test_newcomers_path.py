@@ -1,4 +1,4 @@
-"""README.md and docs/quickstart.md, every command as it is written, in an empty directory."""
+"""README.md and both halves of the quick start, every command as written, in an empty place."""
 
 import re
 import shutil
@@ -41,7 +41,7 @@ ON_PROBATION = "on probation"
 def test_five_minutes(tmp_path: Path) -> None:
     done = walk(
         REPOSITORY / "README.md",
-        tmp_path,
+        place=tmp_path,
         without=NOT_IN_README,
         states=[status("kiosk-1", ON_PROBATION), rollout("heat-1-0-0", "completed")],
     )
@@ -56,7 +56,8 @@ def test_the_quick_start(tmp_path: Path) -> None:
     second = f"{rollout('{}', 'wave 2 of 2')} && {status('kiosk-2', ON_PROBATION)}"
     done = walk(
         REPOSITORY / "docs" / "quickstart.md",
-        tmp_path,
+        REPOSITORY / "docs" / "quickstart-2.md",
+        place=tmp_path,
         without=NOT_IN_QUICK_START,
         states=[
             both,

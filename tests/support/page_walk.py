@@ -1,4 +1,4 @@
-"""A page of the documents, walked through as a newcomer does: every command as it is written."""
+"""Pages of the documents, walked through as a newcomer does: every command as it is written."""
 
 import itertools
 import os
@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,17 +41,17 @@ class Walk:
     failed: tuple[str, ...]  # commands with another status than 0, each with it
 
 
-def commands_of(page: Path, without: dict[str, str]) -> str:
+def commands_of(pages: Sequence[Path], without: dict[str, str]) -> str:
     """The blocks of shell in their order, as they stand; lines of ``without`` left out."""
-    text = "\n".join(BLOCK.findall(page.read_text()))
+    text = "\n".join(block for page in pages for block in BLOCK.findall(page.read_text()))
     lines = text.splitlines()
     missing = without.keys() - set(lines)
-    assert not missing, f"{page.name} has no such line any more: {missing}"
+    assert not missing, f"no such line any more: {missing}"
     return "\n".join(line for line in lines if line not in without)
 
 
-def walk(page: Path, place: Path, *, without: dict[str, str], states: list[str]) -> Walk:
-    """Run a page below ``place``, with a network and processes of its own.
+def walk(*pages: Path, place: Path, without: dict[str, str], states: list[str]) -> Walk:
+    """Run pages in one shell below ``place``, with a network and processes of its own.
 
     A line `sleep 5` stands for what the reader sees next, not for a time: the n-th of them waits
     until the n-th of ``states`` holds, a command of shell. All else is run as it is written.
@@ -58,10 +59,10 @@ def walk(page: Path, place: Path, *, without: dict[str, str], states: list[str])
     """
     if os.geteuid() != 0 or shutil.which("unshare") is None or shutil.which("ip") is None:
         pytest.skip("the ports of the page need a network of their own: root, unshare and ip")
-    body = commands_of(page, without)
+    body = commands_of(pages, without)
     numbers = itertools.count(1)
     body = re.sub(r"^sleep \d+$", lambda _: f"come_to {next(numbers)}", body, flags=re.MULTILINE)
-    assert next(numbers) - 1 == len(states), f"{page.name} has another number of `sleep`"
+    assert next(numbers) - 1 == len(states), "another number of `sleep`"
     functions = "\n".join(f"state_{n} () {{ {state}; }}" for n, state in enumerate(states, 1))
     script = place / "page.sh"
     script.write_text(f"{PREAMBLE}\n{functions}\n{body}\n")

@@ -23,6 +23,8 @@ STEPS = (
     "soak_failure_rolled_back",
     "rollback_without_network",
     "unapproved_release_refused",
+    "rollback_drilled",
+    "fleet_compared_with_documents",
     "withdrawal_reaches_everybody",
     "stolen_device_cut_off",
     "device_serves",

@@ -3,7 +3,8 @@
 A goes to everybody. B comes as patches (`arrival`) and goes by waves while one device is away. C is
 bad and its pilots refuse it. D passes its trial and fails on live traffic, on a device without
 network. E is signed by a key that nobody approved, and not even a stolen controller can make a
-device take it. Then B is withdrawn and a device is stolen (`trust_story`).
+device take it. A device proves that it could go back, and the fleet is compared with documents
+(`day_two`). Then B is withdrawn and a device is stolen (`trust_story`).
 """
 
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from mailboat_controller.demo.arrival import Arrival
 from mailboat_controller.demo.caller import AFTER, BEFORE, DURING, Caller
+from mailboat_controller.demo.day_two import DayTwo
 from mailboat_controller.demo.fleet import Fleet, until
 from mailboat_controller.demo.models import (
     VERSIONS,
@@ -66,6 +68,7 @@ class Story:
             self._nobody_takes_e(sources["E"])
             with narrator.promising("events_complete_and_ordered"):
                 self._events_are_complete()
+        DayTwo(fleet, narrator, self._observer).tell()
         # Without traffic: a withdrawn release answers 503 until the one before it serves.
         TrustStory(fleet, narrator, self._observer).tell()
         self._caller.conclude()
