@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import shutil
 import signal
 import sys
@@ -14,10 +15,15 @@ import pytest
 from _pytest.assertion import rewrite
 from hypothesis import HealthCheck, settings
 
+from mailboat_schemas.key_services import KEY_SERVICES, import_signers_without
+
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("mailboat", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("mailboat")
+# What names no number of examples of its own; `make test-all` takes as many as Hypothesis does.
+settings.register_profile("quick", settings.get_profile("mailboat"), max_examples=30)
 
+LONG_SECONDS = 1000  # who may take so long is begun first
 GARBAGE_OBJECTS = 20_000  # between two collections; with Python's 700 they take a seventh of all
 MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a directory in it that is ours alone
 MEMORY_BYTES_MIN = 6 << 30  # free: what slow tests keep at one time, several times over
@@ -42,12 +48,18 @@ if threading.current_thread() is threading.main_thread():
     # What a shell starts in the background hears no Ctrl-C, nor do its children; tests press it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 gc.disable()  # until all tests are read
+import_signers_without(KEY_SERVICES)  # one of them, boto3, comes with what stands in for S3
+
+QUICK = "not slow"  # of `make test`
+_SLOW_ALTOGETHER = re.compile(r"^pytestmark = (?:\[\s*)?pytest\.mark\.slow\b", re.MULTILINE)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before asserts run they are rewritten; on a new checkout that takes twice as long as all
     other reading of the tests. Each worker does a share for all of them, and what is not there yet
     when it is read, whoever reads it does himself."""
+    if config.getoption("markexpr") == QUICK:
+        settings.load_profile("quick")
     worker = getattr(config, "workerinput", None)
     whole = Path(__file__).parent
     asked = [Path(each).absolute() for each in config.args]
@@ -63,11 +75,29 @@ def pytest_configure(config: pytest.Config) -> None:
             rewrite._write_pyc(state, code, source_hash, cached)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The quick suite does not even read files of which it would run nothing: each worker would,
+    and some of them import what nothing else needs."""
+    if config.getoption("markexpr") != QUICK or collection_path.suffix != ".py":
+        return None
+    return True if _SLOW_ALTOGETHER.search(collection_path.read_text()) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Stories of minutes come first: begun last, one would run while everybody else has ended."""
+    items.sort(key=lambda item: not _is_long(item))
+
+
+def _is_long(item: pytest.Item) -> bool:
+    allowed = item.get_closest_marker("timeout")
+    return allowed is not None and allowed.args[:1] >= (LONG_SECONDS,)
+
+
 def pytest_collection_finish() -> None:
-    """All tests and what they import stay to the end: no collection of garbage need look there."""
+    """All tests and what they import stay to the end: no collection of garbage need look there,
+    not even once. What is garbage among it by now is little, and going through it all is not."""
     gc.set_threshold(GARBAGE_OBJECTS)
     gc.enable()
-    gc.collect()
     gc.freeze()
 
 

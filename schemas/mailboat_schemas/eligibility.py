@@ -268,9 +268,11 @@ def _runtime_fits(installed: str, wanted: str) -> tuple[PackagingVersion, bool]:
 def _memory(facts: DeviceFacts, variant: Variant | None) -> Check:
     if variant is None:
         return Check("memory", None, "no variant")
-    fits = variant.peak_memory <= facts.memory_budget_bytes
-    because = f"needs {variant.peak_memory} bytes, the budget is {facts.memory_budget_bytes}"
-    return Check("memory", fits, because)
+    own, of_class = facts.memory_budget_bytes, facts.class_budgets.memory_bytes
+    whose = "the budget" if of_class is None or own <= of_class else "the budget of the class"
+    allowed = own if of_class is None else min(own, of_class)
+    because = f"needs {variant.peak_memory} bytes, {whose} is {allowed}"
+    return Check("memory", variant.peak_memory <= allowed, because)
 
 
 def _disk(facts: DeviceFacts, variant: Variant | None) -> Check:
@@ -278,6 +280,10 @@ def _disk(facts: DeviceFacts, variant: Variant | None) -> Check:
         return Check("disk", None, "no variant")
     held = facts.held_files
     missing = [n for digest, n in variant.artifacts.items() if digest not in held]
+    largest, allowed = max(missing, default=0), facts.class_budgets.model_bytes_max
+    if allowed is not None and largest > allowed:
+        because = f"a file has {largest} bytes, the class allows {allowed}"
+        return Check("disk", False, because)
     needed = sum(missing) + (DISK_MARGIN_BYTES if missing else 0)
     fits = needed <= facts.disk_free_bytes
     return Check("disk", fits, f"needs {needed} bytes, {facts.disk_free_bytes} are free")

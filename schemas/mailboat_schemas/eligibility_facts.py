@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 
+from mailboat_schemas.class_budgets import NO_BUDGETS, ClassBudgets
 from mailboat_schemas.desired import Offer
 from mailboat_schemas.device_orders import Hold, Pin
 from mailboat_schemas.documents.release import ReleaseDocument
@@ -60,6 +61,7 @@ class DeviceFacts:
     policy_version: str | None = None
     policy_ranges: tuple[PolicyRange, ...] = ()
     rules: Rules = NO_RULES
+    class_budgets: ClassBudgets = NO_BUDGETS
     switched_at: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
     def pin_of(self, model: str, now: datetime) -> Pin | None:

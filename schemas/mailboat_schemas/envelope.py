@@ -6,16 +6,18 @@ as msgpack, like all our payloads, instead of JSON with base64.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
-from securesystemslib.signer import Signature
 
 from mailboat_schemas.codec import WireModel
 from mailboat_schemas.errors import SignatureInvalid
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import Signature
 
 SIGNATURES_MAX = 16
 
@@ -53,8 +55,10 @@ class Envelope(WireModel):
     def pae(self) -> bytes:
         return pre_authentication_encoding(self.payload_type, self.payload)
 
-    def tuf_signatures(self) -> Mapping[str, Signature]:
+    def tuf_signatures(self) -> "Mapping[str, Signature]":
         """The signatures in the form that python-tuf's ``verify_delegate`` takes."""
+        from securesystemslib.signer import Signature  # late: most who open envelopes need no TUF
+
         return {s.keyid: Signature(s.keyid, s.sig.hex()) for s in self.signatures}
 
 

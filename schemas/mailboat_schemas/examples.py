@@ -4,6 +4,7 @@ Signatures in here are placeholders: an example shows the shape, it does not ver
 """
 
 from mailboat_schemas import cohort
+from mailboat_schemas.class_budgets import ClassBudgets
 from mailboat_schemas.codec import WireModel, encode
 from mailboat_schemas.desired import (
     Assignment,
@@ -66,6 +67,13 @@ DESIRED_STATE = DesiredState(
             ),
         ),
     ),
+    budgets=ClassBudgets(
+        memory_bytes=512 << 20,
+        disk_bytes=2 << 30,
+        model_bytes_max=256 << 20,
+        latency_p95_ms_max=40,
+        throughput_per_second_min=30,
+    ),
 )
 EVENT_BATCH = EventBatch(
     device="kiosk-1",
@@ -113,6 +121,7 @@ REPORTED_STATE = ReportedState(
             serving_version="6.2.0",
             serving_digest=_A,
             because="6.2.0 is current",
+            answered_at=_NOON_MS // 1000 - 12,
         ),
     ),
     failed={_B: 0},

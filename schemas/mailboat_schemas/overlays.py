@@ -195,7 +195,7 @@ def in_range(version: str, wanted: str) -> bool:
 def choose(
     wanted: EffectiveConfig,
     in_force: EffectiveConfig,
-    previous: EffectiveConfig | None,
+    earlier: Sequence[EffectiveConfig],
     running: Sequence[Running],
     policy_version: str | None = None,
     ranges: Sequence[PolicyRange] = (),
@@ -203,16 +203,15 @@ def choose(
     """Which config goes with everything that runs: the newest, else what is in force, else what
     was before, which is how a config comes back with the model that it went with.
 
-    Where none does, what is in force stays: nothing is taken away from what serves.
+    ``earlier`` are those that were in force before, the newest first. Where none goes with what
+    runs, what is in force stays: nothing is taken away from what serves.
     """
     kept_by = _misfits(wanted, running, policy_version, ranges)
     if not kept_by:
         return ConfigChoice(in_force=wanted)
     because = next(iter(kept_by.values()))
     fits = (
-        each
-        for each in (in_force, previous)
-        if each is not None and not _misfits(each, running, policy_version, ranges)
+        each for each in (in_force, *earlier) if not _misfits(each, running, policy_version, ranges)
     )
     chosen = next(fits, in_force)
     return ConfigChoice(

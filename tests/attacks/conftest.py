@@ -1,4 +1,8 @@
-"""Attacks are coroutines: what is attacked runs in the same loop, and is up before they begin."""
+"""Attacks are coroutines: what is attacked runs in the same loop, and is up before they begin.
+
+Each on a device costs the start of a worker. The quick suite has one or two of every kind; those
+that meet the same defence another way, or one that is tested by itself elsewhere, are slow.
+"""
 
 import asyncio
 import inspect

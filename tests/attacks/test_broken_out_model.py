@@ -99,6 +99,7 @@ async def test_code_of_a_model_that_reads_and_writes_files(
     await siege.assert_serves()
 
 
+@pytest.mark.slow
 async def test_code_of_a_model_that_talks_to_the_network(
     siege: Siege, device: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +116,7 @@ async def test_code_of_a_model_that_talks_to_the_network(
     await siege.assert_serves()
 
 
+@pytest.mark.slow
 async def test_code_of_a_model_that_reaches_for_other_processes(
     siege: Siege, device: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import json
 from datetime import timedelta
 
 import msgpack
+import pytest
 import zstandard
 
 from attack_forgery import (
@@ -53,6 +54,7 @@ async def test_arbitrary_software_signed_with_keys_of_ones_own(
     await siege.assert_refused("E-SIGNATURE")
 
 
+@pytest.mark.slow
 async def test_arbitrary_software_with_its_own_root_beside_it(
     siege: Siege, stranger: ModelFleet
 ) -> None:
@@ -61,6 +63,7 @@ async def test_arbitrary_software_with_its_own_root_beside_it(
     await siege.assert_refused("E-SIGNATURE")
 
 
+@pytest.mark.slow
 async def test_metadata_without_any_signature(siege: Siege) -> None:
     siege.fleet.resign()
     bundle = siege.fleet.current(siege.current)
@@ -83,6 +86,7 @@ async def test_a_plan_widened_after_it_was_signed(siege: Siege) -> None:
     await siege.assert_refused("E-SIGNATURE")
 
 
+@pytest.mark.slow
 async def test_a_desired_state_signed_by_nobody_the_root_names(
     siege: Siege, stranger: ModelFleet
 ) -> None:
@@ -114,6 +118,7 @@ async def test_rollback_to_yesterdays_manifest(siege: Siege) -> None:
     await siege.assert_refused("E-ROLLBACK")
 
 
+@pytest.mark.slow
 async def test_rollback_by_a_restored_broker_after_the_power_was_cut(siege: Siege) -> None:
     yesterday = siege.fleet.current(siege.current)
     siege.fleet.resign()
@@ -123,6 +128,7 @@ async def test_rollback_by_a_restored_broker_after_the_power_was_cut(siege: Sieg
     await siege.assert_refused("E-ROLLBACK")
 
 
+@pytest.mark.slow
 async def test_rollback_of_the_wish_alone_under_the_newest_metadata(siege: Siege) -> None:
     old_wish = decode(ManifestBundle, siege.bundle).desired
     siege.fleet.resign()
@@ -133,6 +139,7 @@ async def test_rollback_of_the_wish_alone_under_the_newest_metadata(siege: Siege
     await siege.assert_refused("E-ROLLBACK", trust_moves=True)
 
 
+@pytest.mark.slow
 async def test_rollback_of_the_director_to_the_one_before_the_theft(siege: Siege) -> None:
     stolen = siege.fleet.online
     rotate_director(siege.fleet)
@@ -153,6 +160,7 @@ async def test_freeze_with_a_manifest_that_has_expired(siege: Siege) -> None:
     await siege.assert_refused("E-TRUST-STALE")
 
 
+@pytest.mark.slow
 async def test_freeze_by_withholding_everything_for_forty_days(siege: Siege) -> None:
     second = siege.fleet.model_release("1.1.0", factor=3.0)
     offered = siege.fleet.offered(second, siege.current)
@@ -173,6 +181,7 @@ async def test_mix_and_match_of_an_old_approval_under_a_new_snapshot(siege: Sieg
     await siege.assert_refused("E-MIXED")
 
 
+@pytest.mark.slow
 async def test_mix_and_match_of_an_old_snapshot_under_a_new_timestamp(siege: Siege) -> None:
     old = siege.fleet.roles["snapshot"]
     bundle = later(siege)
@@ -186,6 +195,7 @@ async def test_a_bundle_that_hides_the_approval_role(siege: Siege) -> None:
     await siege.assert_refused("E-METADATA-MISSING")
 
 
+@pytest.mark.slow
 async def test_a_bundle_that_hides_the_snapshot(siege: Siege) -> None:
     bundle = later(siege)
     await siege.offer(without(bundle, file_of(bundle, "snapshot")))
@@ -199,6 +209,7 @@ async def test_a_root_chain_with_a_gap(siege: Siege) -> None:
     await siege.assert_refused("E-ROOT-GAP")
 
 
+@pytest.mark.slow
 async def test_a_root_chain_that_skips_a_version_under_a_false_name(siege: Siege) -> None:
     siege.fleet.roots.append(next_root(siege.fleet))
     third = next_root(siege.fleet)
@@ -236,6 +247,7 @@ async def test_cross_fleet_manifest_of_a_fleet_with_the_same_keys(siege: Siege) 
     await siege.assert_refused("E-WRONG-FLEET", trust_moves=True)
 
 
+@pytest.mark.slow
 async def test_cross_fleet_manifest_of_another_fleets_controller(
     siege: Siege, stranger: ModelFleet
 ) -> None:
@@ -257,6 +269,7 @@ async def test_garbage_on_the_manifest_topic(siege: Siege) -> None:
     await siege.assert_refused("E-PAYLOAD-MALFORMED")
 
 
+@pytest.mark.slow
 async def test_a_message_over_the_bound_of_its_kind(siege: Siege) -> None:
     await siege.offer(bytes(ManifestBundle.wire_bytes_max + 1))
     await siege.assert_refused("E-PAYLOAD-TOO-LARGE")
@@ -269,6 +282,7 @@ async def test_a_decompression_bomb_in_a_message(siege: Siege) -> None:
     await siege.assert_refused("E-PAYLOAD-TOO-LARGE")
 
 
+@pytest.mark.slow
 async def test_a_message_that_asks_for_a_gigabyte_to_unpack_it(siege: Siege) -> None:
     parameters = zstandard.ZstdCompressionParameters(window_log=30)
     compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
@@ -279,11 +293,13 @@ async def test_a_message_that_asks_for_a_gigabyte_to_unpack_it(siege: Siege) -> 
     await siege.assert_refused("E-PAYLOAD-MALFORMED")
 
 
+@pytest.mark.slow
 async def test_a_message_nested_without_end(siege: Siege) -> None:
     await siege.offer(b"\x81\xa1v" + b"\x91" * 100_000 + b"\xc0")
     await siege.assert_refused("E-PAYLOAD-MALFORMED")
 
 
+@pytest.mark.slow
 async def test_metadata_nested_without_end(siege: Siege) -> None:
     deep = b'{"signatures":' + b"[" * 50_000 + b"]" * 50_000 + b',"signed":{}}'
     bundle = later(siege)
@@ -298,6 +314,7 @@ async def test_a_role_of_endless_metadata(siege: Siege) -> None:
     await siege.assert_refused("E-METADATA-TOO-LARGE")
 
 
+@pytest.mark.slow
 async def test_more_metadata_files_than_there_are_roles(siege: Siege) -> None:
     many = {f"{n}.release-m{n}.json": b"{}" for n in range(5000)}
     content = msgpack.unpackb(_plain(siege.bundle))
@@ -316,6 +333,7 @@ async def test_path_traversal_in_the_name_of_a_metadata_file(siege: Siege) -> No
     assert len(siege.alarms()) == 3
 
 
+@pytest.mark.slow
 async def test_a_message_of_a_contract_nobody_has_written(siege: Siege) -> None:
     content = msgpack.unpackb(_plain(siege.bundle)) | {"v": 999}
     await siege.offer(msgpack.packb(content))
@@ -346,6 +364,7 @@ async def test_a_forged_fresh_timestamp(siege: Siege) -> None:
     await siege.assert_refused("E-SIGNATURE")
 
 
+@pytest.mark.slow
 async def test_a_forged_fresh_timestamp_does_not_keep_the_next_manifest_out(siege: Siege) -> None:
     forged = changed_inside(siege.fleet.roles["timestamp"], lambda s: s.update(version=10**6))
     siege.box.reconciler.take_fresh(fresh(forged), siege.box.now())
@@ -354,6 +373,7 @@ async def test_a_forged_fresh_timestamp_does_not_keep_the_next_manifest_out(sieg
     await siege.assert_refused("E-SIGNATURE", trust_moves=True)
 
 
+@pytest.mark.slow
 async def test_a_fresh_timestamp_of_another_class(siege: Siege) -> None:
     siege.fleet.resign()
     other = fresh(siege.fleet.roles["timestamp"], hardware_class="camera-arm")
@@ -370,6 +390,7 @@ async def test_a_clock_set_back_to_1970(siege: Siege) -> None:
     await siege.assert_refused("E-CLOCK-UNTRUSTED")
 
 
+@pytest.mark.slow
 async def test_a_clock_set_ahead_to_2100(siege: Siege) -> None:
     floor = siege.box.ledger.state.time_floor
     second = siege.fleet.model_release("1.1.0", factor=3.0)

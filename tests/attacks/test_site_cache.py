@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager, suppress
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
 from typing import Any
 
+import pytest
+
 from attack_siege import Siege
 from mailboat_agent.artifacts.download import HttpsSource
 from mailboat_agent.identity.device_key import tls_context
@@ -62,6 +64,7 @@ async def test_other_bytes_of_the_right_length(siege: Siege) -> None:
     await siege.assert_refused("E-DIGEST")
 
 
+@pytest.mark.slow
 async def test_the_artifact_of_another_release(siege: Siege) -> None:
     other = siege.fleet.model_release("0.9.0", factor=9.0)
     document = siege.fleet.documents[other.digest]
@@ -83,6 +86,7 @@ async def test_more_bytes_than_were_signed(siege: Siege) -> None:
     await siege.assert_refused("E-TOO-LONG")
 
 
+@pytest.mark.slow
 async def test_bytes_without_end(siege: Siege) -> None:
     async def answer(content: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(HEAD + b"\r\n")
@@ -95,6 +99,7 @@ async def test_bytes_without_end(siege: Siege) -> None:
     assert siege.box.store.staged_bytes_of_all() <= MODEL_LENGTH
 
 
+@pytest.mark.slow
 async def test_a_slow_drip_of_the_body(siege: Siege) -> None:
     async def answer(content: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(content))

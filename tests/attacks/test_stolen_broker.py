@@ -344,6 +344,7 @@ async def test_forged_acknowledgements_to_make_a_device_forget(
     await siege.assert_refused("E-ACK-FORGED")
 
 
+@pytest.mark.slow
 async def test_an_unsigned_acknowledgement(siege: Siege) -> None:
     before = siege.box.events()
     brings(siege, own(siege, Channel.ACK), encode(ack(siege)))
@@ -351,6 +352,7 @@ async def test_an_unsigned_acknowledgement(siege: Siege) -> None:
     await siege.assert_refused("E-PAYLOAD-MALFORMED")
 
 
+@pytest.mark.slow
 async def test_an_acknowledgement_for_another_device(siege: Siege) -> None:
     before = siege.box.events()
     genuine = siege.fleet.online.sign_ack(ack(siege, device="kiosk-2"))
@@ -385,11 +387,13 @@ async def test_a_message_on_another_devices_topic(siege: Siege) -> None:
     await siege.assert_refused("E-TOPIC-MISMATCH")
 
 
+@pytest.mark.slow
 async def test_a_message_on_a_topic_of_nobody(siege: Siege) -> None:
     brings(siege, "$SYS/../mb/1/demo/class/#/manifest", siege.bundle)
     await siege.assert_refused("E-TOPIC-MISMATCH")
 
 
+@pytest.mark.slow
 async def test_too_much_on_the_topic_of_acknowledgements(siege: Siege) -> None:
     brings(siege, own(siege, Channel.ACK), bytes(Envelope.wire_bytes_max + 1))
     await siege.assert_refused("E-PAYLOAD-TOO-LARGE")
@@ -421,6 +425,7 @@ async def test_a_forged_order_on_a_devices_own_topic(siege: Siege, stranger: Mod
     await siege.assert_refused("E-SIGNATURE")
 
 
+@pytest.mark.slow
 async def test_a_manifest_passed_off_as_an_order_for_one_device(siege: Siege) -> None:
     brings(siege, own(siege, Channel.DESIRED), decode(ManifestBundle, siege.bundle).desired)
     await siege.assert_refused("E-SIGNATURE")
@@ -439,6 +444,7 @@ async def test_a_genuine_order_for_another_device(siege: Siege) -> None:
     await siege.assert_refused("E-TOPIC-MISMATCH")
 
 
+@pytest.mark.slow
 async def test_an_old_order_again_does_not_hold_a_device_anew(siege: Siege) -> None:
     before, after = held(siege, 1), held(siege, 2, holds=False)
     post, _ = post_of(siege)
@@ -486,6 +492,7 @@ async def test_a_packet_of_a_quarter_of_a_gigabyte(siege: Siege) -> None:
     await siege.assert_refused("E-PACKET-TOO-LARGE")
 
 
+@pytest.mark.slow
 async def test_a_manifest_withheld_while_acknowledgements_are_forwarded(
     siege: Siege, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -523,6 +530,7 @@ async def test_a_manifest_withheld_while_acknowledgements_are_forwarded(
 # --- and it is heard of --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_what_a_device_refused_is_told_to_its_controller(
     siege: Siege, broker: StolenBroker, stranger: ModelFleet
 ) -> None:

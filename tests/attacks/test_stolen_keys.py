@@ -86,6 +86,7 @@ async def test_ci_exchanges_the_bytes_of_a_version_that_was_approved(siege: Sieg
     await siege.assert_refused("E-APPROVED-OTHER", trust_moves=True)
 
 
+@pytest.mark.slow
 async def test_ci_empties_its_role_and_with_it_no_device(siege: Siege) -> None:
     """Only the approver withdraws."""
     emptied = roles.empty_role(siege.fleet.now, roles.RELEASE_ROLE_VALID)
@@ -129,6 +130,7 @@ async def test_threshold_minus_one_of_the_approvers(siege: Siege) -> None:
     await siege.assert_refused("E-THRESHOLD")
 
 
+@pytest.mark.slow
 async def test_threshold_met_by_the_same_key_twice(siege: Siege) -> None:
     two = CryptoSigner.generate_ed25519(), CryptoSigner.generate_ed25519()
     approvers(siege.fleet, *two, threshold=2)
@@ -141,6 +143,7 @@ async def test_threshold_met_by_the_same_key_twice(siege: Siege) -> None:
     await siege.assert_refused("E-THRESHOLD")
 
 
+@pytest.mark.slow
 async def test_threshold_filled_up_with_a_key_nobody_named(siege: Siege) -> None:
     two = CryptoSigner.generate_ed25519(), CryptoSigner.generate_ed25519()
     approvers(siege.fleet, *two, threshold=2)
@@ -152,6 +155,7 @@ async def test_threshold_filled_up_with_a_key_nobody_named(siege: Siege) -> None
     await siege.assert_refused("E-THRESHOLD")
 
 
+@pytest.mark.slow
 async def test_threshold_minus_one_of_the_root(siege: Siege) -> None:
     second = CryptoSigner.generate_ed25519()
 
@@ -170,6 +174,7 @@ async def test_threshold_minus_one_of_the_root(siege: Siege) -> None:
     await siege.assert_refused("E-THRESHOLD")
 
 
+@pytest.mark.slow
 async def test_a_signature_taken_off_a_role_that_needs_it(siege: Siege) -> None:
     siege.fleet.resign()
     bundle = siege.fleet.current(siege.current)
@@ -184,6 +189,7 @@ async def test_a_signature_taken_off_a_role_that_needs_it(siege: Siege) -> None:
 # --- retired keys --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_a_retired_key_of_an_approver(siege: Siege) -> None:
     retired = key_of(siege.fleet, f"approver/{MODEL}")
     approvers(siege.fleet, CryptoSigner.generate_ed25519(), threshold=1)
@@ -206,6 +212,7 @@ async def test_a_retired_key_of_the_timestamp(siege: Siege) -> None:
     await siege.assert_refused("E-SIGNATURE")
 
 
+@pytest.mark.slow
 async def test_a_retired_key_of_the_root(siege: Siege) -> None:
     new = CryptoSigner.generate_ed25519()
     old = key_of(siege.fleet, "offline/root")
@@ -223,6 +230,7 @@ async def test_a_retired_key_of_the_root(siege: Siege) -> None:
     await siege.assert_refused("E-SIGNATURE")
 
 
+@pytest.mark.slow
 async def test_ten_skipped_rotations_are_walked_one_by_one(siege: Siege) -> None:
     """Not an attack: a device that was in a cupboard."""
     for _ in range(5):
@@ -246,6 +254,7 @@ async def test_fast_forward_of_the_timestamp(siege: Siege) -> None:
     await siege.assert_refused("E-FAST-FORWARD")
 
 
+@pytest.mark.slow
 async def test_fast_forward_of_the_counter_of_wishes(siege: Siege) -> None:
     siege.fleet.counter = 1 + VERSION_STEP_MAX
     siege.fleet.resign()
@@ -254,6 +263,7 @@ async def test_fast_forward_of_the_counter_of_wishes(siege: Siege) -> None:
     assert siege.box.ledger.state.manifest_counter < VERSION_STEP_MAX
 
 
+@pytest.mark.slow
 async def test_fast_forward_step_by_step_is_cured_by_a_new_key(siege: Siege) -> None:
     """Not refused, and not for ever: rotating the stolen key lets its owner count anew."""
     honest = siege.fleet.roles["timestamp"]
@@ -269,6 +279,7 @@ async def test_fast_forward_step_by_step_is_cured_by_a_new_key(siege: Siege) -> 
     await siege.assert_serves()
 
 
+@pytest.mark.slow
 async def test_a_stolen_controller_brings_an_old_approval_back(siege: Siege) -> None:
     second = siege.fleet.model_release("1.1.0", factor=3.0)
     approved = siege.fleet.roles[APPROVAL]
@@ -280,6 +291,7 @@ async def test_a_stolen_controller_brings_an_old_approval_back(siege: Siege) -> 
     await siege.assert_refused("E-ROLLBACK")
 
 
+@pytest.mark.slow
 async def test_a_stolen_controller_hides_a_role_in_its_snapshot(siege: Siege) -> None:
     pin_versions(siege.fleet, approval_vad=None)
     await siege.offer(siege.fleet.current(siege.current))
@@ -318,6 +330,7 @@ async def test_a_stolen_controller_opens_a_wave_wider_than_approved(siege: Siege
     await siege.assert_refused("E-PLAN-WIDENED", trust_moves=True)
 
 
+@pytest.mark.slow
 async def test_a_stolen_controller_opens_more_waves_than_approved(siege: Siege) -> None:
     second = siege.fleet.model_release("1.1.0", factor=3.0, approve=False)
     approve(siege.fleet, second, planned(PlanWave(count=1, cap_ppm=10)))
@@ -326,6 +339,7 @@ async def test_a_stolen_controller_opens_more_waves_than_approved(siege: Siege) 
     await siege.assert_refused("E-PLAN-WAVES", trust_moves=True)
 
 
+@pytest.mark.slow
 async def test_a_stolen_controller_names_pilots_nobody_approved(siege: Siege) -> None:
     second = siege.fleet.model_release("1.1.0", factor=3.0, approve=False)
     approve(siege.fleet, second, planned(PlanWave(pilots=("lab-1",)), PlanWave(cap_ppm=PPM)))
@@ -333,6 +347,7 @@ async def test_a_stolen_controller_names_pilots_nobody_approved(siege: Siege) ->
     await siege.assert_refused("E-PLAN-PILOTS", trust_moves=True)
 
 
+@pytest.mark.slow
 async def test_a_stolen_controller_skips_to_a_wave_before_its_time(siege: Siege) -> None:
     second = siege.fleet.model_release("1.1.0", factor=3.0, approve=False)
     tomorrow = int(siege.fleet.now.timestamp()) + A_DAY
@@ -343,6 +358,7 @@ async def test_a_stolen_controller_skips_to_a_wave_before_its_time(siege: Siege)
     await siege.assert_refused("E-PLAN-EARLY", trust_moves=True)
 
 
+@pytest.mark.slow
 async def test_a_stolen_controller_leaves_out_the_wave_before(siege: Siege) -> None:
     second = siege.fleet.model_release("1.1.0", factor=3.0, approve=False)
     approve(siege.fleet, second, planned(PlanWave(pilots=("lab-1",)), PlanWave(cap_ppm=PPM)))
@@ -351,6 +367,7 @@ async def test_a_stolen_controller_leaves_out_the_wave_before(siege: Siege) -> N
     await siege.assert_refused("E-PLAN-SKIPPED", trust_moves=True)
 
 
+@pytest.mark.slow
 async def test_a_stolen_controller_calls_a_release_current_before_its_first_wave(
     siege: Siege,
 ) -> None:
@@ -361,6 +378,7 @@ async def test_a_stolen_controller_calls_a_release_current_before_its_first_wave
     await siege.assert_refused("E-PLAN-EARLY", trust_moves=True)
 
 
+@pytest.mark.slow
 async def test_a_stolen_controller_calls_a_release_current_for_those_of_later_waves(
     siege: Siege,
 ) -> None:
@@ -377,6 +395,7 @@ async def test_a_stolen_controller_calls_a_release_current_for_those_of_later_wa
     await siege.assert_serves()
 
 
+@pytest.mark.slow
 async def test_a_stolen_controller_walks_a_plan_that_has_expired(siege: Siege) -> None:
     second = siege.fleet.model_release("1.1.0", factor=3.0, approve=False)
     yesterday = int(siege.fleet.now.timestamp()) - A_DAY
@@ -385,6 +404,7 @@ async def test_a_stolen_controller_walks_a_plan_that_has_expired(siege: Siege) -
     await siege.assert_refused("E-PLAN-EXPIRED", trust_moves=True)
 
 
+@pytest.mark.slow
 async def test_a_stolen_controller_gives_a_class_what_was_approved_for_another(
     siege: Siege,
 ) -> None:
@@ -419,6 +439,7 @@ async def test_a_stolen_controller_goes_back_below_the_security_version(siege: S
     await siege.assert_serves("1.1.0", 3.0)
 
 
+@pytest.mark.slow
 async def test_a_stolen_controller_offers_again_what_failed_here(siege: Siege) -> None:
     broken = siege.fleet.model_release("1.1.0", model=b"no model at all")
     siege.box.take(siege.fleet.offered(broken, siege.current))
@@ -431,6 +452,7 @@ async def test_a_stolen_controller_offers_again_what_failed_here(siege: Siege) -
     await siege.assert_serves()
 
 
+@pytest.mark.slow
 async def test_a_director_of_another_fleet_signs_for_this_one(
     siege: Siege, stranger: ModelFleet
 ) -> None:

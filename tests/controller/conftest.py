@@ -1,4 +1,4 @@
-"""The databases that the controller's store is tested on."""
+"""The databases that the controller's store is tested on, and trials on a busy machine."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -43,3 +43,16 @@ def _sqlite(directory: Path) -> str:
     path = directory / "mailboat.db"
     path.write_bytes(migrated_database())
     return f"sqlite:///{path}"
+
+
+@pytest.fixture(scope="module")
+def patient_promises() -> Iterator[None]:
+    """Of what was measured in one trial follow limits for the next, in which the machine may be
+    busier. How they follow is tested in test_model_figures.py."""
+    from mailboat_controller.bundles import proposal
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proposal, "LATENCY_MS_MIN", 10_000.0)
+        patch.setattr(proposal, "COLD_START_MS_MIN", proposal.MS_MAX)
+        patch.setattr(proposal, "DEADLINE_SECONDS_MIN", proposal.DEADLINE_SECONDS_MAX)
+        yield

@@ -11,7 +11,7 @@ from command_line import Said, forget_settings, mailboat
 from mailboat_controller.access.people import Role
 from mailboat_controller.authority.ceremony import Quorum
 from mailboat_controller.cli import fleet_document
-from mailboat_controller.cli.device import config_lines
+from mailboat_controller.cli.device import answered, config_lines
 from running_controller import RunningController, running_controller
 from signed_config import config_document
 from trust_fleet import CLASS
@@ -160,3 +160,9 @@ def test_what_is_signed_to_go_back_is_what_was_asked_for_and_nothing_else(
         return
     with pytest.raises(fleet_document.AnotherDocument, match="Nothing was signed"):
         fleet_document._require_asked_for(document, place, "1.0.0")
+
+
+def test_a_device_shows_when_each_model_answered_last_and_says_when_it_is_not_told() -> None:
+    assert answered({"answered_at": 1_795_262_388}) == "2026-11-21T11:59:48Z"
+    assert answered({"answered_at": 0}) == "none since its agent began"
+    assert answered({"answered_at": None}) == answered({}) == "not told"

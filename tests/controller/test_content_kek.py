@@ -140,6 +140,7 @@ class TestAToken:
                 token_kek.unwrap(wrapped, BINDING)
             assert PIN not in str(caught.value)
             assert "0000" not in str(caught.value)
+        (tmp_path / "pin").touch(0o600)  # open to others, it would be refused
         (tmp_path / "pin").write_text(PIN + "\n")
         monkeypatch.setenv(PIN_FILE_VARIABLE, str(tmp_path / "pin"))
         assert token_kek.unwrap(wrapped, BINDING) == CONTENT

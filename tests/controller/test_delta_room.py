@@ -203,7 +203,7 @@ def test_a_controller_that_stops_ends_its_builder_and_the_next_one_goes_on(
         pass
 
     fleet.room.stop()
-    building.join(10)
+    building.join(60)
 
     assert not building.is_alive()
     row = fleet.row(OLD, NEW)
@@ -460,7 +460,7 @@ def test_a_database_that_is_busy_when_patches_are_offered_ends_no_controller(
 
     async def serve() -> None:
         running = DeltaLoops(fleet.room, at_once=1, tell=lambda: None)
-        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(120), asyncio.TaskGroup() as group:
             group.create_task(running.run())
             await asyncio.to_thread(asked.wait, 20)
             running.stop()
@@ -484,9 +484,9 @@ def test_a_controller_that_stops_waits_for_no_rest(
 
     async def serve() -> None:
         running = DeltaLoops(fleet.room, at_once=1, tell=lambda: None)
-        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(120), asyncio.TaskGroup() as group:
             group.create_task(running.run())
-            await asyncio.to_thread(defects.acquire, timeout=10)
+            await asyncio.to_thread(defects.acquire, timeout=60)
             running.stop()
 
     asyncio.run(serve())
@@ -507,10 +507,10 @@ def test_builders_that_are_busy_leave_the_threads_of_the_controller_to_others(
     async def serve() -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
         running = DeltaLoops(fleet.room, at_once=2, tell=lambda: None)
-        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(120), asyncio.TaskGroup() as group:
             group.create_task(running.run())
             for _ in range(2):
-                assert await asyncio.to_thread(building.acquire, timeout=10)
+                assert await asyncio.to_thread(building.acquire, timeout=60)
             assert await asyncio.to_thread(fleet.row, OLD, NEW)
             running.stop()
             done.set()
@@ -558,6 +558,19 @@ def test_a_metered_class_is_told_so(fleet: DeltaFleet) -> None:
     fleet.core.run()
 
     assert fleet.core.desired().metered
+
+
+def test_a_class_is_told_what_it_allows_a_release(fleet: DeltaFleet) -> None:
+    fleet.enrol(1)
+    fleet.release("1.0.0", OLD)
+    fleet.core.run()
+
+    fleet.set_class(memory_budget="300MiB", latency_p95_ms_max=40, throughput_per_second_min=30)
+    fleet.core.run()
+
+    told = fleet.core.desired().budgets
+    assert (told.memory_bytes, told.latency_p95_ms_max) == (300 << 20, 40)
+    assert told.throughput_per_second_min == 30
 
 
 def test_a_message_that_grew_too_large_leaves_its_deltas_out(

@@ -1,5 +1,6 @@
 """Files that the controller and its command line read whole: the day one of them is too large."""
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,12 +20,38 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 def test_a_pin_as_long_as_may_be_is_read_and_a_longer_one_is_not_cut_short(tmp_path: Path) -> None:
     """Three wrong PINs lock a token."""
+    (tmp_path / "pin").touch(mode=0o600)
     (tmp_path / "pin").write_text("1" * PIN_BYTES_MAX)
     assert read_secret_file(tmp_path / "pin", PIN_BYTES_MAX) == "1" * PIN_BYTES_MAX
 
     (tmp_path / "pin").write_text("1" * (PIN_BYTES_MAX + 1))
     with pytest.raises(ConfigurationInvalid, match=f"over {PIN_BYTES_MAX} bytes"):
         read_secret_file(tmp_path / "pin", PIN_BYTES_MAX)
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o644])
+def test_a_secret_that_everybody_can_read_or_write_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "pin"
+    path.write_text("1234\n")
+    path.chmod(mode)
+
+    with pytest.raises(ConfigurationInvalid, match="open to everybody") as refused:
+        read_secret_file(path, PIN_BYTES_MAX)
+
+    assert f"chmod 600 {path}" in refused.value.next_step
+    path.chmod(0o640)  # of a group, as services have it
+    assert read_secret_file(path, PIN_BYTES_MAX) == "1234"
+
+
+def test_a_secret_may_come_through_a_pipe() -> None:
+    """As `<(pass show backup)` of a shell hands it over."""
+    reading, writing = os.pipe()
+    os.write(writing, b"correct horse\n")
+    os.close(writing)
+    try:
+        assert read_secret_file(Path(f"/dev/fd/{reading}"), PIN_BYTES_MAX) == "correct horse"
+    finally:
+        os.close(reading)
 
 
 def test_a_token_file_with_more_than_a_token_is_refused(tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ class TestToken:
         self, uri: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv(PIN_VARIABLE)
+        (tmp_path / "pin").touch(mode=0o600)
         (tmp_path / "pin").write_text(f"{PIN}\n")
         if where == "variable":
             monkeypatch.setenv(PIN_FILE_VARIABLE, str(tmp_path / "pin"))

@@ -119,6 +119,7 @@ class TestPassphrase:
     def test_comes_from_a_file_without_its_line_end(
         self, locked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        (tmp_path / "passphrase").touch(mode=0o600)
         (tmp_path / "passphrase").write_text("correct horse\n")
         monkeypatch.setenv(PASSPHRASE_FILE_VARIABLE, str(tmp_path / "passphrase"))
 

@@ -1,6 +1,8 @@
 """Figures of live traffic, from a device's window to what Prometheus scrapes."""
 
+import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from mailboat_controller.metrics.fleet_state import FleetReader
 from mailboat_controller.metrics.process_metrics import Metrics
 from mailboat_controller.mqtt.incoming import Incoming
 from mailboat_controller.store import fleet_sums, tables
+from mailboat_controller.store.instants import to_ms
 from mailboat_schemas.documents.live_gates import COUNTERS_MAX
 from mailboat_schemas.envelope import PayloadType
 from mailboat_schemas.host_figures import Gauge, HostFigures
@@ -170,3 +173,46 @@ def test_a_figure_that_is_no_number_is_not_read(core: Core, figure: float) -> No
 
     assert taken.windows == 0
     assert sums(core) == []
+
+
+def test_the_newest_good_inference_of_a_class_is_shown_however_windows_arrive(core: Core) -> None:
+    device = core.fleet.enrol("dev-1")
+    digest = core.release("1.0.0", plan("first"))
+    metrics = Metrics(None, dict)
+    newest, earlier = to_ms(core.now - timedelta(minutes=1)), to_ms(core.now - timedelta(days=2))
+
+    for first, at in ((1, newest), (2, earlier)):
+        message = telemetry_from(device, first, window(digest, first, last_ok_at=at))
+        metrics.count_batch(core.fleet.take(message, now=core.now), 0.01)
+
+    assert shown_answers(metrics) == [(CLASS, newest / 1000)]
+
+
+def test_an_inference_of_next_year_was_answered_by_now(core: Core) -> None:
+    device = core.fleet.enrol("dev-1")
+    digest = core.release("1.0.0", plan("first"))
+    metrics = Metrics(None, dict)
+    ahead = window(digest, last_ok_at=to_ms(core.now + timedelta(days=365)))
+
+    metrics.count_batch(core.fleet.take(telemetry(device, ahead), now=core.now), 0.01)
+
+    assert shown_answers(metrics) == [(CLASS, to_ms(core.now) / 1000)]
+
+
+def test_a_model_that_a_device_made_up_has_no_series(core: Core) -> None:
+    device = core.fleet.enrol("dev-1")
+    metrics = Metrics(None, dict)
+    made_up = window("0" * 64, last_ok_at=to_ms(core.now))
+
+    metrics.count_batch(core.fleet.take(telemetry(device, made_up), now=core.now), 0.01)
+
+    assert shown_answers(metrics) == []
+
+
+def shown_answers(metrics: Metrics) -> list[tuple[str, float]]:
+    """Class and seconds since 1970 UTC, of each series."""
+    name = "mailboat_model_last_inference_timestamp_seconds"
+    found = re.findall(
+        rf'^{name}{{hardware_class="(.*)",model="vad"}} (.*)$', metrics.render().decode(), re.M
+    )
+    return [(hardware_class, float(at)) for hardware_class, at in found]

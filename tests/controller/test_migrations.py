@@ -27,7 +27,7 @@ def test_migrations_lead_to_exactly_the_tables_of_the_metadata(database_url: str
     made.dispose()
 
     assert differences == []
-    assert revision == "0022"
+    assert revision == "0023"
 
 
 def test_enrolment_numbers_and_audit_sequences_are_never_given_twice(tmp_path: Path) -> None:
@@ -67,5 +67,5 @@ def test_a_database_of_the_first_version_is_brought_here_with_what_it_holds(
 
     with store.read() as tx:
         assert quarantine.count(tx) == 1
-        assert tx.execute(text("SELECT version_num FROM alembic_version")).scalar() == "0022"
+        assert tx.execute(text("SELECT version_num FROM alembic_version")).scalar() == "0023"
     store.close()

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import small_models
 from mailboat_controller.bundles.comparison import compare, worst_drop
-from mailboat_controller.bundles.gates import Latency, class_gates, gates, latencies
+from mailboat_controller.bundles.gates import class_gates, gates
+from mailboat_controller.bundles.latencies import Latency, latencies
 from mailboat_controller.bundles.plot import ROWS_MAX, latency_plot
 from mailboat_controller.bundles.proposal import (
     INT8_FACTOR,
@@ -152,6 +153,29 @@ def test_gates_that_a_release_declares_have_rows_where_it_does() -> None:
     assert found["clean restart"] is None
     assert found["beside what serves"] is None
     assert "its own check" not in found
+
+
+def test_a_throughput_that_was_too_low_says_by_how_much() -> None:
+    declaring = variant(batches=[{"size": 8, "throughput_per_second_min": 100}])
+    batch = {"batch_size": 8, "latency_p50_ms": 1, "latency_p95_ms": 1, "latency_p99_ms": 1}
+    slow = Outcome(
+        passed=False,
+        reason="throughput_too_low",
+        what="",
+        evidence={"batch_size": 8, "throughput_per_second": 80.0},
+        report={**REPORT, "batches": [{**batch, "throughput_per_second": 80.0}]},
+        seconds=1.0,
+    )
+
+    found = {gate.name: gate for gate in gates(INTERFACE, declaring, 512 * MIB, [slow])}
+
+    row = found["throughput, batch 8"]
+    assert (row.declared, row.measured, row.passed) == ("≥ 100 /s", "80 /s", False)
+    assert row.margin == pytest.approx(-0.25)
+    assert found["latency p95"].passed is True
+    assert found["clean restart"].passed is None  # not reached
+    untold = gates(INTERFACE, declaring, 512 * MIB, [PASSED])[-1]
+    assert (untold.name, untold.passed) == ("throughput, batch 8", None)
 
 
 def test_with_nothing_to_compare_with_the_comparison_passes_and_says_so() -> None:

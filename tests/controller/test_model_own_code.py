@@ -23,7 +23,8 @@ from mailboat_controller.bundles.ports import Port
 from mailboat_controller.cli import output
 from mailboat_controller.cli.demo import run_here
 
-pytestmark = pytest.mark.slow  # each starts processes that load a model
+# Each starts processes that load a model.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("patient_promises")]
 
 PREPARE = """\
 import json

@@ -13,8 +13,8 @@ import pytest
 from mailboat_controller.bundles import given, judging, npz, promising, samples
 from mailboat_controller.bundles.asking import RuntimeWish, largest_difference
 from mailboat_controller.bundles.device_process import ModelRefused
-from mailboat_controller.bundles.gates import Latency
 from mailboat_controller.bundles.given import ARRAYS_MAX, given_samples
+from mailboat_controller.bundles.latencies import Latency
 from mailboat_controller.bundles.npz import stacked
 from mailboat_controller.bundles.order import Order
 from mailboat_controller.bundles.own_code import (

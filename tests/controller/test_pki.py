@@ -1,5 +1,6 @@
 import ssl
 import stat
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -113,16 +114,18 @@ class TestADevicesCertificate:
 
 
 @pytest.mark.parametrize(
-    "key",
+    "make_key",
     [
-        ec.generate_private_key(ec.SECP384R1()),
-        rsa.generate_private_key(public_exponent=65537, key_size=2048),
+        lambda: ec.generate_private_key(ec.SECP384R1()),
+        lambda: rsa.generate_private_key(public_exponent=65537, key_size=2048),
     ],
     ids=["P-384", "RSA"],
 )
-def test_a_request_for_another_kind_of_key_is_refused(authority: Authority, key: object) -> None:
+def test_a_request_for_another_kind_of_key_is_refused(
+    authority: Authority, make_key: Callable[[], object]
+) -> None:
     with pytest.raises(MalformedPayload, match="P-256"):
-        public_key_of_request(certificate_request(key))
+        public_key_of_request(certificate_request(make_key()))
 
 
 def test_a_request_whose_signature_does_not_hold_is_refused() -> None:

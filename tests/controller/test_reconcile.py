@@ -8,8 +8,14 @@ import pytest
 
 from controller_core import EVERYBODY, PPM, Core, plan
 from enrolled_fleet import CLASS, FLEET
+from mailboat_agent.trust.role_versions import VERSION_STEP_MAX
 from mailboat_controller import reconcile
-from mailboat_controller.releases.publication import LEAD_REST
+from mailboat_controller.releases.counter_lead import (
+    COUNTER_LEAD_MAX,
+    COUNTER_LEAD_MIN,
+    LEAD_REST,
+    counter_lead,
+)
 from mailboat_controller.rollout.state import Phase, Trigger
 from mailboat_controller.store import audit, manifests, rollouts
 from mailboat_schemas.codec import decode
@@ -114,6 +120,39 @@ class TestPublishing:
             sent += len(core.run().published.classes)
 
         assert sent == timedelta(minutes=40) // LEAD_REST
+
+    def test_a_claim_counts_as_far_as_manifests_can_have_been_published_since(self) -> None:
+        now = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+        assert counter_lead(now, now) == COUNTER_LEAD_MIN
+        assert counter_lead(now + timedelta(days=1), now) == COUNTER_LEAD_MIN
+        assert counter_lead(now - timedelta(days=30), now) == COUNTER_LEAD_MIN + 30 * 8640
+        assert counter_lead(now - timedelta(days=999), now) == COUNTER_LEAD_MAX
+        assert counter_lead(None, now) == COUNTER_LEAD_MAX
+
+    def test_a_device_that_lies_for_a_month_shuts_out_no_device_that_is_away(
+        self, core: Core
+    ) -> None:
+        liar = core.fleet.enrol("dev-1")
+        core.run()
+        begun = core.desired().counter
+        rests = 6
+        for number in range(rests):
+            core.now += LEAD_REST
+            claimed = core.desired().counter + counter_lead(core.now - LEAD_REST, core.now)
+            core.fleet.take(liar.report(manifest_counter=claimed, observed_at=number))
+            core.run()
+        gained = core.desired().counter - begun
+        assert gained > rests * COUNTER_LEAD_MIN  # it is believed, as far as it may be
+
+        a_month = timedelta(days=30) // (rests * LEAD_REST) * gained
+        assert a_month < VERSION_STEP_MAX
+
+        far = core.desired().counter + 10_000
+        core.now += LEAD_REST
+        core.fleet.take(liar.report(manifest_counter=far, observed_at=rests))
+        core.run()
+        assert core.desired().counter < far
 
     def test_what_really_changes_is_sent_at_once_and_counted_from_what_was_seen(
         self, core: Core

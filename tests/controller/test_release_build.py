@@ -242,7 +242,9 @@ release_blobs._CHUNK_BYTES = 512
 release_build.build_release(Path(sys.argv[1]), Path(sys.argv[2]), die_in_the_middle)
 """
 
-    @pytest.mark.parametrize("chunks", [0, 13, 14])
+    @pytest.mark.parametrize(
+        "chunks", [*(pytest.param(each, marks=pytest.mark.slow) for each in (0, 13)), 14]
+    )
     def test_leaves_no_half_blob_under_a_digest_and_the_next_build_cleans_up(
         self, source: Path, tmp_path: Path, chunks: int
     ) -> None:

@@ -85,7 +85,7 @@ class Installed:
                 "apiVersion": "mailboat/v1",
                 "kind": "HardwareClass",
                 "metadata": {"name": CLASS},
-                "spec": {"arch": "x86_64", "memory_budget": 1, "disk_budget": 1},
+                "spec": {"arch": "x86_64", "memory_budget": "1GiB", "disk_budget": "9GiB"},
             }
             classes.put(tx, HardwareClass.model_validate(document), self.now)
             devices.enrol(

@@ -277,6 +277,7 @@ class TestKeys:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert mailboat("trust", "make-key", tmp_path / "a.pem").code == 1
+        (tmp_path / "passphrase").touch(mode=0o600)
         (tmp_path / "passphrase").write_text("correct horse\n")
         monkeypatch.setenv("MAILBOAT_KEY_PASSPHRASE_FILE", str(tmp_path / "passphrase"))
         said = mailboat("trust", "make-key", tmp_path / "a.pem", "--name", "anna", "--json")

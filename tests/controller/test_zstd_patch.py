@@ -44,7 +44,7 @@ def test_the_same_files_give_the_same_patch() -> None:
     assert build_zstd_patch(base, edited(base)) == build_zstd_patch(base, edited(base))
 
 
-@pytest.mark.parametrize("length", [4 * MIB, 12 * MIB])
+@pytest.mark.parametrize("length", [4 * MIB, pytest.param(12 * MIB, marks=pytest.mark.slow)])
 def test_the_whole_base_is_found_also_of_a_large_file(length: int) -> None:
     """The tables of a level as it comes are too small for a large base, and lose most of it."""
     base = noise(length)

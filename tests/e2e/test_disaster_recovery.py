@@ -28,6 +28,7 @@ BAD = {
 def test_an_old_backup_under_a_live_fleet(tmp_path: Path, broker: str) -> None:
     with running_fleet(tmp_path / "fleet", devices_per_class=1) as fleet:
         passphrase = tmp_path / "passphrase"
+        passphrase.touch(mode=0o600)
         passphrase.write_text("a long passphrase\n")
         publish(fleet, "first", "1.0.0")
         config = ("--config", str(fleet.fleet.data / "controller.toml"))

@@ -14,7 +14,7 @@ from real_fleet import running_fleet
 from webhook_receiver import webhook_receiver
 
 pytestmark = pytest.mark.slow
-SECONDS_MAX = 90
+SECONDS_MAX = 240  # a busy machine
 
 
 def test_a_log_a_webhook_and_a_trace_of_one_release(tmp_path: Path) -> None:

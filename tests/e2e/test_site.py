@@ -20,15 +20,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
-def network() -> Iterator[SiteNetwork]:
-    problem = SiteNetwork.problem()
-    if problem is not None:
-        pytest.skip(problem)
-    with SiteNetwork() as network:
-        yield network
-
-
-@pytest.fixture
 def story(network: SiteNetwork, tmp_path: Path) -> Iterator[SiteStory]:
     with running_site(tmp_path / "fleet", network) as story:
         story.site_fleet.wait_for_link("connected")

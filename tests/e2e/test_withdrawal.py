@@ -6,7 +6,7 @@ import pytest
 
 from mailboat_controller.demo.fleet import until
 from mailboat_controller.demo.models import MODEL_NAME
-from real_fleet import running_fleet
+from real_fleet import CONVERGE_SECONDS_MAX, running_fleet
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def test_a_withdrawal_at_a_terminal_takes_every_device_back(tmp_path: Path) -> N
                     event["kind"] == "returned" and event["content"]["code"] == "withdrawn"
                     for event in fleet.events(device)
                 ),
-                60,
+                CONVERGE_SECONDS_MAX,
             )
         standing = fleet.command("release", "show", MODEL_NAME, "1.1.0", *connection)
         assert (standing["standing"], standing["reason"]) == ("withdrawn", "it mishears")

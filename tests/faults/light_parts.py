@@ -121,7 +121,7 @@ def light_trial(crash: Callable[[], None]) -> Callable[..., TrialReport]:
             raise GateFailed("golden_mismatch", "It answers wrongly.")
         figures = ("cold_start_ms", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
         return TrialReport(
-            **dict.fromkeys((*figures, "largest_difference"), 0.0),
+            **dict.fromkeys((*figures, "throughput_per_second", "largest_difference"), 0.0),
             **dict.fromkeys(("inferences", "samples", "peak_memory_bytes"), 0),
             provider="CPUExecutionProvider",
             runtime_version="1.20.0",

@@ -17,6 +17,7 @@ def cut(name: str, states_max: int, **more: object) -> PowerTally:
     return cut_power(scene(name), thoroughness, **more)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_power_cut_while_it_tidies_up_leaves_a_device_that_serves() -> None:
     tally = cut("garbage", 30)
 
@@ -25,6 +26,7 @@ def test_a_power_cut_while_it_tidies_up_leaves_a_device_that_serves() -> None:
     assert tally.fully == 1
 
 
+@pytest.mark.slow
 def test_a_record_that_is_not_synced_before_its_rename_is_found_out() -> None:
     def plant() -> None:
         """In the process that acts, which ends with it."""

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mailboat_schemas import cohort
+from mailboat_schemas.class_budgets import ClassBudgets
 from mailboat_schemas.desired import Offer, OfferWave, ReleaseRef
 from mailboat_schemas.documents.release import document_digest
 from mailboat_schemas.eligibility import Candidate, DeviceFacts, Eligibility, evaluate
@@ -82,6 +83,35 @@ def test_every_answer_carries_its_evidence() -> None:
 )
 def test_one_no_is_enough(change: dict[str, object], check: str) -> None:
     assert first_no(evaluate(replace(FACTS, **change), CURRENT, NOON)) == check  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "check"),
+    [
+        (ClassBudgets(memory_bytes=1000), "memory"),
+        (ClassBudgets(model_bytes_max=3), "disk"),
+    ],
+)
+def test_the_class_may_allow_less_than_the_device_gives(allowed: ClassBudgets, check: str) -> None:
+    verdict = evaluate(replace(FACTS, class_budgets=allowed), CURRENT, NOON)
+
+    assert first_no(verdict) == check
+    assert "class" in str(verdict.refusal)
+
+
+def test_a_class_never_adds_to_what_a_device_gives() -> None:
+    generous = ClassBudgets(memory_bytes=1 << 40, model_bytes_max=1 << 40)
+    small = replace(FACTS, memory_budget_bytes=1000, class_budgets=generous)
+
+    assert first_no(evaluate(small, CURRENT, NOON)) == "memory"
+
+
+def test_files_already_held_are_not_too_large_for_the_class() -> None:
+    held = replace(
+        FACTS, class_budgets=ClassBudgets(model_bytes_max=3), held_files=frozenset({"ab" * 32})
+    )
+
+    assert evaluate(held, CURRENT, NOON).eligible
 
 
 def test_a_release_that_failed_here_is_offered_again_in_a_later_retry_epoch() -> None:

@@ -236,17 +236,17 @@ def test_a_release_may_come_with_the_config_that_waits_for_it_and_for_nothing_el
     old, new = one("1.0.0"), one("2.0.0")
     asks = Compatibility(config=">=2")
 
-    waits = choose(new, old, None, [running("6.0.0", "<2")])
+    waits = choose(new, old, (), [running("6.0.0", "<2")])
     assert (waits.in_force, waits.waiting, waits.kept_by) == (old, new, {"vad"})
     assert goes_with(waits, "vad", "7.0.0", asks, None)[0]
-    both = choose(new, old, None, [running("6.0.0", "<2"), running("1.0.0", "<2", "heat")])
+    both = choose(new, old, (), [running("6.0.0", "<2"), running("1.0.0", "<2", "heat")])
     assert not goes_with(both, "vad", "7.0.0", asks, None)[0]
 
 
 def test_where_nothing_goes_with_what_runs_what_is_in_force_stays() -> None:
     old, new = one("1.0.0"), one("2.0.0")
 
-    choice = choose(new, old, one("1.1.0"), [running("6.0.0", ">=9")])
+    choice = choose(new, old, (one("1.1.0"),), [running("6.0.0", ">=9")])
 
     assert (choice.in_force, choice.waiting) == (old, new)
 
@@ -254,6 +254,6 @@ def test_where_nothing_goes_with_what_runs_what_is_in_force_stays() -> None:
 def test_a_config_waits_for_the_policy_it_needs() -> None:
     old, new = one("1.0.0"), one("1.1.0", policy=">=3")
 
-    assert choose(new, old, None, [], "2.0.0").in_force == old
-    assert choose(new, old, None, [], None).kept_by == {""}
-    assert choose(new, old, None, [], "3.0.0").in_force == new
+    assert choose(new, old, (), [], "2.0.0").in_force == old
+    assert choose(new, old, (), [], None).kept_by == {""}
+    assert choose(new, old, (), [], "3.0.0").in_force == new

@@ -115,7 +115,7 @@ def range_of(config: str = "", **models: str) -> PolicyRange:
 
 
 def test_a_release_outside_the_range_of_a_policy_is_not_installed_beside_it() -> None:
-    choice = choose(config("1.0.0"), config("1.0.0"), None, ())
+    choice = choose(config("1.0.0"), config("1.0.0"), (), ())
     wanted = (range_of(other=">=9"), range_of(vad=">=6,<7"))
 
     assert goes_with(choice, "vad", "6.2.0", ANY, "2.0.0", wanted)[0]
@@ -130,12 +130,12 @@ def test_a_config_outside_the_range_of_a_policy_waits() -> None:
     new, old = config("2.0.0"), config("1.0.0")
     running = (Running(model="vad", version="6.0.0", compatibility=ANY),)
 
-    found = choose(new, old, None, running, "2.0.0", (range_of(config="<2"),))
+    found = choose(new, old, (), running, "2.0.0", (range_of(config="<2"),))
 
     assert found.in_force.titles == "defaults 1.0.0"
     assert found.waiting is not None
     assert found.because == "config defaults 2.0.0 is not <2, as policy hours 2.0.0 needs"
-    assert choose(new, old, None, running, "2.0.0", (range_of(),)).waiting is None
+    assert choose(new, old, (), running, "2.0.0", (range_of(),)).waiting is None
 
 
 def test_what_the_controller_signs_for_a_class_stops_nothing() -> None:

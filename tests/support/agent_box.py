@@ -88,7 +88,8 @@ class AgentBox:
             runtime=self.runtime,
             hardware_class=CLASS,
             memory_budget_bytes=512 * MIB,
-            disk_budget_bytes=self.device.disk_budget_bytes,
+            disk_bound_bytes=lambda: self.device.disk_bound_bytes,
+            budgets=lambda: self.device.class_budgets,
             meter=self.meter,
             busy=self.busy,
         )

@@ -81,7 +81,7 @@ class Core:
                 "apiVersion": "mailboat/v1",
                 "kind": "HardwareClass",
                 "metadata": {"name": name},
-                "spec": {"arch": "x86_64", "memory_budget": 1, "disk_budget": 1, **more},
+                "spec": {"arch": "x86_64", "memory_budget": "1GiB", "disk_budget": "9GiB"} | more,
             }
         )
         with self.store.transaction() as tx:

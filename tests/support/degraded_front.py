@@ -70,7 +70,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         other.bodies.append(json.loads(body[:length]))
         other.behind.append(body[length:])
         if other.hold is not None:
-            other.hold.wait(10)
+            other.hold.wait(60)
         content = other.content
         self.answer(other.status, content)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.client import HTTPSConnection
+from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ class RunningApi:
     refused: Counter[str] = field(default_factory=Counter)
     clock_ahead: timedelta = timedelta()
     app: Any = None
+    _contexts: dict[Any, ssl.SSLContext] = field(default_factory=dict)
     care: ArtifactCare = field(init=False)
     courier: Courier = field(init=False)
 
@@ -141,17 +142,19 @@ class RunningApi:
             sent.setdefault("Content-Type", "application/json")
         if by in self.tokens:
             sent.setdefault("Authorization", f"Bearer {self.tokens[by]}")
-        connection = HTTPSConnection("127.0.0.1", self.port, context=self.tls(by), timeout=60)
+        connection = HTTPSConnection("127.0.0.1", self.port, context=self._tls_of(by), timeout=60)
         try:
-            connection.request(method, path, body, sent)
-            response = connection.getresponse()
-            found = {name.lower(): value for name, value in response.getheaders()}
-            every: dict[str, list[str]] = {}
-            for name, value in response.getheaders():
-                every.setdefault(name.lower(), []).append(value)
-            return Answer(response.status, found, response.read(), every)
+            return _answered(connection, method, path, body, sent)
         finally:
             connection.close()
+
+    def _tls_of(self, by: str | None) -> ssl.SSLContext:
+        """The context of the last request with these very files: to read them takes a while."""
+        files = (self.authority.ca_path, *self.identities.get(by or "", ()))
+        known = tuple((str(path), path.stat().st_ino, path.stat().st_mtime_ns) for path in files)
+        if known not in self._contexts:
+            self._contexts[known] = self.tls(by)
+        return self._contexts[known]
 
     def tls(self, by: str | None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.authority.ca_path))
@@ -190,6 +193,51 @@ class RunningApi:
         return answer
 
 
+def _answered(
+    connection: HTTPSConnection, method: str, path: str, body: Any, sent: Mapping[str, str]
+) -> Answer:
+    connection.request(method, path, body, sent)
+    response = connection.getresponse()
+    found = {name.lower(): value for name, value in response.getheaders()}
+    every: dict[str, list[str]] = {}
+    for name, value in response.getheaders():
+        every.setdefault(name.lower(), []).append(value)
+    return Answer(response.status, found, response.read(), every)
+
+
+class Callers:
+    """Each asks again and again over one connection: most of a short request is its handshake.
+
+    Only for what changes nothing: where the server has closed it meanwhile, it is asked anew.
+    """
+
+    def __init__(self, api: RunningApi) -> None:
+        self._api = api
+        self._open: dict[str | None, HTTPSConnection] = {}
+
+    def ask(self, method: str, path: str, *, by: str | None = None) -> Answer:
+        token = self._api.tokens.get(by or "")
+        sent = {} if token is None else {"Authorization": f"Bearer {token}"}
+        while True:
+            known = self._open.pop(by, None)
+            connection = known or HTTPSConnection(
+                "127.0.0.1", self._api.port, context=self._api.tls(by), timeout=60
+            )
+            try:
+                answer = _answered(connection, method, path, None, sent)
+            except (ConnectionError, HTTPException):
+                connection.close()
+                if known is None:
+                    raise
+                continue
+            self._open[by] = connection
+            return answer
+
+    def close(self) -> None:
+        for connection in self._open.values():
+            connection.close()
+
+
 def certificate_request(key: Any, name: str = "anything") -> str:
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject)
@@ -214,7 +262,11 @@ def running_api(directory: Path, **settings_changed: Any) -> Iterator[RunningApi
     trust = TrustFleet(directory / "ceremony", now=now)
     lay_database(directory / "data")
     settings = data_directory.create(
-        directory / "data", fleet=FLEET, trust=trust.directory, now=now, mqtt_port=18883
+        directory / "data",
+        fleet=FLEET,
+        trust=trust.directory,
+        now=now,
+        mqtt_port=1,  # where nobody ever listens
     )
     # Tests fail to log in more often than people; `settings_changed` sets what a test is about.
     settings = settings.model_copy(update={"rate_refused_per_minute": 6000} | settings_changed)

@@ -56,7 +56,7 @@ class RunningController:
             "apiVersion": "mailboat/v1",
             "kind": "HardwareClass",
             "metadata": {"name": CLASS},
-            "spec": {"arch": "x86_64", "memory_budget": 1, "disk_budget": 1},
+            "spec": {"arch": "x86_64", "memory_budget": "1GiB", "disk_budget": "9GiB"},
         }
         with self.store.transaction() as tx:
             classes.put(tx, HardwareClass.model_validate(document), now)

@@ -10,6 +10,7 @@ from mailboat_controller.authority.ceremony import Ceremony, Quorum, hold
 from mailboat_controller.authority.keys import load_key
 from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.trust.bundle import compose_bundle
+from mailboat_schemas.class_budgets import NO_BUDGETS
 from mailboat_schemas.codec import decode
 from mailboat_schemas.deltas import Delta
 from mailboat_schemas.desired import Assignment, DesiredState, ManifestBundle
@@ -71,6 +72,7 @@ class TrustFleet:
         self.documents: dict[str, bytes] = {}
         self.counter = 0
         self.deltas: tuple[Delta, ...] = ()  # that bundles offer from now on
+        self.budgets = NO_BUDGETS  # of the class, likewise
 
     def release(
         self,
@@ -150,6 +152,7 @@ class TrustFleet:
             issued=int(self.now.timestamp()),
             assignments=assignments,
             failure_mode=failure_mode,
+            budgets=self.budgets,
             deltas=self.deltas,
         )
         return compose_bundle(

@@ -27,6 +27,7 @@ def test_a_backup_is_made_checked_and_restored_from_the_command_line(
     trust = TrustFleet(tmp_path / "ceremony", now=now).directory
     data_directory.create(tmp_path / "data", fleet="demo", trust=trust, now=now)
     backup, passphrase = tmp_path / "b.backup", tmp_path / "passphrase"
+    passphrase.touch(mode=0o600)
     passphrase.write_text("a long passphrase\n")
     opened = ("--passphrase-file", passphrase)
     config = ("--config", tmp_path / "data" / "controller.toml")

@@ -235,7 +235,7 @@ def test_a_receiver_that_drips_its_handshake_is_left(monkeypatch: pytest.MonkeyP
         answer = post(parse(f"https://127.0.0.1:{port}/"), b"{}", {}, context=CONTEXT)
 
     assert not answer.delivered
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 40
 
 
 def test_whoever_stops_ends_what_is_under_way_and_lets_nothing_follow() -> None:
@@ -246,7 +246,7 @@ def test_whoever_stops_ends_what_is_under_way_and_lets_nothing_follow() -> None:
         stopper.start()
         started = time.monotonic()
         first = post(place, b"{}", {}, context=CONTEXT, running=running)
-        assert time.monotonic() - started < 8
+        assert time.monotonic() - started < 40
         second = post(place, b"{}", {}, context=CONTEXT, running=running)
         stopper.join()
 
