@@ -64,7 +64,7 @@ class Site:
             "apiVersion": "mailboat/v1",
             "kind": "HardwareClass",
             "metadata": {"name": CLASS},
-            "spec": {"arch": "x86_64", "memory_budget": 1, "disk_budget": 1},
+            "spec": {"arch": "x86_64", "memory_budget": "1GiB", "disk_budget": "9GiB"},
         }
         store = Store(self.settings.store_url)
         with store.transaction() as tx:

@@ -11,6 +11,9 @@ EXIT_FAILURE = 1
 
 def main() -> None:
     try:
+        from mailboat_schemas.key_services import KEY_SERVICES, leave_out
+
+        leave_out(KEY_SERVICES)
         from mailboat_controller import cli
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("mailboat_"):

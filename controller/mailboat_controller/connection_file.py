@@ -5,6 +5,7 @@ import os
 import stat
 import tomllib
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import ValidationError
 
@@ -21,10 +22,11 @@ FILE_BYTES_MAX = 64 * 1024
 def load_connection(path: Path) -> Connection:
     """
     Raises:
-        ConfigurationInvalid: missing, unreadable, or not a connection.
+        ConfigurationInvalid: missing, unreadable, one that anybody may change, or not a connection.
     """
     try:
         with path.open("rb") as file:
+            refuse_changeable(file, path)
             content = file.read(FILE_BYTES_MAX)
         return Connection.model_validate(tomllib.loads(content.decode()))
     except (OSError, ValueError) as error:
@@ -37,6 +39,19 @@ def load_connection(path: Path) -> Connection:
             next_step="name one with --connection or MAILBOAT_CONNECTION; `mailboat token issue` "
             "makes it for people, `mailboat credential issue` for pipelines and dashboards.",
         ) from error
+
+
+def refuse_changeable(file: BinaryIO, path: Path) -> None:
+    """Whoever can change where commands go to has their token sent there.
+
+    Raises:
+        ConfigurationInvalid: everybody on this machine may write it.
+    """
+    if os.fstat(file.fileno()).st_mode & stat.S_IWOTH:
+        raise ConfigurationInvalid(
+            f"Everybody on this machine may change {path}, which says where your commands go.",
+            next_step=f"look at what stands there, then `chmod 600 {path}`.",
+        )
 
 
 def save_connection(path: Path, connection: Connection) -> None:

@@ -2,7 +2,10 @@
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 SECRET_MODE = 0o600
 PUBLIC_MODE = 0o644
@@ -23,6 +26,23 @@ def replace_durably(path: Path, content: bytes, *, mode: int = SECRET_MODE) -> N
         file.flush()
         os.fsync(descriptor)
     beside.replace(path)
+    fsync_directory(path.parent)
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int = SECRET_MODE) -> Iterator[BinaryIO]:
+    """A file to write and read, which takes the place of ``path`` when all went well; nothing of
+    it stays when not."""
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
+    descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
     fsync_directory(path.parent)
 
 

@@ -17,6 +17,7 @@ from mailboat_controller.authority.online import OnlineKeys
 from mailboat_controller.delta_builds.telling import with_deltas
 from mailboat_controller.recovery.behind import publishable
 from mailboat_controller.releases import publication
+from mailboat_controller.releases.class_terms import ClassTerms
 from mailboat_controller.releases.publication import ClassWish, Published
 from mailboat_controller.rollout.decide import Decision, Facts, Rollout, decide, promote
 from mailboat_controller.rollout.members import Member
@@ -230,9 +231,7 @@ class _Fleet:
                 [row for row in rows if row.hardware_class == document.metadata.name],
                 self._started_last_first(document.metadata.name),
                 previous.get(document.metadata.name, {}),
-                document.spec.failure_mode,
-                metered=document.spec.metered,
-                rules=document.spec.policy_rules(),
+                ClassTerms.of(document),
             )
             for document in classes.every(self._tx)
         )

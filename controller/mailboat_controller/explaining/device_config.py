@@ -47,7 +47,7 @@ class DeviceConfigs:
         return choose(
             in_force if wanted is None else wanted,
             in_force,
-            None,
+            (),
             _running(report, document_of),
             policy_version,
             ranges,

@@ -7,6 +7,7 @@ from functools import partial
 
 from mailboat_controller.store.devices import DeviceRow
 from mailboat_controller.store.overrides import HOLD, OverrideRow
+from mailboat_schemas.class_budgets import NO_BUDGETS, ClassBudgets
 from mailboat_schemas.device_orders import Pin
 from mailboat_schemas.documents.release import ReleaseDocument
 from mailboat_schemas.eligibility import DeviceFacts, pins_that_stand
@@ -60,11 +61,13 @@ def known_device(
     now: datetime,
     rules: tuple[PolicyRule, ...] = (),
     policy: SignedPolicy = NO_POLICY,
+    budgets: ClassBudgets = NO_BUDGETS,
 ) -> KnownDevice:
     """
     Args:
         rules: that the class document gives.
         policy: what was signed for its class and site.
+        budgets: that the class document gives.
     """
     stand = tuple(each for each in overrides if each.expires_at > now)
     report = None if row.report is None else ReportedState.model_validate(row.report)
@@ -73,6 +76,7 @@ def known_device(
         rules=replace(_rules(row, report, policy.before(rules)), lacking=policy.problem),
         policy_version=policy.version,
         policy_ranges=policy.ranges,
+        class_budgets=budgets,
         switched_at=_switched_at(report),
         site_holds=holds_of(None if report is None else report.site_order),
     )

@@ -16,6 +16,7 @@ from mailboat_controller.store.overrides import OverrideRow
 from mailboat_controller.store.transaction import Transaction
 from mailboat_controller.trust import held_trust
 from mailboat_controller.trust.held_trust import HeldTrust
+from mailboat_schemas.class_budgets import NO_BUDGETS
 from mailboat_schemas.codec import decode
 from mailboat_schemas.desired import Assignment, DesiredState, ManifestBundle, ReleaseRef
 from mailboat_schemas.documents.release import ReleaseDocument
@@ -114,6 +115,7 @@ class Evidence:
             self.now,
             self.rules(row.hardware_class),
             self.policy(row.hardware_class, row.site),
+            NO_BUDGETS if (told := self.desired(row.hardware_class)) is None else told.budgets,
         )
         policy = (known.facts.policy_version, known.facts.policy_ranges)
         config = self._configs.choice(row, known.report, self.document, *policy)

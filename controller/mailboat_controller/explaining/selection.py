@@ -71,6 +71,7 @@ def select(
     limit: int,
     hardware_class: str | None = None,
     site: str | None = None,
+    prefix: str = "",
 ) -> list[DeviceRow]:
     """The devices a selector names, by enrolment number above ``after``; at most ``limit``.
 
@@ -88,6 +89,7 @@ def select(
             limit=ROWS_AT_ONCE,
             hardware_class=_one(selector, "class", hardware_class),
             site=_one(selector, "site", site),
+            prefix=prefix,
         )
         if not rows:
             break
