@@ -20,6 +20,7 @@ from mailboat_agent.journal.inspection_command import add_parser as add_db_parse
 from mailboat_agent.overlays.command import add_parser as add_config_parser
 from mailboat_agent.site_order_command import add_parser as add_site_order_parser
 from mailboat_agent.site_order_command import run_site_order
+from mailboat_agent.version_option import VersionOption
 from mailboat_schemas.errors import (
     ConfigurationInvalid,
     MailboatError,
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=VersionOption)
     commands = parser.add_subparsers(required=True, metavar="command")
 
     enroll = commands.add_parser(

@@ -31,6 +31,15 @@ def test_a_code_that_does_not_exist_names_near_ones(capsys: pytest.CaptureFixtur
         explain_code("E-REBAES", as_json=False)
 
 
+def test_the_version_names_the_wire_and_the_runtime(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+
+    assert ended.value.code == EXIT_OK
+    said = capsys.readouterr().out
+    assert re.fullmatch(r"mailboat-agent \d+\.\S+ \(mb/1, onnxruntime \d\S+, Python 3\S+\)\n", said)
+
+
 def commands(script_text: str) -> Iterator[tuple[str, set[str]]]:
     for path, words in re.findall(r'"([a-z -]*)"\) words="([^"]*)"', script_text):
         yield path, set(words.split())

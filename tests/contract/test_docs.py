@@ -101,7 +101,7 @@ def check_mailboat(words: list[str], *, whole: bool) -> None:
         name = rest.pop(0)
         assert name in command.commands, f"there is no command {name!r}"
         command = command.commands[name]
-    if "--help" in rest:
+    if "--help" in rest or words == ["--version"]:
         return
     # Parses options and their values, as running it would; runs nothing.
     command.make_context(words[-1] if words else "mailboat", rest, resilient_parsing=not whole)
@@ -109,6 +109,8 @@ def check_mailboat(words: list[str], *, whole: bool) -> None:
 
 def check_agent(words: list[str], *, whole: bool) -> None:
     parser = agent_parser()
+    if words == ["--version"]:
+        return
     if whole:
         parser.parse_args(words)
         return

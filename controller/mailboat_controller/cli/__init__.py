@@ -67,6 +67,7 @@ from mailboat_controller.cli import (
     trust_keys,
     trust_pending,
     trust_request,
+    version,
     webhook,
 )
 from mailboat_schemas.errors import ConfigurationInvalid, MailboatError
@@ -79,6 +80,8 @@ app = typer.Typer(
     add_completion=False,  # `mailboat completion` has a better script for bash
     pretty_exceptions_enable=False,  # it would print local variables, tokens among them
 )
+app.callback()(version.whole_program)
+app.command("version")(version.version)
 app.command("init")(data.init)
 app.command("serve")(data.serve)
 app.command("ingest")(ingest.ingest)

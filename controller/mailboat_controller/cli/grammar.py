@@ -27,7 +27,7 @@ _FORMS_HELP = "How to say it."
 
 # How `mailboat --help` groups the nouns; one that stands nowhere here comes under "Commands".
 PANELS = {
-    "Look": ("top", "get", "timeline", "trace", "quarantine", "doctor", "help"),
+    "Look": ("top", "get", "timeline", "trace", "quarantine", "doctor", "help", "version"),
     "The fleet": ("explain", "device", "site", "class", "rollout", "drill"),
     "Releases": ("model", "release", "plan", "simulate", "artifact", "content-key", "mlflow"),
     "What is declared and signed": ("config", "policy", "trust", "apply", "diff", "gitops"),

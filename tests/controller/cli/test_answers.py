@@ -116,6 +116,26 @@ def test_a_wide_table_has_what_the_narrow_one_leaves_out() -> None:
     assert "ring=early" in wide[1]
 
 
+def test_the_version_of_both_sides_is_told_and_of_one_side_without_a_controller(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    both = mailboat("version", "-o", "json").json
+    assert both["controller"] == {
+        "version": both["client"]["version"],
+        "contract": both["client"]["contract"],
+        "fleet": FLEET,
+    }
+    assert mailboat("version").out.splitlines()[1].startswith("controller ")
+
+    monkeypatch.setenv("MAILBOAT_CONNECTION", str(tmp_path / "none.toml"))
+    here = mailboat("version", "--client")
+    assert here.out == mailboat("--version").out
+    assert both["client"]["version"] in here.out
+    alone = mailboat("version")
+    assert (alone.code, alone.out) == (1, here.out)  # what can be told is told
+    assert "error E-CONFIG" in alone.err
+
+
 def test_get_and_list_are_one_command() -> None:
     assert mailboat("get", "devices").out == mailboat("device", "list").out
     assert mailboat("get", "devices", "-l", "device=dev-2", "-o", "name").out == "dev-2\n"
