@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
 TABS_MAX = 400  # of one page: a trap, or a link that no key reaches
@@ -13,6 +13,7 @@ PATIENCE_MS = 180_000  # a page on a busy machine
 
 @contextmanager
 def running_chromium() -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE_MS)  # its own is five seconds
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         try:

@@ -60,7 +60,7 @@ def test_entries_are_found_by_who_what_and_when(run: Run) -> None:
 def test_no_more_entries_are_shown_than_asked_for_and_it_says_that_there_are_more(
     api: RunningApi, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailboat_controller.cli.audit.PAGE_ROWS", 2)
+    monkeypatch.setattr("mailboat_controller.cli.audit_following.PAGE_ROWS", 2)
     at = datetime.now(UTC)
     with api.store.transaction() as tx:
         for number in range(7):
