@@ -198,7 +198,7 @@ def _devices(counted: Counted) -> Iterator[Item]:
                 word=condition.value.replace("-", " "),
                 what=f"{number(count)} device{'s' if count > 1 else ''} {what}.",
                 path=f"/fleet?selector=condition%3D{condition}&group=site",
-                command=f"mailboat device list --selector condition={condition}",
+                command=f"mailboat device list -l condition={condition}",
             )
     if counted.pending:
         yield Item(
