@@ -91,6 +91,18 @@ def heard(fleet: TrustFleet, directory: Path) -> tuple[Device, Manifest]:
     return device_facts(), manifest
 
 
+def judged(heard: tuple[Device, Manifest], look: dict[str, Any], state: dict[str, Any]) -> Action:
+    """Of a release that has been too far behind for as long as its grace."""
+    now = datetime.now(UTC)
+    looks = Look(now=now, monotonic=0.0, clock_trusted=True, trust_fresh=True)
+    stands = ModelState(
+        phase=ModelPhase.COMMITTED,
+        active=Installed(version="1.0.0", digest="cd" * 32),
+        stale_since=int((now - HOUR).timestamp()),
+    )
+    return judge(*heard, MODEL, replace(stands, **state), replace(looks, **look)).action
+
+
 @pytest.mark.parametrize(
     ("look", "state", "action"),
     [
@@ -121,18 +133,7 @@ def test_a_device_stops_only_what_it_knows_to_be_too_far_behind(
     state: dict[str, Any],
     action: Action,
 ) -> None:
-    device, manifest = heard(stale_fleet, tmp_path)
-    now = datetime.now(UTC)
-    looks = Look(now=now, monotonic=0.0, clock_trusted=True, trust_fresh=True)
-    stands = ModelState(
-        phase=ModelPhase.COMMITTED,
-        active=Installed(version="1.0.0", digest="cd" * 32),
-        stale_since=int((now - HOUR).timestamp()),
-    )
-
-    found = judge(device, manifest, MODEL, replace(stands, **state), replace(looks, **look))
-
-    assert found.action is action
+    assert judged(heard(stale_fleet, tmp_path), look, state) is action
 
 
 @pytest.mark.parametrize(
@@ -161,19 +162,9 @@ def test_what_was_stopped_stays_so_until_the_device_knows_better(
     state: dict[str, Any],
     action: Action,
 ) -> None:
-    device, manifest = heard(stale_fleet, tmp_path)
-    now = datetime.now(UTC)
-    looks = Look(now=now, monotonic=0.0, clock_trusted=True, trust_fresh=True)
-    stands = ModelState(
-        phase=ModelPhase.COMMITTED,
-        active=Installed(version="1.0.0", digest="cd" * 32),
-        stale_since=int((now - HOUR).timestamp()),
-        stopped="cd" * 32,
-    )
+    state = {"stopped": "cd" * 32} | state
 
-    found = judge(device, manifest, MODEL, replace(stands, **state), replace(looks, **look))
-
-    assert found.action is action
+    assert judged(heard(stale_fleet, tmp_path), look, state) is action
 
 
 @pytest.mark.slow
