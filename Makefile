@@ -20,7 +20,7 @@ setup: .venv/.ready ## virtual environment, dependencies, system packages (apt w
 demo: setup ## the whole story on this machine: a broker, a controller, six agents
 	@$(BIN)/mailboat demo $(DEMO)
 
-test: setup ## the quick suite, under three minutes on two cores
+test: setup ## the quick suite, about three minutes on two cores
 	@$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: setup ## every test, the slow ones too
