@@ -53,14 +53,17 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentProcess]:
 
 @pytest.fixture
 def server(agent: AgentProcess) -> str:
+    """Of an agent that has loaded its model: any test may be the first."""
     content = json.loads((agent.data / "serving.json").read_bytes())
-    return f"{content['host']}:{content['port']}"
+    address = f"{content['host']}:{content['port']}"
+    with triton.InferenceServerClient(address) as client:
+        until(lambda: client.is_model_ready(MODEL))
+    return address
 
 
 @pytest.fixture
 def client(server: str) -> Iterator[Any]:
     with triton.InferenceServerClient(server) as client:
-        until(lambda: client.is_model_ready(MODEL))
         yield client
 
 
