@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
+from tests.simulation.mutants_of_bounds import mutants_of_bounds
 from tests.simulation.mutants_of_rules import mutants_of_rules
 
 from mailboat_agent.journal.outbox import Outbox
@@ -367,7 +368,9 @@ def _mutants() -> Iterator[tuple[str, list[Plant]]]:
     yield "the counter stands still", [(SimulatedController, "_publish", _counts_nothing)]
 
 
-MUTANTS: Mapping[str, list[Plant]] = MappingProxyType(dict((*_mutants(), *mutants_of_rules())))
+MUTANTS: Mapping[str, list[Plant]] = MappingProxyType(
+    dict((*_mutants(), *mutants_of_rules(), *mutants_of_bounds()))
+)
 
 
 @contextmanager

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from operator import is_
 from typing import Any
 
+from tests.simulation.budget_oracle import BudgetOracle
 from tests.simulation.signed_oracle import NOT_RECORDED, SignedOracle
+from tests.simulation.stale_oracle import StaleOracle
 from tests.simulation.violation import Violation
 
 from mailboat_agent.overlays.record import Recorded
@@ -58,6 +60,7 @@ class Account:
     hit: set[str] = field(default_factory=set)  # files that the story has damaged
     bare_since: float | None = None
     attempting: bool = False
+    attempt: tuple[int, int] = (0, 0)  # install and tries left, of the newest one of a trial
     attempts: Counter[int] = field(default_factory=Counter)  # of a trial, by install
     stored: dict[str, int] = field(default_factory=dict)  # watermark by epoch
     config: Recorded = NOT_RECORDED
@@ -73,6 +76,8 @@ class Oracle:
         self.fleet: Fleet
         self.accounts: dict[str, Account] = defaultdict(Account)
         self.signed = SignedOracle()
+        self.stale = StaleOracle()
+        self.budgets = BudgetOracle()
         self.roles: dict[int, Roles] = {}
         self.published: dict[tuple[str, str, int], Manifest] = {}
         self.exposures: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
@@ -93,6 +98,7 @@ class Oracle:
             publish(manifest)
 
         fleet.network.publish = published  # type: ignore[method-assign]
+        fleet.around.redeemed = self.redeemed
         registry, controller = fleet.controller.registry, fleet.controller
         commit, reconcile = registry.commit, controller.reconcile
 
@@ -131,6 +137,8 @@ class Oracle:
         work, rows, recorded = device.work, device.post.rows, device.rules.recorded
         serving = work.serving
         seen = (device.record, device.roles, device.manifest, serving, work.attempt_running)
+        if self.stale.on and (happened := self.stale.look_at(device, account.meant)):
+            self.happened[happened] += 1
         if account.bare_since is not None or not serving:
             self._always_something_to_serve(device, account)
         if rows.acked:
@@ -146,6 +154,8 @@ class Oracle:
         self._attempts_are_bounded(device, account)
         if serving:
             self._serves_what_it_may(device, account)
+        elif account.serving:
+            self._is_not_taken_off_the_air(device, account)
         account.serving = serving
         self._notes_the_switch(device, account)
         if device.up:
@@ -161,6 +171,7 @@ class Oracle:
             for refusal in account.refused:
                 self.happened[f"refused by {refusal.check.name}"] += 1
             self.signed.waits_rightly(device, account.switched_at)
+            self.budgets.refuses_rightly(device, account.refused, account.meant)
 
     def _nothing_goes_back(self, device: SimulatedDevice, account: Account) -> None:
         record, manifest = device.record, device.manifest
@@ -188,9 +199,13 @@ class Oracle:
 
     def _attempts_are_bounded(self, device: SimulatedDevice, account: Account) -> None:
         trying = device.work.attempt_running and device.state.phase is ModelPhase.TRIAL
-        if trying and not account.attempting:
-            install = device.state.install
-            account.attempts[install] += 1
+        if trying:
+            install, tries = device.state.install, device.state.tries
+            if account.attempt != (install, tries):
+                account.attempt = (install, tries)
+                self.budgets.began_a_trial(device)
+            if not account.attempting:
+                account.attempts[install] += 1
             if account.attempts[install] > device.around.timing.tries + STOPS_MAX:
                 raise Violation(4, f"{device.device} tries install {install} again and again")
         account.attempting = trying
@@ -222,6 +237,8 @@ class Oracle:
         if digest and not self._approved(device.roles.version, digest):
             account.committed = ""  # left for good: an approval that comes later is a new one
         ought = device.up and not device.work.serving and self._could_serve(device, account)
+        if ought and self.stale.holds_back(device):
+            ought = False
         now = device.around.agenda.now
         if not ought:
             account.bare_since = None
@@ -229,6 +246,12 @@ class Oracle:
             account.bare_since = now
         elif now - account.bare_since > BARE_SECONDS_MAX:
             raise Violation(4, f"{device.device} serves nothing, and could serve {digest[:8]}")
+
+    def _is_not_taken_off_the_air(self, device: SimulatedDevice, account: Account) -> None:
+        """What it served a step ago and has committed; by a budget, least of all."""
+        is_it = device.up and account.serving == account.committed
+        if is_it and self._could_serve(device, account) and not self.stale.holds_back(device):
+            raise Violation(4, f"{device.device} stops {account.serving[:8]}, which may serve")
 
     def _could_serve(self, device: SimulatedDevice, account: Account) -> bool:
         """What it committed last is approved still, and nobody has damaged it."""
@@ -266,6 +289,7 @@ class Oracle:
         del hardware_class
         account, told_by = self.accounts[device], self.fleet.devices[device]
         meaning = (event.kind, event.digest, event.retry_epoch)
+        is_first = event.event_id not in account.meant
         if account.meant.setdefault(event.event_id, meaning) != meaning:
             raise Violation(3, f"{device} gives the id {event.event_id} to another event")
         again = event.event_id in account.emitted[epoch]
@@ -275,6 +299,8 @@ class Oracle:
         self.happened[event.kind.value] += 1
         if event.digest is not None:
             self._told_of(account, told_by, event, event.digest)
+            if is_first:
+                self.budgets.told(told_by, event, event.digest)
 
     def _told_of(
         self, account: Account, told_by: SimulatedDevice, event: Event, digest: str
@@ -333,6 +359,7 @@ class Oracle:
         if not self._approved(by.roles.version, digest):
             raise Violation(1, f"{device} tries what is not approved")
         self.signed.may_switch(by, digest, account.switched_at)
+        self.budgets.may_install(by, digest)
         offer = assignment.offer
         if assignment.current is not None and assignment.current.digest == digest:
             if digest not in self.completed:
@@ -341,6 +368,11 @@ class Oracle:
             self._let_in(by, manifest, digest)
         else:
             raise Violation(2, f"{device} tries what it was not offered")
+
+    def redeemed(self, device: str, digest: str) -> None:
+        """It begins to fetch a release."""
+        self.budgets.may_fetch(self.fleet.devices[device], digest)
+        self.fleet.controller.redeem(device, digest)
 
     def drilled(self, device: str, digest: str) -> None:
         by = self.fleet.devices[device]

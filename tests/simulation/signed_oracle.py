@@ -4,18 +4,24 @@ Reads the documents by itself, and knows no rule of `mailboat_schemas` but the n
 fields: windows by the clock on the wall, layers merged class, site, device.
 """
 
-import json
 from datetime import UTC, datetime, time, timedelta
-from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from tests.simulation.signed_policies import (
+    newer_releases,
+    policy_of,
+    read,
+    said,
+    wanted_of,
+)
 from tests.simulation.violation import Violation
 
 from mailboat_agent.overlays.record import Recorded
 from mailboat_controller.simulate.device import SimulatedDevice
 from mailboat_controller.simulate.releases import MODEL
 from mailboat_controller.simulate.told import Roles
+from mailboat_schemas.staleness import Action
 
 NOT_RECORDED = Recorded()
 DAY_SECONDS = 86_400
@@ -35,15 +41,15 @@ class SignedOracle:
     def may_switch(self, device: SimulatedDevice, digest: str, switched_at: int) -> None:
         """Asked as a trial begins."""
         because = self._held_back(device, switched_at)
-        if because and device.state.serving is not None and not _is_emergency(device, digest):
+        if because and _serves(device) and not _is_emergency(device, digest):
             raise Violation(2, f"{device.device} switches although {because}")
         version = device.roles.known[digest].standing.version
-        for wanted in _wanted_of(device, "models"):
+        for wanted in wanted_of(device, "models"):
             if not _is_at_least(version, wanted.get(MODEL, "")):
                 raise Violation(2, f"{device.device} tries {version}, and its policy is for others")
 
     def may_drill(self, device: SimulatedDevice) -> None:
-        policy = _policy_of(device)
+        policy = policy_of(device)
         if policy is None or not _window_is_open(device, policy):
             raise Violation(2, f"{device.device} drills outside of its windows")
 
@@ -54,16 +60,18 @@ class SignedOracle:
                 continue
             if _is_emergency(device, refusal.candidate.digest):
                 raise Violation(4, f"{device.device} lets an emergency wait")
+            if not _serves(device):
+                raise Violation(4, f"{device.device} serves nothing and waits for a window")
             if not self._held_back(device, switched_at):
                 raise Violation(4, f"{device.device} waits for nothing: {refusal.check.because}")
 
     def _held_back(self, device: SimulatedDevice, switched_at: int) -> str:
-        policy = _policy_of(device)
+        policy = policy_of(device)
         if policy is None:
             return "a policy has not come"
         if not _window_is_open(device, policy):
             return "no window is open"
-        days, now = _said(device, policy, "days_between") or 0, device.clock_seconds
+        days, now = said(device, policy, "days_between") or 0, device.clock_seconds
         if days and 0 < switched_at <= now < switched_at + days * DAY_SECONDS:
             return f"it did {(now - switched_at) / DAY_SECONDS:.1f} days ago"
         return ""
@@ -87,7 +95,7 @@ class SignedOracle:
             mine = _order(layer)
             if any(mine < _order(old) for old in known.values() if old.listed.place == place):
                 raise Violation(7, f"{name} took an older config for {place}")
-        for wanted in _wanted_of(device, "config"):
+        for wanted in wanted_of(device, "config"):
             if not all(_is_at_least(each.document.metadata.version, wanted) for each in layers):
                 raise Violation(2, f"{name} took a config that its policy is not for")
         if now.current.values != _merged(layers):
@@ -114,50 +122,14 @@ class SignedOracle:
         self._staleness_is_told(device)
 
     def _staleness_is_told(self, device: SimulatedDevice) -> None:
-        serving, policy = device.state.serving, _policy_of(device)
+        serving, policy = device.state.serving, policy_of(device)
         if serving is None or policy is None:
             return
-        most = (_said(device, policy, "staleness") or {}).get("minor_versions_behind_max")
-        own = int(serving.version.partition(".")[0])
-        newer = [
-            one
-            for one in device.roles.known.values()
-            if one.standing.approved_digest
-            and int(one.standing.version.partition(".")[0]) > own
-            and (one.standing.plan is None or one.standing.plan.covers(device.hardware_class))
-        ]
-        if bool(device.rules.behind) != (most is not None and len(newer) > most):
-            raise Violation(7, f"{device.device} is {len(newer)} behind and says otherwise")
-
-
-@cache
-def _read(content: bytes) -> Any:
-    return json.loads(content)
-
-
-def _policy_of(device: SimulatedDevice) -> list[Any] | None:
-    """The rules in order, the site's first; None: a document that is listed has not come."""
-    specs = _specs_of(device)
-    return None if specs is None else [rule for spec in specs for rule in spec["rules"]]
-
-
-def _specs_of(device: SimulatedDevice) -> list[Any] | None:
-    listed = {p.path: one.digest for p, one in device.roles.documents.listed.items()}
-    brought = {} if device.manifest is None else device.manifest.brought.documents
-    specs: list[Any] = []
-    for level, target in (("site", device.site), ("class", device.hardware_class)):
-        digest = listed.get(f"policy/{level}.{target}.json")
-        if digest is not None and digest not in brought:
-            return None
-        if digest is not None:
-            specs.append(_read(brought[digest])["spec"])
-    return specs
-
-
-def _wanted_of(device: SimulatedDevice, name: str) -> list[Any]:
-    """Of what its policies are for, those that say it."""
-    said = (spec.get("compatible", {}) for spec in _specs_of(device) or ())
-    return [each[name] for each in said if each.get(name)]
+        most = (said(device, policy, "staleness") or {}).get("minor_versions_behind_max")
+        newer = newer_releases(device, serving.version)
+        says = device.rules.staleness.found.action is not Action.NONE
+        if says != (most is not None and newer > most):
+            raise Violation(7, f"{device.device} is {newer} behind and says otherwise")
 
 
 def _is_at_least(version: str, wanted: str) -> bool:
@@ -165,16 +137,14 @@ def _is_at_least(version: str, wanted: str) -> bool:
     return tuple(map(int, version.split("."))) >= least
 
 
-def _said(device: SimulatedDevice, rules: list[Any], name: str) -> Any:
-    for rule in rules:
-        label, _, value = rule.get("devices", "").partition("=")
-        if (not label or device.labels.get(label) == value) and name in rule:
-            return rule[name]
-    return None
+def _serves(device: SimulatedDevice) -> bool:
+    """Whether there is anything that a switch would interrupt: not what policy has stopped."""
+    serving = device.state.serving
+    return serving is not None and serving.digest != device.rules.staleness.stopped
 
 
 def _window_is_open(device: SimulatedDevice, rules: list[Any]) -> bool:
-    windows = _said(device, rules, "windows")
+    windows = said(device, rules, "windows")
     if not windows:
         return True
     return any(_is_open(window, device) for window in windows)
@@ -214,7 +184,7 @@ def _order(layer: Any) -> tuple[int, tuple[int, ...]]:
 def _merged(layers: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for layer in sorted(layers, key=lambda each: LEVELS.index(each.listed.place.level)):
-        _patch(found, _read(layer.content)["spec"]["values"])
+        _patch(found, read(layer.content)["spec"]["values"])
     return found
 
 

@@ -20,6 +20,8 @@ from mailboat_schemas.maintenance import DAYS
 
 DAY = 86_400.0
 SHARE_OF_STORIES = 0.15  # each costs as much as two others
+SHARE_THAT_STOPS = 0.7  # of these: some bound of staleness stops what serves
+TIMESTAMP_SECONDS = 30 * 3600.0  # in half of those: a day and a quarter, signed again each day
 SITES = ("-", "harbour", "mill")
 ZONES = ("", "Asia/Kathmandu", "America/Los_Angeles", "Pacific/Auckland", "no/such-zone")
 KINDS = {CONFIG_ROLE: ConfigDocument, POLICY_ROLE: PolicyDocument}
@@ -37,14 +39,18 @@ class Signing:
         self._rng = random.Random(f"signing:{seed}")
         self._classes = classes
         self._ranges = random.Random(f"ranges:{seed}")  # apart: what is drawn else stays as it is
+        self._stops = random.Random(f"stops:{seed}")
         self._documents = SignedDocuments()
         self._newest: dict[str, tuple[int, int]] = {}  # epoch and version by path
         self.on = self._rng.random() < SHARE_OF_STORIES
+        self.stops = self.on and self._stops.random() < SHARE_THAT_STOPS
 
     def begin(self, days: float) -> None:
         if not self.on:
             return
         rng = self._rng
+        if self.stops and self._stops.random() < 0.5:
+            self._fleet.controller.timestamp_seconds = TIMESTAMP_SECONDS
         for name in self._classes:
             self._sign(POLICY_ROLE, "class", name, self._policy())
             self._sign(CONFIG_ROLE, "class", name, self._config())
@@ -89,7 +95,7 @@ class Signing:
                     "windows": [],
                     "days_between": 0,
                     "drill_every_days": 1,
-                    "staleness": {"minor_versions_behind_max": self._rng.randint(0, 2)},
+                    "staleness": self._staleness(graces=(0, 6)),
                 }
             ]
             self._sign(POLICY_ROLE, "class", name, {"rules": rules}, "back")
@@ -161,10 +167,17 @@ class Signing:
         if rng.random() < 0.5:
             rule["days_between"] = rng.randint(0, 3)
         if rng.random() < 0.5:
-            rule["staleness"] = {"minor_versions_behind_max": rng.randint(0, 2)}
+            rule["staleness"] = self._staleness(graces=(0, 6, 24, 72))
         if rng.random() < 0.6:
             rule["drill_every_days"] = rng.randint(1, 3)
         return rule
+
+    def _staleness(self, graces: tuple[int, ...]) -> dict[str, Any]:
+        bound: dict[str, Any] = {"minor_versions_behind_max": self._rng.randint(0, 2)}
+        if self.stops:
+            bound["enforce"] = self._stops.choice(("report", "warn", "stop", "stop"))
+            bound["grace_hours"] = self._stops.choice(graces)
+        return bound
 
     def _window(self) -> dict[str, Any]:
         rng = self._rng

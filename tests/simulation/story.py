@@ -13,6 +13,7 @@ import random
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from tests.simulation.budgets import Budgets
 from tests.simulation.oracle import Oracle
 from tests.simulation.signing import SITES, Signing, zone_of
 from tests.simulation.violation import Violation
@@ -85,6 +86,8 @@ class Story:
             off_seconds=self.rng.uniform(0.1, 12) * HOUR,
         )
         self.signing = Signing(self.fleet, seed, CLASSES)
+        self.oracle.stale.on = self.signing.stops
+        self.budgets = Budgets(self.fleet, seed, CLASSES)
         self.raging = True
         self.evil = make_release("6.6.6", classes=CLASSES, fallback=None)
         self.fleet.add_release(self.evil)
@@ -125,6 +128,7 @@ class Story:
             self._enrol(number)
         self._let_the_weather_in()
         self.signing.begin(STORY_DAYS)
+        self.budgets.begin(STORY_DAYS)
         self.controller.reconcile()
         for _ in range(self.rng.randint(4, 12)):
             at = self.rng.uniform(0.2, STORY_DAYS - 0.5) * DAY
@@ -165,6 +169,7 @@ class Story:
             manners=MANNERS,
             soak_seconds=self.rng.choice((600.0, 3 * HOUR)),
             fallback=fallback if fallback != f"{number}.0.0" else None,
+            **(self.budgets.of_a_release() if self.releases else {}),
         )
         self.releases.append(release)
         self.fleet.add_release(release)
@@ -295,7 +300,7 @@ class Story:
             return None
         seconds = self.rng.expovariate(1 / self.links.off_seconds)
         self.fleet.agenda.after(seconds, self._link_comes, device)
-        if device.work.fetching:
+        if device.work.download.digest:
             self.oracle.happened["download interrupted"] += 1
         return device.drop_link()
 
@@ -356,6 +361,7 @@ class Story:
         self.raging = False
         self.fleet.set_weather(CALM)
         self.signing.lift()
+        self.budgets.lift()
         self._resume_all()
         for device in self.fleet.devices.values():
             device.skew_seconds = 0.0
@@ -399,6 +405,9 @@ class Story:
             raise Violation(4, f"{name} is still in {state.phase}")
         self._runs_what_it_should(device)
         self.oracle.signed.goes_by_what_is_signed(device)
+        self.oracle.budgets.at_the_end(device)
+        if self.signing.stops:
+            self.oracle.stale.at_the_end(device)
 
     def _runs_what_it_should(self, device: SimulatedDevice) -> None:
         assignment = self.controller.manifests[device.hardware_class].assignment
@@ -408,6 +417,8 @@ class Story:
         approved = self.controller.roles.approves(current)
         kept = {ref.digest for ref in assignment.kept}
         if not approved or current in state.failed or device.work.serving in kept:
+            return
+        if self.oracle.stale.holds_back(device):
             return
         if device.work.serving != current:
             raise Violation(

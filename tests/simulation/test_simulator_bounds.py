@@ -172,5 +172,7 @@ def test_a_look_decides_anew_when_anything_has_changed_or_the_time_may_tell(
     assert (decisions_at_a_look(), decisions_at_a_look()) == (1, 0)
     device.skew_seconds = -40 * 365 * 86_400.0  # its clock is not trusted any more
     assert (decisions_at_a_look(), decisions_at_a_look()) == (1, 0)
+    device.rules.staleness.stopped = "a-release"  # by its policy
+    assert (decisions_at_a_look(), decisions_at_a_look()) == (1, 0)
     device.rules.rules = Rules(days_between=1)
     assert (decisions_at_a_look(), decisions_at_a_look()) == (1, 1)

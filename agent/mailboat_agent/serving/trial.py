@@ -10,7 +10,6 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from mailboat_agent.serving.batched_trial import try_batches
 from mailboat_agent.serving.bundle import NO_BUNDLE, Bundle
@@ -39,8 +38,11 @@ from mailboat_schemas.class_budgets import NO_BUDGETS, ClassBudgets
 from mailboat_schemas.documents.interface import Interface
 from mailboat_schemas.documents.release import Variant
 from mailboat_schemas.documents.trial_gates import CheckGate
-
-_Bound = TypeVar("_Bound", int, float)
+from mailboat_schemas.trial_bounds import (
+    latency_p95_ms_max,
+    memory_bytes_max,
+    throughput_per_second_min,
+)
 
 __all__ = ["TIMED_INFERENCES_MIN", "GateFailed", "TrialReport", "run_trial"]
 
@@ -93,16 +95,12 @@ def run_trial(
         model_fd=model_fd,
         interface=interface,
         variant=variant,
-        memory_bytes=min(variant.peak_memory, memory_limit_bytes, *_given(budgets.memory_bytes)),
+        memory_bytes=memory_bytes_max(variant, memory_limit_bytes, budgets),
         bundle=bundle,
     )
     seconds = variant.health.deadline_seconds
     workers = TrialWorkers(release, golden.inputs[0], launch, seconds=seconds)
     return _Trial(workers, golden, launch, serving, budgets).run()
-
-
-def _given(*bounds: _Bound | None) -> list[_Bound]:
-    return [each for each in bounds if each is not None]
 
 
 def _read_golden(golden_fd: int | None, interface: Interface) -> Golden:
@@ -153,8 +151,9 @@ class _Trial:
             batches = try_batches(self._workers, loaded, self._golden)
             peak_memory_bytes = self._refuse_large(loaded)
         for each in (measured, *batches):
-            refuse_slow(each, self._allowed_ms(each.batch_size))
-            refuse_low_throughput(each, self._asked_per_second(each.batch_size))
+            whose = (self._health, each.batch_size, self._budgets)
+            refuse_slow(each, latency_p95_ms_max(*whose))
+            refuse_low_throughput(each, throughput_per_second_min(*whose))
         peak_memory_bytes = max(peak_memory_bytes, self._restart())
         mine = Measured(timing=measured, peak_memory_bytes=peak_memory_bytes, answers=answers)
         report = TrialReport(
@@ -259,18 +258,6 @@ class _Trial:
         return judge_check(answer, gate)
 
     # --- the gates -------------------------------------------------------------------------------
-
-    def _allowed_ms(self, batch_size: int) -> float | None:
-        declared = {gate.size: gate.latency_p95_ms_max for gate in self._health.batches}
-        if batch_size != 1:
-            return declared.get(batch_size)
-        of_class = self._budgets.latency_p95_ms_max
-        return min(_given(self._health.latency_p95_ms_max, declared.get(1), of_class), default=None)
-
-    def _asked_per_second(self, batch_size: int) -> float | None:
-        declared = {gate.size: gate.throughput_per_second_min for gate in self._health.batches}
-        of_class = self._budgets.throughput_per_second_min if batch_size == 1 else None
-        return max(_given(declared.get(batch_size), of_class), default=None)
 
     def _refuse_cold(self, cold_start_ms: float) -> None:
         allowed = self._health.cold_start_ms_max

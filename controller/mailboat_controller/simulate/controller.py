@@ -27,6 +27,7 @@ from mailboat_controller.simulate.signed_documents import (
 )
 from mailboat_controller.simulate.told import AUTHORITY, Manifest, Roles, known_as
 from mailboat_controller.store.rollouts import AssignmentRow, RolloutRow
+from mailboat_schemas.class_budgets import NO_BUDGETS, ClassBudgets
 from mailboat_schemas.codec import encode
 from mailboat_schemas.desired import Assignment, ReleaseRef
 from mailboat_schemas.plan import Plan
@@ -60,6 +61,7 @@ class SimulatedController:
         self._seen: dict[str, tuple[object, ...]] = {}  # what a rollout was decided from last
         self._published_from: tuple[object, ...] = ()
         self._brought = NOTHING_BROUGHT
+        self._budgets: dict[str, ClassBudgets] = {}
 
     # --- what people do ---------------------------------------------------------------------------
 
@@ -109,6 +111,10 @@ class SimulatedController:
             issued=int(self._now()),
             documents=documents,
         )
+
+    def allow(self, hardware_class: str, budgets: ClassBudgets) -> None:
+        """What the class allows each release from now on."""
+        self._budgets[hardware_class] = budgets
 
     def _sign(self, release: SimulatedRelease, plan: Plan | None) -> None:
         known = {**self.roles.known, release.digest: known_as(release, plan)}
@@ -180,7 +186,7 @@ class SimulatedController:
             if not moved:
                 break
         # What a class is told follows from these alone: with no other object nothing is new.
-        now_from = (self.roles, *self.rollouts.values())
+        now_from = (self.roles, *self.rollouts.values(), *self._budgets.values())
         if not same(now_from, self._published_from):
             for hardware_class in self.classes:
                 self._publish(hardware_class)
@@ -271,21 +277,12 @@ class SimulatedController:
         return sum(one.outcome is Outcome.OK for one in self.outcomes_of(rollout).values())
 
     def outcomes_of(self, rollout: Rollout) -> Mapping[str, FoldedOutcome]:
-        """Of this retry epoch; and earlier good ones, as nobody tries again what he runs."""
-        found: dict[str, FoldedOutcome] = {}
-        for (digest, epoch), by_device in self.registry.outcomes.items():
-            if digest != rollout.digest:
-                continue
-            if epoch >= rollout.retry_epoch:
-                found |= by_device
-            else:
-                good = {name: one for name, one in by_device.items() if one.outcome is Outcome.OK}
-                found = good | found
-        return found
+        return self.registry.outcomes_of(rollout.digest, since_epoch=rollout.retry_epoch)
 
     def _publish(self, hardware_class: str) -> None:
         assignment = self._assignment(hardware_class)
-        told = (assignment, self.roles.version)
+        budgets = self._budgets.get(hardware_class, NO_BUDGETS)
+        told = (assignment, self.roles.version, budgets)
         if self._told.get(hardware_class) == told:
             return
         self._told[hardware_class] = told
@@ -299,6 +296,7 @@ class SimulatedController:
                 assignment=assignment,
                 expires=self._now() + self.timestamp_seconds,
                 brought=self._brought,
+                budgets=budgets,
             )
         )
 

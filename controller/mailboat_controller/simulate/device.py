@@ -270,7 +270,7 @@ class SimulatedDevice:
         self.online = False
         self.connection += 1  # what is on its way here does not arrive
         self.around.network.disconnected(self)
-        self.work.on_link_down()
+        self.work.download.on_link_down()
         self.post.forget()
         return self
 

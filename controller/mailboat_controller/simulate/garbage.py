@@ -1,9 +1,10 @@
-"""What of a device's files is still needed: as `ModelView.keep_digests` names them."""
+"""What of a device's files is kept: as `what_is_kept` names them where there is room enough."""
 
 from collections.abc import Mapping
 from operator import is_
 from typing import TYPE_CHECKING
 
+from mailboat_agent.update.keeping import gives_way
 from mailboat_agent.update.situation import Known
 from mailboat_agent.update.state import ModelState
 from mailboat_controller.simulate.releases import SimulatedRelease
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def collect(device: "SimulatedDevice", tidy: tuple[object, ...]) -> tuple[object, ...]:
     """Take away what is not needed, unless things stand as when that was done last, ``tidy``."""
     state = device.state
-    if device.work.fetching or state.phase not in (ModelPhase.COMMITTED, ModelPhase.ABSENT):
+    if device.work.download.digest or state.phase not in (ModelPhase.COMMITTED, ModelPhase.ABSENT):
         return tidy
     seen = (device.record, device.manifest, device.roles, device.disk.held)
     if tidy and all(map(is_, seen, tidy)):
@@ -34,8 +35,13 @@ def files_to_keep(
     known: Mapping[str, Known],
     releases: Mapping[str, SimulatedRelease],
 ) -> frozenset[str]:
-    """Of all releases that the record or the assignment names, and of what these fall back to."""
-    named = {each.digest for each in (state.active, state.previous, state.spare) if each}
+    """Of all releases that the record or the assignment names, and of what these fall back to; of
+    what gives way only what may serve."""
+    named = {each.digest for each in (state.active, *state.predecessors) if each}
+    for may_go in gives_way(state):
+        standing = known[may_go.digest].standing if may_go.digest in known else None
+        if standing is None or not standing.may_serve(may_go.digest):
+            named.discard(may_go.digest)
     if assignment is not None:
         named |= {ref.digest for ref in (assignment.current, *assignment.kept) if ref}
         if assignment.offer is not None:

@@ -4,12 +4,12 @@ The decisions and the records are the agent's own; how long things take and end 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mailboat_agent.update import moves
 from mailboat_agent.update.decide import decide
 from mailboat_agent.update.refuge import refuge, should_serve
-from mailboat_agent.update.retry import retry_delay_seconds
 from mailboat_agent.update.situation import Situation
 from mailboat_agent.update.soak import Verdict, judge_soak
 from mailboat_agent.update.state import Installed, ModelState
@@ -27,12 +27,15 @@ from mailboat_agent.update.steps import (
     Suspend,
     WatchSoak,
 )
+from mailboat_controller.simulate.download import Download
 from mailboat_controller.simulate.garbage import collect
 from mailboat_controller.simulate.live_traffic import next_look_seconds, stats_of
+from mailboat_controller.simulate.own_facts import budgets_of
 from mailboat_controller.simulate.releases import MODEL, Fault, SimulatedRelease
 from mailboat_controller.simulate.settled import Settled
+from mailboat_controller.simulate.trial_gates import trial_failure
 from mailboat_controller.simulate.waiting import NextLook
-from mailboat_schemas import cohort
+from mailboat_schemas.class_budgets import ClassBudgets
 from mailboat_schemas.events import EventKind
 from mailboat_schemas.reports import ModelPhase
 
@@ -44,31 +47,27 @@ STEPS_A_LOOK_MAX = 16  # an install that nothing delays takes six
 
 class ModelWork:
     __slots__ = (
-        "_device", "_doing", "_fetch_at", "_fetch_began", "_fetches_failed", "_next_look",
-        "_settled", "_soak_at", "_tidy", "attempt_running", "cannot_fetch", "fetching", "refused",
-        "serving", "trial_passed", "waits_for_link",
+        "_device", "_doing", "_next_look", "_settled", "_soak_at", "_tidy", "attempt_running",
+        "download", "refused", "serving", "trial_passed",
     )  # fmt: skip
 
     def __init__(self, device: "SimulatedDevice") -> None:
         self._device = device
-        self._fetches_failed = 0
+        self.download = Download(device)
         self._next_look = NextLook(device)
         self._settled = Settled(device)
         self.stop()
 
     def stop(self) -> None:
         """What a process does not outlive."""
-        self._note_part()
+        self.download.stop()
         self.serving = ""  # digest of the release in memory; its bytes were verified
         self.attempt_running = self.trial_passed = False
-        self.cannot_fetch = ""
-        self.fetching = ""
-        self.waits_for_link = False
         self._tidy: tuple[object, ...] = ()  # as things stood when garbage was collected
-        self._fetch_at = self._fetch_began = self._soak_at = 0.0
+        self._soak_at = 0.0
         self._next_look.forget()
         self.refused: tuple[Refusal, ...] = ()  # at the newest look
-        self._doing = 0  # of a trial or a download that ends: is it the one that was begun last?
+        self._doing = 0  # of a trial or a soak that ends: is it the one that was begun last?
 
     @property
     def is_open(self) -> bool:
@@ -86,7 +85,8 @@ class ModelWork:
             trial_passed=self.trial_passed,
             in_memory=self.serving,
             set_aside=device.disk.set_aside,
-            cannot_fetch=self.cannot_fetch,
+            stopped=device.rules.staleness.stopped,
+            cannot_fetch=self.download.came_to_nothing,
         )
 
     # --- look -------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ class ModelWork:
             situation = self.situation()
             step = decide(situation, device.now)
             self.refused = getattr(step, "refusals", ())
-            self._drop_pointless(step)
+            self.download.drop_if_pointless(step)
             if not isinstance(step, GoBack | Suspend | Activate):
                 self._ensure_serving(situation)
             if not self._act(step):
@@ -110,14 +110,16 @@ class ModelWork:
                 return
         raise AssertionError(f"{device.device} goes round in circles: {step.because}")
 
+    def on_link(self) -> None:
+        if self.download.on_link():
+            self.look()
+
     def begin_serving(self) -> None:
         if self._device.state.phase is not ModelPhase.SOAK:
             self._ensure_serving(self.situation())
 
     def on_new_manifest(self) -> None:
-        self.cannot_fetch = ""
-        self._fetch_at = 0.0
-        self._fetches_failed = 0
+        self.download.forget_failures()
         self.bar_what_is_withdrawn()
 
     def bar_what_is_withdrawn(self) -> None:
@@ -160,7 +162,7 @@ class ModelWork:
                 return False
             case Stage():
                 device.tell_refusals(step.refusals)
-                self._stage(step)
+                self.download.stage(step)
                 return False
             case StartTrial():
                 device.tell_refusals(step.refusals)
@@ -168,7 +170,8 @@ class ModelWork:
             case RunTrial():
                 device.make(moves.spent_try(state))
                 self.attempt_running = True
-                self._begin(device.around.timing.trial_seconds, self._tried)
+                trial = partial(self._tried, budgets_of(device))
+                self._begin(device.around.timing.trial_seconds, trial)
                 return False
             case RunShadow() | Suspend():
                 return False  # these releases have no shadow, and this metadata always verifies
@@ -196,16 +199,18 @@ class ModelWork:
         device.around.watch.exposed(device.device, device.hardware_class, step.candidate.digest)
         return True
 
-    def _tried(self) -> None:
+    def _tried(self, budgets: ClassBudgets) -> None:
+        """By what its class allowed as it began."""
         device, active = self._device, self._device.state.active
         self.attempt_running = False
         if active is None:
             return
-        fault = self._release(active.digest).fault_on(device.device)
-        if fault is Fault.REBOOT:
+        release = self._release(active.digest)
+        failed = trial_failure(release, device.hardware_class, device.device, budgets)
+        if release.fault_on(device.device) is Fault.REBOOT:
             device.power_cut()
-        elif fault is Fault.TRIAL:
-            self.fail(EventKind.TRIAL_FAILED, "output_mismatch")
+        elif failed:
+            self.fail(EventKind.TRIAL_FAILED, failed)
         else:
             self.trial_passed = True
         if device.up:
@@ -256,6 +261,8 @@ class ModelWork:
         """Serve the predecessor first, then record."""
         if step.to is None:
             self.serving = ""
+        elif step.to.digest == self.situation().stopped:
+            self.serving = ""  # gone back to, and serves no more there than before
         elif self.serving != step.to.digest and not self._load(step.to):
             return False  # its file has rotted: decided anew
         self._device.make(moves.went_back(self._device.state, step))
@@ -273,74 +280,3 @@ class ModelWork:
     def _over(self, doing: int, ends: Callable[[], None]) -> None:
         if doing == self._doing:
             ends()
-
-    # --- files ------------------------------------------------------------------------------------
-
-    def _stage(self, step: Stage) -> None:
-        device, agenda = self._device, self._device.around.agenda
-        digest, timing = step.candidate.digest, self._device.around.timing
-        self.waits_for_link = not device.online
-        if self.fetching or not device.online or device.muted:
-            return
-        if not self._fetch_at and timing.start_jitter_seconds:
-            jitter = timing.start_jitter_seconds * cohort.start_fraction(digest, device.device)
-            self._fetch_at = agenda.now + jitter
-            device.later(jitter + 0.001, device.look)
-        if agenda.now < self._fetch_at:
-            return
-        release = self._release(digest)
-        seconds = release.size_bytes / timing.bytes_per_second - device.disk.parts.get(digest, 0.0)
-        self.fetching, self._fetch_began = digest, agenda.now
-        device.around.redeemed(device.device, digest)
-        self._doing += 1
-        device.later(max(0.1, seconds), self._fetched, self._doing, digest)
-
-    def _fetched(self, doing: int, digest: str) -> None:
-        if doing != self._doing or self.fetching != digest:
-            return
-        device, around = self._device, self._device.around
-        release = self._release(digest)
-        self.fetching = ""
-        device.disk.parts.pop(digest, None)
-        around.downloads += 1
-        around.downloaded_bytes += release.size_bytes
-        weather = around.weather
-        as_asked = not (weather.corrupt and around.rng.random() < weather.corrupt)
-        device.moment()
-        if device.disk.put(release.files, as_asked=as_asked):
-            self.cannot_fetch, self._fetches_failed = "", 0
-            device.look()
-            return
-        self.cannot_fetch = digest
-        wait = retry_delay_seconds(self._fetches_failed, around.rng)
-        self._fetches_failed += 1
-        self._fetch_at = around.agenda.now + wait
-        device.later(wait + 0.001, device.look)
-
-    def _drop_pointless(self, step: Step) -> None:
-        """A download that nobody wants any more."""
-        if self.fetching and not (
-            isinstance(step, Stage) and step.candidate.digest == self.fetching
-        ):
-            self._drop_download()
-
-    def on_link(self) -> None:
-        if self.waits_for_link:
-            self.waits_for_link = False
-            self.look()
-
-    def on_link_down(self) -> None:
-        if self.fetching:
-            self._drop_download()
-            self.waits_for_link = True
-
-    def _drop_download(self) -> None:
-        self._note_part()
-        self.fetching = ""
-        self._doing += 1
-
-    def _note_part(self) -> None:
-        if getattr(self, "fetching", ""):
-            disk, began = self._device.disk, self._fetch_began
-            done = self._device.around.agenda.now - began
-            disk.parts[self.fetching] = disk.parts.get(self.fetching, 0.0) + done

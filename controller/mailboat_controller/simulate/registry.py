@@ -93,6 +93,19 @@ class Registry:
                 found = by_device | found
         return found
 
+    def outcomes_of(self, digest: str, *, since_epoch: int) -> dict[str, FoldedOutcome]:
+        """Of this retry epoch; and earlier good ones, as nobody tries again what he runs."""
+        found: dict[str, FoldedOutcome] = {}
+        for (of, epoch), by_device in self.outcomes.items():
+            if of != digest:
+                continue
+            if epoch >= since_epoch:
+                found |= by_device
+            else:
+                good = {name: one for name, one in by_device.items() if one.outcome is Outcome.OK}
+                found = good | found
+        return found
+
     def enrol(self, entry: Enrolled) -> None:
         self.devices[entry.device] = entry
 

@@ -12,6 +12,7 @@ from mailboat_schemas.documents.release import ReleaseDocument, document_digest
 
 MODEL = "model"
 NO_SITE = "-"  # as the controller calls it
+LATENCY_P95_MS = 5.0
 RUNTIME_VERSION = "1.20.0"
 PROVIDERS = frozenset({"CPUExecutionProvider"})
 
@@ -44,6 +45,7 @@ class SimulatedRelease:
     size_bytes: int
     broken: float = 0.0
     manners: Sequence[tuple[Fault, float]] = MANNERS
+    latency_p95_ms: float = LATENCY_P95_MS  # of single requests, in the trial on any device
     # A device is as bad for a release each time: what was found out about it once is kept.
     _found: dict[str, Fault] = field(default_factory=dict, repr=False, compare=False)
 
@@ -54,6 +56,11 @@ class SimulatedRelease:
     @cached_property
     def ref(self) -> ReleaseRef:
         return ReleaseRef(version=self.document.version, digest=self.digest)
+
+    @property
+    def throughput_per_second(self) -> float:
+        """Of single requests, one after the other."""
+        return 1000 / self.latency_p95_ms
 
     @cached_property
     def files(self) -> frozenset[str]:
@@ -90,6 +97,8 @@ def make_release(
     soak_seconds: float = 300.0,
     security_version: int = 0,
     fallback: str | None = None,
+    peak_memory_bytes: int = 1 << 20,
+    latency_p95_ms: float = LATENCY_P95_MS,
 ) -> SimulatedRelease:
     """One variant for all ``classes``, one model file."""
     content = hashlib.sha256(f"model:{version}".encode()).hexdigest()
@@ -109,7 +118,7 @@ def make_release(
                         {"path": "m.onnx", "role": "model", "sha256": content, "length": size_bytes}
                     ],
                     "runtime": {"version": ">=1.18"},
-                    "peak_memory": 1 << 20,
+                    "peak_memory": peak_memory_bytes,
                     "health": {"soak": {"seconds": soak_seconds}},
                 }
             ],
@@ -124,4 +133,5 @@ def make_release(
         size_bytes=size_bytes,
         broken=broken,
         manners=manners,
+        latency_p95_ms=latency_p95_ms,
     )

@@ -19,10 +19,10 @@ from mailboat_controller.simulate.signed_documents import (
     SignedDocuments,
     policy_for,
 )
+from mailboat_controller.simulate.staleness import StalenessLook
 from mailboat_schemas.errors import MailboatError
 from mailboat_schemas.overlays import NO_CONFIG, ConfigChoice, EffectiveConfig, Running, choose
-from mailboat_schemas.policy_rules import NO_BOUND, NO_RULES, PolicyRange, Rules, rules_for
-from mailboat_schemas.staleness import Approved, how_far_behind
+from mailboat_schemas.policy_rules import NO_RULES, PolicyRange, Rules, rules_for
 
 if TYPE_CHECKING:
     from mailboat_controller.simulate.device import SimulatedDevice
@@ -37,7 +37,7 @@ class RulesAndConfig:
 
     __slots__ = (
         "_choice_from", "_device", "_looked_at", "_rules_from", "_wanted", "_wanted_from",
-        "behind", "choice", "policy_ranges", "policy_version", "problem", "recorded", "rules",
+        "choice", "policy_ranges", "policy_version", "problem", "recorded", "rules", "staleness",
     )  # fmt: skip
 
     def __init__(self, device: "SimulatedDevice") -> None:
@@ -50,12 +50,13 @@ class RulesAndConfig:
         self._rules_from: tuple[object, ...] = ()
         self._wanted: EffectiveConfig = NO_CONFIG.in_force
         self._wanted_from: tuple[object, ...] = ()
+        self.staleness = StalenessLook(device)
         self.forget()
 
     def forget(self) -> None:
         """What a process does not outlive; it comes to the same again."""
         self._looked_at: tuple[object, ...] = ()
-        self.behind: tuple[str, ...] = ()  # the bounds of staleness that are broken
+        self.staleness.forget()
         self.choice: ConfigChoice = NO_CONFIG
         self._choice_from: tuple[object, ...] = ()
         if self.recorded.current.layers:
@@ -68,14 +69,17 @@ class RulesAndConfig:
         if signed is NO_DOCUMENTS and not self._rules_from:
             return
         seen = (device.roles, device.manifest, device.record)
-        if self._looked_at and all(map(is_, seen, self._looked_at)):
-            return
+        if not self._looked_at or not all(map(is_, seen, self._looked_at)):
+            self._read(signed)
+            self._looked_at = seen
+        self.staleness.look(self.rules.staleness)
+
+    def _read(self, signed: SignedDocuments) -> None:
+        device = self._device
         brought = NOTHING_BROUGHT if device.manifest is None else device.manifest.brought
         self._read_rules(signed, brought)
         self._read_config(signed, brought)
         self._take_config()
-        self._measure_staleness()
-        self._looked_at = seen
 
     def _read_rules(self, signed: SignedDocuments, brought: Brought) -> None:
         if self._rules_from and all(map(is_, (signed, brought), self._rules_from)):
@@ -124,27 +128,6 @@ class RulesAndConfig:
             self.recorded = recorded.followed_by(choice.in_force)
             device.moment()
         self.choice, self._choice_from = choice, made_of
-
-    def _measure_staleness(self) -> None:
-        """As `device_rules.behind`: by the releases that this device knows to be approved."""
-        device, serving = self._device, self._device.state.serving
-        if serving is None or self.rules.staleness == NO_BOUND:
-            self.behind = ()
-            return
-        approved = (
-            Approved(version=each.standing.version, security_version=0, at=0, plan=plan)
-            for each in device.roles.known.values()
-            if (plan := each.standing.plan) is not None and each.standing.approved_digest
-        )
-        found = how_far_behind(
-            MODEL,
-            serving.version,
-            approved,
-            self.rules.staleness,
-            hardware_class=device.hardware_class,
-            now=device.now,
-        )
-        self.behind = found.broken
 
     def _running(self) -> Sequence[Running]:
         serving = self._device.state.serving

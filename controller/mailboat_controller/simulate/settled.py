@@ -37,9 +37,10 @@ class Settled:
             device.facts(),
             device.disk.set_aside,
             work.serving,
-            work.cannot_fetch,
+            work.download.came_to_nothing,
             work.attempt_running,
             work.trial_passed,
+            device.rules.staleness.stopped,
         )
         return same(self._made_of, self._kept_from)
 

@@ -12,6 +12,7 @@ from mailboat_controller.simulate.signed_documents import (
     Brought,
     SignedDocuments,
 )
+from mailboat_schemas.class_budgets import NO_BUDGETS, ClassBudgets
 from mailboat_schemas.desired import Assignment
 from mailboat_schemas.plan import Plan
 from mailboat_schemas.trust import Standing
@@ -46,6 +47,7 @@ class Manifest:
     assignment: Assignment | None
     expires: float
     brought: Brought = NOTHING_BROUGHT
+    budgets: ClassBudgets = NO_BUDGETS
 
 
 def known_as(release: SimulatedRelease, plan: Plan | None) -> Known:
