@@ -22,6 +22,7 @@ from mailboat_agent.degraded.settings import (
     RemoteEndpoint,
 )
 from mailboat_agent.drift.schedule import CHECK_BYTES_PER_SECOND, CHECK_SECONDS
+from mailboat_agent.update.keeping import PREDECESSORS_MAX
 from mailboat_schemas.documents.document import SizeBytes
 from mailboat_schemas.documents.failure_mode import FailureMode
 from mailboat_schemas.errors import ConfigurationInvalid
@@ -138,6 +139,12 @@ class AgentConfig(BaseModel):
     )
     renewal_key: Literal["new", "same"] = Field(
         default="new", description="whether a renewed certificate gets a new key"
+    )
+    keep_predecessors: int = Field(
+        default=PREDECESSORS_MAX,
+        ge=1,
+        le=PREDECESSORS_MAX,
+        description="releases that ran before, kept to go back to; the second while there is room",
     )
     trial_tries: int = Field(default=3, ge=1, le=10)
     log_format: Literal["auto", "json", "text"] = "auto"

@@ -5,7 +5,7 @@ has accepted. The same rule, view and decision as the agent's.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from mailboat_agent.device_orders import kept_order
 from mailboat_agent.device_rules import policy_of
 from mailboat_agent.facts import UNKNOWN_RUNTIME, Device, Look
 from mailboat_agent.identity.device_key import load_identity
+from mailboat_agent.kept_releases import what_is_kept
 from mailboat_agent.kept_site_order import standing_offline
 from mailboat_agent.model_view import ModelView
 from mailboat_agent.overlays.in_force import ConfigInForce, running
@@ -80,6 +81,7 @@ def explain(config: AgentConfig, now: datetime, model: str = "") -> dict[str, An
         device.policy_version, device.policy_ranges = policy.version, policy.ranges
         overlays = ConfigInForce(config.data_dir, device, held.manifest)
         overlays.peek(running(serving, held.manifest))
+        _count_what_gives_way(device, held, store, state, models)
         look = _look(held, state, now)
         issued = None if desired is None else datetime.fromtimestamp(desired.issued, UTC)
         expires = held.manifest.expires
@@ -98,6 +100,20 @@ def explain(config: AgentConfig, now: datetime, model: str = "") -> dict[str, An
                 if model in ("", each)
             ],
         }
+
+
+def _count_what_gives_way(
+    device: Device, held: Held, store: ReleaseStore, state: DeviceState, models: Iterable[str]
+) -> None:
+    """As free room, like the agent does."""
+    if held.manifest.view is None:
+        return
+    views = [
+        ModelView(each, device=device, ledger=_Recorded(state), manifest=held.manifest, store=store)
+        for each in sorted(models)
+    ]
+    kept = what_is_kept(held.manifest, store, views).gives_way
+    store.gives_way.of = lambda: kept
 
 
 def _site_order(device: Device) -> dict[str, Any] | None:
@@ -212,7 +228,7 @@ def _runtime(config: AgentConfig) -> RuntimeFacts:
 def _copy_documents(store: ReleaseStore, held: Held, state: DeviceState) -> None:
     """Of what this device runs and ran; the manifest brings the others."""
     for model in state.models.values():
-        for release in (model.active, model.previous, model.spare):
+        for release in (model.active, *model.predecessors):
             if release is not None:
                 with suppress(OSError, ValueError):
                     target = held.store.path(release.digest)

@@ -8,6 +8,7 @@ from importlib import metadata
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.config import AgentConfig
 from mailboat_agent.serving.process import RuntimeFacts
+from mailboat_agent.update.keeping import PREDECESSORS_MAX
 from mailboat_agent.update.state import Installed, ModelState
 from mailboat_schemas.class_budgets import NO_BUDGETS, ClassBudgets, tighter
 from mailboat_schemas.device_orders import DeviceDesired
@@ -48,6 +49,7 @@ class Device:
     agent_version: str
     failure_mode: FailureMode | None = None  # stricter than the class's, if it must be
     order: DeviceDesired | None = None  # what people asked of this device alone
+    keep_predecessors: int = PREDECESSORS_MAX  # that ran here before what serves
     site_order: ReportedSiteOrder | None = None  # what stands that its site has ordered
     config: ConfigChoice = NO_CONFIG  # what is in force of that which people signed
     class_budgets: ClassBudgets = NO_BUDGETS  # of its manifest; its own may be tighter
@@ -71,6 +73,7 @@ class Device:
             arch=platform.machine(),
             agent_version=agent_version(),
             failure_mode=config.failure_mode,
+            keep_predecessors=config.keep_predecessors,
         )
 
     @property
@@ -123,11 +126,12 @@ class Device:
         """What the disk has left for releases, or the budget if that is less.
 
         What is staged counts as free, because it is a part of what it was asked for: otherwise a
-        download would take away the room that it needs.
+        download would take away the room that it needs. So does what gives way to it.
         """
-        free = store.free_bytes() + store.staged_bytes_of_all()
-        budget = self.disk_bound_bytes
-        return free if budget is None else min(free, max(0, budget - store.stored_bytes()))
+        gives_way = store.gives_way.size_bytes()
+        free = store.free_bytes() + store.staged_bytes_of_all() + gives_way
+        budget, stored = self.disk_bound_bytes, store.stored_bytes() - gives_way
+        return free if budget is None else min(free, max(0, budget - stored))
 
     def for_decision(
         self, state: ModelState, model: str, store: ReleaseStore, look: Look

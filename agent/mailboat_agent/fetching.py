@@ -96,7 +96,7 @@ class Fetching:
         self.deltas = DeltaRoom(
             store=store,
             source=source,
-            room_bytes=lambda: DiskRoom.of(store, disk_bound_bytes()).left,
+            room_bytes=lambda: DiskRoom.of(store, disk_bound_bytes()).left_beside,
             memory_budget_bytes=memory_budget_bytes,
         )
 
@@ -116,7 +116,8 @@ class Fetching:
         progress.staged_bytes = sum(n for digest, n in files.items() if self._store.has(digest))
         lacking = {digest: n for digest, n in files.items() if not self._store.has(digest)}
         plain = {file.sha256 for file in variant.files if file.sealed is None}
-        await in_background(partial(self._require_room, lacking), name="preflight")
+        patches = [d.patch_length for d in terms.offered.deltas if d.target in lacking]
+        self._require_room(lacking, max(patches, default=0))
         self._under_way.append(progress)
         try:
             progress.later_bytes = sum(lacking.values())
@@ -137,13 +138,20 @@ class Fetching:
         async with self._turns.setdefault(digest, asyncio.Lock()):
             yield
 
-    def _require_room(self, lacking: dict[str, int]) -> None:
-        """
+    def _require_room(self, lacking: dict[str, int], patch_bytes: int) -> None:
+        """By the thread that decides: what gives way is nothing that it goes back to meanwhile.
+
         Raises:
             DiskFull
         """
         coming = sum(max(0, each.total_bytes - each.staged_bytes) for each in self._under_way)
-        require_room(self._store, self._disk_bound_bytes(), lacking, coming_bytes=coming)
+        require_room(
+            self._store,
+            self._disk_bound_bytes(),
+            lacking,
+            coming_bytes=coming,
+            patch_bytes=patch_bytes,
+        )
 
     async def _fetch(
         self, digest: str, length: int, progress: Progress, terms: Terms, offered: Offered

@@ -3,10 +3,6 @@
 import argparse
 import json
 
-from mailboat_schemas.errors import NotFound
-
-_PAGE = "docs/errors.md"
-
 
 def add_parser(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
@@ -23,24 +19,7 @@ def explain_code(code: str, *, as_json: bool) -> str:
     Raises:
         NotFound: no such code, or the page is not installed.
     """
-    from mailboat_schemas.error_page import explained, in_words, near, page_path
+    from mailboat_schemas.error_page import in_words, look_up, rows
 
-    try:
-        page = page_path().read_text(encoding="utf-8")
-    except OSError as error:
-        raise NotFound(
-            f"The page of error codes is not installed here: {error.strerror}.",
-            next_step=f"read {_PAGE} of the repository.",
-        ) from error
-    found = explained(code, page)
-    if not found:
-        meant = ", ".join(near(code, page))
-        raise NotFound(
-            f"There is no error code or word {code!r}."
-            + (f" Did you mean {meant}?" if meant else ""),
-            next_step=f"`mailboat-agent --help` lists the commands, {_PAGE} the codes.",
-        )
-    if as_json:
-        rows = [{name: getattr(each, name) for name in type(each).__slots__} for each in found]
-        return json.dumps(rows)
-    return in_words(found)
+    found = look_up(code, program="mailboat-agent")
+    return json.dumps(rows(found)) if as_json else in_words(found)

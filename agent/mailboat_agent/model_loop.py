@@ -105,6 +105,12 @@ class ModelLoop:
         return self._errands.running
 
     @property
+    def is_moving(self) -> bool:
+        """Whether it is on its way to a release that ran here before, whichever it is."""
+        moves_now = self.work is not None and self.work.kind in (Kind.GO_BACK, Kind.SERVE)
+        return self._way_back.owes or moves_now
+
+    @property
     def waits_for_budget(self) -> bool:
         """Whether a whole file waits for the budget of a metered link."""
         return self._staging.waits_for_budget and isinstance(self.step, Stage)

@@ -10,6 +10,7 @@ from mailboat_agent.device_rules import device_rules, policy_of
 from mailboat_agent.drift.file_check import StoredFile
 from mailboat_agent.facts import Device, Look
 from mailboat_agent.trust.manifest import Manifest
+from mailboat_agent.update.keeping import gives_way
 from mailboat_agent.update.site_rollback import site_pins
 from mailboat_agent.update.situation import Known, Situation
 from mailboat_agent.update.state import Installed, ModelState
@@ -19,6 +20,7 @@ from mailboat_schemas.documents.failure_mode import FailureMode, strictest
 from mailboat_schemas.documents.release import ReleaseDocument, Variant
 from mailboat_schemas.eligibility import pins_that_stand
 from mailboat_schemas.policy_rules import Rules
+from mailboat_schemas.reports import ModelPhase
 
 
 class Records(Protocol):
@@ -114,7 +116,14 @@ class ModelView:
 
     def named_releases(self) -> list[Installed]:
         """Every release that the record or the assignment names."""
-        found = [self.state.active, self.state.previous, self.state.spare]
+        return [*self._needed_releases(), *gives_way(self.state)]
+
+    def _needed_releases(self) -> list[Installed]:
+        """Without those that are kept only while there is room."""
+        may_go = gives_way(self.state)
+        found: list[Installed | None] = [self.state.active]
+        found += [each for each in self.state.predecessors if each not in may_go]
+        ran = len(found)
         assignment = self._manifest.assignment(self.model)
         if assignment is not None:
             offered = None if assignment.offer is None else assignment.offer.release
@@ -124,7 +133,7 @@ class ModelView:
             ]
         found += [Installed(version=pin.version, digest=pin.digest) for pin in self._pins()]
         # What was declared is of use to whoever runs the release, or may come to.
-        for release in (self.state.active, self.state.previous, *found[3:]):
+        for release in (self.state.active, self.state.previous, *found[ran:]):
             fallback = release and self._manifest.fallback_of(self.model, release.digest)
             if fallback:
                 found.append(Installed(version=fallback.version, digest=fallback.digest))
@@ -178,21 +187,40 @@ class ModelView:
         wanted = (assignment.current, offered)
         return digest in {release.digest for release in wanted if release is not None}
 
-    def keep_digests(self) -> set[str]:
-        """What this model still needs in the store: documents, files, content keys."""
+    def needed_digests(self) -> set[str]:
+        """What this model needs in the store, whatever else wants the room: documents, files,
+        content keys."""
         # What the release that was left last allows, forbids and falls back to is asked afterwards.
         keep = {self.state.outcome_digest} - {""}
-        for release in self.named_releases():
-            variant = self.variant(self._manifest.document(release.digest))
-            keep.add(release.digest)
-            if variant is not None:
-                keep |= variant.needed
-        return keep
+        for release in self._needed_releases():
+            keep |= self._needed_by(release)
+        return keep | {release.digest for release in self.named_releases()}
+
+    def kept_releases(self) -> dict[Installed, frozenset[str]]:
+        """What is kept besides, while there is room, with its files, the oldest first: to go back
+        to. What is not approved any more or lacks a file is no such place."""
+        if self.state.phase is ModelPhase.COMMITTED and self._device.keep_predecessors < 2:
+            return {}
+        may_go = gives_way(self.state)
+        if not may_go:
+            return {}
+        held = self._store.digests() | self._store.content_keys.ids()
+        found: dict[Installed, frozenset[str]] = {}
+        for release in reversed(may_go):
+            approved = self._manifest.may_serve(self.model, release.version, release.digest)
+            files = self._needed_by(release)
+            if approved and files and files <= held:
+                found[release] = files
+        return found
+
+    def _needed_by(self, release: Installed) -> frozenset[str]:
+        variant = self.variant(self._manifest.document(release.digest))
+        return frozenset() if variant is None else variant.needed
 
     def stored_files(self) -> list[StoredFile]:
         """What belongs in the store for the releases that this device runs, ran, or may come to."""
         found = []
-        for release in self.named_releases():
+        for release in (*self._needed_releases(), *self.kept_releases()):
             document = self._manifest.document(release.digest)
             variant = self.variant(document)
             if document is None or variant is None:

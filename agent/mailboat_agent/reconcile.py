@@ -11,7 +11,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from operator import is_
 
+from mailboat_agent.artifacts.disk_room import keep_within
+from mailboat_agent.artifacts.giving_way import KeptRelease
 from mailboat_agent.artifacts.release_store import ReleaseStore
 from mailboat_agent.atomic_file import DiskFailing
 from mailboat_agent.clock_watch import ClockWatch
@@ -21,11 +24,12 @@ from mailboat_agent.drift.watch import DriftWatch
 from mailboat_agent.drill.watch import DrillWatch
 from mailboat_agent.facts import Device, Look
 from mailboat_agent.intake import Intake
+from mailboat_agent.kept_releases import Keeping, what_is_kept
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.model_loop import ModelLoop
 from mailboat_agent.overlays.in_force import ConfigInForce, running
 from mailboat_agent.staleness_watch import StalenessWatch
-from mailboat_agent.trust.manifest import Counter, Manifest, named_digests
+from mailboat_agent.trust.manifest import Counter, Manifest
 from mailboat_agent.update import moves
 from mailboat_agent.work import Workbench
 from mailboat_schemas.errors import DiskFull
@@ -66,6 +70,8 @@ class Reconciler:
         self._start_jitter_seconds = start_jitter_seconds
         self._wake = wake
         self._tidy = False  # whether garbage was collected since something last changed
+        self._kept: tuple[tuple[object, ...], tuple[KeptRelease, ...]] | None = None
+        store.gives_way.of, store.gives_way.may_go = self._gives_way, self._has_no_use_for_it
         self.loops: dict[str, ModelLoop] = {}
         self._clock = ClockWatch(ledger, manifest)
         self._intake = Intake(
@@ -152,6 +158,7 @@ class Reconciler:
             await loop.look(look)
         self.drills.step(self.loops, look)
         self.drift.step([loop.view for loop in self.loops.values()], look)
+        self._keep_within_the_budget()
         self._collect_garbage()
 
     def _look_at_config(self) -> None:
@@ -259,6 +266,33 @@ class Reconciler:
         self._tidy = False
         self._wake()
 
+    # --- the store -------------------------------------------------------------------------------
+
+    def _keeping(self) -> Keeping:
+        views = [loop.view for loop in self.loops.values()]
+        return what_is_kept(self._manifest, self._store, views)
+
+    def _gives_way(self) -> tuple[KeptRelease, ...]:
+        """Asked at each look, and for each model: worked out again when something has changed."""
+        if self._manifest.view is None:
+            return ()
+        seen = (self._ledger.state, self._manifest.desired, self._manifest.view, self._device.order)
+        if self._kept is None or not all(map(is_, seen, self._kept[0])):
+            self._kept = (seen, self._keeping().gives_way)
+        return self._kept[1]
+
+    def _has_no_use_for_it(self, model: str) -> bool:
+        """Whether this model may lose a place to go back to: it stays where it is."""
+        loop = self.loops[model]
+        serving = loop.state.serving
+        return not loop.is_moving and (
+            serving is not None and self._manifest.may_serve(model, serving.version, serving.digest)
+        )
+
+    def _keep_within_the_budget(self) -> None:
+        if keep_within(self._store, self._device.disk_bound_bytes):
+            self._tidy = False
+
     def _collect_garbage(self) -> None:
         """Last of all, and only when nothing is under way."""
         under_way = any(
@@ -266,12 +300,7 @@ class Reconciler:
         )
         if self._tidy or self.busy or under_way or self._manifest.view is None:
             return
-        desired = self._manifest.desired
-        keep = named_digests(desired.assignments) if desired is not None else set()
-        deltas = self._manifest.offered_deltas().deltas
-        keep |= {delta.patch for delta in deltas if not self._store.has(delta.target)}
-        for loop in self.loops.values():
-            keep |= loop.view.keep_digests()
+        keep = self._keeping().all
         freed_bytes = self._store.collect_garbage(keep)
         freed_bytes += self._bench.imports.collect_garbage(keep)
         if freed_bytes:

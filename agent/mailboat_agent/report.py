@@ -171,6 +171,8 @@ class Reporter:
             stopped_digest=None if stopped is None else stopped.digest,
             previous_version=None if state.previous is None else state.previous.version,
             previous_digest=None if state.previous is None else state.previous.digest,
+            spare_version=None if state.spare is None else state.spare.version,
+            spare_digest=None if state.spare is None else state.spare.digest,
             whole=loop.view.whole_releases()[:WHOLE_MAX],
             staged_bytes=in_steps(loop.progress.staged_bytes, total_bytes),
             total_bytes=total_bytes,

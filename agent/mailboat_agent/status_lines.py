@@ -8,6 +8,8 @@ from mailboat_agent.overlays.command import describe_config
 from mailboat_agent.telemetry.figures import describe_telemetry
 from mailboat_agent.transfer_lines import describe_transfers
 
+_BEFORE = ("previous", "spare")
+
 
 def describe(status: dict[str, Any]) -> list[str]:
     """A status for people, line by line."""
@@ -38,7 +40,18 @@ def describe(status: dict[str, Any]) -> list[str]:
             lines.append(f"          on its way: {model['target_version']}")
         if model["because"]:
             lines.append(f"          {model['because']}")
+        lines += _ways_back(model)
     return lines
+
+
+def _ways_back(model: dict[str, Any]) -> list[str]:
+    """The releases that ran here before, by whether they are still there to go back to."""
+    ran = [(model.get(f"{which}_version"), model.get(f"{which}_digest")) for which in _BEFORE]
+    whole = model.get("whole") or ()
+    kept = ", ".join(version for version, digest in ran if version and digest in whole)
+    gone = ", ".join(version for version, digest in ran if version and digest not in whole)
+    lines = [f"          kept to go back to: {kept}"] if kept else []
+    return [*lines, f"          ran before, not kept: {gone}"] if gone else lines
 
 
 def describe_drift(drift: dict[str, Any]) -> list[str]:

@@ -8,6 +8,8 @@ def describe_transfers(status: dict[str, Any]) -> list[str]:
     disk, metered = status["disk"], status["metered"]
     of = f"of {mib(disk['budget'])}" if disk["budget"] is not None else "without a budget"
     lines = [f"disk      {mib(disk['used'])} {of} used by releases, {mib(disk['free'])} free"]
+    if disk.get("gives_way"):
+        lines.append(f"          {mib(disk['gives_way'])} more of releases that go if need be")
     if metered is not None:
         per_day = metered["per_day"]
         used = f", {mib(metered['used'])} of {mib(per_day)} a day used" if per_day else ""

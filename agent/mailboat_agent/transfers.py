@@ -46,6 +46,7 @@ def disk_figures(room: DiskRoom) -> dict[str, Any]:
         "budget": room.budget,
         "free": room.free - room.free % STEP_BYTES,
         "nearly_full": room.is_nearly_full,
+        "gives_way": room.gives_way,
     }
 
 

@@ -138,9 +138,9 @@ def _of_what_serves(life: Life) -> Iterator[str]:
 
 
 def _servable(life: Life) -> list[str]:
-    """What the record names as active, previous or spare, is approved, and is whole."""
+    """What the record names as active or as one that ran before, is approved, and is whole."""
     state = life.model
-    named = [state.previous, state.spare]
+    named = [*state.predecessors]
     # A candidate has to pass its trial first, and no start alone can let it.
     named += [] if state.phase == "trial" else [state.active]
     return [

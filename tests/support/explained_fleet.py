@@ -244,7 +244,7 @@ class ExplainedFleet:
     def _disk(self, name: str, state: ModelState) -> tuple[ReleaseStore, Manifest]:
         """What the device keeps: what it ran, and the newest manifest."""
         store = ReleaseStore(self.directory / name)
-        for release in (state.active, state.previous):
+        for release in (state.active, *state.predecessors):
             if release is not None:
                 store.put(self.core.trust.documents[release.digest])
         if state.active or self.rng.random() < 0.5:
@@ -348,15 +348,15 @@ class ExplainedFleet:
                 found = found.with_failed(self.digests[version], 0)
         if rng.random() < 0.25:
             return found
-        names = rng.sample(VERSIONS, 2)
-        active, previous = (Installed(version=v, digest=self.digests[v]) for v in names)
+        names = rng.sample(VERSIONS, 3)
+        active, *before = (Installed(version=v, digest=self.digests[v]) for v in names)
+        found = found.before(*before[: rng.choice((0, 1, 2, 2))])
         return replace(
             found,
             switched_at=rng.choice((0, 0, 1, int(self.now.timestamp()) - 2 * 86_400)),
             phase=ModelPhase.COMMITTED,
             stale_since=rng.choice((0, int(self.now.timestamp()) - 2 * 86_400)),
             active=active,
-            previous=previous if rng.random() < 0.5 else None,
             install=1,
         )
 
@@ -369,6 +369,7 @@ class ExplainedFleet:
         notes += [] if look.clock_trusted else ["clock_untrusted"]
         notes += [] if look.trust_fresh else ["trust_stale"]
         active, previous, stopped = state.active, state.previous, device.stopped.get(MODEL)
+        spare = state.spare
         serving = None if stopped else active
         report = ReportedState(
             fleet=FLEET,
@@ -391,6 +392,8 @@ class ExplainedFleet:
                     switched_at=state.switched_at,
                     previous_version=None if previous is None else previous.version,
                     previous_digest=None if previous is None else previous.digest,
+                    spare_version=None if spare is None else spare.version,
+                    spare_digest=None if spare is None else spare.digest,
                     whole=view.whole_releases(),
                 ),
             ),

@@ -18,6 +18,7 @@ from pathlib import Path
 from mailboat_agent import ballast
 from mailboat_agent.artifacts.directory_files import entries, sizes, unlink_others
 from mailboat_agent.artifacts.file_copy import copy_durably
+from mailboat_agent.artifacts.giving_way import GivingWay
 from mailboat_agent.artifacts.part_file import Hashed
 from mailboat_agent.artifacts.set_aside import SetAside
 from mailboat_agent.artifacts.wrapped_keys import WrappedKeys
@@ -57,6 +58,7 @@ class ReleaseStore:
         self._store = data_dir / "store"
         self._staging = data_dir / "staging"
         self.set_aside = SetAside(data_dir / "damaged")
+        self.gives_way = GivingWay(self._store)
         self.content_keys = WrappedKeys(data_dir)  # of what is encrypted in the store
         for directory in (self._store, self._staging, self.set_aside.directory):
             # A full disk may refuse a directory that only a first install needs: admit() says so.

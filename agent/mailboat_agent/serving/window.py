@@ -126,7 +126,10 @@ class ServingCounters:
             self.errors_in_a_row = 0
             self.last_ok_at = self._clock()
             self._total.add(latency_ms)
-            self._windows.setdefault(workload, LatencyWindow()).add(latency_ms)
+            window = self._windows.get(workload)
+            if window is None:  # a sketch is not made for every request to be thrown away
+                window = self._windows[workload] = LatencyWindow()
+            window.add(latency_ms)
 
     def count_error(self, workload: Workload | None = None) -> None:
         with self._lock:

@@ -309,7 +309,7 @@ def _destination(situation: Situation, to: Installed | None) -> str:
     mode = failure_mode(situation)
     if to is None:
         return f"nothing else on this device is approved and whole ({mode})"
-    before = {each.digest for each in (situation.state.previous, situation.state.spare) if each}
+    before = {each.digest for each in situation.state.predecessors}
     return f"back to {to.version}" if to.digest in before else f"to its fallback {to.version}"
 
 

@@ -21,16 +21,15 @@ def started_trial(
 ) -> ModelState:
     """The switch: the record names the candidate, what serves becomes its predecessor.
 
-    ``install`` is a number that no install on this device has had.
+    ``install`` is a number that no install on this device has had. One predecessor more than is
+    kept for good: a trial that fails shall not cost the oldest.
     """
     install_of = Installed(version=candidate.version, digest=candidate.digest)
-    return replace(
+    moved = replace(
         state,
         phase=advance(advance(state.phase, Trigger.STAGE), Trigger.SWITCH),
         active=install_of,
         install_of=install_of,
-        previous=state.active,
-        spare=state.previous,
         tries=tries,
         stops=0,
         install=install,
@@ -41,6 +40,9 @@ def started_trial(
         outcome_code="",
         outcome_because="",
     )
+    # What ran before and comes again is no place to go back to from itself.
+    before = (state.active, *state.predecessors)
+    return moved.before(*(each for each in before if each and each.digest != install_of.digest))
 
 
 def spent_try(state: ModelState) -> ModelState:
@@ -72,7 +74,7 @@ def committed(
     moved = replace(
         state,
         phase=advance(state.phase, Trigger.PASSED),
-        spare=None,
+        oldest=None,
         tries=0,
         switched_at=max(0, int(at.timestamp())),
         security_version=max(state.security_version, security_version),
@@ -86,14 +88,20 @@ def went_back(state: ModelState, step: GoBack) -> ModelState:
         state,
         phase=advance(state.phase, Trigger.FALL_BACK if step.to else Trigger.EMPTY),
         active=step.to,
-        # A release that was left behind is no place to go back to; the one before it may be.
-        previous=state.spare if step.to is not None and step.to == state.previous else None,
-        spare=None,
         tries=0,
-    )
+    ).before(*_older_than(step.to, state.predecessors))
     if step.kind in VERDICTS and state.active is not None:
         moved = moved.with_failed(state.active.digest, state.retry_epoch)
     return _with_outcome(moved, state, step.kind, step.code, step.because)
+
+
+def _older_than(
+    release: Installed | None, predecessors: tuple[Installed, ...]
+) -> tuple[Installed, ...]:
+    """What was left behind is no place to go back to; what is older than ``release`` may be."""
+    if release not in predecessors:
+        return ()
+    return predecessors[predecessors.index(release) + 1 :]
 
 
 def superseded_in_soak(state: ModelState, because: str) -> ModelState:

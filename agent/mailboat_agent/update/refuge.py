@@ -35,11 +35,9 @@ def should_serve(situation: Situation) -> Serving:
 
 
 def fall_back_to(situation: Situation) -> Installed | None:
-    """The release before this one, or during an install the one before that: the newest of them
-    that may serve and is at hand."""
-    state = situation.state
-    for release in (state.previous, state.spare):
-        if release is not None and may_serve(situation, release) and at_hand(situation, release):
+    """The newest of what ran here before that may serve and is at hand."""
+    for release in situation.state.predecessors:
+        if may_serve(situation, release) and at_hand(situation, release):
             return release
     return None
 

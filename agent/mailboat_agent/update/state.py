@@ -32,7 +32,8 @@ class ModelState:
     phase: ModelPhase = ModelPhase.ABSENT
     active: Installed | None = None  # TRIAL: the candidate; SOAK, COMMITTED: what serves
     previous: Installed | None = None  # what served before; where a rollback goes
-    spare: Installed | None = None  # what was before `previous`, until the install has ended
+    spare: Installed | None = None  # what was before `previous`: the next place to go back to
+    oldest: Installed | None = None  # what was before `spare`, until the install has ended
     tries: int = 0  # attempts left of the trial or soak
     stops: int = 0  # attempts of this install that were given back as the agent was told to stop
     install: int = 0  # the number of the last install, never reused: part of event ids
@@ -61,6 +62,17 @@ class ModelState:
     def serving(self) -> Installed | None:
         """What this record says should serve."""
         return self.previous if self.phase is ModelPhase.TRIAL else self.active
+
+    @property
+    def predecessors(self) -> tuple[Installed, ...]:
+        """What ran here before, the newest first: where a rollback may go."""
+        before = (self.previous, self.spare, self.oldest)
+        return tuple(each for each in before if each is not None)
+
+    def before(self, *releases: Installed | None) -> "ModelState":
+        """The same with these for predecessors, the newest first; a gap is closed."""
+        previous, spare, oldest = ([each for each in releases if each] + [None] * 3)[:3]
+        return replace(self, previous=previous, spare=spare, oldest=oldest)
 
     def with_failed(self, digest: str, retry_epoch: int) -> "ModelState":
         """This release failed here, in this epoch: the newest of at most `FAILED_MAX`."""

@@ -8,6 +8,7 @@ from functools import partial
 from mailboat_controller.store.devices import DeviceRow
 from mailboat_controller.store.overrides import HOLD, OverrideRow
 from mailboat_schemas.class_budgets import NO_BUDGETS, ClassBudgets
+from mailboat_schemas.desired import ReleaseRef
 from mailboat_schemas.device_orders import Pin
 from mailboat_schemas.documents.release import ReleaseDocument
 from mailboat_schemas.eligibility import DeviceFacts, pins_that_stand
@@ -42,6 +43,7 @@ class KnownDevice:
         models = () if self.report is None else self.report.models
         return any(
             digest in (each.serving_digest, each.target_digest, each.previous_digest, *each.whole)
+            or digest == each.spare_digest
             for each in models
         )
 
@@ -156,15 +158,22 @@ def _site_pins(
     """
     models = {} if report is None else {each.model: each for each in report.models}
 
-    def way_back(model: str, version: str) -> str | None:
+    def may_serve(model: str, version: str, digest: str) -> bool:
+        standing = standing_of(model, version)
+        return standing is not None and standing.may_serve(digest)
+
+    def goes_to(model: str, version: str) -> str | None:
         told, standing = models.get(model), standing_of(model, version)
         if told is None or standing is None or told.serving_version is None:
             return None
         if not goes_back(version, told.serving_version):
             return None
         runs = version == told.serving_version
-        digest = told.serving_digest if runs else told.previous_digest
-        if digest is None or not (runs or (version == told.previous_version and not stays(model))):
+        before = None if runs or stays(model) else way_back(told, partial(may_serve, model))
+        digest = told.serving_digest
+        if not runs:
+            digest = None if before is None or before.version != version else before.digest
+        if digest is None:
             return None
         if not standing.may_serve(digest):
             return None
@@ -172,7 +181,26 @@ def _site_pins(
         fits = document is not None and document.security_version >= told.security_version
         return digest if runs or fits else None
 
-    return pins_of(None if report is None else report.site_order, way_back)
+    return pins_of(None if report is None else report.site_order, goes_to)
+
+
+def way_back(told: ReportedModel, may_serve: Callable[[str, str], bool]) -> ReleaseRef | None:
+    """Where a rollback of what serves would go: to the newest that ran before, may serve and is
+    whole; if it says of none that it is whole, to the newest that may serve.
+
+    ``may_serve`` is asked for a version and a digest.
+    """
+    before = (
+        (told.previous_version, told.previous_digest),
+        (told.spare_version, told.spare_digest),
+    )
+    found = [
+        ReleaseRef(version=version, digest=digest)
+        for version, digest in before
+        if version is not None and digest is not None and may_serve(version, digest)
+    ]
+    whole = [each for each in found if each.digest in told.whole]
+    return next(iter(whole or found), None)
 
 
 def _switched_at(report: ReportedState | None) -> dict[str, int]:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from mailboat_controller.explaining.checks import Explained, explain_release
 from mailboat_controller.explaining.device_config import DeviceConfigs
-from mailboat_controller.explaining.device_facts import KnownDevice, known_device
+from mailboat_controller.explaining.device_facts import KnownDevice, known_device, way_back
 from mailboat_controller.explaining.prediction import Named, Prediction, predict
 from mailboat_controller.explaining.staleness import stale_words
 from mailboat_controller.releases.fleet_documents import in_force_by_digest
@@ -252,8 +252,11 @@ def _installing(told: ReportedModel | None) -> ReleaseRef | None:
 
 def _previous(evidence: Evidence, known: KnownDevice, model: str) -> ReleaseRef | None:
     told = known.model(model)
-    before = None if told is None else _ref(told.previous_version, told.previous_digest)
-    return before if before is not None and _may_serve(evidence, model, before) else None
+
+    def may_serve(version: str, digest: str) -> bool:
+        return _may_serve(evidence, model, ReleaseRef(version=version, digest=digest))
+
+    return None if told is None else way_back(told, may_serve)
 
 
 def _may_serve(evidence: Evidence, model: str, ref: ReleaseRef) -> bool:

@@ -29,7 +29,12 @@ OLDEST, OLD, NEW = (Installed(version=f"{n}.0.0", digest=f"{n}" * 64) for n in (
 RUNS_OLD = ModelState(
     phase=ModelPhase.COMMITTED, active=OLD, previous=OLDEST, install=4, install_of=OLD
 )
+FIRST = Installed(version="0.1.0", digest="0" * 64)
 BACK = GoBack(to=OLD, kind=EventKind.ROLLED_BACK, code="error_rate", because="too many errors")
+
+
+def runs_old_for_long() -> ModelState:
+    return replace(RUNS_OLD, spare=FIRST)
 
 
 def candidate(release: Installed = NEW, retry_epoch: int = 2) -> Candidate:
@@ -64,25 +69,51 @@ def test_whoever_stops_the_agent_fails_no_release_but_not_for_ever() -> None:
     assert moves.told_to_stop(moves.spent_try(again)).tries == 3
 
 
-def test_the_switch_names_the_candidate_and_keeps_both_predecessors() -> None:
-    state = moves.started_trial(RUNS_OLD, candidate(), tries=3, install=5)
+def test_the_switch_names_the_candidate_and_keeps_all_predecessors() -> None:
+    state = moves.started_trial(runs_old_for_long(), candidate(), tries=3, install=5)
 
-    assert (state.phase, state.active, state.previous, state.spare) == (
-        ModelPhase.TRIAL,
-        NEW,
-        OLD,
-        OLDEST,
-    )
+    assert (state.phase, state.active) == (ModelPhase.TRIAL, NEW)
+    assert state.predecessors == (OLD, OLDEST, FIRST)
     assert (state.tries, state.install, state.retry_epoch) == (3, 5, 2)
     assert state.serving == OLD
 
 
-def test_after_a_failed_trial_there_is_still_something_to_go_back_to() -> None:
-    state = moves.started_trial(RUNS_OLD, candidate(), tries=3, install=5)
+def test_a_commit_keeps_the_release_before_and_the_one_before_that() -> None:
+    state = moves.started_trial(runs_old_for_long(), candidate(), tries=3, install=5)
 
-    state = moves.went_back(state, replace(BACK, kind=EventKind.TRIAL_FAILED))
+    state = moves.committed(moves.began_soak(state, tries=3), "clean", security_version=0, at=NOON)
 
-    assert (state.phase, state.active, state.previous) == (ModelPhase.COMMITTED, OLD, OLDEST)
+    assert (state.active, state.predecessors) == (NEW, (OLD, OLDEST))
+
+
+def test_a_failed_install_costs_no_predecessor() -> None:
+    before = runs_old_for_long()
+    trial = moves.started_trial(before, candidate(), tries=3, install=5)
+    for left in (trial, moves.began_soak(trial, tries=3)):
+        state = moves.went_back(left, replace(BACK, kind=EventKind.TRIAL_FAILED))
+
+        assert (state.phase, state.active) == (ModelPhase.COMMITTED, OLD)
+        assert state.predecessors == before.predecessors == (OLDEST, FIRST)
+
+
+def test_after_a_rollback_the_release_before_the_last_is_the_previous_one() -> None:
+    state = moves.went_back(runs_old_for_long(), replace(BACK, to=OLDEST))
+
+    assert (state.active, state.previous, state.spare) == (OLDEST, FIRST, None)
+
+
+def test_past_a_predecessor_that_cannot_serve_only_older_ones_are_left() -> None:
+    trial = moves.started_trial(runs_old_for_long(), candidate(), tries=3, install=5)
+
+    state = moves.went_back(trial, replace(BACK, to=OLDEST, kind=EventKind.TRIAL_FAILED))
+
+    assert (state.active, state.predecessors) == (OLDEST, (FIRST,))
+
+
+def test_what_ran_before_and_is_installed_again_is_not_its_own_way_back() -> None:
+    state = moves.started_trial(runs_old_for_long(), candidate(OLDEST), tries=3, install=5)
+
+    assert (state.active, state.predecessors) == (OLDEST, (OLD, FIRST))
 
 
 def test_a_rollback_remembers_the_release_as_failed_and_a_return_does_not() -> None:
