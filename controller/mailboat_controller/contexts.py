@@ -4,20 +4,28 @@ A context is a name for a connection file. No secret is in it: tokens and keys s
 their own beside the connection file, readable by their owner alone.
 """
 
+import fcntl
 import json
+import os
+import time
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mailboat_controller.connection_file import load_connection, refuse_changeable
 from mailboat_controller.durable_file import replace_durably
-from mailboat_schemas.errors import ConfigurationInvalid, NotFound
+from mailboat_schemas.errors import ConfigurationInvalid, Conflict, NotFound
 from mailboat_schemas.names import Label
 
 FILE_NAME = "config.toml"
 FILE_BYTES_MAX = 64 * 1024
+LOCK_NAME = "config.toml.lock"
+# A change takes milliseconds. Who waits for so long waits for one that was stopped (Ctrl-Z).
+LOCK_PAUSE_SECONDS = 0.05
+LOCK_ATTEMPTS_MAX = 200
 CONTEXTS_MAX = 200  # one person's controllers; a file of more is nobody's hand-made file
 
 
@@ -74,13 +82,69 @@ def load_contexts(directory: Path) -> Contexts:
         ) from error
 
 
-def save_contexts(directory: Path, contexts: Contexts) -> None:
-    """Put them in the place of what stands there, readable by their owner alone."""
+def change_contexts(directory: Path, change: Callable[[Contexts], Contexts]) -> Contexts:
+    """Put what ``change`` makes of them in the place of what stands there; what stands there then.
+
+    Of two at once each changes what the other has left.
+
+    Raises:
+        Conflict: another change does not come to its end. ConfigurationInvalid: what stands there
+            cannot be used, or nothing can be written beside it. And whatever ``change`` raises.
+    """
+    with _alone(directory):
+        changed = change(load_contexts(directory))
+        _save(directory, changed)
+    return changed
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """While nobody else changes them. The lock is a file of its own: theirs is replaced."""
+    path = directory / LOCK_NAME
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise _not_written(directory, error) from error
+    try:
+        _take(lock, path)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int, path: Path) -> None:
+    for attempt in range(LOCK_ATTEMPTS_MAX):
+        if attempt:
+            time.sleep(LOCK_PAUSE_SECONDS)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        except OSError as error:  # a file system without locks
+            raise _not_written(path.parent, error) from error
+        return
+    raise Conflict(
+        f"Another `mailboat context` is changing the contexts, and holds {path}.",
+        next_step="let it come to its end, or stop it (`fuser` on that file says which it is); "
+        "then try again.",
+    )
+
+
+def _not_written(directory: Path, error: OSError) -> ConfigurationInvalid:
+    return ConfigurationInvalid(
+        f"The contexts in {directory} cannot be changed: {error.strerror}.",
+        next_step="make that directory yours to write to, or name another above it in "
+        "XDG_CONFIG_HOME.",
+    )
+
+
+def _save(directory: Path, contexts: Contexts) -> None:
+    """Readable by their owner alone."""
     lines = [] if contexts.current is None else [f"current = {json.dumps(contexts.current)}", ""]
     lines.append("[contexts]")
     # A JSON string is a TOML basic string.
     lines += [f"{name} = {json.dumps(path)}" for name, path in sorted(contexts.contexts.items())]
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     replace_durably(directory / FILE_NAME, ("\n".join(lines) + "\n").encode())
 
 
@@ -99,6 +163,15 @@ def with_context(contexts: Contexts, name: str, connection: Path) -> Contexts:
             next_step="remove those that nobody uses: `mailboat context remove NAME`.",
         )
     return Contexts(current=contexts.current or name, contexts=held)
+
+
+def with_current(contexts: Contexts, name: str) -> Contexts:
+    """
+    Raises:
+        NotFound: no such context.
+    """
+    contexts.path(name)
+    return contexts.model_copy(update={"current": name})
 
 
 def without_context(contexts: Contexts, name: str) -> Contexts:

@@ -3,9 +3,12 @@
 import difflib
 import re
 import textwrap
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mailboat_schemas.errors import NotFound
+
+DOCUMENT = "docs/errors.md"
 WIDTH_CHARS = 88
 _ROW = re.compile(r"^\| `(?P<code>[^`]+)` \| (?P<cells>.*) \|$")
 _CELL_BORDER = " | "
@@ -55,6 +58,37 @@ def near(code: str, page: str) -> list[str]:
     wanted = [code.lower(), f"e-{code.lower()}"]
     close = [name for word in wanted for name in difflib.get_close_matches(word, known, n=3)]
     return [known[name] for name in dict.fromkeys(close)]
+
+
+def look_up(code: str, *, program: str, kinds: str = "error code or word") -> tuple[Entry, ...]:
+    """What the installed page says of a code; at least one row.
+
+    Args:
+        program: whose help is asked; kinds: what its help explains.
+
+    Raises:
+        NotFound: no such code, or the page is not installed.
+    """
+    try:
+        page = page_path().read_text(encoding="utf-8")
+    except OSError as error:
+        raise NotFound(
+            f"The page of error codes is not installed here: {error.strerror}.",
+            next_step=f"read {DOCUMENT} of the repository.",
+        ) from error
+    found = explained(code, page)
+    if not found:
+        meant = ", ".join(near(code, page))
+        raise NotFound(
+            f"There is no {kinds} {code!r}." + (f" Did you mean {meant}?" if meant else ""),
+            next_step=f"`{program} --help` lists the commands, {DOCUMENT} the codes.",
+        )
+    return found
+
+
+def rows(found: tuple[Entry, ...]) -> list[dict[str, str]]:
+    """As a program reads it."""
+    return [asdict(each) for each in found]
 
 
 def in_words(found: tuple[Entry, ...]) -> str:

@@ -1,17 +1,21 @@
 """docs/machine.md: a boot is called good by what the machine does, not by the network."""
 
+import json
 import re
+import runpy
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent_process import AgentProcess, until
 from attack_siege import SERVED, Stronghold
+from mailboat_schemas.staleness import STOPPED_NOTE
 
 REPOSITORY = Path(__file__).parents[2]
 CHECK = REPOSITORY / "examples" / "boot_check.py"
@@ -71,6 +75,69 @@ def test_a_boot_is_good_without_a_network_and_bad_without_what_is_installed(
         code, said = checked(agent, 1)
     assert code == 1, said
     assert "does not serve" in said or "runtime" in said
+
+
+Missing = Callable[[Any, Any], str]
+
+
+@pytest.fixture
+def missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Missing:
+    """What the check still misses where `mailboat-agent status` and `doctor` say this."""
+    check = runpy.run_path(str(CHECK))
+    command = tmp_path / "mailboat-agent"
+    command.write_text(f'#!/bin/sh\ncat "{tmp_path}/$1"\n')
+    command.chmod(0o755)
+    monkeypatch.setitem(check["told"].__globals__, "AGENT", command)
+
+    def missing(status: Any, doctor: Any) -> str:
+        (tmp_path / "status").write_text(json.dumps(status))
+        (tmp_path / "doctor").write_text(json.dumps(doctor))
+        because: str = check["missing"]("agent.toml")
+        return because
+
+    return missing
+
+
+def standing(serving: str | None, phase: str = "committed", *notes: str) -> Any:
+    model = {"model": "vad", "phase": phase, "serving_version": serving}
+    return {"report": {"notes": list(notes), "models": [model]}}
+
+
+def findings(check: str, level: str) -> Any:
+    return {"findings": [{"check": check, "level": level, "what": "broken", "fix": ""}]}
+
+
+def test_what_is_installed_must_serve_unless_it_stands_still_on_purpose(missing: Missing) -> None:
+    assert missing(standing("1.0.0"), {"findings": []}) == ""
+    assert missing(standing(None), {"findings": []}) == "vad is installed and does not serve"
+    assert missing(standing(None, "soak"), {"findings": []}) != ""
+    assert missing(standing(None, "staging"), {"findings": []}) == ""
+    for note in ("nothing_to_serve:vad", f"{STOPPED_NOTE}vad"):
+        assert missing(standing(None, "committed", note), {"findings": []}) == ""
+    others = (f"{STOPPED_NOTE}other", "worker_restarting:vad")
+    assert missing(standing(None, "committed", *others), {"findings": []}) != ""
+
+
+def test_what_an_image_can_break_counts_and_what_a_network_can_break_does_not(
+    missing: Missing,
+) -> None:
+    assert missing(standing("1.0.0"), findings("runtime", "fail")) == "runtime: broken"
+    assert missing(standing("1.0.0"), findings("runtime", "warn")) == ""
+    for check in ("api", "broker", "certificate", "clock"):
+        assert missing(standing("1.0.0"), findings(check, "fail")) == ""
+
+
+def test_an_agent_that_says_nothing_that_can_be_read_is_none_that_runs(missing: Missing) -> None:
+    for answer in ([], {}, {"report": None}):
+        assert missing(answer, {}) == "no agent runs"
+
+
+def test_the_checks_that_count_are_ones_that_the_doctor_makes() -> None:
+    doctor = REPOSITORY / "agent" / "mailboat_agent" / "doctor"
+    sources = "".join(path.read_text() for path in doctor.glob("*.py"))
+
+    for check in runpy.run_path(str(CHECK))["OF_THE_MACHINE"]:
+        assert re.search(rf'\b(?:ok|fail)\(\s*"{check}"', sources), check
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")

@@ -1,14 +1,14 @@
 """One device's story, a page at a time."""
 
 from dataclasses import asdict
-from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Reader
+from mailboat_controller.api.timeline_entry import TimelineEntry
 from mailboat_controller.traces import device_timeline
 from mailboat_schemas.names import DeviceId
 
@@ -17,25 +17,12 @@ CURSOR_PATTERN = r"^[0-9]{1,19}-[0-9]{1,19}$"
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
 
 
-class DeviceTimelineEntry(BaseModel):
-    """``resumed`` is what serves after the device left a release; ``threshold`` what tripped."""
-
-    at: datetime
-    what: str
-    who: str
-    subject: str
-    because: str
-    threshold: str
-    resumed: dict[str, Any] | None
-    details: dict[str, Any]
-
-
 class DeviceTimelinePage(BaseModel):
     device: str
     hardware_class: str
     site: str
     serving: dict[str, str]  # model -> version
-    entries: list[DeviceTimelineEntry]  # oldest first
+    entries: list[TimelineEntry]  # oldest first
     earlier: str | None = Field(description="`before` of the page before this one; null: none")
 
 

@@ -16,6 +16,7 @@ from mailboat_controller.store.overrides import HOLD, PIN, OverrideRow
 from mailboat_schemas.device_orders import OVERRIDE_REASON_CHARS_MAX
 from mailboat_schemas.names import DeviceId, Label, ModelName, Version
 
+HOURS_DEFAULT = 72  # over a weekend
 HOURS_MAX = 366 * 24  # nothing stands for ever: a forgotten hold keeps a device unmended
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
@@ -40,13 +41,13 @@ class _Order(BaseModel):
 
 class HoldOrder(_Order):
     model: ModelName | None = Field(default=None, description="none: every model")
-    hours: Hours = 72
+    hours: Hours = HOURS_DEFAULT
 
 
 class PinOrder(_Order):
     model: ModelName
     version: Version
-    hours: Hours = 72
+    hours: Hours = HOURS_DEFAULT
 
 
 class HoldEnd(_Order):

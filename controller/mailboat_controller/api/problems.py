@@ -35,6 +35,8 @@ from mailboat_schemas.errors import (
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
 ERROR_CODE_HEADER = "Mailboat-Error-Code"
+UNEXPECTED = "The controller met an error it did not expect."
+UNEXPECTED_NEXT_STEP = "look at the controller's log at this moment, and report it as a bug."
 
 
 class Problem(BaseModel):
@@ -103,13 +105,19 @@ def problem(status: int, *, code: str, detail: str, next_step: str) -> JSONRespo
     )
 
 
+def retry_after(error: MailboatError) -> Mapping[str, str]:
+    """The header that says when to come again; none where that would not help."""
+    if not isinstance(error, Transient) or isinstance(error, ArtifactMissing):
+        return {}
+    after = error.retry_after
+    seconds = RETRY_AFTER_SECONDS if after is None else math.ceil(after.total_seconds())
+    return {"Retry-After": str(seconds)}
+
+
 def problem_of(error: MailboatError) -> JSONResponse:
     status = status_of(error)
     answer = problem(status, code=error.code, detail=error.what, next_step=error.next_step)
-    if isinstance(error, Transient) and not isinstance(error, ArtifactMissing):
-        after = error.retry_after
-        seconds = RETRY_AFTER_SECONDS if after is None else math.ceil(after.total_seconds())
-        answer.headers["Retry-After"] = str(seconds)
+    answer.headers.update(retry_after(error))
     if status == HTTPStatus.UNAUTHORIZED:
         answer.headers["WWW-Authenticate"] = "Bearer"
     return answer
@@ -153,6 +161,6 @@ def install(app: FastAPI) -> None:
         return problem(
             HTTPStatus.INTERNAL_SERVER_ERROR,
             code="E-INTERNAL",
-            detail="The controller met an error it did not expect.",
-            next_step="look at the controller's log at this moment, and report it as a bug.",
+            detail=UNEXPECTED,
+            next_step=UNEXPECTED_NEXT_STEP,
         )

@@ -12,6 +12,7 @@ from mailboat_controller.api.context import Context
 from mailboat_controller.api.identity import Operator, Reader
 from mailboat_controller.api.limits import Reason
 from mailboat_controller.api.pages import Key, Paged
+from mailboat_controller.api.timeline_entry import TimelineEntry
 from mailboat_controller.rollout.state import Phase, Trigger
 from mailboat_controller.store.instants import to_ms
 from mailboat_controller.traces import timeline
@@ -100,20 +101,6 @@ def _place(row: Mapping[str, Any]) -> Key:
 def get_rollout(name: Label, _reader: Reader, context: Context) -> RolloutStatus:
     """Phase, reason, and per class and wave the counts that add up."""
     return RolloutStatus.model_validate(context.rollout_status(name))
-
-
-class TimelineEntry(BaseModel):
-    """``at`` is the controller's clock. ``resumed``: what serves on a device that left the release
-    (``version``; None: nothing), and after how many ``seconds`` by its own clock, if it told."""
-
-    at: datetime
-    what: str
-    who: str
-    subject: str
-    because: str
-    threshold: str
-    resumed: dict[str, Any] | None
-    details: dict[str, Any]
 
 
 class RolloutTimeline(BaseModel):

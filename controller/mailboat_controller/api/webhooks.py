@@ -118,6 +118,9 @@ def add_webhook(order: NewWebhook, operator: Operator, context: Context) -> Adde
     target.parse(order.url, context.settings.webhooks.http_hosts)
     given, made = _secret(order.secret)
     now = context.now()
+    with context.store.read() as tx:
+        webhooks.refuse_another(tx, order.name)  # before a secret is written that nobody needs
+    room = context.settings.webhook_secrets_dir
     row = WebhookRow(
         name=order.name,
         url=order.url,
@@ -129,10 +132,10 @@ def add_webhook(order: NewWebhook, operator: Operator, context: Context) -> Adde
         failing_since=None,
         created_by=str(operator),
         created_at=now,
+        secret_file=secrets_room.keep(room, order.name, given),
     )
     with context.store.transaction() as tx:
         webhooks.add(tx, row)
-        secrets_room.keep(context.settings.webhook_secrets_dir, order.name, given)
         _record(context, tx, "webhook.add", row, order.reason, str(operator))
     return AddedWebhook(**_shown(row, 0), secret=made)
 
@@ -149,8 +152,8 @@ def remove_webhook(
         row = webhooks.get(tx, name)
         webhooks.remove(tx, name)
         _record(context, tx, "webhook.remove", row, reason, str(operator))
-        # Inside: afterwards it might be that of a new one by the same name.
-        secrets_room.forget(context.settings.webhook_secrets_dir, name)
+    # Its alone: one that was added meanwhile by the same name has another.
+    secrets_room.forget(context.settings.webhook_secrets_dir, row.secret_file)
     return Response(status_code=204)
 
 
@@ -164,7 +167,9 @@ def renew_secret(
         row = webhooks.get(tx, name)
         _record(context, tx, "webhook.secret", row, order.reason, str(operator))
         room = context.settings.webhook_secrets_dir
-        until = secrets_room.renew(room, name, given, context.now())
+        file, until = secrets_room.renew(room, name, row.secret_file, given, context.now())
+        # The file of before stays for a delivery that is under way; it is swept within hours.
+        webhooks.set_secret_file(tx, name, row.secret_file, file)
     return RenewedSecret(name=name, both_until=until, secret=made)
 
 

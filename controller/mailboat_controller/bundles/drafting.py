@@ -95,6 +95,9 @@ def earlier_declarations(directory: Path, classes: tuple[str, ...]) -> Declared 
         cold_start_ms_max=variant.health.cold_start_ms_max,
         deadline_seconds=variant.health.deadline_seconds,
         batches={gate.size: gate.latency_p95_ms_max or 0.0 for gate in variant.health.batches},
+        throughputs={
+            gate.size: gate.throughput_per_second_min or 0.0 for gate in variant.health.batches
+        },
     )
 
 
@@ -181,12 +184,18 @@ def _variant(draft: Draft, declared: Declared) -> dict[str, Any]:
         content["health"]["soak"]["drift"] = drift.model_dump(mode="json", exclude_none=True)
     if draft.batches:
         content["health"]["batches"] = [
-            {"size": size, "latency_p95_ms_max": declared.batches[size]}
-            if size in declared.batches
-            else {"size": size}
-            for size in sorted(set(draft.batches))
+            _batch(size, declared) for size in sorted(set(draft.batches))
         ]
         content["serving"] = {"batch_size_max": max(draft.batches)}
+    return content
+
+
+def _batch(size: int, declared: Declared) -> dict[str, Any]:
+    content: dict[str, Any] = {"size": size}
+    if size in declared.batches:
+        content["latency_p95_ms_max"] = declared.batches[size]
+    if size in declared.throughputs:
+        content["throughput_per_second_min"] = declared.throughputs[size]
     return content
 
 

@@ -30,6 +30,7 @@ from mailboat_controller.bundles.drafting import (
     open_build,
 )
 from mailboat_controller.bundles.given import given_samples
+from mailboat_controller.bundles.latencies import latencies
 from mailboat_controller.bundles.npz import Arrays, npz_bytes
 from mailboat_controller.bundles.order import Order
 from mailboat_controller.bundles.ports import OpenedModel
@@ -251,6 +252,11 @@ def _measure(device: DeviceProcess, directory: Path, draft: Draft) -> Measured:
         batches={
             batch["batch_size"]: batch["latency_p95_ms"]
             for batch in outcome.report.get("batches", ())
+        },
+        throughputs={
+            row.batch_size: row.per_second
+            for row in latencies([outcome])
+            if row.batch_size in draft.batches and row.per_second
         },
     )
 

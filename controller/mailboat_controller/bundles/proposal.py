@@ -1,7 +1,8 @@
 """From what was measured to what is declared: with headroom, and in steps. Pure.
 
-A measurement is never the same twice and a document must be, so every number goes up to the next
-step of a coarse scale, and one that an earlier build declared stays while it still fits.
+A measurement is never the same twice and a document must be, so every limit goes up to the next
+step of a coarse scale (what is asked for at least, down), and one that an earlier build declared
+stays while it still fits.
 """
 
 import math
@@ -16,6 +17,9 @@ MEMORY_HEADROOM = 1.25
 MEMORY_STEP_BYTES = 32 << 20
 LATENCY_HEADROOM = 4.0  # a device is busier than the machine that this was measured on
 LATENCY_MS_MIN = 10.0
+# Of a quick model one pause of a busy machine is most of the time of all runs: it is asked for no
+# more than a batch in LATENCY_MS_MIN.
+THROUGHPUT_HEADROOM = 4.0
 COLD_START_HEADROOM = 4.0
 COLD_START_MS_MIN = 5_000.0
 DEADLINE_HEADROOM = 10.0
@@ -43,6 +47,7 @@ class Measured:
     cold_start_ms: float
     trial_seconds: float
     batches: Mapping[int, float] = field(default_factory=dict)  # p95 in ms, by size
+    throughputs: Mapping[int, float] = field(default_factory=dict)  # rows a second, by size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +57,7 @@ class Declared:
     cold_start_ms_max: float
     deadline_seconds: float
     batches: Mapping[int, float] = field(default_factory=dict)  # largest p95 in ms, by size
+    throughputs: Mapping[int, float] = field(default_factory=dict)  # fewest rows a second, by size
 
 
 def declare(measured: Measured, earlier: Declared | None = None) -> Declared:
@@ -65,6 +71,9 @@ def declare(measured: Measured, earlier: Declared | None = None) -> Declared:
         cold_start_ms_max=min(MS_MAX, step_above(cold_start)),
         deadline_seconds=min(DEADLINE_SECONDS_MAX, step_above(deadline)),
         batches={size: _latency(p95) for size, p95 in measured.batches.items()},
+        throughputs={
+            size: _throughput(size, per_second) for size, per_second in measured.throughputs.items()
+        },
     )
     if earlier is None:
         return fresh
@@ -85,6 +94,12 @@ def declare(measured: Measured, earlier: Declared | None = None) -> Declared:
             size: _kept(earlier.batches.get(size, 0.0), fresh.batches[size], p95)
             for size, p95 in measured.batches.items()
         },
+        throughputs={
+            size: _kept_at_least(
+                earlier.throughputs.get(size, 0.0), fresh.throughputs[size], per_second
+            )
+            for size, per_second in measured.throughputs.items()
+        },
     )
 
 
@@ -92,8 +107,17 @@ def _latency(p95_ms: float) -> float:
     return min(MS_MAX, step_above(max(LATENCY_MS_MIN, LATENCY_HEADROOM * p95_ms)))
 
 
+def _throughput(size: int, per_second: float) -> float:
+    calm = size * 1000 / LATENCY_MS_MIN
+    return step_below(min(calm, per_second / THROUGHPUT_HEADROOM))
+
+
 def _kept(earlier: float, fresh: float, measured: float) -> float:
     return earlier if measured <= earlier <= KEPT_WITHIN * fresh else fresh
+
+
+def _kept_at_least(earlier: float, fresh: float, measured: float) -> float:
+    return earlier if fresh / KEPT_WITHIN <= earlier <= measured else fresh
 
 
 def step_above(value: float) -> float:
@@ -104,6 +128,11 @@ def step_above(value: float) -> float:
         if step * power >= value * (1 - 1e-9):
             return float(f"{step * power:.6g}")
     return float(f"{10 * power:.6g}")
+
+
+def step_below(value: float) -> float:
+    """The last of …, 1, 2, 5, 10, 20, 50, …, at or below a positive number."""
+    return float(f"{1 / step_above(1 / value):.6g}")
 
 
 def tolerances(outputs: Mapping[str, Array], factor: float = 1.0) -> dict[str, float]:

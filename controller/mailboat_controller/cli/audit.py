@@ -1,5 +1,6 @@
 """``mailboat audit``: who did what, whether the record is whole, and a copy to keep elsewhere."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -142,18 +143,13 @@ def verify(
     as_json: options.Json = False,
 ) -> None:
     """Check the chain of hashes and the signed heads; exits with 8 where they do not hold."""
-    from mailboat_controller.auditing.signed_head import AuditBroken
-
-    try:
+    with _telling_what_is_broken(as_json=as_json):
         kept = [_kept(path) for path in heads or ()]
         if export is not None:
             found = _verify_export(export, key, kept)
         else:
             with options.client(connection) as client:
                 found = _verify_log(client, kept)
-    except AuditBroken as error:
-        output.show_error(error, as_json=as_json)
-        raise typer.Exit(output.EXIT_TRUST) from None
     output.show_fields(found, as_json=as_json)
     if not found["holds"]:
         raise typer.Exit(output.EXIT_TRUST)
@@ -174,7 +170,7 @@ def export_log(
     from mailboat_controller.cli.progress import progress
     from mailboat_controller.durable_file import PUBLIC_MODE, replacing
 
-    with options.client(connection) as client:
+    with _telling_what_is_broken(as_json=as_json), options.client(connection) as client:
         signed = signed_head.read(json.dumps(client.get("/v1/audit/head", first=first, last=last)))
         count = signed.head.sequence - first + 1
         with replacing(out, mode=PUBLIC_MODE) as file:
@@ -186,6 +182,21 @@ def export_log(
             file.seek(0)
             verified = export_file.verify(file, signed.key)
     output.show_fields({**asdict(verified), "file": str(out)}, as_json=as_json)
+
+
+@contextlib.contextmanager
+def _telling_what_is_broken(*, as_json: bool) -> Iterator[None]:
+    """
+    Raises:
+        Exit: 8 where the log, or what was kept of it, does not hold.
+    """
+    from mailboat_controller.auditing.signed_head import AuditBroken
+
+    try:
+        yield
+    except AuditBroken as error:
+        output.show_error(error, as_json=as_json)
+        raise typer.Exit(output.EXIT_TRUST) from None
 
 
 def _more(rows: list[dict[str, Any]], *, older: bool) -> str:

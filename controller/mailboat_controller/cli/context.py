@@ -62,21 +62,16 @@ def add(
     as_json: options.Json = False,
 ) -> None:
     """Know a connection file by a name; the first is the one that is used."""
-    from mailboat_controller.contexts import (
-        config_directory,
-        load_contexts,
-        save_contexts,
-        with_context,
-    )
+    from mailboat_controller.contexts import change_contexts, config_directory, with_context
     from mailboat_schemas.names import is_label
 
     if not is_label(name):
         raise typer.BadParameter(
             f"{name!r}: lower-case letters, digits and inner hyphens", param_hint="NAME"
         )
-    directory = config_directory(os.environ)
-    changed = with_context(load_contexts(directory), name, connection_file)
-    save_contexts(directory, changed)
+    changed = change_contexts(
+        config_directory(os.environ), lambda held: with_context(held, name, connection_file)
+    )
     output.show_fields(
         {"name": name, "connection": changed.contexts[name], "current": changed.current == name},
         as_json=as_json,
@@ -86,27 +81,20 @@ def add(
 @app.command("use")
 def use(name: Name, as_json: options.Json = False) -> None:
     """Use it wherever nothing else is said."""
-    from mailboat_controller.contexts import config_directory, load_contexts, save_contexts
+    from mailboat_controller.contexts import change_contexts, config_directory, with_current
 
-    directory = config_directory(os.environ)
-    held = load_contexts(directory)
-    path = held.path(name)
-    save_contexts(directory, held.model_copy(update={"current": name}))
-    output.show_fields({"name": name, "connection": str(path), "current": True}, as_json=as_json)
+    changed = change_contexts(config_directory(os.environ), lambda held: with_current(held, name))
+    output.show_fields(
+        {"name": name, "connection": changed.contexts[name], "current": True}, as_json=as_json
+    )
 
 
 @app.command("remove")
 def remove(name: Name, as_json: options.Json = False) -> None:
     """Forget the name; the connection file stays where it is."""
-    from mailboat_controller.contexts import (
-        config_directory,
-        load_contexts,
-        save_contexts,
-        without_context,
-    )
+    from mailboat_controller.contexts import change_contexts, config_directory, without_context
 
-    directory = config_directory(os.environ)
-    save_contexts(directory, without_context(load_contexts(directory), name))
+    change_contexts(config_directory(os.environ), lambda held: without_context(held, name))
     output.show_fields({"name": name, "removed": True}, as_json=as_json)
 
 

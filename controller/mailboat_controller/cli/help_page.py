@@ -8,8 +8,6 @@ import typer
 from mailboat_controller.cli import completion_script, options, output
 from mailboat_schemas.errors import NotFound
 
-DOCUMENT = "docs/errors.md"
-
 
 def codes(incomplete: str) -> list[str]:
     """For the shell's completion."""
@@ -50,36 +48,20 @@ def help_page(
     if len(words or []) == 1:
         _explain((words or [""])[0], as_json=as_json)
         return
-    raise _unknown(" ".join(words or []), [])
+    raise NotFound(
+        f"There is no command {' '.join(words or [])!r}.",
+        next_step="`mailboat --help` lists the commands; an error code is one word.",
+    )
 
 
 def _explain(code: str, *, as_json: bool) -> None:
-    from mailboat_schemas.error_page import explained, in_words, near, page_path
+    from mailboat_schemas.error_page import in_words, look_up, rows
 
-    try:
-        page = page_path().read_text()
-    except OSError as error:
-        raise NotFound(
-            f"The page of error codes is not installed here: {error.strerror}.",
-            next_step=f"read {DOCUMENT} of the repository.",
-        ) from error
-    found = explained(code, page)
-    if not found:
-        raise _unknown(code, near(code, page))
+    found = look_up(code, program="mailboat", kinds="error code, word or command")
     if as_json:
-        output.show_json(
-            [{name: getattr(each, name) for name in type(each).__slots__} for each in found]
-        )
+        output.show_json(rows(found))
         return
     print(in_words(found))
-
-
-def _unknown(text: str, close: list[str]) -> NotFound:
-    meant = f" Did you mean {', '.join(close)}?" if close else ""
-    return NotFound(
-        f"There is no error code, word or command {text!r}.{meant}",
-        next_step=f"`mailboat --help` lists the commands, {DOCUMENT} the codes.",
-    )
 
 
 def completion(

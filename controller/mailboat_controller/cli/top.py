@@ -1,6 +1,7 @@
 """``mailboat top``: the fleet at one look, live on a terminal; a single look in a pipe."""
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 KEY_SECONDS = 0.2  # how long a new look may wait to be drawn
 EVERYTHING_EACH = 5  # looks; between them only counts and rollouts
 SNAPSHOT_CHARS = 120  # a pipe has no width of its own
+COLUMNS_MIN, COLUMNS_MAX = 20, 1000  # outside, COLUMNS is a slip
 
 
 @dataclass
@@ -72,8 +74,16 @@ def _snapshot(connection: Path | None, *, as_json: bool) -> None:
     if as_json:
         output.show_json(glance.told())
         return
-    width = None if sys.stdout.isatty() else SNAPSHOT_CHARS
-    Console(width=width).print(picture(glance, options.now(), keys=False))
+    Console(width=_snapshot_chars()).print(picture(glance, options.now(), keys=False))
+
+
+def _snapshot_chars() -> int | None:
+    """None: what the terminal has. For a pipe COLUMNS says it."""
+    if sys.stdout.isatty():
+        return None
+    told = os.environ.get("COLUMNS", "")
+    chars = int(told) if told.isdecimal() else 0
+    return chars if COLUMNS_MIN <= chars <= COLUMNS_MAX else SNAPSHOT_CHARS
 
 
 def _live(path: Path, every_seconds: float) -> None:

@@ -206,7 +206,7 @@ def _devices(counted: Counted) -> Iterator[Item]:
             state="pending",
             word="enrolment",
             what=f"{number(counted.pending)} device(s) wait for somebody to compare fingerprints.",
-            path="/fleet",
+            path="/trust",
             command="mailboat device list --pending",
         )
     if counted.quarantined:

@@ -30,7 +30,6 @@ KEPT_SECONDS_MIN = 3.0
 REST_FACTOR = 19.0
 # Older than this nobody is shown: the page waits for a new count.
 OLD_SECONDS_MAX = 120.0
-PENDING_SHOWN_MAX = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +54,7 @@ class Counted:
     disk_low: int
     clock_wrong: int
     doubled: int
-    pending: int  # enrolments that wait for a person; at most PENDING_SHOWN_MAX
+    pending: int  # enrolments that wait for a person
     sites: int
     cut: tuple[CutSite, ...]
     quarantined: int
@@ -120,7 +119,7 @@ def count(context: ApiContext) -> Counted:
         by_site = fleet_counts.by_site(tx, now)
         standings = sites.standings(tx, now)
         doubled = overview_rows.doubled_since(tx, now)
-        pending = len(enrolment_requests.pending(tx, now, limit=PENDING_SHOWN_MAX))
+        pending = enrolment_requests.count_pending(tx, now)
         quarantined = quarantine.count(tx)
     roles, certificates = trust.statuses(context)
     every: tuple[RoleStatus | CertificateStatus, ...] = (*roles, *certificates)

@@ -13,7 +13,7 @@ from mailboat_controller.api.context import Context
 from mailboat_controller.api.device_logs import HOURS_MAX as LOG_HOURS_MAX
 from mailboat_controller.api.device_logs import REQUEST_BYTES
 from mailboat_controller.api.limits import NUMBER_MAX
-from mailboat_controller.api.overrides import HOURS_MAX
+from mailboat_controller.api.overrides import HOURS_DEFAULT, HOURS_MAX
 from mailboat_controller.console import confirm as confirmation
 from mailboat_controller.console.auth import Operator
 from mailboat_controller.console.flash import Flash, see_other
@@ -26,7 +26,6 @@ from mailboat_schemas.errors import MalformedPayload
 from mailboat_schemas.names import DeviceId, ModelName, Version
 
 LINES_PER_PAGE = 200
-HOLD_HOURS = 72.0  # as `mailboat device hold` has it
 LOG_HOURS = 24.0
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -46,7 +45,7 @@ def hold(
     confirm: Typed = "",
     reason: Why = "",
     model: AnyModel = None,
-    hours: Hours = HOLD_HOURS,
+    hours: Hours = HOURS_DEFAULT,
 ) -> Response:
     said = _reason(confirm, device, reason)
     valid = timedelta(hours=hours)
@@ -77,7 +76,7 @@ def pin(
     version: Annotated[Version, Form()],
     confirm: Typed = "",
     reason: Why = "",
-    hours: Hours = HOLD_HOURS,
+    hours: Hours = HOURS_DEFAULT,
 ) -> Response:
     said = _reason(confirm, device, reason)
     valid = timedelta(hours=hours)

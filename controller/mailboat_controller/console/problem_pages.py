@@ -8,13 +8,17 @@ from fastapi.responses import RedirectResponse
 from starlette.exceptions import HTTPException
 
 from mailboat_controller.api.context import context_of
-from mailboat_controller.api.problems import ERROR_CODE_HEADER, status_of
+from mailboat_controller.api.problems import (
+    ERROR_CODE_HEADER,
+    UNEXPECTED,
+    UNEXPECTED_NEXT_STEP,
+    retry_after,
+    status_of,
+)
 from mailboat_controller.console import render
 from mailboat_controller.console.auth import LoginNeeded
 from mailboat_controller.console.session import COOKIE, PREFIX, clear_cookie
-from mailboat_schemas.errors import MailboatError, NotPermitted, Transient
-
-RETRY_AFTER_SECONDS = 5
+from mailboat_schemas.errors import MailboatError, NotPermitted
 
 
 def problem_page(
@@ -51,8 +55,7 @@ def install(console: FastAPI) -> None:
             what=error.what,
             next_step=error.next_step,
         )
-        if isinstance(error, Transient):
-            answer.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        answer.headers.update(retry_after(error))
         return answer
 
     @console.exception_handler(RequestValidationError)
@@ -86,8 +89,8 @@ def install(console: FastAPI) -> None:
             request,
             HTTPStatus.INTERNAL_SERVER_ERROR,
             code="E-INTERNAL",
-            what="The controller met an error it did not expect.",
-            next_step="look at the controller's log at this moment, and report it as a bug.",
+            what=UNEXPECTED,
+            next_step=UNEXPECTED_NEXT_STEP,
         )
 
 

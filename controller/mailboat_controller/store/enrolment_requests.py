@@ -141,6 +141,13 @@ def pending(
     return tuple(_read(row._mapping) for row in rows)
 
 
+def count_pending(tx: Connection, now: datetime) -> int:
+    """All of them: the table holds no more than `WAITING_MAX`, whatever the size of the fleet."""
+    c = _requests.c
+    waiting = (c.state == State.PENDING, c.expires_at > to_ms(now))
+    return tx.execute(select(func.count()).select_from(_requests).where(*waiting)).scalar_one()
+
+
 def _read(row: Any) -> EnrolmentRequestRow:
     instants = {name: from_ms(row[name]) for name in ("requested_at", "expires_at")}
     return EnrolmentRequestRow(**{**row, **instants, "state": State(row["state"])})

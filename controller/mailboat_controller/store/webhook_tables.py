@@ -5,7 +5,7 @@ from sqlalchemy import JSON, BigInteger, Column, Index, Integer, LargeBinary, St
 from mailboat_controller.store.table_names import metadata
 
 # The secret stands in a file of the controller's disk, never here: a copy of the database signs
-# nothing.
+# nothing. Which file it is stands here: a new secret is in force from the commit that names it.
 webhooks = Table(
     "webhooks",
     metadata,
@@ -19,6 +19,7 @@ webhooks = Table(
     Column("failing_since", BigInteger, nullable=True),
     Column("created_by", String(128), nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("secret_file", String(100), nullable=False),
 )
 
 webhook_deliveries = Table(

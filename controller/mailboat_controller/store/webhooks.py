@@ -31,6 +31,7 @@ class WebhookRow:
     failing_since: datetime | None
     created_by: str
     created_at: datetime
+    secret_file: str  # its name in the room of secrets
 
 
 def add(tx: Connection, row: WebhookRow) -> None:
@@ -38,16 +39,7 @@ def add(tx: Connection, row: WebhookRow) -> None:
     Raises:
         Conflict: there is one of this name, or there are too many.
     """
-    if find(tx, row.name) is not None:
-        raise Conflict(
-            f"There is a webhook {row.name} already.",
-            next_step="remove it first, or take another name.",
-        )
-    if len(every(tx)) >= WEBHOOKS_MAX:
-        raise Conflict(
-            f"There are {WEBHOOKS_MAX} webhooks already.",
-            next_step="remove one; one receiver may pass events on to many.",
-        )
+    refuse_another(tx, row.name)
     content = {name: getattr(row, name) for name in WebhookRow.__slots__}
     content |= {
         "types": list(row.types),
@@ -56,6 +48,23 @@ def add(tx: Connection, row: WebhookRow) -> None:
         "created_at": to_ms(row.created_at),
     }
     tx.execute(insert(webhooks).values(**content))
+
+
+def refuse_another(tx: Connection, name: str) -> None:
+    """
+    Raises:
+        Conflict: there is one of this name, or there are too many.
+    """
+    if find(tx, name) is not None:
+        raise Conflict(
+            f"There is a webhook {name} already.",
+            next_step="remove it first, or take another name.",
+        )
+    if len(every(tx)) >= WEBHOOKS_MAX:
+        raise Conflict(
+            f"There are {WEBHOOKS_MAX} webhooks already.",
+            next_step="remove one; one receiver may pass events on to many.",
+        )
 
 
 def remove(tx: Connection, name: str) -> None:
@@ -92,6 +101,21 @@ def set_state(tx: Connection, name: str, state: State, because: str) -> None:
         .where(webhooks.c.name == name)
         .values(state=state.value, because=because, failures=0, failing_since=None)
     )
+
+
+def set_secret_file(tx: Connection, name: str, before: str, after: str) -> None:
+    """
+    Raises:
+        Conflict: it was given another secret meanwhile, or removed.
+    """
+    c = webhooks.c
+    those = (c.name == name, c.secret_file == before)
+    changed = tx.execute(update(webhooks).where(*those).values(secret_file=after))
+    if changed.rowcount != 1:
+        raise Conflict(
+            f"Somebody else gave webhook {name} another secret meanwhile.",
+            next_step="ask him for it, or give it another one again: mailboat webhook secret.",
+        )
 
 
 def count_failure(tx: Connection, name: str, now: datetime) -> WebhookRow | None:

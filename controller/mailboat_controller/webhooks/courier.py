@@ -184,7 +184,7 @@ class Courier:
     def send(self, hook: WebhookRow, event: str, body: bytes) -> Answer:
         """One attempt, recorded nowhere."""
         try:
-            keys = secrets_room.read(self._secrets_dir, hook.name, self._now())
+            keys = secrets_room.read(self._secrets_dir, hook.name, hook.secret_file, self._now())
             place = target.parse(hook.url, self._settings.http_hosts)
         except ConfigurationInvalid as error:
             return Answer(None, error.what)
@@ -233,7 +233,9 @@ class Courier:
         """The event alone if it was refused; else everything waits until the receiver is back."""
         refused = answer.status in webhook_deliveries.REFUSED
         failures = row.attempts + 1 if refused else hook.failures
-        at = now + retry.delay(failures, self._rng)
+        # Never sooner than the receiver asks, and ever less often all the same.
+        asked = retry.asked(answer.status, answer.retry_after, now)
+        at = now + max(asked, retry.delay(failures, self._rng))
         status, problem = answer.status, answer.problem
         if now - row.created_at >= retry.RETRY_FOR:
             lost = DeliveryState.GIVEN_UP
@@ -249,6 +251,10 @@ class Courier:
     def _forget_old(self) -> None:
         with self._store.transaction() as tx:
             webhook_deliveries.forget_ended(tx, self._now() - KEPT_FOR)
+            named = {each.secret_file for each in webhooks.every(tx)}
+        swept = secrets_room.sweep(self._secrets_dir, named, self._now())
+        if swept:
+            _log.info("secrets that no webhook names were removed", count=swept)
 
 
 def wants(hook: WebhookRow, kind: str, release: ReleaseName | None) -> bool:

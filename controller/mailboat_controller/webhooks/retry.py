@@ -1,7 +1,9 @@
 """When a telling is tried again, and when a receiver is given up. Values in, values out."""
 
+import email.utils
 import random
-from datetime import datetime, timedelta
+import re
+from datetime import UTC, datetime, timedelta
 
 from mailboat_controller.store.webhooks import WebhookRow
 
@@ -12,6 +14,10 @@ RETRY_FOR = timedelta(days=3)  # of one event: a weekend and the Monday after it
 # A receiver that has said nothing good for so long, and so often, is switched off.
 DISABLE_AFTER = timedelta(days=5)
 DISABLE_FAILURES_MIN = 20
+# For so long a receiver may ask to be left alone: RETRY_FOR has room for another attempt then.
+RETRY_AFTER_MAX = timedelta(days=1)
+ASKS_LATER = (429, 503)  # Too Many Requests, Service Unavailable: Retry-After counts with these
+_SECONDS = re.compile(r"[0-9]{1,9}")
 GONE = 410  # the receiver says itself that it is no more
 
 
@@ -20,6 +26,24 @@ def delay(attempts: int, rng: random.Random) -> timedelta:
     doubled each time up to 6 h."""
     doubled = RETRY_MIN * (1 << min(attempts - 1, RETRY_DOUBLINGS_MAX))
     return min(RETRY_MAX, doubled) * (0.5 + rng.random() / 2)
+
+
+def asked(status: int | None, retry_after: str, now: datetime) -> timedelta:
+    """For how long the receiver asks to be left alone, a day at most; zero: it asks for nothing
+    that can be understood.
+
+    Source: RFC 9110, 10.2.3 (seconds, or a date).
+    """
+    if status not in ASKS_LATER:
+        return timedelta()
+    if _SECONDS.fullmatch(retry_after):
+        return min(RETRY_AFTER_MAX, timedelta(seconds=int(retry_after)))
+    try:
+        until = email.utils.parsedate_to_datetime(retry_after)
+    except (ValueError, OverflowError):
+        return timedelta()
+    until = until if until.tzinfo else until.replace(tzinfo=UTC)
+    return min(RETRY_AFTER_MAX, max(timedelta(), until - now))
 
 
 def must_be_disabled(row: WebhookRow, status: int | None, now: datetime) -> str:

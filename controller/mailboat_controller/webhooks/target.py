@@ -24,6 +24,7 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 10.0  # for each wait of the connection
 POST_SECONDS_MAX = 20.0  # in all
 ANSWER_BYTES_MAX = 1024
+RETRY_AFTER_CHARS_MAX = 40  # an HTTP date has 29
 ADDRESSES_MAX = 4  # of one name that are tried, until one takes the connection
 REDIRECTS = range(300, 400)
 # Metadata services of clouds that are not link-local, and the way to all IPv4 ones by NAT64.
@@ -55,6 +56,7 @@ class Answer:
 
     status: int | None
     problem: str
+    retry_after: str = ""  # the header as it came; `retry.asked` reads it
 
     @property
     def delivered(self) -> bool:
@@ -181,7 +183,8 @@ def post(
         return Answer(answer.status, "it redirects, which is not followed: correct the address")
     if not 200 <= answer.status < 300:
         text = "".join(c if c.isprintable() else " " for c in said.decode(errors="replace"))
-        return Answer(answer.status, f"answered {answer.status} {text[:300]}".strip())
+        later = answer.headers.get("Retry-After", "")[:RETRY_AFTER_CHARS_MAX]
+        return Answer(answer.status, f"answered {answer.status} {text[:300]}".strip(), later)
     return Answer(answer.status, "")
 
 

@@ -511,6 +511,17 @@ class TestTop:
         told = mailboat("top", "-o", "json").json
         assert (told["fleet"], told["sites"], told["rollouts"]) == (FLEET, 1, [])
 
+    def test_in_a_pipe_is_as_wide_as_columns_says_unless_that_is_a_slip(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def widest(columns: str) -> int:
+            monkeypatch.setenv("COLUMNS", columns)
+            return max(map(len, mailboat("top").out.splitlines()))
+
+        assert widest("30") <= 30 < widest("60") <= 60
+        for slip in (str(top.COLUMNS_MIN - 1), str(top.COLUMNS_MAX + 1), "wide", ""):
+            assert 60 < widest(slip) <= top.SNAPSHOT_CHARS
+
     def test_looks_past_devices_that_were_cut_off(
         self, api: RunningApi, monkeypatch: pytest.MonkeyPatch
     ) -> None:

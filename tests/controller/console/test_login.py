@@ -6,7 +6,7 @@ import pytest
 
 from console_visitor import Browser
 from mailboat_controller.access.people import Role, new_token
-from mailboat_controller.access.rate_limits import RateLimited
+from mailboat_controller.access.rate_limits import Buckets, RateLimited
 from mailboat_controller.console.login import FAILED_PER_MINUTE, Failures
 from mailboat_controller.store import access_tokens, audit, console_sessions
 from mailboat_controller.store.console_sessions import PER_TOKEN_MAX
@@ -145,6 +145,20 @@ def test_whoever_fails_too_often_waits() -> None:
     with pytest.raises(RateLimited):
         failures.count("192.0.2.7")
     failures.count("192.0.2.8")
+
+
+def test_whoever_has_to_wait_is_told_for_how_long(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = Failures()
+    monkeypatch.setattr(failures, "_buckets", Buckets(per_second=1 / 1000, burst=1))
+    monkeypatch.setattr(api.app.state.console.state, "failures", failures)
+    failures.count("127.0.0.1")
+
+    page = Browser(api).post("/login", token=new_token().text())
+
+    assert (page.status, page.headers["mailboat-error-code"]) == (429, "E-RATE-LIMITED")
+    assert 500 < int(page.headers["retry-after"]) <= 1000
 
 
 @pytest.mark.slow

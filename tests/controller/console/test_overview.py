@@ -18,7 +18,8 @@ from mailboat_controller.console.counted import Counted, CutSite
 from mailboat_controller.console.overview import places
 from mailboat_controller.presence import Reach
 from mailboat_controller.rollout.state import Phase
-from mailboat_controller.store import tables
+from mailboat_controller.store import device_tables, tables
+from mailboat_controller.store.enrolment_requests import State
 from mailboat_controller.store.instants import to_ms
 from mailboat_controller.store.overview_rows import RolloutLine
 from mailboat_controller.trust.expiry import CertificateStatus, Level
@@ -201,6 +202,35 @@ def test_the_devices_add_up_on_the_page(api: RunningApi, viewer: Browser) -> Non
         time.sleep(0.2)
     *parts, whole = (int(each) for each in found.groups())
     assert sum(parts) == whole > 0
+
+
+def test_enrolments_that_wait_are_counted_however_many_they_are(api: RunningApi) -> None:
+    def request(number: int, state: State, kept: timedelta) -> dict[str, Any]:
+        return {
+            "device": f"asks-{number}",
+            "token_sha256": "",
+            "public_key": b"",
+            "hardware_class": "kiosk",
+            "site": "-",
+            "labels": {},
+            "token_by": "operator:alice",
+            "state": state,
+            "requested_at": to_ms(api.now()),
+            "expires_at": to_ms(api.now() + kept),
+        }
+
+    before = counted.count(api.app.state.context).pending
+    asked = [request(number, State.PENDING, timedelta(days=1)) for number in range(150)]
+    asked.append(request(150, State.APPROVED, timedelta(days=1)))
+    asked.append(request(151, State.PENDING, -timedelta(days=1)))
+    table = device_tables.enrolment_requests
+    with api.store.transaction() as tx:
+        tx.execute(insert(table), asked)
+    try:
+        assert counted.count(api.app.state.context).pending == before + 150
+    finally:
+        with api.store.transaction() as tx:
+            tx.execute(delete(table).where(table.c.device.like("asks-%")))
 
 
 def test_whoever_looks_is_shown_the_last_count_while_another_is_made(

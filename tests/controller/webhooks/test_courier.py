@@ -71,12 +71,12 @@ class Site:
             failing_since=None,
             created_by="operator:alice",
             created_at=self.now,
+            secret_file=secrets_room.keep(self.secrets, name, SECRET),
         )
         for field, value in more.items():
             object.__setattr__(row, field, value)
         with self.store.transaction() as tx:
             webhooks.add(tx, row)
-        secrets_room.keep(self.secrets, name, SECRET)
 
     def happens(self, action: str = "device.flooding", subject: str = "dev-1") -> None:
         with self.store.transaction() as tx:
@@ -390,7 +390,7 @@ def test_too_many_that_wait_cost_the_oldest(site: Site, monkeypatch: pytest.Monk
 
 def test_without_its_secret_nothing_is_sent_and_it_says_why(site: Site) -> None:
     site.add()
-    (site.secrets / "chat.secret").unlink()
+    (site.secrets / site.hook().secret_file).unlink()
     site.happens()
 
     assert site.turn() == 0
@@ -398,6 +398,79 @@ def test_without_its_secret_nothing_is_sent_and_it_says_why(site: Site) -> None:
     with site.store.read() as tx:
         (row,) = webhook_deliveries.deliveries(tx, "chat", 10)
     assert "secret" in row.problem
+
+
+def keys(site: Site) -> tuple[bytes, ...]:
+    return secrets_room.read(site.secrets, "chat", site.hook().secret_file, site.now)
+
+
+def files(site: Site) -> set[str]:
+    return {path.name for path in site.secrets.iterdir()}
+
+
+def written_at(site: Site, ago: timedelta) -> None:
+    for path in site.secrets.iterdir():
+        os.utime(path, ((site.now - ago).timestamp(),) * 2)
+
+
+class Crash(Exception):
+    """The power fails here."""
+
+
+def test_a_new_secret_whose_commit_fails_leaves_the_one_before_in_force(site: Site) -> None:
+    site.add()
+    before = site.hook().secret_file
+
+    def renew() -> None:
+        with site.store.transaction() as tx:
+            secret = signing.new_secret()
+            file, _ = secrets_room.renew(site.secrets, "chat", before, secret, site.now)
+            webhooks.set_secret_file(tx, "chat", before, file)
+            raise Crash
+
+    with pytest.raises(Crash):
+        renew()
+    assert keys(site) == (signing.key_of(SECRET),)
+    written_at(site, secrets_room.LEFT_OVER_AFTER)
+    site.courier._forget_old()
+    assert files(site) == {before}
+    assert keys(site) == (signing.key_of(SECRET),)
+
+
+def test_what_a_crash_left_of_one_that_was_not_added_or_is_removed_is_swept(site: Site) -> None:
+    site.add()
+    site.add("other")
+    secrets_room.keep(site.secrets, "never", SECRET)  # and no commit
+    (site.secrets / "half.0123.secret.new").write_bytes(b"whs")
+    with site.store.transaction() as tx:
+        webhooks.remove(tx, "other")  # and nobody removes its file
+    assert len(files(site)) == 4
+
+    written_at(site, secrets_room.LEFT_OVER_AFTER)
+    site.courier._forget_old()
+
+    assert files(site) == {site.hook().secret_file}
+
+
+def test_a_secret_whose_commit_is_still_to_come_is_not_swept(site: Site) -> None:
+    file = secrets_room.keep(site.secrets, "chat", SECRET)
+    written_at(site, secrets_room.LEFT_OVER_AFTER - timedelta(seconds=1))
+
+    site.courier._forget_old()
+
+    assert files(site) == {file}
+
+
+def test_of_two_new_secrets_at_once_the_second_is_refused(site: Site) -> None:
+    site.add()
+    before = site.hook().secret_file
+    with site.store.transaction() as tx:
+        webhooks.set_secret_file(tx, "chat", before, "chat.1.secret")
+
+    with pytest.raises(Conflict), site.store.transaction() as tx:
+        webhooks.set_secret_file(tx, "chat", before, "chat.2.secret")
+
+    assert site.hook().secret_file == "chat.1.secret"
 
 
 def test_old_deliveries_are_forgotten_and_those_that_wait_are_not(site: Site) -> None:
@@ -435,6 +508,42 @@ def test_the_wait_doubles_up_to_its_bound_and_half_of_it_is_jitter() -> None:
     for attempt in range(1, 40):
         whole = min(retry.RETRY_MAX, retry.RETRY_MIN * 2 ** min(attempt - 1, 20))
         assert whole / 2 <= retry.delay(attempt, rng) <= whole
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "wait"),
+    [
+        (503, "120", timedelta(minutes=2)),
+        (429, "Mon, 01 Jun 2026 12:05:00 GMT", timedelta(minutes=5)),
+        (429, "Mon, 01 Jun 2026 11:00:00 GMT", timedelta()),  # it is past
+        (503, "86401", retry.RETRY_AFTER_MAX),
+        (503, "Sun, 01 Jun 2036 12:00:00 GMT", retry.RETRY_AFTER_MAX),
+        (500, "120", timedelta()),
+        (None, "120", timedelta()),
+        *((503, each, timedelta()) for each in ("", "-1", "soon", "²", "9" * 40, "Mon, 01 Jun 0")),
+    ],
+)
+def test_a_receiver_may_ask_to_be_left_alone_for_a_while(
+    status: int | None, said: str, wait: timedelta
+) -> None:
+    assert retry.asked(status, said, NOON) == wait
+
+
+def test_a_receiver_that_asks_for_a_while_gets_nothing_before_it_is_over(site: Site) -> None:
+    site.add()
+    site.receiver.status = 429
+    site.receiver.headers["Retry-After"] = "600"
+    site.happens("device.flooding")
+    site.happens("device.doubled")
+    site.turn()
+    site.receiver.status = 200
+    site.receiver.headers.clear()
+
+    site.now += timedelta(seconds=599)
+    assert site.turn() == 0
+    assert site.types() == ["device.flooding"]
+    site.now += timedelta(seconds=1)
+    assert site.turn() == 2
 
 
 def test_prometheus_is_told_what_waits_since_when_and_what_was_lost(site: Site) -> None:

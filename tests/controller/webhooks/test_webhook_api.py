@@ -11,7 +11,8 @@ import pytest
 
 from mailboat_controller import cli
 from mailboat_controller.api.webhooks import MODELS_MAX, TYPES_MAX
-from mailboat_controller.store import audit
+from mailboat_controller.store import audit, webhooks
+from mailboat_controller.store.webhooks import WebhookRow
 from mailboat_controller.webhooks import secrets_room, signing
 from running_api import RunningApi, running_api
 from webhook_receiver import Receiver, webhook_receiver
@@ -58,13 +59,33 @@ def actions(api: RunningApi, subject: str) -> list[str]:
         return [row.action for row in audit.page(tx, subject=subject)]
 
 
+def hook(api: RunningApi, name: str) -> WebhookRow:
+    with api.store.read() as tx:
+        return webhooks.get(tx, name)
+
+
+def secret_files(api: RunningApi, name: str) -> list[Path]:
+    return list(api.settings.webhook_secrets_dir.glob(f"{name}.*"))
+
+
+def test_one_of_a_name_that_is_taken_writes_no_secret(api: RunningApi, receiver: Receiver) -> None:
+    add(api, "twice", receiver.url)
+    before = {path: path.read_bytes() for path in secret_files(api, "twice")}
+
+    body = {"name": "twice", "url": receiver.url, "reason": "again"}
+    answer = api.ask("POST", "/v1/webhooks", by="alice", body=body)
+
+    assert answer.status == 409
+    assert {path: path.read_bytes() for path in secret_files(api, "twice")} == before
+
+
 def test_a_secret_that_is_made_is_told_once_and_stands_in_no_table_and_no_answer(
     api: RunningApi, receiver: Receiver
 ) -> None:
     secret = add(api, "made", receiver.url)["secret"]
 
     assert isinstance(secret, str)
-    file = api.settings.webhook_secrets_dir / "made.secret"
+    (file,) = secret_files(api, "made")
     assert file.read_text().strip() == secret
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     listed = api.ask("GET", "/v1/webhooks", by="alice").content.decode()
@@ -104,12 +125,15 @@ def test_a_new_secret_signs_and_for_a_day_the_one_before_as_well(
     until = datetime.fromisoformat(str(answer.json["both_until"]))
     room = api.settings.webhook_secrets_dir
     both = (signing.key_of(after), signing.key_of(before))
-    assert secrets_room.read(room, "renewed", until - timedelta(seconds=1)) == both
-    assert secrets_room.read(room, "renewed", until) == both[:1]
+    file = hook(api, "renewed").secret_file
+    assert secrets_room.read(room, "renewed", file, until - timedelta(seconds=1)) == both
+    assert secrets_room.read(room, "renewed", file, until) == both[:1]
     assert actions(api, "renewed") == ["webhook.add", "webhook.secret"]
-    (room / "renewed.secret").unlink()
+    (room / file).unlink()
     answer = api.ask("POST", "/v1/webhooks/renewed/secret", by="alice", body={"reason": "lost"})
-    assert secrets_room.read(room, "renewed", until) == (signing.key_of(answer.json["secret"]),)
+    file = hook(api, "renewed").secret_file
+    alone = (signing.key_of(answer.json["secret"]),)
+    assert secrets_room.read(room, "renewed", file, api.now()) == alone
 
 
 def test_the_path_of_an_address_is_a_key_and_stands_in_no_audit_log(
@@ -134,7 +158,7 @@ def test_one_that_is_removed_takes_its_secret_along(api: RunningApi, receiver: R
     answer = api.ask("DELETE", "/v1/webhooks/gone?reason=moved", by="alice")
 
     assert answer.status == 204
-    assert not (api.settings.webhook_secrets_dir / "gone.secret").exists()
+    assert secret_files(api, "gone") == []
     assert api.ask("GET", "/v1/webhooks/gone/deliveries", by="alice").status == 404
     assert actions(api, "gone") == ["webhook.add", "webhook.remove"]
 
@@ -171,7 +195,7 @@ def test_what_cannot_be_told_is_refused_and_leaves_nothing(
     assert answer.json["code"] == code
     assert b"hunter2" not in answer.content
     assert actions(api, "wrong") == []
-    assert not (api.settings.webhook_secrets_dir / "wrong.secret").exists()
+    assert secret_files(api, "wrong") == []
 
 
 @pytest.mark.slow
