@@ -6,10 +6,13 @@ traceback of a failed import would say nothing to whoever typed the wrong one.
 
 import sys
 
+from mailboat_controller import garbage
+
 EXIT_FAILURE = 1
 
 
 def main() -> None:
+    garbage.look_seldom()
     try:
         from mailboat_schemas.key_services import KEY_SERVICES, leave_out
 

@@ -4,6 +4,7 @@ securesystemslib imports every signer that it finds: boto3, Azure, Google, PKCS#
 of them is installed for something else, that is up to 20 MiB and a third of a second for nothing.
 """
 
+import importlib
 import sys
 from contextlib import suppress
 
@@ -20,13 +21,21 @@ def leave_out(libraries: tuple[str, ...]) -> tuple[str, ...]:
 
 def import_signers_without(libraries: tuple[str, ...]) -> None:
     """Import securesystemslib without them; whoever imports one of them later gets it."""
-    if "securesystemslib.signer" in sys.modules:
+    import_without("securesystemslib.signer", libraries)
+
+
+def import_without(module: str, libraries: tuple[str, ...]) -> None:
+    """Import a module that takes what it finds, as if these were not installed.
+
+    Whoever imports one of them later gets it. Does nothing where the module is loaded already.
+    """
+    if module in sys.modules:
         return
     absent = leave_out(libraries)
     try:
         # What it finds missing it says when it is used; that it is missing altogether, others say.
         with suppress(ImportError):
-            import securesystemslib.signer  # noqa: F401
+            importlib.import_module(module)
     finally:
         for name in absent:
             sys.modules.pop(name, None)

@@ -77,6 +77,11 @@ class ReportedModel(WireModel):
     stopped_digest: Digest | None = None
     previous_version: Version | None = None  # where it can go back to without a new trial
     previous_digest: Digest | None = None
+    spare_version: Version | None = Field(
+        default=None,
+        description="what it ran before that: where it goes if the previous one cannot serve",
+    )
+    spare_digest: Digest | None = None
     whole: tuple[Digest, ...] = Field(
         default=(), max_length=16, description="releases whose files are all on the device"
     )

@@ -3,14 +3,16 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, text
 
 from mailboat_controller.store import all_tables, engine, quarantine
-from mailboat_controller.store.engine import Store
+from mailboat_controller.store.engine import DatabaseUnusable, Store
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
@@ -27,7 +29,26 @@ def test_migrations_lead_to_exactly_the_tables_of_the_metadata(database_url: str
     made.dispose()
 
     assert differences == []
-    assert revision == "0023"
+    assert revision == all_tables.SCHEMA_VERSION
+
+
+def test_the_number_that_a_start_compares_is_that_of_the_newest_migration() -> None:
+    """With an older one a database would never be brought to the newest."""
+    config = Config()
+    config.set_main_option("script_location", str(engine.MIGRATIONS))
+
+    assert ScriptDirectory.from_config(config).get_heads() == [all_tables.SCHEMA_VERSION]
+
+
+def test_a_database_that_a_newer_mailboat_has_migrated_is_left_alone(database_url: str) -> None:
+    store = Store(database_url)
+    with store.transaction() as tx:
+        tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    with pytest.raises(DatabaseUnusable, match=r"version 9999 by a newer Mailboat"):
+        store.migrate()
+
+    store.close()
 
 
 def test_enrolment_numbers_and_audit_sequences_are_never_given_twice(tmp_path: Path) -> None:
@@ -67,5 +88,5 @@ def test_a_database_of_the_first_version_is_brought_here_with_what_it_holds(
 
     with store.read() as tx:
         assert quarantine.count(tx) == 1
-        assert tx.execute(text("SELECT version_num FROM alembic_version")).scalar() == "0023"
+    assert store.is_migrated()
     store.close()

@@ -20,9 +20,9 @@ from mailboat_controller.backup.archive import Manifest
 from mailboat_controller.backup.sealed_stream import BackupUnusable, SealedReader, SealedWriter
 from mailboat_controller.config import CONFIG_FILE, ControllerSettings
 from mailboat_controller.durable_file import fsync_directory
-from mailboat_controller.store import audit, database_copy
+from mailboat_controller.store import all_tables, audit, database_copy
 from mailboat_controller.store.database_copy import Copied
-from mailboat_controller.store.engine import Store, newest_version
+from mailboat_controller.store.engine import Store
 from mailboat_schemas.errors import ConfigurationInvalid, Conflict
 
 ACTION = "database.backup"
@@ -81,7 +81,7 @@ def make(
             fleet=settings.fleet,
             made_at=now.isoformat(timespec="milliseconds"),
             made_by=version("mailboat"),
-            schema=newest_version() or "",
+            schema=all_tables.SCHEMA_VERSION,
             origin="sqlite" if store.is_sqlite else "postgresql",
             rows=copied.rows,
             audit_entries=copied.audit_entries,

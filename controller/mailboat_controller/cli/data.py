@@ -88,6 +88,9 @@ def serve(config: options.ConfigOption = options.DEFAULT_CONFIG) -> None:
     """Run the controller: API, broker (unless configured otherwise) and rollouts."""
     import asyncio
 
+    from mailboat_controller import plain_log
+
+    plain_log.load()  # before others load it with all there is
     from mailboat_controller import garbage
     from mailboat_controller.config import load
     from mailboat_controller.service import serve as serve_until_stopped

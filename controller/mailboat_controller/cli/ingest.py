@@ -22,6 +22,9 @@ def ingest(
     import contextlib
     import signal
 
+    from mailboat_controller import plain_log
+
+    plain_log.load()  # before others load it with all there is
     from mailboat_controller import garbage, logs
     from mailboat_controller.config import load
     from mailboat_controller.ingest.process import take_in

@@ -25,7 +25,10 @@ from mailboat_controller.store import (
 )
 from mailboat_controller.store.table_names import metadata
 
+SCHEMA_VERSION = "0024"  # the newest migration, which makes these tables
+
 __all__ = [
+    "SCHEMA_VERSION",
     "access_tables",
     "artifact_life_tables",
     "audit_head_tables",
