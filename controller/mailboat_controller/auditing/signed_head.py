@@ -119,7 +119,8 @@ def read(text: str | bytes) -> SignedHead:
         payload = content["payload"]
         key = _key(content["public_key"])
         head = _head(json.loads(payload))
-        key.verify_signature(Signature(key.keyid, content["signature"]), _encoded(payload))
+        signature = content["signature"]
+        key.verify_signature(Signature(key.keyid, signature), _encoded(payload))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(str(error)[:200]) from error
     except (UnverifiedSignatureError, VerificationError) as error:
@@ -129,7 +130,8 @@ def read(text: str | bytes) -> SignedHead:
             "as an attack.",
         ) from error
     text = canonical(content)
-    if (content["keyid"], head.payload()) != (key.keyid, payload) or content.keys() != _FIELDS:
+    written = (content.get("keyid"), signature, head.payload())
+    if written != (key.keyid, signature.lower(), payload) or content.keys() != _FIELDS:
         raise _unreadable("it is not written as it was signed")
     return SignedHead(head=head, key=key, text=text)
 

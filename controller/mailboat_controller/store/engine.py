@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from mailboat_controller.store import all_tables, database_url, idempotency, locks
+from mailboat_controller.store import all_tables, compiled_once, database_url, idempotency, locks
 from mailboat_controller.store.locks import HeldLock
 from mailboat_schemas.errors import (
     ConfigurationInvalid,
@@ -62,8 +62,17 @@ class Store:
         return self._engine.dialect.name == "sqlite"
 
     def migrate(self) -> None:
-        """Bring the schema to this program's version; does nothing when it is there already."""
+        """Bring the schema to this program's version; does nothing when it is there already.
+
+        Raises:
+            DatabaseUnusable: a newer Mailboat has brought it further.
+        """
         with self.transaction() as tx:
+            held = _version(tx)
+            if held == all_tables.SCHEMA_VERSION:
+                return  # without Alembic, which takes as long to load as a tenth of a start
+            if held is not None and held not in known_versions():
+                raise _newer(held)
             if (MIGRATIONS / "env.py").is_file():
                 _upgrade(tx)
             else:
@@ -137,10 +146,7 @@ class Store:
             ServerUnavailable: the database does not answer.
         """
         with self.read() as tx:
-            if not inspect(tx).has_table("alembic_version"):
-                return False
-            held = tx.execute(text("SELECT version_num FROM alembic_version")).scalar()
-        return bool(held == newest_version())
+            return _version(tx) == all_tables.SCHEMA_VERSION
 
     def ping(self) -> None:
         """
@@ -167,7 +173,7 @@ def _open(url: str) -> Engine:
         if backend == "sqlite" and parsed.database not in {None, "", ":memory:"}:
             Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
             engine = create_engine(
-                parsed,
+                compiled_once.sqlite_url(parsed),
                 connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
                 pool_size=CONNECTIONS_MAX,
                 max_overflow=0,
@@ -175,7 +181,7 @@ def _open(url: str) -> Engine:
             )
             event.listen(engine, "connect", _prepare_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
-            return engine
+            return compiled_once.share(engine)
         if backend == "postgresql":
             return create_engine(
                 parsed,
@@ -221,8 +227,16 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
+def _version(connection: Connection) -> str | None:
+    """The migration that the database was brought to; None: to none."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    held: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return held
+
+
 def _upgrade(connection: Connection) -> None:
-    from alembic import command  # only at start; keeps `mailboat --help` quick
+    from alembic import command  # only for a database of another version, or a new one
     from alembic.config import Config
 
     config = Config()
@@ -233,22 +247,12 @@ def _upgrade(connection: Connection) -> None:
 
 def known_versions() -> frozenset[str]:
     """Every migration that this program knows."""
-    from alembic.config import Config  # only at start, as above
+    from alembic.config import Config  # only for a database or a backup of another version
     from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     return frozenset(each.revision for each in ScriptDirectory.from_config(config).walk_revisions())
-
-
-def newest_version() -> str | None:
-    """The migration that this program brings a database to."""
-    from alembic.config import Config  # only at start, as above
-    from alembic.script import ScriptDirectory
-
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    return ScriptDirectory.from_config(config).get_current_head()
 
 
 @contextmanager
@@ -298,6 +302,14 @@ def _unusable(problem: str) -> DatabaseUnusable:
         f"The database cannot be used: {problem}.",
         next_step="look at the file and the rights of its directory where database_url points; if "
         "it is damaged, restore it from a backup: devices send again what it has not seen.",
+    )
+
+
+def _newer(held: str) -> DatabaseUnusable:
+    return DatabaseUnusable(
+        f"The database was brought to version {held} by a newer Mailboat; this one knows "
+        f"{all_tables.SCHEMA_VERSION}, and there is no way back.",
+        next_step="install the newer Mailboat again, or restore the backup that was made before.",
     )
 
 

@@ -131,6 +131,32 @@ def test_an_export_is_verified_without_a_controller(
     assert run("audit", "verify", "--export", part)[0] == 2  # by which key?
 
 
+def test_an_export_that_does_not_hold_leaves_the_one_before_in_its_place(
+    run: Run, api: RunningApi, tmp_path: Path
+) -> None:
+    out = tmp_path / "all.jsonl"
+    out.write_text("of last month")
+
+    def say(reason: str) -> str:
+        with api.store.transaction() as tx:
+            unlock(tx)
+            before = tx.execute(text("SELECT reason FROM audit WHERE sequence = 1")).scalar_one()
+            tx.execute(
+                text("UPDATE audit SET reason = :reason WHERE sequence = 1"), {"reason": reason}
+            )
+        return str(before)
+
+    before = say("somebody else's words")
+    try:
+        code, _, problem = run("audit", "export", "--out", out)
+    finally:
+        say(before)
+
+    assert (code, "E-AUDIT-BROKEN" in problem) == (8, True)
+    assert [path.name for path in tmp_path.glob("*.jsonl*")] == ["all.jsonl"]
+    assert out.read_text() == "of last month"
+
+
 def test_entries_that_there_are_not_are_told(run: Run, tmp_path: Path) -> None:
     code, _, problem = run("audit", "export", "--out", tmp_path / "x", "--last", "999999")
 

@@ -1,6 +1,7 @@
 """Whatever is done to the record afterwards is found: in the database, and in an exported file."""
 
 import io
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -69,6 +70,12 @@ def exported(entries: list[Entry]) -> list[str]:
         signer(), fleet=FLEET, sequence=len(entries), hash_=entries[-1]["hash"], now=NOON
     )
     return list(export_file.lines(entries, head))
+
+
+def with_capitals(line: str) -> str:
+    """The same signature, spelt another way."""
+    signature = json.loads(line)["signed_head"]["signature"]
+    return line.replace(signature, signature.upper())
 
 
 def export_holds(lines: list[str]) -> bool:
@@ -173,6 +180,8 @@ def test_an_export_cut_off_anywhere_is_found(end: int) -> None:
         lambda lines: [*lines[:1], "[" * 100000 + "\n"],
         lambda lines: ["{}\n", *lines[1:]],
         lambda lines: [lines[0].replace('"version":1', '"version":2'), *lines[1:]],
+        lambda lines: [*lines[:-1], lines[-1].replace('"keyid"', '"jeyid"')],
+        lambda lines: [*lines[:-1], with_capitals(lines[-1])],
         lambda lines: [*lines, "\n"],
         lambda lines: [*lines[:-1], lines[1]],
     ],
