@@ -5,10 +5,11 @@ Sizes are a ratchet: a module over the red line is split by question, not exempt
 
 import ast
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
+
+from syntax import module, nodes, read_once
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = {
@@ -114,23 +115,10 @@ def modules() -> Iterator[tuple[str, Path]]:
 MODULES = list(modules())
 
 
-@cache
-def nodes(path: Path) -> list[ast.AST]:
-    """Everything in a module, itself first. Read once for all the rules."""
-    return list(ast.walk(ast.parse(path.read_text())))
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _sources_are_let_go() -> Iterator[None]:
-    """A hundred megabytes of syntax trees, which every collection of garbage would look through."""
-    yield
-    nodes.cache_clear()
-
-
-def module(path: Path) -> ast.Module:
-    tree = nodes(path)[0]
-    assert isinstance(tree, ast.Module)
-    return tree
+    with read_once():
+        yield
 
 
 def imported(path: Path) -> set[str]:

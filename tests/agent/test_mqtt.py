@@ -19,6 +19,7 @@ from mailboat_agent.link import mqtt
 from mailboat_agent.link.mqtt import Broker, Link, LinkDown, LinkUp, Message
 from mailboat_schemas.codec import decode
 from mailboat_schemas.reports import Presence
+from unused_port import unused_port
 
 MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
 pytestmark = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed")
@@ -31,9 +32,7 @@ class Mosquitto:
     """A broker that forgets everything when it is killed."""
 
     def __init__(self, directory: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = unused_port()
         self._config = directory / "mosquitto.conf"
         self._config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"

@@ -3,7 +3,6 @@
 Two real mosquittos. The connection of the devices to theirs never breaks.
 """
 
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -13,6 +12,7 @@ import pytest
 
 from mailboat_controller.broker.embedded import find_mosquitto
 from plain_broker import Peer
+from unused_port import unused_port
 
 FAR_SECONDS = 60.0
 TOPIC = "mb/1/demo/class/kiosk/manifest"
@@ -20,16 +20,10 @@ TOPIC = "mb/1/demo/class/kiosk/manifest"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
-
-
 class Broker:
     def __init__(self, directory: Path, *more: str) -> None:
         directory.mkdir()
-        self.port = free_port()
+        self.port = unused_port()
         self._config = directory / "mosquitto.conf"
         lines = [
             f"listener {self.port} 127.0.0.1",

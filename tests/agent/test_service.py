@@ -45,6 +45,7 @@ from model_fleet import (
     golden,
     looping,
 )
+from unused_port import unused_port
 
 MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
 PATIENCE_SECONDS = 120
@@ -187,9 +188,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def site(tmp_path: Path, certificates: Certificates) -> Iterator[Site]:
     fleet = ModelFleet(tmp_path / "ceremony")
     server = ArtifactServer(certificates, fleet.artifacts)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = unused_port()
     kit = tmp_path / "kit.json"
     content = {
         "fleet": FLEET,

@@ -7,10 +7,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from ddsketch import DDSketch
 
 from mailboat_agent.journal.event_journal import Journal
 from mailboat_agent.journal.live_windows import LiveWindows
 from mailboat_agent.journal.telemetry import STAYS_KEPT_MAX, Telemetry, sketch_by_value
+from mailboat_agent.serving import window as serving_window
 from mailboat_agent.serving.runtime import Absence, Runtime
 from mailboat_agent.serving.window import LatencyWindow, ServingCounters, ServingWindow
 from mailboat_schemas.live_figures import CounterSum
@@ -213,3 +215,23 @@ def test_degraded_answers_while_nothing_serves_are_told_of_the_release_that_shou
     assert [window.degraded for window in told] == [{"fallback-rule": 3}, {"fallback-rule": 2}]
     assert {(window.version, window.digest) for window in told} == {("1.1.0", "b" * 64)}
     assert {window.requests_ok for window in told} == {0}
+
+
+def test_of_all_requests_only_the_first_of_a_window_makes_a_sketch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counters = ServingCounters(lambda: NOON)
+    made: list[float] = []
+
+    def counted(accuracy: float) -> DDSketch:
+        made.append(accuracy)
+        return DDSketch(accuracy)
+
+    monkeypatch.setattr(serving_window, "DDSketch", counted)
+
+    for _ in range(3):
+        for latency_ms in (1.0, 2.0, 3.0):
+            counters.count_ok(latency_ms)
+        assert [each.count for each in counters.swap_windows().values()] == [3]
+
+    assert made == [serving_window.LATENCY_RELATIVE_ACCURACY] * 3

@@ -40,6 +40,7 @@ from mailboat_schemas.documents import HardwareClass, Rollout
 from mailboat_schemas.documents.yaml_source import load_document
 from mailboat_schemas.errors import MailboatError
 from mailboat_schemas.events import EventKind
+from syntax import module, nodes, read_once
 
 EXAMPLES = REPOSITORY / "examples"
 PACKAGES = (mailboat_schemas, mailboat_controller, mailboat_agent)
@@ -252,21 +253,17 @@ def test_every_environment_variable_in_the_documents_is_read_by_something() -> N
 # --- error codes ---------------------------------------------------------------------------------
 
 
-@cache
-def sources() -> list[tuple[str, ast.Module]]:
-    return [
-        (path.name, ast.parse(path.read_text()))
-        for package in PACKAGES
-        for path in sorted(Path(package.__path__[0]).rglob("*.py"))
-        if "migrations" not in path.parts
-    ]
+def sources() -> Iterator[Path]:
+    for package in PACKAGES:
+        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
+            if "migrations" not in path.parts:
+                yield path
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _sources_are_let_go() -> Iterator[None]:
-    """A hundred megabytes of syntax trees, which every collection of garbage would look through."""
-    yield
-    sources.cache_clear()
+    with read_once():
+        yield
 
 
 @cache
@@ -274,8 +271,8 @@ def literals() -> frozenset[str]:
     """Every string that stands in our sources."""
     return frozenset(
         node.value
-        for _, tree in sources()
-        for node in ast.walk(tree)
+        for path in sources()
+        for node in nodes(path)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     )
 
@@ -313,10 +310,10 @@ WORDS_ARE_MADE_BY: dict[str, int | str] = {
 def event_words() -> set[str]:
     """Reasons of trials and soaks, checks, damages: everything an event's ``code`` may say."""
     words: set[str] = set()
-    for name, tree in sources():
-        if name == "examples.py":
+    for path in sources():
+        if path.name == "examples.py":
             continue
-        for node in ast.walk(tree):
+        for node in nodes(path):
             if not isinstance(node, ast.Call):
                 continue
             called = getattr(node.func, "id", getattr(node.func, "attr", ""))
@@ -361,7 +358,7 @@ def test_the_codes_that_other_pages_name_exist() -> None:
 
 
 def test_the_checks_of_eligibility_stand_in_their_order() -> None:
-    tree = dict(sources())["eligibility.py"]
+    tree = module(next(path for path in sources() if path.name == "eligibility.py"))
     bodies = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     order = [
         getattr(call.func, "id", "")

@@ -204,11 +204,12 @@ def test_a_device_hears_its_class_from_the_moment_that_refresh_returns(
 def test_callers_that_wait_together_are_served_by_few_reloads(
     guarded: GuardedSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reloads = []
+    reloads, together = [], threading.Barrier(20)
     monkeypatch.setattr(guarded.site.broker, "reload", lambda: reloads.append(time.sleep(0.05)))
 
     def enrol(number: int) -> None:
         guarded.enrol(f"dev-{number}")
+        together.wait(60)
         guarded.guard.refresh(NOW)
         with guarded.store.read() as tx:
             rules = access_files.access_rules(broker_access.read(tx, NOW), "demo")

@@ -127,6 +127,7 @@ class TestAnswers:
         self, controller: RunningController
     ) -> None:
         """The broker lets one connection per name live; each new one ends the one before."""
+        controller.connection()  # issued once, whichever test is the first
         with ThreadPoolExecutor(4) as pool:
             replies = list(pool.map(lambda n: submit(controller, b"garbage %d" % n), range(4)))
 

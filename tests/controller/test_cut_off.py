@@ -116,9 +116,17 @@ def test_a_device_is_let_in_before_it_is_answered_and_cut_off_within_seconds(
     time.sleep(1.5)  # paho tries again by itself
     assert device.connections == 1
     device.close()
+    until(lambda: len(actions_on(controller, "dev-1")) > 2)  # it is written down once it is done
+    assert actions_on(controller, "dev-1") == [
+        "device.enrol",
+        "device.revoke",
+        "broker.end_session",
+    ]
+
+
+def actions_on(controller: RunningController, name: str) -> list[str]:
     with controller.store.read() as tx:
-        actions = [row.action for row in audit.page(tx, subject="dev-1")]
-    assert actions == ["device.enrol", "device.revoke", "broker.end_session"]
+        return [row.action for row in audit.page(tx, subject=name)]
 
 
 def revoke(controller: RunningController, name: str) -> None:

@@ -155,12 +155,12 @@ def test_nor_one_whose_body_goes_on_after_its_answer(
 def test_one_that_goes_on_asking_stays(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(https_server, "FIRST_REQUEST_SECONDS", 1.0)
-    monkeypatch.setattr(https_server, "KEEP_ALIVE_SECONDS", 1.0)
+    monkeypatch.setattr(https_server, "FIRST_REQUEST_SECONDS", 2.0)
+    monkeypatch.setattr(https_server, "KEEP_ALIVE_SECONDS", 2.0)
     with served(authority) as port, connected(port, context_for(authority, None)) as tls:
-        for _ in range(6):
+        for _ in range(5):
             assert ask(tls) == "null"
-            time.sleep(0.22)
+            time.sleep(0.45)
 
 
 def test_strangers_of_one_address_leave_connections_for_those_we_know(

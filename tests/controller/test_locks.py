@@ -1,8 +1,7 @@
 """Who leads, who writes the chain, and who may write beside whom."""
 
-import multiprocessing
-import os
-import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -65,25 +64,27 @@ def test_each_partition_has_a_lock_of_its_own(store: Store) -> None:
         each.release()
 
 
-def _lead(url: str, ready: Any) -> None:
-    store = Store(url)
-    assert store.try_hold(LEADER) is not None
-    ready.set()
-    signal.pause()
+_LEADS = """
+import signal, sys
+from mailboat_controller.store.engine import Store
+from mailboat_controller.store.locks import LEADER
+held = Store(sys.argv[1]).try_hold(LEADER)
+print(held is not None, flush=True)
+signal.pause()
+"""
 
 
 @pytest.mark.slow
 def test_a_leader_that_is_killed_holds_nothing_back(database_url: str, store: Store) -> None:
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    process = context.Process(target=_lead, args=(database_url, ready))
-    process.start()
-    assert ready.wait(SECONDS)
-    assert store.try_hold(LEADER) is None
-
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    # Not of multiprocessing: its resource tracker would stay with whatever tests come later.
+    command = [sys.executable, "-c", _LEADS, database_url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"True\n"
+            assert store.try_hold(LEADER) is None
+        finally:
+            process.kill()
 
     taken: list[Any] = []
     until(lambda: taken.append(store.try_hold(LEADER)) or taken[-1] is not None)

@@ -14,7 +14,14 @@ import pytest
 import yaml
 
 import small_models
-from mailboat_controller.bundles import asking, device_process, promising, quantizing, smaller
+from mailboat_controller.bundles import (
+    asking,
+    device_process,
+    promising,
+    proposal,
+    quantizing,
+    smaller,
+)
 from mailboat_controller.bundles.device_process import DeviceProcess, DeviceProcessEnded
 from mailboat_controller.cli import output
 from mailboat_controller.cli.demo import run_here
@@ -193,6 +200,36 @@ def test_the_same_model_gives_the_same_bytes(model: Path) -> None:
     assert reference.samples == 20
     with np.load(one / "golden.npz") as golden:
         assert len(golden["in.x"]) == 16
+
+
+@pytest.mark.slow
+def test_a_batch_size_that_is_asked_for_is_held_to_its_throughput(model: Path) -> None:
+    out = model.parent / "out"
+    words = (
+        "model",
+        "build",
+        model,
+        "--class",
+        "box",
+        "--out",
+        out,
+        "--batch",
+        "4",
+        "--batch",
+        "1",
+    )
+
+    said = mailboat(*words, "--json")
+
+    assert said.code == 0, said.err
+    variant = yaml.safe_load((out / "release.yaml").read_text())["spec"]["variants"][0]
+    declared = {
+        each["size"]: each["throughput_per_second_min"] for each in variant["health"]["batches"]
+    }
+    calm = {size: size * 1000 / proposal.LATENCY_MS_MIN for size in (1, 4)}
+    assert {size: 0 < bound <= calm[size] for size, bound in declared.items()} == {1: True, 4: True}
+    gates = {gate["gate"]: gate["passed"] for gate in said.json["gates"]}
+    assert gates["throughput, batch 1"] is gates["throughput, batch 4"] is True
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from mailboat_controller.bundles.proposal import (
     declare,
     runtime_range,
     step_above,
+    step_below,
     tolerances,
 )
 from mailboat_controller.bundles.statistics import reference
@@ -299,6 +300,25 @@ def test_every_batch_size_has_a_limit_of_its_own() -> None:
         4: 200.0,
         32: 10.0,
     }
+
+
+def test_of_every_batch_size_a_quarter_of_its_throughput_is_asked_for() -> None:
+    measured = replace(MEASURED, throughputs={1: 23.3, 8: 25.8, 16: 1_000_000.0})
+    first = declare(measured)
+
+    assert first.throughputs == {1: 5.0, 8: 5.0, 16: 1000.0}  # a batch in 10 ms, and no more
+    busier = replace(measured, throughputs={1: 5.0, 8: 4.9, 32: 40.0})
+    assert declare(busier, first).throughputs == {1: 5.0, 8: 1.0, 32: 10.0}
+    faster = replace(measured, throughputs={1: 100.0, 8: 400.0})
+    assert declare(faster, first).throughputs == {1: 5.0, 8: 100.0}
+
+
+@given(st.floats(1e-6, 1e6))
+def test_a_step_below_is_at_or_below_its_number_and_above_two_fifths_of_it(value: float) -> None:
+    step = step_below(value)
+
+    assert 0.4 * value * (1 - 1e-6) <= step <= value * (1 + 1e-6)
+    assert f"{step:.3g}".replace(".", "").replace("e-0", "e").strip("0")[0] in "125"
 
 
 @given(st.floats(1e-6, 1e6))

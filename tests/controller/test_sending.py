@@ -44,7 +44,7 @@ def with_sender(
         )
         link = Link(host="127.0.0.1", port=port, fleet=FLEET, tls=None, rng=random.Random(1))
         task = asyncio.create_task(link.run(sender.connected))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await link.until_connected()
             await story(sender, link, metrics)
         task.cancel()

@@ -9,7 +9,6 @@ import asyncio
 import os
 import random
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from mailboat_controller.demo.fleet import until
 from mailboat_controller.store import events, quarantine
 from mailboat_schemas.enrolment import Kind
 from talking_device import TalkingDevice
+from unused_port import unused_port
 
 pytestmark = pytest.mark.slow
 
@@ -57,8 +57,7 @@ class AsItComes:
     def __init__(self, directory: Path) -> None:
         self._config = directory / "mosquitto.conf"
         self._log = directory / "mosquitto.log"
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = int(listener.getsockname()[1])
+        self.port = unused_port()
         self._config.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n")
 
     def start(self) -> None:
@@ -162,6 +161,7 @@ def test_a_broker_that_is_killed_under_load_loses_and_doubles_nothing(
     broker.start()
     try:
         with taking(broker, tmp_path / "controller" / "mailboat.db"), talking(devices):
+            until("all have connected", lambda: all(d.connections for d in devices), SECONDS_MAX)
             for _ in range(KILLS):
                 pause = rng.random() * MOMENT_SECONDS_MAX / BURSTS_PER_KILL
                 for _ in range(BURSTS_PER_KILL):

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from console_keys import CHROMIUM, follow, open_console, running_chromium, tab_to, text_of
+from console_keys import (
+    CHROMIUM,
+    PATIENCE_MS,
+    follow,
+    open_console,
+    running_chromium,
+    tab_to,
+    text_of,
+)
 from console_story import FAILED, SITE, ConsoleStory
 from mailboat_controller.connection_file import load_connection
 from mailboat_controller.demo.fleet import until
@@ -148,11 +156,11 @@ def _the_page_tells_it_by_itself(page: Page) -> None:
     page.wait_for_function(
         "() => document.querySelector('#rollout').innerText.includes('device: returned')"
     )
-    seen = text_of(page)
-    assert "rollout: abort" in seen
-    assert "built like C" in seen
-    assert f"resumed: {VERSIONS['A']}" in seen
-    assert page.evaluate("() => document.querySelectorAll('#orders form').length") == 0
+    page.wait_for_function(
+        "(words) => words.every((each) => document.querySelector('main').innerText.includes(each))",
+        arg=["rollout: abort", "built like C", f"resumed: {VERSIONS['A']}"],
+    )
+    page.wait_for_function("() => document.querySelectorAll('#orders form').length === 0")
 
 
 # --- every page, in both themes -------------------------------------------------------------------
@@ -221,6 +229,7 @@ def test_a_part_that_is_asked_for_again_keeps_the_place_of_the_focus(
 
 def test_a_page_without_javascript_says_the_same(chromium: Browser, told: RunningApi) -> None:
     context = chromium.new_context(ignore_https_errors=True, java_script_enabled=False)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto(f"{told.url}/console/login")
     page.fill('input[name="token"]', told.tokens["vera"])

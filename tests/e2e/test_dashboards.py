@@ -161,11 +161,10 @@ def test_every_panel_shows_the_running_fleet(
         time.sleep(1)
     assert without == []
 
-    (share,) = prometheus.ask(
-        "sum(mailboat_model_devices_current) / sum(mailboat_model_devices_assigned)"
+    prometheus.wait_for(
+        "sum(mailboat_model_devices_current) / sum(mailboat_model_devices_assigned) == 1"
     )
-    assert float(share["value"][1]) == 1.0
-    assert prometheus.ask(f'mailboat_canary_info{{device="{CANARY}", version="{GOOD}"}}')
+    prometheus.wait_for(f'mailboat_canary_info{{device="{CANARY}", version="{GOOD}"}}')
     (none,) = prometheus.ask('count({device!=""}) or vector(0)')
     assert float(none["value"][1]) == 2.0  # of the canary alone
 

@@ -61,7 +61,11 @@ def test_a_drill_by_order_by_hand_and_through_a_kill(
         ), result
         assert result["return_ms"] > 0
         assert drills_of(fleet, name)["orders"][0]["state"] == "answered"
-        assert device.model()["drill"]["outcome"] == "passed"
+        until(
+            "the device shows it",
+            lambda: (device.model().get("drill") or {}).get("outcome") == "passed",
+            SECONDS_MAX,
+        )
 
         # By somebody at the device.
         config = str(device.config)

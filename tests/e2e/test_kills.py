@@ -7,9 +7,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 
-from real_fleet import RealFleet, running_fleet
+from mailboat_controller.demo.fleet import until
+from real_fleet import CONVERGE_SECONDS_MAX, RealFleet, running_fleet
 
 SEED = int(os.environ.get("MAILBOAT_KILL_SEED", "20261121"))  # printed when it fails
 ROUNDS = 6
@@ -30,7 +32,7 @@ class Killer:
         self.killed[target] += 1
         if target == "broker":
             # The controller looks after its broker and starts it again by itself.
-            os.kill(int((fleet.data / "broker" / "mosquitto.pid").read_text()), signal.SIGKILL)
+            until("there is a broker to kill", self._broker_is_killed, CONVERGE_SECONDS_MAX)
             return
         process = fleet.controller
         if target == "agent":
@@ -38,6 +40,17 @@ class Killer:
         process.kill()
         time.sleep(self._rng.random() * AWAY_SECONDS_MAX)
         process.start()
+
+    def _broker_is_killed(self) -> bool:
+        """Not while it is away: its number may be somebody else's by then."""
+        try:
+            pid = int((self._fleet.fleet.data / "broker" / "mosquitto.pid").read_text())
+            if "mosquitto" not in psutil.Process(pid).name():
+                return False
+            os.kill(pid, signal.SIGKILL)
+        except (FileNotFoundError, ValueError, ProcessLookupError, psutil.NoSuchProcess):
+            return False
+        return True
 
 
 @pytest.mark.slow

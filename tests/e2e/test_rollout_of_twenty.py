@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mailboat_controller.client import ApiClient
 from mailboat_controller.demo.fleet import until
 from mailboat_controller.demo.models import VERSIONS, made_series, write_release_sources
 from mailboat_controller.demo.traffic import Traffic
@@ -77,12 +78,13 @@ class Twenty:
 
     def told(self, letter: str, kind: str) -> set[str]:
         """Devices that told the controller so of a release."""
-        return {
-            name
-            for name in self.demo.devices
-            for event in self.demo.events(name)
-            if event["version"] == VERSIONS[letter] and event["kind"] == kind
-        }
+        with ApiClient.open(self.demo.operator) as api:  # a handshake for all of them, not for each
+            return {
+                name
+                for name in self.demo.devices
+                for event in api.pages(f"/v1/devices/{name}/events", "id")
+                if event["version"] == VERSIONS[letter] and event["kind"] == kind
+            }
 
     def operator(self, *words: str) -> dict[str, Any]:
         return self.demo.command(*words, "--connection", str(self.demo.operator))

@@ -81,7 +81,10 @@ def test_a_site_lives_on_while_it_is_cut_off_and_catches_up_when_it_is_not(
     kiosk.process.start()
     wait("the kiosk serves", lambda: kiosk.model().get("serving_version") == "1.1.0")
     site.wait_for_link("cut")
-    assert {presence(story, device) for device in (kiosk, gateway)} == {"unknown"}
+    wait(
+        "nobody knows how they are",
+        lambda: {presence(story, device) for device in (kiosk, gateway)} == {"unknown"},
+    )
     assert site.site()["cut_is_expected"]
     assert site.refresh().returncode == 1  # nothing changed, and somebody is told
     story.soak_seconds = 0.5

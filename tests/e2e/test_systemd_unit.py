@@ -215,7 +215,9 @@ def test_killed_without_warning_it_is_back_and_serves(device: Installed, victim:
     unit = AGENT if victim == "agent" else worker
     machine.run("systemctl", "kill", "--signal=KILL", "--kill-who=main", unit)
     # The worker ends with the agent, though nobody tells it to.
-    machine.until("the worker is gone", lambda: worker not in machine.units(WORKERS), 5)
+    machine.until(
+        "the worker is gone", lambda: worker not in machine.units(WORKERS), SETTLE_SECONDS_MAX
+    )
     machine.until("another worker", lambda: machine.units(WORKERS), SETTLE_SECONDS_MAX)
 
     device.wait_until_it_serves()
@@ -227,7 +229,7 @@ def test_stopped_it_leaves_no_worker_and_started_it_serves(device: Installed) ->
     machine.run("systemctl", "stop", AGENT)
 
     assert machine.property_of(AGENT, "Result") == "success"
-    machine.until("no worker is left", lambda: not machine.units(WORKERS), 5)
+    machine.until("no worker is left", lambda: not machine.units(WORKERS), SETTLE_SECONDS_MAX)
 
     machine.run("systemctl", "start", AGENT)
     device.wait_until_it_serves()
@@ -246,12 +248,12 @@ def test_an_agent_that_stands_still_is_started_again(device: Installed) -> None:
     machine.until(
         "it feeds the watchdog",
         lambda: machine.property_of(AGENT, "WatchdogTimestampMonotonic") != beaten,
-        2 * WATCHDOG_SECONDS,
+        SETTLE_SECONDS_MAX,
     )
     assert device.pid == frozen
 
     machine.run("systemctl", "kill", "--signal=STOP", "--kill-who=main", AGENT)
-    machine.until("another agent", lambda: device.pid not in (0, frozen), 10 * WATCHDOG_SECONDS)
+    machine.until("another agent", lambda: device.pid not in (0, frozen), SETTLE_SECONDS_MAX)
 
     override.unlink()
     machine.run("systemctl", "daemon-reload")
@@ -344,7 +346,9 @@ def test_the_key_may_be_a_credential_and_lies_nowhere_else(
         machine.run("systemctl", "daemon-reload")
         machine.run("systemctl", "restart", AGENT)
         device.wait_until_it_serves()
-        machine.until("connected", lambda: device.read("status.json").get("connected"), 20)
+        machine.until(
+            "connected", lambda: device.read("status.json").get("connected"), SETTLE_SECONDS_MAX
+        )
         said = json.loads(
             machine.run("mailboat-agent", "doctor", "--config", CONFIG, "--json", ok=False)
         )

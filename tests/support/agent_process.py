@@ -27,6 +27,7 @@ from mailboat_schemas import topics
 from mailboat_schemas.events import Event
 from mailboat_schemas.topics import Channel
 from model_fleet import CLASS, DEVICE, FLEET, MODEL, Certificates
+from unused_port import unused_port
 
 PATIENCE_SECONDS = 120
 
@@ -45,8 +46,7 @@ def broker_that_retains(
 ) -> Iterator[int]:
     """mosquitto on a port of loopback, with this manifest for the class and nothing else."""
     directory.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
+    port = unused_port()
     certificate, key = certificates.server()
     config = directory / "mosquitto.conf"
     config.write_text(

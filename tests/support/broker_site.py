@@ -23,6 +23,7 @@ from mailboat_controller.pki.issuing import Authority, TlsFiles
 from mailboat_controller.store.broker_access import Access
 from mailboat_schemas.enrolment import Kind
 from running_api import certificate_request, write_key
+from unused_port import unused_port
 
 NOW = datetime.now(UTC)
 WAIT_SECONDS = 60
@@ -40,7 +41,7 @@ class Site:
             directory / "broker",
             fleet="demo",
             files=self.authority.server_files(["localhost", "127.0.0.1"], now=NOW),
-            port=0,
+            port=unused_port(),
         )
 
     def write_access(self, **changes: Any) -> None:

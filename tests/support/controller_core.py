@@ -1,8 +1,11 @@
 """A controller without its network: real trust, real database, real artifacts directory."""
 
+import stat
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from enrolled_fleet import CLASS, FLEET, NOON, EnrolledDevice, EnrolledFleet
 from mailboat_controller.artifacts.directory import DirectoryStore
@@ -31,26 +34,65 @@ def plan(name: str, *waves: PlanWave, **more: object) -> Plan:
     return Plan.model_validate({"rollout": name, "waves": waves or (EVERYBODY,), **more})
 
 
+@cache
+def _begun(models: tuple[str, ...]) -> tuple[tuple[Path, int, bytes | None], ...]:
+    """Path, mode and content (None: a directory) of the keys, roles and database of a new core. To
+    make them takes several times as long as to copy them."""
+    with TemporaryDirectory() as name:
+        core = Core(Path(name), models=models, anew=True)
+        core.store.checkpoint()
+        core.store.close()
+        return tuple(
+            (
+                path.relative_to(name),
+                stat.S_IMODE(path.stat().st_mode),
+                None if path.is_dir() else path.read_bytes(),
+            )
+            for path in sorted(Path(name).rglob("*"))
+            if path.relative_to(name).parts[0] != "artifacts"  # each of them puts its own
+        )
+
+
+def _lay(directory: Path, models: tuple[str, ...]) -> str:
+    """A core that nobody has used; returns its database."""
+    for path, mode, content in _begun(models):
+        place = directory / path
+        if content is None:
+            place.mkdir(mode, parents=True, exist_ok=True)
+        else:
+            place.touch(mode)
+            place.write_bytes(content)
+    return f"sqlite:///{directory / 'mailboat.db'}"
+
+
 @dataclass
 class Core:
     directory: Path
     now: datetime = NOON
     models: tuple[str, ...] = ("vad",)
     database_url: str = ""  # of a migrated one; empty: a SQLite file
+    anew: bool = False  # with keys of its own
     trust: TrustFleet = field(init=False)
     sequences: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        begun = not (self.anew or self.database_url) and self.now == NOON
+        if begun:
+            self.database_url = _lay(self.directory, self.models)
         self.trust = TrustFleet(self.directory / "ceremony", now=self.now, models=self.models)
         self.fleet = EnrolledFleet(self.directory, self.database_url)
         self.store = self.fleet.store
-        self.add_class(CLASS)
-        with self.store.transaction() as tx:
-            held_trust.import_directory(tx, self.trust_directory, self.now)
+        if not begun:
+            self._begin()
         self.reconciler = Reconciler(self.store, self.trust.online, FLEET)
         self.artifacts = DirectoryStore(self.directory / "artifacts")
         self.admission = Admission(self.store, self.reconciler, self.artifacts, FLEET)
         self.put_artifact()
+
+    def _begin(self) -> None:
+        self.add_class(CLASS)
+        with self.store.transaction() as tx:
+            held_trust.import_directory(tx, self.trust_directory, self.now)
         self.register_pipeline("build")
 
     def register_pipeline(self, name: str) -> None:

@@ -8,7 +8,6 @@ tests that need it skip and say so.
 import base64
 import json
 import os
-import socket
 import ssl
 import subprocess
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import pytest
 
 from model_fleet import Certificates
+from unused_port import unused_port
 
 REPOSITORY = Path(__file__).parents[2]
 INSTALLED = REPOSITORY / ".cache" / "mlflow" / "bin" / "python"
@@ -144,9 +144,7 @@ def mlflow_server(directory: Path, *trusted: Path) -> Iterator[MlflowServer]:
         pytest.skip(f"MLflow is not installed in {INSTALLED.parent.parent} (see .ci/run)")
     certificates = Certificates(directory / "pki")
     certificate, key = certificates.server()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = unused_port()
     shim = directory / "shim"
     shim.mkdir(parents=True)
     # The CAs of its webhooks are those of certifi, whatever the environment says.

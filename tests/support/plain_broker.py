@@ -15,6 +15,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from mailboat_controller.broker.embedded import find_mosquitto
+from unused_port import unused_port
 
 START_SECONDS_MAX = 60.0
 
@@ -30,9 +31,7 @@ class PlainBroker:
     process: subprocess.Popen[bytes] | None = field(default=None)
 
     def start(self) -> None:
-        if not self.port:
-            with socket.create_server(("127.0.0.1", 0)) as listener:
-                self.port = listener.getsockname()[1]
+        self.port = self.port or unused_port()
         lines = [
             f"listener {self.port} 127.0.0.1",
             "allow_anonymous true",
@@ -51,7 +50,7 @@ class PlainBroker:
             [str(find_mosquitto()), "-c", str(config)], stdout=log, stderr=log
         )
         deadline = time.monotonic() + START_SECONDS_MAX
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and self.process.poll() is None:
             with suppress(OSError):
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
                 return

@@ -16,7 +16,8 @@ from urllib.request import urlopen
 
 import yaml
 
-from mailboat_controller.demo.fleet import free_port, until
+from mailboat_controller.demo.fleet import until
+from unused_port import unused_port
 
 INSTALLED = shutil.which("prometheus") is not None and shutil.which("promtool") is not None
 READY_SECONDS_MAX = 60
@@ -72,7 +73,7 @@ def prometheus_of(
     }
     path = directory / "prometheus.yml"
     path.write_text(yaml.safe_dump(config))
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{unused_port()}"
     words = [
         "prometheus",
         f"--config.file={path}",

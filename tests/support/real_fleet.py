@@ -15,6 +15,7 @@ from mailboat_controller.demo.fleet import Device, Fleet, until
 from mailboat_controller.demo.models import made_series, write_release_sources
 from mailboat_controller.demo.narrator import Narrator
 from mailboat_controller.demo.publisher import Publisher
+from unused_port import unused_port
 
 CONVERGE_SECONDS_MAX = 240  # a busy machine; some seconds on a quiet one
 
@@ -35,6 +36,7 @@ def running_fleet(
         run_here,
         devices_per_class=devices_per_class,
         rings=rings,
+        choose_port=unused_port,  # a controller that is killed finds it again
     )
     with fleet.wires:
         try:

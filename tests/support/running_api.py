@@ -5,12 +5,13 @@ import json
 import random
 import ssl
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.client import HTTPException, HTTPSConnection
+from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ HARDWARE_CLASS: dict[str, Any] = {
     "metadata": {"name": CLASS},
     "spec": {"arch": "x86_64", "memory_budget": "256MiB", "disk_budget": "1GiB"},
 }
+# The server keeps a connection thrice as long; who is nearer to that is not asked any more.
+IDLE_SECONDS_MAX = 10
+CLOSED_MEANWHILE = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)  # before an answer
+Files = tuple[tuple[str, int, int], ...]  # path, inode, time of the last change in ns
 PEOPLE = {"alice": Role.OPERATOR, "vera": Role.VIEWER, "paul": Role.APPROVER}
 
 
@@ -87,15 +92,19 @@ class RunningApi:
     refused: Counter[str] = field(default_factory=Counter)
     clock_ahead: timedelta = timedelta()
     app: Any = None
-    _contexts: dict[Any, ssl.SSLContext] = field(default_factory=dict)
+    _contexts: dict[Files, ssl.SSLContext] = field(default_factory=dict)
+    _idle: dict[Files, tuple[HTTPSConnection, float]] = field(default_factory=dict)
     care: ArtifactCare = field(init=False)
     courier: Courier = field(init=False)
 
     def __post_init__(self) -> None:
         self.care = ArtifactCare(self.store, self.artifacts, self.settings.artifacts, self.now)
+        webhooks = self.settings.webhooks
+        if webhooks.ca is None:  # to read the machine's takes longer than all the rest
+            webhooks = webhooks.model_copy(update={"ca": self.authority.ca_path})
         self.courier = Courier(
             self.store,
-            self.settings.webhooks,
+            webhooks,
             fleet=FLEET,
             secrets_dir=self.settings.webhook_secrets_dir,
             now=self.now,
@@ -142,19 +151,51 @@ class RunningApi:
             sent.setdefault("Content-Type", "application/json")
         if by in self.tokens:
             sent.setdefault("Authorization", f"Bearer {self.tokens[by]}")
-        connection = HTTPSConnection("127.0.0.1", self.port, context=self._tls_of(by), timeout=60)
-        try:
-            return _answered(connection, method, path, body, sent)
-        finally:
+        files = self._files_of(by)
+        connection, answered_at = self._idle.pop(files, (None, 0.0))
+        if connection is not None:
+            if time.monotonic() - answered_at < IDLE_SECONDS_MAX and _may_be_sent_again(body):
+                with suppress(*CLOSED_MEANWHILE):
+                    return self._answered(connection, files, method, path, body, sent)
             connection.close()
+        context = self._tls_of(by, files)
+        connection = HTTPSConnection("127.0.0.1", self.port, context=context, timeout=60)
+        return self._answered(connection, files, method, path, body, sent)
 
-    def _tls_of(self, by: str | None) -> ssl.SSLContext:
-        """The context of the last request with these very files: to read them takes a while."""
+    def _answered(
+        self,
+        connection: HTTPSConnection,
+        files: Files,
+        method: str,
+        path: str,
+        body: Any,
+        sent: Mapping[str, str],
+    ) -> Answer:
+        """Kept open for the next request: most of a short one is its handshake."""
+        answer = None
+        try:
+            answer = _answered(connection, method, path, body, sent)
+            return answer
+        finally:
+            if answer is None or connection.sock is None or files in self._idle:
+                connection.close()
+            else:
+                self._idle[files] = (connection, time.monotonic())
+
+    def hang_up(self) -> None:
+        while self._idle:
+            self._idle.popitem()[1][0].close()
+
+    def _files_of(self, by: str | None) -> Files:
+        """With which a handshake is made, and whether they are still the same."""
         files = (self.authority.ca_path, *self.identities.get(by or "", ()))
-        known = tuple((str(path), path.stat().st_ino, path.stat().st_mtime_ns) for path in files)
-        if known not in self._contexts:
-            self._contexts[known] = self.tls(by)
-        return self._contexts[known]
+        return tuple((str(path), path.stat().st_ino, path.stat().st_mtime_ns) for path in files)
+
+    def _tls_of(self, by: str | None, files: Files) -> ssl.SSLContext:
+        """The context of the last request with these very files: to read them takes a while."""
+        if files not in self._contexts:
+            self._contexts[files] = self.tls(by)
+        return self._contexts[files]
 
     def tls(self, by: str | None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.authority.ca_path))
@@ -193,6 +234,10 @@ class RunningApi:
         return answer
 
 
+def _may_be_sent_again(body: object) -> bool:
+    return body is None or isinstance(body, bytes | str)
+
+
 def _answered(
     connection: HTTPSConnection, method: str, path: str, body: Any, sent: Mapping[str, str]
 ) -> Answer:
@@ -203,39 +248,6 @@ def _answered(
     for name, value in response.getheaders():
         every.setdefault(name.lower(), []).append(value)
     return Answer(response.status, found, response.read(), every)
-
-
-class Callers:
-    """Each asks again and again over one connection: most of a short request is its handshake.
-
-    Only for what changes nothing: where the server has closed it meanwhile, it is asked anew.
-    """
-
-    def __init__(self, api: RunningApi) -> None:
-        self._api = api
-        self._open: dict[str | None, HTTPSConnection] = {}
-
-    def ask(self, method: str, path: str, *, by: str | None = None) -> Answer:
-        token = self._api.tokens.get(by or "")
-        sent = {} if token is None else {"Authorization": f"Bearer {token}"}
-        while True:
-            known = self._open.pop(by, None)
-            connection = known or HTTPSConnection(
-                "127.0.0.1", self._api.port, context=self._api.tls(by), timeout=60
-            )
-            try:
-                answer = _answered(connection, method, path, None, sent)
-            except (ConnectionError, HTTPException):
-                connection.close()
-                if known is None:
-                    raise
-                continue
-            self._open[by] = connection
-            return answer
-
-    def close(self) -> None:
-        for connection in self._open.values():
-            connection.close()
 
 
 def certificate_request(key: Any, name: str = "anything") -> str:
@@ -347,5 +359,6 @@ def _served(api: RunningApi) -> Iterator[None]:
     try:
         yield
     finally:
+        api.hang_up()
         server.stop()
         thread.join()

@@ -25,6 +25,7 @@ from mailboat_controller.store.engine import Store
 from mailboat_schemas.documents.hardware_class import HardwareClass
 from mailboat_schemas.enrolment import Kind
 from trust_fleet import CLASS, FLEET, ONE, TrustFleet
+from unused_port import unused_port
 
 START_SECONDS_MAX = 60
 
@@ -48,7 +49,7 @@ class RunningController:
             trust=self.trust.directory,
             now=now,
             listen_port=0,
-            mqtt_port=0,
+            mqtt_port=unused_port(),
         )
         self.settings = load(self.directory / "data" / "controller.toml")
         self.store = Store(self.settings.store_url)

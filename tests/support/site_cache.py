@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 
+from unused_port import unused_port
+
 REPOSITORY = Path(__file__).parents[2]
 CONFIGURATION = REPOSITORY / "broker-config" / "nginx" / "site-cache.conf"
 START_SECONDS_MAX = 60
@@ -50,9 +52,7 @@ def running_cache(directory: Path, **settings: object) -> Iterator[int]:
     """The port it listens on. ``settings`` are the placeholders that are not of its directory."""
     assert NGINX is not None
     directory.mkdir(parents=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = unused_port()
     own = {
         "CACHE_DIR": directory / "cache",
         "CACHE_MAX_SIZE": "64m",

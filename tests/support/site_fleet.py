@@ -21,6 +21,7 @@ from mailboat_controller.demo.processes import Process, program
 from real_fleet import RealFleet
 from site_cache import NGINX
 from site_network import CENTRE_NAME, SiteNetwork
+from unused_port import unused_port
 
 SITE = "harbour"
 BROKER_PORT, CACHE_PORT = 8883, 8444
@@ -57,7 +58,9 @@ class SiteFleet(Fleet):
 
     def __init__(self, directory: Path, network: SiteNetwork) -> None:
         narrator = Narrator(io.StringIO(), started=time.monotonic())
-        super().__init__(directory, narrator, run_here, devices_per_class=1)
+        super().__init__(
+            directory, narrator, run_here, devices_per_class=1, choose_port=unused_port
+        )
         self.network = network
         self.kit, self.site_data = directory / "site", directory / "site-data"
         logs = directory / "logs"

@@ -59,8 +59,11 @@ class TrustFleet:
     approval: Quorum = ONE
 
     def __post_init__(self) -> None:
-        ceremony = Ceremony(models=self.models, root=ONE, targets=ONE, approval=self.approval)
-        self.factory_root = hold(ceremony, self.directory, self.now).read_bytes()
+        factory_root = self.directory / "root.json"
+        if not factory_root.exists():
+            ceremony = Ceremony(models=self.models, root=ONE, targets=ONE, approval=self.approval)
+            hold(ceremony, self.directory, self.now)
+        self.factory_root = factory_root.read_bytes()
         self.roots = [self.factory_root]
         self.online = OnlineKeys.load(self.directory / "controller" / "keys")
         trust = self.directory / "controller" / "trust"

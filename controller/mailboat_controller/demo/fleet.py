@@ -104,9 +104,10 @@ class Fleet:
         *,
         devices_per_class: int = DEVICES_PER_CLASS,
         rings: Mapping[str, int] | None = None,
+        choose_port: Callable[[], int] | None = None,
     ) -> None:
         """``rings`` are devices of each class by the value of their label ``ring``; None: all of
-        them without one.
+        them without one. ``choose_port`` names one that nobody has; None: the kernel does.
 
         ``run_command`` runs the words of a ``mailboat`` command and returns status and output.
 
@@ -118,7 +119,8 @@ class Fleet:
         self.devices_per_class = sum(rings.values()) if rings else devices_per_class
         self._rings = rings or {"": devices_per_class}
         self._narrator = narrator
-        self.api_port, self.mqtt_port = free_port(), free_port()
+        choose_port = choose_port or free_port
+        self.api_port, self.mqtt_port = choose_port(), choose_port()
         self.wires = Wires(mqtt_port=self.mqtt_port, api_port=self.api_port)
         self.devices: dict[str, Device] = {}
         self.controller = Process(

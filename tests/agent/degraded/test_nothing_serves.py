@@ -281,11 +281,11 @@ def test_a_silent_endpoint_does_not_take_the_caller_s_time(make: Make, other: Ot
     front.runtime.explain_absence("m", absent(policy=RULE))
     began = time.monotonic()
 
-    status, _, headers = front.infer(mailboat_deadline_ms="1000")
+    status, _, headers = front.infer(mailboat_deadline_ms="2000")
 
     assert (status, headers["mailboat-degraded"]) == (200, "fallback-rule")
     assert time.monotonic() - began < 25  # of the thirty that it would be given
-    assert 0 < int(other.seen[0]["mailboat-deadline-ms"]) <= 900
+    assert 0 < int(other.seen[0]["mailboat-deadline-ms"]) <= 1900
     # It was the caller who had no time: that says nothing of the endpoint.
     (found,) = front.degraded.answers.elsewhere.status()
     assert found["circuit"] == "closed"

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -80,12 +81,19 @@ def test_requests_of_different_shapes_or_outputs_are_not_joined() -> None:
     assert join_key([Tensor("x", "FP32", (0, 4), b"")], ()) is None
 
 
+def until(holds: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < give_up, "it never came true"
+        time.sleep(0.005)
+
+
 def while_stopped(runtime: Runtime, *requests: tuple[float, ...]) -> list[Any]:
     """Asked while the worker stands still, so that they wait together behind the first."""
     pid = runtime.worker_pid("m")
     os.kill(pid, signal.SIGSTOP)
     busy = ask(runtime, 0)
-    time.sleep(0.05)
+    until(busy.running)
     futures = [ask(runtime, *rows) for rows in requests]
     os.kill(pid, signal.SIGCONT)
     busy.result(60)
@@ -135,15 +143,26 @@ def test_one_bad_request_does_not_fail_its_neighbours(
 
 @pytest.mark.slow
 def test_a_request_that_kills_the_worker_takes_no_neighbour_with_it(
-    runtime: Runtime, bench: Any, models: Any
+    runtime: Runtime, bench: Any, models: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime.serve(batched(bench, models.looping(100_000)))
-    pid = runtime.worker_pid("m")
-    futures = while_stopped(runtime, (1,), (2,), (3,))
-    time.sleep(0.05)
-    os.kill(pid, signal.SIGKILL)  # while the three run as one
+    runtime.serve(batched(bench, models.affine()))
+    worker = runtime._lanes.get("m")._standing.worker  # type: ignore[union-attr]
+    begin, killed = worker.begin, []
 
-    assert [future.result(60)[0] for future in futures] == [100_001, 100_002, 100_003]
+    def killing(inputs: Any, **more: Any) -> None:
+        if inputs[0].shape[0] < 3:
+            begin(inputs, **more)
+            return
+        os.kill(worker.pid, signal.SIGSTOP)
+        begin(inputs, **more)
+        os.kill(worker.pid, signal.SIGKILL)  # while the three run as one
+        killed.append(inputs[0].shape[0])
+
+    monkeypatch.setattr(worker, "begin", killing)
+    futures = while_stopped(runtime, (1,), (2,), (3,))
+
+    assert [future.result(60)[0] for future in futures] == [3, 5, 7]
+    assert killed == [3]
     stats = runtime.snapshot("m")
     assert stats is not None
     assert (stats.requests_error, stats.worker_restarts) == (0, 1)

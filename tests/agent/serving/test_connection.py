@@ -230,7 +230,7 @@ def test_old_and_parting_clients_are_told_that_it_ends(echo: Echo, client: socke
 
 
 def test_who_drips_headers_or_body_or_never_reads_is_cut_off() -> None:
-    patience = Patience(head=0.3, body=0.3, answer=0.3, linger=0.3)
+    patience = Patience(head=1, body=1, answer=1, linger=1)
     room = Room()
     with running(Echo(), patience=patience, room=room) as address:
         head, body, reader = (connect(address) for _ in range(3))

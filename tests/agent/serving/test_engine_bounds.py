@@ -137,9 +137,9 @@ def test_a_model_that_is_asked_all_the_time_gives_its_memory_up_all_the_same(
     busy = bench.release(models.looping(20_000))  # some milliseconds
     runtime.serve(busy)
     stop = threading.Event()
+    waiting = [ask(runtime) for _ in range(40)]  # so many that it never stands idle
 
     def keep_asking() -> None:
-        waiting = [ask(runtime) for _ in range(20)]
         while not stop.is_set():
             waiting.pop(0).result(60)
             waiting.append(ask(runtime))

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from agent_process import until
 from hostile_models import (
     PEAK_BYTES,
     Hostile,
@@ -136,10 +137,10 @@ def test_25_trials_of_a_kind_leave_agent_and_serving_release_untouched(
     assert serving.failed == 0
     assert serving.answered > len(reasons)
     assert serving.runtime.worker_pid("good") == serving.pid  # never started again
-    assert [child.pid for child in own.children()] == [serving.pid]
+    until(lambda: [child.pid for child in own.children()] == [serving.pid])
     gc.collect()
-    assert own.num_fds() == descriptors
-    assert own.num_threads() == threads
+    # What reads a dead worker's last words ends by itself; what an earlier test left may have too.
+    until(lambda: own.num_fds() <= descriptors and own.num_threads() <= threads)
 
 
 BAD_FILES: dict[str, bytes] = {

@@ -211,6 +211,21 @@ def test_the_throughput_of_the_class_binds_a_release_that_promises_none(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("of_release", "of_class"), [(1e9, 1e-3), (1e-3, 1e9)])
+def test_of_two_bounds_on_throughput_the_tighter_counts(
+    attempt: Try, models: Any, of_release: float, of_class: float
+) -> None:
+    failure = refused(
+        attempt,
+        models.affine(),
+        batches=[{"size": 1, "throughput_per_second_min": of_release}],
+        budgets=ClassBudgets(throughput_per_second_min=of_class),
+    )
+
+    assert failure.evidence["throughput_per_second_min"] == 1e9
+
+
+@pytest.mark.slow
 def test_a_class_adds_nothing_to_what_a_release_allows_itself(attempt: Try, models: Any) -> None:
     of_class = ClassBudgets(
         memory_bytes=1 << 40, latency_p95_ms_max=1000, throughput_per_second_min=1e-3

@@ -16,7 +16,7 @@ from mailboat_controller import data_directory
 from mailboat_controller.api.app import make_app
 from mailboat_controller.pki.issuing import Authority
 from mailboat_schemas.enrolment import Kind
-from running_api import Callers, RunningApi, certificate_request, write_key
+from running_api import RunningApi, certificate_request, write_key
 from trust_fleet import CLASS
 
 WHO = {
@@ -179,27 +179,20 @@ def device(api: RunningApi) -> None:
     api.issue(Kind.SITE, "harbour")
 
 
-@pytest.fixture(scope="module")
-def callers(api: RunningApi, device: None) -> Iterator[Callers]:
-    callers = Callers(api)
-    yield callers
-    callers.close()
-
-
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [(method, path, allowed) for method, _, path, allowed in RULES],
     ids=[f"{method} {route}" for method, route, _, _ in RULES],
 )
 def test_each_door_opens_for_whom_it_is_meant(
-    callers: Callers, method: str, path: str, allowed: set[str]
+    api: RunningApi, device: None, method: str, path: str, allowed: set[str]
 ) -> None:
-    assert callers.ask(method, path).status == 401
+    assert api.ask(method, path).status == 401
     for name, kind in WHO.items():
         # Whoever may renew would end the token that the other tests use.
         if path.endswith("/renew") and kind in allowed:
             continue
-        answer = callers.ask(method, path, by=name)
+        answer = api.ask(method, path, by=name)
         # A handler may have reasons of its own, in words of its own, to refuse one it knows.
         turned_away = answer.status == 401 or (
             answer.status == 403 and b"may not do this" in (answer.content or b"may not do this")

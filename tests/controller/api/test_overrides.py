@@ -1,5 +1,6 @@
 """Holding, pinning, labelling, finding, explaining and planning over the API."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -117,6 +118,8 @@ def test_an_order_says_all_that_stands_also_the_request_for_a_log(api: RunningAp
     assert [hold.model for hold in both.holds] == ["vad"]
     send(api, "dev-3", "pin", model="vad", version="1.0.0")
     assert order(api, "dev-3").logs == both.logs
+    for verb in ("unpin", "release-hold"):
+        send(api, "dev-3", verb, model="vad")
 
 
 @pytest.mark.parametrize("verb", ["release-hold", "unpin"])
@@ -201,15 +204,23 @@ def test_more_orders_than_a_device_may_have_are_refused(api: RunningApi) -> None
         send(api, "dev-1", "release-hold", model=f"model-{number}")
 
 
+@pytest.fixture
+def held(api: RunningApi) -> Iterator[str]:
+    """One device that keeps what it has."""
+    send(api, "dev-3", "hold", model="vad")
+    yield "dev-3"
+    send(api, "dev-3", "release-hold", model="vad")
+
+
 def test_more_devices_than_may_be_ordered_apart_are_refused(
-    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+    api: RunningApi, held: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(override_orders, "DEVICES_MAX", 1)  # dev-3 is held
+    monkeypatch.setattr(override_orders, "DEVICES_MAX", 1)
     answer = api.ask("POST", "/v1/devices/dev-1/hold", by="alice", body=WHY)
 
     assert (answer.status, answer.json["code"]) == (409, "E-OVERRIDES")
-    assert found(api, "held") == ["dev-3"]
-    send(api, "dev-3", "hold", model="vad")  # it has orders already
+    assert found(api, "held") == [held]
+    send(api, held, "hold", model="vad")  # it has orders already
 
 
 def test_labels_of_operators_are_for_selectors(api: RunningApi) -> None:
@@ -255,8 +266,8 @@ def test_explain_says_what_is_not_known_of_a_device_that_never_reported(api: Run
     assert passed["approved"] is True
 
 
-def test_explain_marks_the_first_no(api: RunningApi) -> None:
-    (model,) = explained(api, "dev-3", "?model=vad&release=1.0.0")["models"]
+def test_explain_marks_the_first_no(api: RunningApi, held: str) -> None:
+    (model,) = explained(api, held, "?model=vad&release=1.0.0")["models"]
     firsts = [check for check in model["releases"][0]["checks"] if check["first_no"]]
 
     assert [check["name"] for check in firsts] == ["not_held"]
@@ -269,7 +280,7 @@ def test_explain_of_what_is_not_there_is_not_found(api: RunningApi) -> None:
         assert api.ask("GET", f"/v1/devices/dev-1/explain{query}", by="vera").status == 404
 
 
-def test_plan_counts_every_device_once(api: RunningApi) -> None:
+def test_plan_counts_every_device_once(api: RunningApi, held: str) -> None:
     answer = api.ask("POST", "/v1/plans", by="vera", body={"rollout": ROLLOUT})
     assert answer.status == 200, answer.content
     planned = answer.json
@@ -285,7 +296,7 @@ def test_plan_counts_every_device_once(api: RunningApi) -> None:
 
 
 def test_plan_says_how_many_reasons_it_leaves_out(
-    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+    api: RunningApi, held: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plans, "REASONS_MAX", 1)
     (kind,) = api.ask("POST", "/v1/plans", by="vera", body={"rollout": ROLLOUT}).json["classes"]

@@ -95,6 +95,7 @@ def test_deliveries_wait_in_order_and_end(fleet: EnrolledFleet) -> None:
         failing_since=None,
         created_by="operator:alice",
         created_at=NOON,
+        secret_file="chat.secret",
     )
     with fleet.store.transaction() as tx:
         webhooks.add(tx, hook)

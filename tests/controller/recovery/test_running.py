@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from mailboat_controller import data_directory
-from mailboat_controller.demo.fleet import free_port
 from mailboat_controller.ingest import process
 from mailboat_controller.ingest.partition import client_name
 from mailboat_controller.ingest.settings import IngestSettings
@@ -18,6 +17,7 @@ from mailboat_controller.store.engine import Store
 from mailboat_controller.store.transaction import Transaction
 from mailboat_schemas.errors import MailboatError
 from trust_fleet import TrustFleet
+from unused_port import unused_port
 
 pytestmark = pytest.mark.slow
 
@@ -33,8 +33,8 @@ def test_without_its_broker_it_waits_and_opens_nothing_until_it_is_stopped(tmp_p
         fleet="demo",
         trust=tmp_path / "ceremony" / "controller",
         now=now(),
-        listen_port=free_port(),
-        mqtt_port=free_port(),
+        listen_port=unused_port(),
+        mqtt_port=unused_port(),
     ).model_copy(update={"embedded_broker": False, "mqtt_host": "127.0.0.1"})
     store = Store(settings.store_url)
     with store.transaction() as tx:
@@ -68,7 +68,7 @@ def test_a_process_that_takes_messages_in_waits_for_the_recovery_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends_by: str
 ) -> None:
     settings = data_directory.create(
-        tmp_path / "data", fleet="demo", trust=None, now=now(), mqtt_port=free_port()
+        tmp_path / "data", fleet="demo", trust=None, now=now(), mqtt_port=unused_port()
     ).model_copy(update={"ingest": IngestSettings(partitions=1)})
     files = files_of(settings.pki_dir, client_name(0))
     for path in (files.certificate, files.key):

@@ -16,12 +16,13 @@ from cryptography import x509
 from broker_site import Peer
 from mailboat_controller.broker import access_files
 from mailboat_controller.broker.embedded import MosquittoBroker, find_mosquitto
-from mailboat_controller.demo.fleet import free_port, until
+from mailboat_controller.demo.fleet import until
 from mailboat_controller.pki.issuing import CREDENTIAL_DAYS, Authority, TlsFiles
 from mailboat_controller.sites.kit import KitWishes, make_kit
 from mailboat_controller.store import audit, broker_access
 from mailboat_schemas.enrolment import Kind
 from running_api import RunningApi, running_api
+from unused_port import unused_port
 
 NAME = "harbour"
 LIFETIME = timedelta(seconds=25)  # what is left of the kit's certificates when it is made
@@ -104,7 +105,7 @@ def centre(api: RunningApi, tmp_path: Path) -> Iterator[End]:
 
 @pytest.fixture
 def site(api: RunningApi, centre: End, tmp_path: Path) -> Iterator[KitAtSite]:
-    port = free_port()
+    port = unused_port()
     order = {"name": NAME, "broker_host": "localhost", "broker_port": port}
     assert api.ask("POST", "/v1/sites", by="alice", body=order).status == 201
     assert api.enrol("crane-1", token=api.kit(site=NAME)["token"]).status == 201

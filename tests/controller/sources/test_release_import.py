@@ -17,6 +17,7 @@ from mailboat_controller.cli import main
 from mailboat_controller.releases.build import read_build
 from model_fleet import Certificates
 from oci_server import KIND, TITLE, Registry, digest_of
+from unused_port import unused_port
 
 
 def mailboat(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -90,9 +91,7 @@ def real_registry(certificates: Certificates, tmp_path: Path) -> Iterator[str]:
     """The address of the registry that Debian packages."""
     if REGISTRY is None:
         pytest.skip("docker-registry is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = unused_port()
     certificate, key = certificates.server()
     config = tmp_path / "registry.yml"
     settings = {
