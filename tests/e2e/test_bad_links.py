@@ -21,7 +21,7 @@ from patched_fleet import offer_patch, sha256
 from running_api import RunningApi, running_api
 
 AGENTS = 20
-PATIENCE_SECONDS = 180
+PATIENCE_SECONDS = 480
 CHANGED_BYTES, UNCHANGED_BYTES = 1_000_000, 3_000_000
 SENT_PER_CHOSEN_MAX = 1.1
 
