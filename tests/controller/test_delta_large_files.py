@@ -1,6 +1,6 @@
 """Files of many gigabytes: what they take does not grow with them, and every offset is right.
 
-`bench/large_files.py` does the same with 2 and 5 GiB of data without a hole, and takes its time.
+`bench/large_files.py` does the same with 2 and 8 GiB of data without a hole, and takes its time.
 """
 
 import hashlib
