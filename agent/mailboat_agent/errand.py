@@ -201,10 +201,14 @@ class Errands:
         self._begin(Kind.STOP, "", step, self._bench.stop(self._model))
         return True
 
-    def go_back(self, step: GoBack, evidence: Mapping[str, Any]) -> bool:
-        """Begin to serve the predecessor, or nothing; False if it is so already."""
+    def go_back(self, step: GoBack, evidence: Mapping[str, Any], *, is_stopped: bool) -> bool:
+        """Begin to serve the predecessor, or nothing; False if it is so already.
+
+        Args:
+            is_stopped: policy stops the predecessor, so what serves ends and nothing begins.
+        """
         serving, document = self._bench.serving(self._model), self.document(step.to)
-        if step.to is not None and document is not None:
+        if step.to is not None and document is not None and not is_stopped:
             if serving is not None and serving.digest == step.to.digest:
                 return False
             work = self._bench.serve(document, step.to.digest)

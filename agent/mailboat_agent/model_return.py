@@ -45,10 +45,18 @@ class ModelReturn:
         """Serve the predecessor first, then record: there is always one that serves."""
         if self._left_at is None:
             self._left_at = look.monotonic
-        # What policy stops is gone back to, and serves no more there than before.
-        stopped = step.to is not None and step.to.digest == self._situation(look).stopped
-        if stopped or not self._errands.go_back(step, evidence):
+        is_stopped = self._is_stopped(step, look)
+        if not self._errands.go_back(step, evidence, is_stopped=is_stopped):
             self._record_return(step, evidence, look)
+
+    def _is_stopped(self, step: GoBack, look: Look) -> bool:
+        """What policy stops is gone back to, and serves no more there than before. What it stopped
+        before the release that is left now came stands in the record alone."""
+        situation = self._situation(look)
+        return step.to is not None and step.to.digest in (
+            situation.stopped,
+            situation.state.stopped,
+        )
 
     def arrived(
         self, step: GoBack, evidence: Mapping[str, Any], error: MailboatError | None, look: Look

@@ -14,7 +14,6 @@ import pytest
 from agent_box import AgentBox, Play
 from mailboat_agent.busy import Busy
 from mailboat_agent.errand import Kind
-from mailboat_agent.serving.json_tensors import tensor_of_json
 from mailboat_agent.update.state import Installed
 from mailboat_schemas.codec import decode, encode
 from mailboat_schemas.desired import Assignment, FreshTimestamp, ManifestBundle
@@ -32,16 +31,6 @@ from model_fleet import (
 )
 
 INSTALLED = ["trial_started 1.0.0", "soak_started 1.0.0", "committed 1.0.0"]
-
-
-def ask(box: AgentBox, values: list[float]) -> None:
-    """One request for live traffic; what comes of it is counted by the runtime."""
-    x = tensor_of_json({"name": "x", "datatype": "FP32", "shape": [1, 4], "data": values})
-    deadline = asyncio.get_running_loop().time() + 60
-    future = box.runtime.submit(
-        MODEL, None, [x], [], deadline=deadline, encode=lambda _release, inference: inference
-    )
-    future.exception(60)
 
 
 def test_a_release_is_fetched_tried_served_and_committed(play: Play, fleet: ModelFleet) -> None:
@@ -108,7 +97,7 @@ def test_errors_on_live_traffic_roll_back_without_a_network(
         await box.until(lambda: box.state.phase is ModelPhase.SOAK)
         server.artifacts.clear()
         for _ in range(4):
-            ask(box, [9, 9, 9, 9])
+            box.ask([9, 9, 9, 9])
         await box.until(lambda: "rolled_back 1.1.0" in box.told())
         assert box.events()[-1].code == "error_rate"
         assert box.committed("1.0.0")
@@ -153,8 +142,8 @@ def test_silence_does_not_end_a_soak_that_asks_for_requests(play: Play, fleet: M
             await box.step()
         assert box.state.phase is ModelPhase.SOAK
         assert "0 of at least 2 requests" in box.reconciler.loops[MODEL].because
-        ask(box, [0, 1, 2, 3])
-        ask(box, [0, 1, 2, 3])
+        box.ask([0, 1, 2, 3])
+        box.ask([0, 1, 2, 3])
         await box.until(lambda: box.committed("1.0.0"))
 
     play(story)
@@ -528,7 +517,7 @@ def test_an_agent_that_is_told_to_stop_gives_the_attempt_back(
             await box.restart()
         await box.until(lambda: box.serving == "1.0.0")
         assert (box.state.phase, box.state.tries, box.state.stops) == (ModelPhase.SOAK, 0, 2)
-        ask(box, [0, 1, 2, 3])
+        box.ask([0, 1, 2, 3])
         await box.until(lambda: box.committed("1.0.0"))
         box.reconciler.give_back_attempts()  # there is none any more
         assert box.state.stops == 2
@@ -572,7 +561,7 @@ def test_a_soak_cut_by_a_restart_begins_again(play: Play, fleet: ModelFleet) -> 
         await box.restart()
         await box.until(lambda: box.serving == "1.0.0")
         assert (box.state.phase, box.state.tries) == (ModelPhase.SOAK, 1)
-        ask(box, [0, 1, 2, 3])
+        box.ask([0, 1, 2, 3])
         await box.until(lambda: box.committed("1.0.0"))
 
     play(story)

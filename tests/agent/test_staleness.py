@@ -18,7 +18,7 @@ from mailboat_agent.update.state import Installed, ModelState
 from mailboat_schemas.events import EventKind
 from mailboat_schemas.reports import ModelPhase
 from mailboat_schemas.staleness import Action
-from model_fleet import CLASS, FLEET, MODEL, ModelFleet, golden
+from model_fleet import CLASS, FLEET, MODEL, ModelFleet, golden, picky
 from signed_policies import policy_document, sign_policy, window_in
 from trust_fleet import TrustFleet
 
@@ -215,5 +215,41 @@ def test_a_way_out_that_fails_its_trial_leaves_the_stopped_model_stopped(
         assert box.state.active == Installed(version="1.0.0", digest=a.digest)
         assert absence_word(box) == STALE_WORD
         assert "is not approved any more" not in caplog.text  # it is: nobody should approve it anew
+
+    play(story)
+
+
+@pytest.mark.slow
+def test_a_way_out_that_fails_in_its_soak_never_brings_the_stopped_model_back(
+    play: Play, fleet: ModelFleet
+) -> None:
+    a = fleet.model_release("1.0.0")
+    soak = {"seconds": 600, "breach_requests_min": 3}
+    bad = fleet.model_release("1.1.0", model=picky(), samples=golden(1.0, 0.0), soak=soak)
+    sign_policy(fleet, policy_document(bound("stop", grace_hours=0)))
+
+    async def story(box: AgentBox) -> None:
+        assert box.take(fleet.current(a))
+        await box.until(lambda: "committed 1.0.0" in box.told())
+        await box.until(lambda: absence_word(box) == STALE_WORD)
+        assert box.take(fleet.offered(bad, a))
+        await box.until(lambda: box.state.phase is ModelPhase.SOAK)
+        for _ in range(4):
+            box.ask([9, 9, 9, 9])
+        served: set[str | None] = set()
+
+        def is_back() -> bool:
+            served.add(box.serving)
+            return "rolled_back 1.1.0" in box.told()
+
+        await box.until(is_back)
+        assert box.serving is None
+        for _ in range(5):
+            await box.step()
+            served.add(box.serving)
+
+        assert served == {"1.1.0", None}
+        assert box.state.active == Installed(version="1.0.0", digest=a.digest)
+        assert absence_word(box) == STALE_WORD
 
     play(story)

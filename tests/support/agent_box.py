@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from mailboat_agent.identity.device_key import tls_context
 from mailboat_agent.journal.event_journal import Journal
 from mailboat_agent.ledger import Ledger
 from mailboat_agent.reconcile import Reconciler
+from mailboat_agent.serving.json_tensors import tensor_of_json
 from mailboat_agent.serving.process import RuntimeFacts
 from mailboat_agent.serving.runtime import Runtime
 from mailboat_agent.state_file import StateFile
@@ -160,6 +161,15 @@ class AgentBox:
             and active is not None
             and active.version == version == self.serving
         )
+
+    def ask(self, values: Sequence[float]) -> None:
+        """One request for live traffic; what comes of it is counted by the runtime."""
+        x = tensor_of_json({"name": "x", "datatype": "FP32", "shape": [1, 4], "data": list(values)})
+        deadline = asyncio.get_running_loop().time() + 60
+        future = self.runtime.submit(
+            MODEL, None, [x], [], deadline=deadline, encode=lambda _release, inference: inference
+        )
+        future.exception(60)
 
     async def stop(self) -> None:
         await self.reconciler.close()
