@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
-from tests.simulation.mutants_of_bounds import mutants_of_bounds
-from tests.simulation.mutants_of_rules import mutants_of_rules
+from tests.simulation.mutants_of_bounds import mutants_of_budgets, mutants_of_stops
+from tests.simulation.mutants_of_rules import mutants_of_drills, mutants_of_rules
+from tests.simulation.story import Story
 
 from mailboat_agent.journal.outbox import Outbox
 from mailboat_agent.trust.counter import Counter
@@ -369,8 +370,29 @@ def _mutants() -> Iterator[tuple[str, list[Plant]]]:
 
 
 MUTANTS: Mapping[str, list[Plant]] = MappingProxyType(
-    dict((*_mutants(), *mutants_of_rules(), *mutants_of_bounds()))
+    dict(
+        (
+            *_mutants(),
+            *mutants_of_rules(),
+            *mutants_of_drills(),
+            *mutants_of_stops(),
+            *mutants_of_budgets(),
+        )
+    )
 )
+_OF_RULES, _OF_STOPS, _OF_BUDGETS = (
+    frozenset(name for name, _ in those())
+    for those in (mutants_of_rules, mutants_of_stops, mutants_of_budgets)
+)
+
+
+def can_show(name: str, story: Story) -> bool:
+    """Whether the story plays what the bug is in; most of them do not."""
+    if name in _OF_RULES:
+        return story.signing.on
+    if name in _OF_STOPS:
+        return story.signing.stops
+    return name not in _OF_BUDGETS or story.budgets.on
 
 
 @contextmanager

@@ -128,7 +128,8 @@ def _any_file(facts: DeviceFacts, variant: Any) -> Check:
     return _DISK(replace(facts, class_budgets=NO_BUDGETS), variant)
 
 
-def mutants_of_bounds() -> Iterator[tuple[str, list[Plant]]]:
+def mutants_of_stops() -> Iterator[tuple[str, list[Plant]]]:
+    """Of stories with policies that stop."""
     yield (
         "a stop ends when trust metadata expires",
         [(stale, "judge", _serves_again_when_it_expires)],
@@ -152,6 +153,10 @@ def mutants_of_bounds() -> Iterator[tuple[str, list[Plant]]]:
         [(shell, "facts_of", _counts_what_is_stopped)],
     )
     yield "a stop is not told", [(stale, "stale_event", _stops_without_a_word)]
+
+
+def mutants_of_budgets() -> Iterator[tuple[str, list[Plant]]]:
+    """Of stories in which people tighten and loosen what a class allows."""
     yield "the budgets of a class are not looked at", [(own_facts, "budgets_of", _no_budgets)]
     yield "a trial is not held to its class", [(model_work, "budgets_of", _no_budgets)]
     yield "a later budget does not count", [(own_facts, "budgets_of", _FirstBudgets())]

@@ -82,6 +82,7 @@ def _drills_the_withdrawn(situation: Any, real: Any = drilling.drill_target) -> 
 
 
 def mutants_of_rules() -> Iterator[tuple[str, list[Plant]]]:
+    """Of stories in which people sign config and policy."""
     yield "a window is ignored", [(eligibility, "in_window", _always_open)]
     yield "a window is read by UTC", [(switch_timing, "opening", _by_utc)]
     yield "cadence is off by one day", [(switch_timing, "cadence_opens", _a_day_early)]
@@ -120,9 +121,12 @@ def mutants_of_rules() -> Iterator[tuple[str, list[Plant]]]:
     )
     yield "an older config is taken", [(wanted, "is_older", lambda *_: False)]
     yield "a bound of staleness is one too wide", [(staleness, "_broken", _one_more_behind)]
+    yield "a drill begins outside of the windows", [(drilling, "in_window", _always_open)]
+
+
+def mutants_of_drills() -> Iterator[tuple[str, list[Plant]]]:
     yield "a drill switches users", [(Drilling, "look", _switches_users)]
     yield "a drill passes on damaged files", [(Drilling, "_over", _looks_at_no_file)]
-    yield "a drill begins outside of the windows", [(drilling, "in_window", _always_open)]
     yield (
         "a drill is of a release that was withdrawn",
         [(drilling, "drill_target", _drills_the_withdrawn)],
