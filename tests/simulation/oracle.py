@@ -233,11 +233,14 @@ class Oracle:
             account.committed = digest
 
     def _always_something_to_serve(self, device: SimulatedDevice, account: Account) -> None:
+        state, held_back = device.state, device.up and self.stale.holds_back(device)
+        if held_back and state.active is not None and state.phase is ModelPhase.COMMITTED:
+            account.committed = state.active.digest  # also what it went back to and never served
         digest = account.committed
         if digest and not self._approved(device.roles.version, digest):
             account.committed = ""  # left for good: an approval that comes later is a new one
         ought = device.up and not device.work.serving and self._could_serve(device, account)
-        if ought and self.stale.holds_back(device):
+        if ought and held_back:
             ought = False
         now = device.around.agenda.now
         if not ought:

@@ -41,6 +41,7 @@ class Seen:
 
     stopped: str = ""  # digest of what it has stopped, until that serves again or is left for good
     behind_from: float | None = None  # it could know by then that it is too far behind
+    down_from: float | None = None  # without power, or a process, since the step that ended then
     overdue_from: float | None = None  # likewise, by a policy that stops
     skew_seconds: float = 0.0
     skewed: bool = False  # its clock was wrong since ``behind_from``
@@ -129,15 +130,21 @@ class StaleOracle:
         """Since when it is behind: on through trials and soaks, and through what it cannot know."""
         wrong = device.skew_seconds != 0 or device.skew_seconds != seen.skew_seconds
         seen.skew_seconds = device.skew_seconds
-        if device.up:
-            now, bound = device.around.agenda.now, self._bound(device, seen)
+        now = device.around.agenda.now
+        if not device.up:
+            seen.down_from = now if seen.down_from is None else seen.down_from
+        else:
+            bound = self._bound(device, seen)
             knows = _can_know(device)
             is_behind = bound is not None and bound.is_behind
             committed = device.state.phase is ModelPhase.COMMITTED
             if is_behind and seen.behind_from is None:
-                seen.behind_from, seen.skewed = now, wrong
-            elif knows and not is_behind and committed:
+                # It may have found it, and recorded it, in the very step that a power cut ended.
+                seen.behind_from = now if seen.down_from is None else seen.down_from
+                seen.skewed = wrong
+            elif knows and not is_behind and (committed or device.state.serving is None):
                 seen.behind_from = None
+            seen.down_from = None
             ought = is_behind and bound is not None and bound.stops
             if not (ought and knows and committed) or wrong:
                 seen.overdue_from = None
@@ -199,9 +206,10 @@ def _recorded(device: SimulatedDevice) -> str:
 
 
 def _has_left(device: SimulatedDevice, digest: str) -> bool:
-    """For good: another one is committed, by a clock that may be right."""
-    committed = device.state.phase is ModelPhase.COMMITTED
-    return committed and not _names(device, digest) and _clock_may_be_right(device)
+    """For good: another one is committed, or nothing is left, by a clock that may be right."""
+    state = device.state
+    settled = state.phase is ModelPhase.COMMITTED or (device.up and state.serving is None)
+    return settled and not _names(device, digest) and _clock_may_be_right(device)
 
 
 def _names(device: SimulatedDevice, digest: str) -> bool:

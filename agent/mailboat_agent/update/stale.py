@@ -55,15 +55,17 @@ def judge(
 def recorded(state: ModelState, found: Enforcement, now: datetime) -> ModelState:
     """The record that follows where the device can know: since when, and what was stopped. Both
     count on through restarts, and through a release that is on trial or in its soak, which may not
-    stay. The same object where nothing is new."""
+    stay. With nothing left to serve both are over: what comes then is a first release, which is
+    tried, soaks and has its grace like any. The same object where nothing is new."""
     since, stopped, seconds = state.stale_since, state.stopped, int(now.timestamp())
+    is_settled = state.phase is ModelPhase.COMMITTED or state.serving is None
     if found.action is Action.STOP and state.serving is not None:
         stopped = state.serving.digest
-    elif state.phase is ModelPhase.COMMITTED:
+    elif is_settled:
         stopped = ""
     if found.action is not Action.NONE:
         since = since if 0 < since <= seconds else seconds
-    elif state.phase is ModelPhase.COMMITTED:
+    elif is_settled:
         since = 0
     if (since, stopped) == (state.stale_since, state.stopped):
         return state

@@ -53,10 +53,11 @@ class StalenessLook:
             self.found, self.stopped = NOT_STALE, ""
             return
         far, now = None, device.now
-        if state.serving is not None and device.clock_trusted and device.roles.version:
+        can_know = device.clock_trusted and bool(device.roles.version)
+        if state.serving is not None and can_know:
             far = self._behind(state.serving, device.roles, bound)
         found = stale.judge(state, far, bound, now=now, trust_fresh=device.trust_fresh)
-        if far is not None:
+        if can_know:
             told = stale.recorded(state, found, now)
             if told is not state:
                 device.save(replace(device.record, models={**device.record.models, MODEL: told}))
