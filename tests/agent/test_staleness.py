@@ -14,10 +14,11 @@ from mailboat_agent.facts import Device, Look
 from mailboat_agent.staleness_watch import judge
 from mailboat_agent.trust.manifest import Counter, Manifest
 from mailboat_agent.trust.trust_store import TrustStore
+from mailboat_agent.update.stale import recorded
 from mailboat_agent.update.state import Installed, ModelState
 from mailboat_schemas.events import EventKind
 from mailboat_schemas.reports import ModelPhase
-from mailboat_schemas.staleness import Action
+from mailboat_schemas.staleness import NOT_STALE, Action
 from model_fleet import CLASS, FLEET, MODEL, ModelFleet, golden, picky
 from signed_policies import policy_document, sign_policy, window_in
 from trust_fleet import TrustFleet
@@ -165,6 +166,38 @@ def test_what_was_stopped_stays_so_until_the_device_knows_better(
     state = {"stopped": "cd" * 32} | state
 
     assert judged(heard(stale_fleet, tmp_path), look, state) is action
+
+
+A = Installed(version="1.0.0", digest="cd" * 32)
+
+
+@pytest.mark.parametrize(
+    ("state", "remembered"),
+    [
+        ({"phase": ModelPhase.SOAK, "active": A}, True),
+        ({"phase": ModelPhase.TRIAL, "active": A, "previous": A}, True),
+        ({"phase": ModelPhase.COMMITTED, "active": A}, False),
+        ({"phase": ModelPhase.ABSENT}, False),
+        ({"phase": ModelPhase.TRIAL, "active": A}, False),
+    ],
+    ids=[
+        "the way out is in its soak",
+        "it is on trial",
+        "the way out is committed",
+        "nothing is left",
+        "what is on trial is a first release",
+    ],
+)
+def test_a_grace_and_a_stop_end_with_what_they_were_of(
+    state: dict[str, Any], remembered: bool
+) -> None:
+    before = ModelState(stale_since=1_700_000_000, stopped="ab" * 32, **state)
+
+    after = recorded(before, NOT_STALE, datetime(2026, 3, 1, tzinfo=UTC))
+
+    assert (after.stale_since, after.stopped) == (
+        (before.stale_since, before.stopped) if remembered else (0, "")
+    )
 
 
 @pytest.mark.slow
